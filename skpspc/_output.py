@@ -1,0 +1,87 @@
+"""Results to a file: checked before the work, and whole or not there after it."""
+
+import contextlib
+import os
+import secrets
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = (".png", ".npy", ".npz")
+
+
+def check_output(path):
+    """Find out before any work whether ``path`` can be written.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    ValueError
+        If the suffix is unknown or something other than a file has this name.
+    OSError
+        If the folder is missing or cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(
+            f"the suffix of '{path}' must be one of {', '.join(SUFFIXES)} (a picture, the array, "
+            f"the arrays with their settings)."
+        )
+    folder = path.resolve().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"there is no folder '{folder}'; make it first.")
+    try:
+        path.stat()  # also finds names that are too long
+    except FileNotFoundError:
+        pass
+    else:
+        if not path.is_file():
+            raise ValueError(f"'{path}' is not an ordinary file; choose another name.")
+        if not os.access(path, os.W_OK):
+            raise PermissionError(f"'{path}' is write-protected; choose another name.")
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise PermissionError(
+            f"the folder '{folder}' cannot be written to ({error.strerror}); choose another."
+        ) from error
+    return path
+
+
+def write_output(path, picture, arrays):
+    """Write a picture, an array or named arrays, by the suffix of ``path``.
+
+    Parameters
+    ----------
+    path : Path
+        As returned by :func:`check_output`. Replaced in one step once all is written.
+    picture : callable
+        Returns the picture, (height, width, 3) uint8; called for ``.png`` only.
+    arrays : dict of str to array
+        All of them go to ``.npz``, the first to ``.npy``.
+    """
+    suffix = path.suffix.lower()
+    with _replacing(path.resolve()) as file:  # a symbolic link stays one
+        if suffix == ".png":
+            Image.fromarray(picture()).save(file, format="PNG")
+        elif suffix == ".npy":
+            np.save(file, next(iter(arrays.values())), allow_pickle=False)
+        else:
+            np.savez(file, **arrays)
+
+
+@contextlib.contextmanager
+def _replacing(path):
+    unfinished = path.with_name(f".skpspc-{secrets.token_hex(6)}")
+    try:
+        with open(unfinished, "xb") as file:
+            yield file
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

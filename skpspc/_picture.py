@@ -1,0 +1,60 @@
+"""Images side by side in one picture."""
+
+import math
+
+import numpy as np
+
+_GAP = 2  # pixels between tiles
+_TILE = 64  # pixels that a tile's longer side has at least
+_WHITE = 255
+
+
+def image_grid(images, n_columns=None, *, gap=_GAP, min_tile=_TILE):
+    """Arrange images in rows, enlarged by a whole factor where they are small.
+
+    Parameters
+    ----------
+    images : array of shape (n, C, H, W)
+        uint8, or floats in [-1, 1], clipped to that range. C is 1 (gray) or 3 (RGB).
+    n_columns : int or None, default=None
+        None makes the picture as square as whole rows allow.
+    gap : int, default=2
+        White pixels around every image.
+    min_tile : int, default=64
+        Images whose longer side is smaller are repeated pixel by pixel until it is not.
+
+    Returns
+    -------
+    ndarray of shape (height, width, 3), uint8
+
+    Raises
+    ------
+    ValueError
+        If there are no images or their shape is not that of pictures.
+    """
+    images = np.asarray(images)
+    check_picturable(images.shape)
+    if images.dtype != np.uint8:
+        images = np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    n, _, height, width = images.shape
+    scale = math.ceil(min_tile / max(height, width))
+    images = images.repeat(scale, axis=2).repeat(scale, axis=3)
+    height, width = height * scale + gap, width * scale + gap  # of a cell
+    if n_columns is None:
+        n_columns = min(n, math.ceil(math.sqrt(n * height / width)))
+    n_rows = math.ceil(n / n_columns)
+
+    grid = np.full((n_rows * height + gap, n_columns * width + gap, 3), _WHITE, dtype=np.uint8)
+    for i, image in enumerate(images):
+        top, left = i // n_columns * height + gap, i % n_columns * width + gap
+        grid[top : top + height - gap, left : left + width - gap] = image.transpose(1, 2, 0)
+    return grid
+
+
+def check_picturable(shape):
+    """Refuse shapes that are not (n, 1 or 3, H, W)."""
+    if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
+        raise ValueError(
+            f"a picture needs images of shape (n, 1 or 3, H, W), got {tuple(shape)}; write "
+            f".npy or .npz instead."
+        )

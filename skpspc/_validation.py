@@ -1,0 +1,255 @@
+"""Everything that comes in is checked here, and remembers how to go back out."""
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.utils import check_array
+from sklearn.utils.validation import _check_sample_weight, validate_data
+
+from .support.training_set import to_compute
+
+# Kept as they are; every other dtype becomes the first.
+_NUMPY_DTYPES = [np.float64, np.float32, np.uint8]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How images came in, to give results back alike.
+
+    Attributes
+    ----------
+    is_torch, is_flat : bool
+    dtype : torch.dtype
+        float32 or float64.
+    device : torch.device
+    """
+
+    is_torch: bool
+    is_flat: bool
+    dtype: torch.dtype
+    device: torch.device
+
+    def restore(self, tensor, *, images=True):
+        """A result in the container, layout, dtype and device of the input."""
+        if images and self.is_flat:
+            tensor = tensor.flatten(1)
+        tensor = tensor.to(device=self.device, dtype=self.dtype)
+        return tensor if self.is_torch else tensor.numpy()
+
+
+def check_training_images(estimator, X, *, reset):
+    """Training images as a tensor (n, C, H, W) in a dtype of the library, and their layout.
+
+    Parameters
+    ----------
+    estimator : BaseDenoiser
+        Its ``image_shape`` shapes a flat X; ``n_features_in_`` is set where ``reset``.
+    X : array or Tensor of shape (n, C, H, W) or (n, d)
+    reset : bool
+        Whether X defines the image shape, or must have the known one.
+
+    Returns
+    -------
+    images : Tensor of shape (n, C, H, W)
+        uint8, float32 or float64; shares memory with X where it can.
+    layout : Layout
+
+    Raises
+    ------
+    ValueError
+        For NaN, infinity, no images, or shapes that do not fit.
+    """
+    is_image = getattr(X, "ndim", None) == 4
+    image_shape = _declared_shape(estimator, X) if reset else estimator.image_shape_
+    if is_image and tuple(X.shape[1:]) != image_shape:
+        raise ValueError(
+            f"X holds images of shape {tuple(X.shape[1:])} (channels, height, width), expected "
+            f"{image_shape}; reshape X, or set image_shape=None to take the shape from X."
+        )
+    flat, layout = _check_flat(estimator, X, reset=reset, name="X")
+    if reset and image_shape is None:
+        image_shape = (1, 1, flat.shape[1])
+    if math.prod(image_shape) != flat.shape[1]:
+        raise ValueError(
+            f"image_shape={image_shape} has {math.prod(image_shape)} values, but X has "
+            f"{flat.shape[1]} features; image_shape must be (channels, height, width) of one row."
+        )
+    return flat.view(-1, *image_shape), layout
+
+
+def _declared_shape(estimator, X):
+    shape = estimator.image_shape
+    if shape is not None:
+        try:
+            shape = tuple(int(side) for side in shape)
+        except TypeError:
+            shape = ()
+        if len(shape) != 3 or min(shape) < 1:
+            raise ValueError(
+                "image_shape must be three positive ints (channels, height, width), got "
+                f"{estimator.image_shape!r}."
+            )
+        return shape
+    return tuple(X.shape[1:]) if getattr(X, "ndim", None) == 4 else None
+
+
+def check_noisy_images(estimator, Z, shapes):
+    """Noisy images as a float tensor on the estimator's device, and their layout.
+
+    Parameters
+    ----------
+    estimator : BaseDenoiser
+        Fitted.
+    Z : array or Tensor
+        (n, *shape) with one of ``shapes``, or flat (n, n_features_in_) images.
+    shapes : list of tuple
+        Shapes that one noisy image may have, ``image_shape_`` first.
+
+    Returns
+    -------
+    z : Tensor of shape (n, *shape)
+        float64 if Z was float64 or of an integer type other than uint8, else float32.
+    layout : Layout
+    """
+    shape = _noisy_shape(estimator, Z, shapes)
+    # scikit-learn's check of the number of features is that of whole images
+    reset = False if shape == estimator.image_shape_ else None
+    flat, layout = _check_flat(estimator, Z, reset=reset, name="Z")
+    z = to_compute(flat.to(estimator.training_set_.device), layout.dtype)
+    return z.view(-1, *shape), layout
+
+
+def _noisy_shape(estimator, Z, shapes):
+    """The one of ``shapes`` that Z's images have."""
+    got = tuple(getattr(Z, "shape", ()))[1:]
+    if got == (math.prod(shapes[0]),):
+        return shapes[0]
+    if got in shapes:
+        return got
+    if len(got) > 1 or shapes[0] != estimator.image_shape_:
+        known = " or ".join(map(str, shapes))
+        raise ValueError(
+            f"Z holds images of shape {got}, but {type(estimator).__name__} was fitted on images "
+            f"of shape {estimator.image_shape_} (channels, height, width) and takes {known} here; "
+            "gray images need their channel axis, Z[:, None]."
+        )
+    return shapes[0]
+
+
+def _check_flat(estimator, X, *, reset, name):
+    """X as a 2-D tensor of uint8, float32 or float64, and its layout.
+
+    ``reset=None`` leaves the number of features unchecked.
+    """
+    is_torch = isinstance(X, torch.Tensor)
+    is_flat = getattr(X, "ndim", 2) <= 2
+    if getattr(X, "ndim", None) == 3:
+        raise ValueError(
+            f"{name} must have shape (n, channels, height, width) or (n, features), got "
+            f"{tuple(X.shape)}; for gray images add the channel axis with {name}[:, None]."
+        )
+    device = X.device if is_torch else torch.device("cpu")
+    if is_torch:
+        X = X.detach()
+        if X.dtype not in (torch.uint8, torch.float32, torch.float64):
+            X = X.to(torch.float32 if X.is_floating_point() else torch.float64)
+    if not is_flat:
+        X = X.reshape(len(X), math.prod(X.shape[1:]))
+    if device.type == "cpu":
+        flat = _as_tensor(_check_array(estimator, X, reset))
+    else:
+        flat = _check_device_tensor(estimator, X, reset, name)
+    dtype = torch.float64 if flat.dtype == torch.float64 else torch.float32
+    return flat, Layout(is_torch, is_flat, dtype, device)
+
+
+def _check_array(estimator, X, reset):
+    """scikit-learn's own checks, without a copy where none is needed."""
+    X = X.numpy() if isinstance(X, torch.Tensor) else X
+    if getattr(X, "dtype", None) == np.float16:
+        X = np.asarray(X, dtype=np.float32)
+    if reset is None:
+        return check_array(X, dtype=_NUMPY_DTYPES, order="C", input_name="Z")
+    return validate_data(estimator, X, reset=reset, dtype=_NUMPY_DTYPES, order="C")
+
+
+def _check_device_tensor(estimator, X, reset, name):
+    """The same checks for a tensor that scikit-learn cannot read."""
+    if X.ndim != 2 or len(X) == 0:
+        raise ValueError(f"{name} must hold at least one image, got shape {tuple(X.shape)}.")
+    if X.is_floating_point() and not X.isfinite().all():
+        raise ValueError(f"Input {name} contains NaN or infinity; remove or replace them.")
+    if reset:
+        estimator.n_features_in_ = X.shape[1]
+    elif reset is False and X.shape[1] != estimator.n_features_in_:
+        raise ValueError(
+            f"{name} has {X.shape[1]} features, but {type(estimator).__name__} is expecting "
+            f"{estimator.n_features_in_} features as input."
+        )
+    return X.contiguous()
+
+
+def _as_tensor(array):
+    """A tensor over the array's memory, which nobody here writes to."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def check_sigma(sigma, n):
+    """Noise levels as a float64 tensor (n,).
+
+    Parameters
+    ----------
+    sigma : float or array of shape (n,)
+        Non-negative; 0 and inf are allowed.
+    n : int
+        Number of images.
+
+    Raises
+    ------
+    ValueError
+        If a value is negative or NaN, or the length is wrong.
+    """
+    if isinstance(sigma, torch.Tensor):
+        sigma = sigma.detach().cpu().numpy()
+    try:
+        values = np.asarray(sigma, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(f"sigma must be a number or an array of them, got {sigma!r}.") from None
+    if values.shape not in ((), (1,), (n,)):
+        raise ValueError(
+            f"sigma must be one float or one per image, shape ({n},); got shape {values.shape}."
+        )
+    bad = values[~(values >= 0)]
+    if bad.size:
+        raise ValueError(
+            f"sigma must be non-negative, got {bad.flat[0]}; pass a float or an array of shape "
+            f"({n},) in the units of the images."
+        )
+    return torch.from_numpy(np.broadcast_to(values, (n,)).copy())
+
+
+def check_weights(sample_weight, X, device):
+    """Sample weights as a float64 tensor (n,), or None.
+
+    Raises
+    ------
+    ValueError
+        If weights are negative, not finite, all zero, or of the wrong length.
+    """
+    if sample_weight is None:
+        return None
+    if isinstance(sample_weight, torch.Tensor):
+        sample_weight = sample_weight.detach().cpu().numpy()
+    weight = _check_sample_weight(
+        sample_weight, np.empty((len(X), 0)), dtype=np.float64, ensure_non_negative=True
+    )
+    if not weight.any():
+        raise ValueError(
+            "sample_weight is zero for every image; give at least one a positive weight."
+        )
+    return torch.from_numpy(weight.copy()).to(device)

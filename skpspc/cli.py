@@ -1,0 +1,356 @@
+"""The command line: ``skpspc sample`` and ``skpspc denoise``."""
+
+import functools
+import sys
+import warnings
+
+import click
+import numpy as np
+
+from . import __version__
+from ._output import check_output, write_output
+from ._picture import check_picturable, image_grid
+
+_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
+
+
+class _Interrupted(click.ClickException):
+    exit_code = _INTERRUPTED
+
+
+def _in_sentences(command):
+    """Run a command with its errors and warnings as sentences on stderr."""
+
+    def show(message, category, filename, lineno, file=None, line=None):
+        click.echo(f"Warning: {message}", err=True)
+
+    @functools.wraps(command)
+    def run(**options):
+        with warnings.catch_warnings():
+            warnings.showwarning = show
+            try:
+                command(**options)
+            except KeyboardInterrupt as error:
+                sigma = getattr(error, "sigma", None)  # of SamplingInterrupted
+                where = "" if sigma is None else f" at sigma {sigma:.4g}"
+                raise _Interrupted(
+                    f"interrupted{where}; nothing was written and what was computed is lost. "
+                    f"The same command, with the same seed, computes it again."
+                ) from error
+            except BrokenPipeError:  # the reader of our output has gone; click knows what to do
+                raise
+            except OSError as error:
+                told = f"'{error.filename}': {error.strerror}" if error.filename else str(error)
+                raise click.ClickException(told) from error
+            except (ValueError, MemoryError) as error:
+                raise click.ClickException(str(error)) from error
+
+    return run
+
+
+def _check_out(_context, _parameter, value):
+    try:
+        return check_output(value)
+    except (ValueError, OSError) as error:
+        raise click.BadParameter(str(error)) from error
+
+
+def _check_device(_context, _parameter, value):
+    if value is None:
+        return None
+    import torch  # here, because the import takes a second
+
+    try:
+        torch.zeros(1, device=value)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise click.BadParameter(f"{value!r} is no device of this torch ({reason})") from error
+    return value
+
+
+class _PatchSize(click.ParamType):
+    name = "size"
+
+    def convert(self, value, param, ctx):
+        if value == "paper" or isinstance(value, int):
+            return value
+        try:
+            size = int(value)
+        except ValueError:
+            size = 0
+        if size < 1:
+            self.fail(f"must be a positive integer or 'paper', got {value!r}", param, ctx)
+        return size
+
+
+_SHARED_OPTIONS = (
+    click.option(
+        "--data",
+        default="digits",
+        show_default=True,
+        metavar="SPEC",
+        help="Training images: 'digits', 'photos', a .zip in EDM layout, a folder of images, or "
+        "an .npz with the uint8 array 'images'.",
+    ),
+    click.option(
+        "--max-images",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Use N of the images, evenly spaced over the data.",
+    ),
+    click.option(
+        "--image-size",
+        type=click.IntRange(min=1),
+        metavar="S",
+        help="For a folder: crop each image to its centre square and resize that to S x S.",
+    ),
+    click.option(
+        "--denoiser",
+        type=click.Choice(["empirical", "patch", "pspc"]),
+        default="pspc",
+        show_default=True,
+        help="The optimal denoiser, the one of the central patch alone, or the composite of all "
+        "square patches.",
+    ),
+    click.option(
+        "--patch-size",
+        type=_PatchSize(),
+        help="Side of the patches, or 'paper': sizes that follow sigma (pspc only).  "
+        "[default: paper for pspc, 8 for patch]",
+    ),
+    click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N"
+    ),
+    click.option("--device", callback=_check_device, help="Torch device, such as cpu or cuda."),
+    click.option("--quiet", is_flag=True, help="Print errors and warnings only."),
+    click.option(
+        "--out",
+        required=True,
+        callback=_check_out,
+        metavar="PATH",
+        help="A picture (.png), the array (.npy), or the arrays with their settings (.npz).",
+    ),
+)
+
+
+def _shared_options(command):
+    for option in reversed(_SHARED_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="skpspc")
+def main():
+    """Denoise and generate images with nothing trained.
+
+    Pixel values are in [-1, 1] (a uint8 value u means u / 127.5 - 1), and so is sigma, the
+    standard deviation of the noise.
+    """
+
+
+@main.command()
+@_shared_options
+@click.option(
+    "-n",
+    "n",
+    type=click.IntRange(min=1),
+    default=16,
+    show_default=True,
+    metavar="N",
+    help="Number of samples.",
+)
+@click.option("--sampler", type=click.Choice(["euler", "heun"]), default="heun", show_default=True)
+@click.option("--steps", type=click.IntRange(min=1), default=18, show_default=True)
+@click.option("--sigma-min", type=float, default=0.002, show_default=True)
+@click.option("--sigma-max", type=float, default=80.0, show_default=True)
+@_in_sentences
+def sample(
+    n,
+    sampler,
+    steps,
+    sigma_min,
+    sigma_max,
+    data,
+    max_images,
+    image_size,
+    denoiser,
+    patch_size,
+    seed,
+    device,
+    quiet,
+    out,
+):
+    """Draw new images.
+
+    Prints how far, on average, a sample is from the training image nearest to it.
+    """
+    estimator = _make_denoiser(denoiser, patch_size, seed, device)
+    images = _load(data, max_images, image_size, out).images
+    estimator.fit(images)
+
+    samples = estimator.sample(
+        n,
+        random_state=seed,
+        sampler=sampler,
+        n_steps=steps,
+        sigma_min=sigma_min,
+        sigma_max=sigma_max,
+        verbose=int(not quiet and sys.stderr.isatty()),
+    )
+    arrays = {
+        "samples": samples,
+        "denoiser": type(estimator).__name__,
+        "patch_size": str(estimator.get_params().get("patch_size", "")),
+        "sampler": sampler,
+        "n_steps": steps,
+        "sigma_min": sigma_min,
+        "sigma_max": sigma_max,
+        "seed": seed,
+    }
+    distance = _distance_to_nearest(estimator, images, samples)
+    write_output(out, lambda: image_grid(samples), arrays)
+    if not quiet:
+        click.echo(
+            f"{out}: {n} samples, on average {distance:.4f} (root mean square per pixel) from "
+            f"the nearest training {'patch' if denoiser == 'patch' else 'image'}"
+        )
+
+
+@main.command()
+@_shared_options
+@click.option(
+    "--sigma", type=click.FloatRange(min=0), required=True, help="Standard deviation of the noise."
+)
+@click.option(
+    "--z",
+    "z_path",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="PATH",
+    help="Noisy images: a .npy of shape (n, C, H, W).",
+)
+@click.option(
+    "-n",
+    "--n",
+    "n",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Without --z: take N images out of --data, add noise to them, and use the "
+    "others as training images.  [default: 8]",
+)
+@_in_sentences
+def denoise(
+    sigma, z_path, n, data, max_images, image_size, denoiser, patch_size, seed, device, quiet, out
+):
+    """Remove noise, from your images or from held-out images of the data.
+
+    A picture shows in its rows the clean images (if they are known), the noisy, the denoised.
+    """
+    if z_path is not None and n is not None:
+        raise click.UsageError("give --z or -n, not both.")
+    estimator = _make_denoiser(denoiser, patch_size, seed, device)
+    images = _load(data, max_images, image_size, out).images
+    if z_path is None:
+        held_out, images, clean, z = _hold_out(images, n or 8, sigma, seed)
+        known = {"clean": clean, "held_out": held_out}
+    else:
+        z, known = _read_noisy(z_path), {}
+    denoised = estimator.fit(images).denoise(z, sigma)
+
+    rows = [known["clean"], z, denoised] if known else [z, denoised]
+    if denoiser == "patch":
+        rows = [_central(row, denoised.shape[2:]) for row in rows]
+    arrays = {
+        "denoised": denoised,
+        "noisy": z,
+        **known,
+        "sigma": sigma,
+        "denoiser": type(estimator).__name__,
+        "patch_size": str(estimator.get_params().get("patch_size", "")),
+        "seed": seed,
+    }
+    write_output(out, lambda: image_grid(np.concatenate(rows), n_columns=len(z)), arrays)
+    if not quiet:
+        click.echo(f"{out}: {_summary(rows, len(images), sigma)}")
+
+
+def _make_denoiser(name, patch_size, seed, device):
+    from . import EmpiricalDenoiser, PatchDenoiser, PSPCDenoiser
+
+    settings = {"device": device, "random_state": seed}
+    if name == "empirical":
+        if patch_size is not None:
+            raise click.UsageError("--patch-size is for the denoisers patch and pspc.")
+        return EmpiricalDenoiser(**settings)
+    if name == "pspc":
+        return PSPCDenoiser(patch_size or "paper", **settings)
+    if patch_size == "paper":
+        raise click.UsageError("--patch-size paper is for the denoiser pspc; give an integer.")
+    return PatchDenoiser(patch_size or 8, **settings)
+
+
+def _load(data, max_images, image_size, out):
+    from .datasets._files import load_images
+
+    loaded = load_images(data, max_images=max_images, size=image_size)
+    if out.suffix.lower() == ".png":
+        check_picturable(loaded.images.shape)
+    return loaded
+
+
+def _distance_to_nearest(estimator, images, samples):
+    """Mean over the samples of the root mean square distance to the nearest image (or patch)."""
+    from . import EmpiricalDenoiser
+
+    if samples.shape[1:] == images.shape[1:]:
+        estimator = EmpiricalDenoiser(device=estimator.device).fit(images)
+    nearest = estimator.denoise(samples, 0.0)  # the limit of vanishing noise
+    return np.sqrt(np.square(samples - nearest).mean(axis=(1, 2, 3))).mean()
+
+
+def _hold_out(images, n, sigma, seed):
+    """Take ``n`` random images out of the training set and add noise to them."""
+    if n >= len(images):
+        raise ValueError(
+            f"taking {n} of {len(images)} images out leaves none to train on; lower -n."
+        )
+    rng = np.random.default_rng(seed)
+    held_out = rng.permutation(len(images))[:n]
+    clean = _as_float(images[held_out])
+    z = clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32)
+    return held_out, np.delete(images, held_out, axis=0), clean, z
+
+
+def _read_noisy(path):
+    try:
+        z = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"'{path}' cannot be read as a .npy array ({error}).") from error
+    if not isinstance(z, np.ndarray) or z.ndim != 4:
+        found = f"shape {z.shape}" if isinstance(z, np.ndarray) else "an .npz archive"
+        raise ValueError(f"'{path}' must be a .npy of shape (n, C, H, W), got {found}.")
+    return _as_float(z)
+
+
+def _as_float(images):
+    """Images as floats in [-1, 1]."""
+    if images.dtype != np.uint8:
+        return images
+    return images.astype(np.float32) / np.float32(127.5) - 1
+
+
+def _central(images, shape):
+    """Crop to the central patch, the one that the patch denoiser answers for."""
+    top, left = ((whole - part) // 2 for whole, part in zip(images.shape[2:], shape, strict=True))
+    return images[:, :, top : top + shape[0], left : left + shape[1]]
+
+
+def _summary(rows, n_train, sigma):
+    if len(rows) == 2:
+        return f"{len(rows[0])} images denoised at sigma {sigma:g} with {n_train} training images"
+    clean, noisy, denoised = rows
+    before, after = (np.square(row - clean).mean() for row in (noisy, denoised))
+    return (
+        f"{len(clean)} images held out of the training set ({n_train} others), sigma {sigma:g}, "
+        f"mean squared error {after:.4f} (noisy {before:.4f})"
+    )

@@ -1,0 +1,17 @@
+"""Images to start with, and readers for your own.
+
+Every loader returns a :class:`sklearn.utils.Bunch` with ``images`` of shape (n, C, H, W)
+and dtype uint8 (a value u means u / 127.5 - 1), ``target`` of shape (n,) and dtype int64
+or None, ``classes``, a list of names or None, and ``DESCR``.
+"""
+
+from ._embedded import load_digits_images, load_photo_patches
+from ._files import load_edm_zip, load_image_folder, load_npz
+
+__all__ = [
+    "load_digits_images",
+    "load_edm_zip",
+    "load_image_folder",
+    "load_npz",
+    "load_photo_patches",
+]

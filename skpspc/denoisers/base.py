@@ -1,0 +1,320 @@
+"""What every denoiser shares: how it is fitted, asked, sampled from and scored."""
+
+import numbers
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context
+from sklearn.utils._param_validation import Interval
+from sklearn.utils.validation import check_is_fitted
+
+from .._progress import progress
+from .._validation import (
+    check_noisy_images,
+    check_sigma,
+    check_training_images,
+    check_weights,
+)
+from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas
+from ..support import TrainingSet
+
+# Where the choice of a patch size matters on images in [-1, 1].
+_SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+
+class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Base of all denoisers.
+
+    A subclass gives ``_posterior(z, sigma)``: tensors (n, *shape) and (n,) in, a `Posterior`
+    of tensors out; and ``_resolve()``, if its parameters have to be checked against the
+    images.
+    """
+
+    _parameter_constraints = {
+        "sigma": [Interval(numbers.Real, 0, None, closed="left")],
+        "image_shape": ["array-like", None],
+        "device": [str, torch.device, None],
+        "random_state": ["random_state", np.random.Generator],
+    }
+
+    def __init__(self, *, sigma=0.5, image_shape=None, device=None, random_state=0):
+        self.sigma = sigma
+        self.image_shape = image_shape
+        self.device = device
+        self.random_state = random_state
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Keep the training images.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, C, H, W) or (n, d)
+            uint8 ``u`` means ``u / 127.5 - 1``; floats are taken as they are, float64
+            included. Not copied: do not write to it afterwards.
+        y : ignored
+        sample_weight : array of shape (n,), default None
+            Non-negative; the prior probability of each image, up to a factor.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For NaN, infinity, no images, or shapes and weights that do not fit.
+        """
+        images, self._layout = check_training_images(self, X, reset=True)
+        self.image_shape_ = tuple(images.shape[1:])
+        weight = check_weights(sample_weight, images, self._device(images))
+        self.training_set_ = TrainingSet(images.to(self._device(images)), weight)
+        self._resolve()
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Add training images to those fitted before.
+
+        Parameters and errors are those of :meth:`fit`; X must have the image shape and dtype
+        of the first call.
+
+        Returns
+        -------
+        self
+        """
+        if not hasattr(self, "training_set_"):
+            return self.fit(X, y, sample_weight)
+        images, _ = check_training_images(self, X, reset=False)
+        known = self.training_set_
+        if images.dtype != known.images.dtype:
+            raise ValueError(
+                f"X has dtype {images.dtype}, the training set {known.images.dtype}; convert X "
+                "first (uint8 means u / 127.5 - 1)."
+            )
+        weight = check_weights(sample_weight, images, known.device)
+        self.training_set_ = known.extended(images.to(known.device), weight)
+        self._resolve()
+        return self
+
+    def _device(self, images):
+        return images.device if self.device is None else torch.device(self.device)
+
+    def _resolve(self):
+        """Check parameters against the images; called at the end of fitting."""
+
+    def _shapes(self):
+        """Shapes that one noisy image may have; the last is that of the answer."""
+        return [self.image_shape_]
+
+    def _respond(self, images):
+        """The part of (n, C, H, W) images that the denoiser answers for."""
+        return images
+
+    def posterior(self, Z, sigma):
+        """The posterior over training images of each noisy image.
+
+        Parameters
+        ----------
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images ``x0 + sigma * noise``. float64 is computed in float64, everything
+            else in float32. Gradients are not tracked.
+        sigma : float or array of shape (n,)
+            Noise level, in the units of the images; 0 and inf are allowed.
+
+        Returns
+        -------
+        Posterior
+            Its mean in the container, layout and float dtype of Z.
+
+        Raises
+        ------
+        ValueError
+            For NaN, shapes other than those fitted, or a negative sigma.
+        """
+        check_is_fitted(self)
+        z, layout = check_noisy_images(self, Z, self._shapes())
+        with torch.no_grad():
+            result = self._posterior(z, check_sigma(sigma, len(z)).to(z.device))
+        return result.map(lambda t: layout.restore(t, images=t is result.mean))
+
+    def denoise(self, Z, sigma):
+        """The posterior mean D(z; sigma): an estimate of the clean images.
+
+        Parameters and errors are those of :meth:`posterior`.
+
+        Returns
+        -------
+        array or Tensor
+            Estimates of x0, in the container, layout and float dtype of Z.
+        """
+        return self.posterior(Z, sigma).mean
+
+    def transform(self, X):
+        """Denoise at the constructor's ``sigma``, so that a Pipeline works.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images.
+
+        Returns
+        -------
+        array or Tensor
+            See :meth:`denoise`.
+        """
+        check_is_fitted(self)
+        return self.denoise(X, self.sigma)
+
+    def score_samples(self, Z, sigma=None):
+        """Log evidence log p(z; sigma) of noisy images.
+
+        Parameters
+        ----------
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+        sigma : float or array of shape (n,), default None
+            None: the constructor's.
+
+        Returns
+        -------
+        array or Tensor of shape (n,)
+            For the empirical denoiser, what ``KernelDensity(bandwidth=sigma)`` gives; see
+            `Posterior` for denoisers with many windows.
+        """
+        check_is_fitted(self)
+        return self.posterior(Z, self.sigma if sigma is None else sigma).log_evidence
+
+    def score(self, X, y=None, *, sigmas=None):
+        """Minus the mean squared denoising error on clean images: higher is better.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, C, H, W) or (n, d)
+            Clean images, best held out from training.
+        y : ignored
+        sigmas : array of float, default None
+            Noise levels to average over; None: 0.1, 0.2, 0.4, 0.8, 1.6, 3.2.
+
+        Returns
+        -------
+        float
+            The noise of image i depends on ``random_state`` and i only, so that scores of
+            different denoisers can be compared.
+        """
+        check_is_fitted(self)
+        clean, _ = check_noisy_images(self, X, [self.image_shape_])
+        sigmas = _SCORE_SIGMAS if sigmas is None else np.atleast_1d(sigmas)
+        if len(sigmas) == 0 or not np.isfinite(sigmas).all():
+            raise ValueError(f"sigmas must be finite and at least one, got {sigmas!r}.")
+        noise = draw_noise((len(sigmas), *self.image_shape_), len(clean), self.random_state)
+        noise = noise.to(clean)
+        target = self._respond(clean)
+        total = 0.0
+        for j, sigma in enumerate(sigmas):
+            level = check_sigma(sigma, len(clean)).to(clean.device)
+            with torch.no_grad():
+                mean = self._posterior(clean + float(sigma) * noise[:, j], level).mean
+            total += float((mean - target).square().mean(dtype=torch.float64))
+        return -total / len(sigmas)
+
+    def sample(
+        self,
+        n=1,
+        *,
+        random_state=None,
+        sampler="heun",
+        n_steps=18,
+        sigma_min=0.002,
+        sigma_max=80.0,
+        initial=None,
+        return_trajectory=False,
+        callback=None,
+        verbose=0,
+    ):
+        """Draw images by walking the probability-flow ODE from noise.
+
+        Parameters
+        ----------
+        n : int, default 1
+            How many.
+        random_state : int, RandomState, Generator or None, default None
+            Sample i depends on it and on i only, not on n.
+        sampler : {"euler", "heun"} or callable, default "heun"
+            A callable ``sampler(denoise, z, sigmas)`` that yields the state after each step.
+        n_steps : int, default 18
+        sigma_min, sigma_max : float, default 0.002 and 80
+            Ends of the grid `edm_sigmas`, in the units of the images.
+        initial : array or Tensor of shape (n, C, H, W) or (n, d), default None
+            Noisy images at ``sigma_max`` to start from instead of drawing noise.
+        return_trajectory : bool, default False
+            Also return the states after 0, 1, ..., n_steps steps.
+        callback : callable, default None
+            Called as ``callback(step, sigma, z)`` after each step, with the step's number
+            from 1, the noise level reached and the state, a tensor (n, C, H, W).
+        verbose : int, default 0
+            Above zero, show a progress bar.
+
+        Returns
+        -------
+        samples : array or Tensor
+            In the container and layout of the X that was fitted; float64 if X was, else
+            float32.
+        trajectory : array or Tensor of shape (n_steps + 1, n, ...)
+            If ``return_trajectory``.
+
+        Raises
+        ------
+        ValueError
+            For an unknown sampler, or parameters out of range.
+        SamplingInterrupted
+            On Ctrl-C; it holds the state reached.
+        """
+        check_is_fitted(self)
+        steps = self._sampler(sampler)
+        sigmas = [*edm_sigmas(n_steps, sigma_min, sigma_max).tolist(), 0.0]
+        z = self._initial(n, initial, random_state, sigma_max)
+        states, done = [z], 0
+        try:
+            with torch.no_grad():
+                walk = steps(self._denoise_at, z, sigmas[:-1])
+                for z in progress(walk, n_steps, verbose):
+                    done += 1
+                    if return_trajectory:
+                        states.append(z)
+                    if callback is not None:
+                        callback(done, sigmas[done], z)
+        except KeyboardInterrupt:
+            stop = SamplingInterrupted(self._layout.restore(z), sigmas[done], n_steps - done)
+            raise stop from None
+        samples = self._layout.restore(z)
+        if not return_trajectory:
+            return samples
+        restored = [self._layout.restore(state) for state in states]
+        return samples, torch.stack(restored) if self._layout.is_torch else np.stack(restored)
+
+    def _sampler(self, sampler):
+        """The sampler's function from its name."""
+        if callable(sampler):
+            return sampler
+        if sampler not in SAMPLERS:
+            known = ", ".join(map(repr, sorted(SAMPLERS)))
+            raise ValueError(f"sampler must be one of {known} or a callable, got {sampler!r}.")
+        return SAMPLERS[sampler]
+
+    def _initial(self, n, initial, random_state, sigma_max):
+        """The state to start from: the given one, or noise."""
+        shape = self._shapes()[-1]
+        if initial is not None:
+            z, _ = check_noisy_images(self, initial, [shape])
+            if n not in (1, len(z)):
+                raise ValueError(f"n is {n}, but initial holds {len(z)} images; leave n out.")
+            return z.to(self._layout.dtype)
+        if not isinstance(n, numbers.Integral) or n < 1:
+            raise ValueError(f"n must be an int of at least 1, got {n!r}.")
+        noise = sigma_max * draw_noise(shape, n, random_state)
+        return noise.to(device=self.training_set_.device, dtype=self._layout.dtype)
+
+    def _denoise_at(self, z, sigma):
+        """What samplers call: a tensor and one float."""
+        level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
+        return self._posterior(z, level).mean

@@ -1,0 +1,135 @@
+"""The posterior mean of single patches."""
+
+import numbers
+
+import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from ..posterior import Posterior, dense_posterior
+from ..support import clip_size, square_corners
+from .base import BaseDenoiser
+from .pspc import warn_if_clipped
+
+
+class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
+    r"""Posterior mean of the patch at one place, from the same place in every training image.
+
+    .. math::
+
+        D_P(z; \sigma) = \sum_i w_i^P x_{iP}, \qquad
+        w^P = \operatorname{softmax}_i\bigl(-\|z_P - x_{iP}\|^2 / 2 \sigma^2 + \log v_i\bigr)
+
+    with P the patch's coordinates. It is the optimal denoiser of the crops; it answers for
+    the patch alone.
+
+    Parameters
+    ----------
+    patch_size : int, default 8
+        Side of the square patch, at least 1; clipped to the image, with a warning.
+    location : {"center", "all"} or tuple of (top, left), default "center"
+        Where the patch lies. "all": every place where it fits, in row-major order, each with
+        a posterior of its own.
+    sigma, image_shape, device, random_state
+        As in `EmpiricalDenoiser`.
+
+    Attributes
+    ----------
+    corners_ : list of (top, left)
+    window_ : tuple of (h, w)
+        Shape of the patch.
+    image_shape_, n_features_in_, training_set_
+        As in `EmpiricalDenoiser`.
+
+    Notes
+    -----
+    :meth:`denoise` takes whole noisy images and returns patches, (n, C, h, w), or
+    (n, K, C, h, w) for K places; it takes such patches as well, so that :meth:`sample`
+    draws patches.
+
+    References
+    ----------
+    Niedoba et al., ICML 2025, arXiv:2411.19339, Eq. 8.
+
+    Examples
+    --------
+    >>> from skpspc import PatchDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> X = load_digits_images().images
+    >>> PatchDenoiser(patch_size=4).fit(X).denoise(X[:2], sigma=0.5).shape
+    (2, 1, 4, 4)
+    """
+
+    _parameter_constraints = {
+        **BaseDenoiser._parameter_constraints,
+        "patch_size": [Interval(numbers.Integral, 1, None, closed="left")],
+        "location": [StrOptions({"center", "all"}), tuple, list],
+    }
+
+    def __init__(
+        self,
+        patch_size=8,
+        *,
+        location="center",
+        sigma=0.5,
+        image_shape=None,
+        device=None,
+        random_state=0,
+    ):
+        super().__init__(
+            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+        )
+        self.patch_size = patch_size
+        self.location = location
+
+    def _resolve(self):
+        warn_if_clipped(self.patch_size, self.image_shape_)
+        self.window_ = clip_size(self.patch_size, self.image_shape_)
+        self.corners_ = self._corners()
+        self._crops = [self.training_set_.crop(*corner, *self.window_) for corner in self.corners_]
+
+    def _corners(self):
+        every = square_corners(self.window_, self.image_shape_)
+        if self.location == "all":
+            return every
+        if self.location == "center":
+            (h, w), (_, height, width) = self.window_, self.image_shape_
+            return [((height - h) // 2, (width - w) // 2)]
+        corner = tuple(self.location)
+        if corner not in every:
+            raise ValueError(
+                f"location must be 'center', 'all' or (top, left) between (0, 0) and {every[-1]} "
+                f"for a {self.window_} patch in an image {self.image_shape_}, got "
+                f"{self.location!r}."
+            )
+        return [corner]
+
+    @property
+    def _n_features_out(self):
+        """Number of values in the answer for one image."""
+        return len(self._crops) * self._crops[0].n_values
+
+    def _shapes(self):
+        patch = self._crops[0].image_shape
+        return [self.image_shape_, patch if self.location != "all" else (len(self._crops), *patch)]
+
+    def _respond(self, images):
+        if images.shape[1:] == self._shapes()[-1]:
+            return images
+        (h, w), corners = self.window_, self.corners_
+        patches = [images[..., top : top + h, left : left + w] for top, left in corners]
+        return torch.stack(patches, 1) if self.location == "all" else patches[0]
+
+    def _posterior(self, z, sigma):
+        z = self._respond(z)
+        if self.location != "all":
+            (crop,) = self._crops
+            return dense_posterior(z, sigma, crop).pooled(crop.n_values, crop.n_values)
+        parts = [dense_posterior(z[:, k], sigma, crop) for k, crop in enumerate(self._crops)]
+        several = Posterior(
+            torch.stack([part.mean for part in parts], 1),
+            torch.cat([part.log_evidence for part in parts], 1),
+            torch.cat([part.effective_sample_size for part in parts], 1),
+            parts[0].error_bound,
+        )
+        return several.pooled(self.n_features_in_, self._crops[0].n_values)

@@ -1,0 +1,157 @@
+"""All square windows of one size at once, by box filters.
+
+The squared difference of a noisy and a training image is one H x W map (summed over
+channels); the distances of all h x w windows are its box sums, and the composite of the
+windows' means is
+
+    D(z)_p = (1 / count_p) sum_i x_ip B^T[w_i]_p
+
+with B^T the transposed box filter of image i's map of window weights. No patch is ever
+copied, and the work does not grow with the window.
+"""
+
+from functools import partial
+
+import torch
+
+from ..support.memory import rows_that_fit
+from ..support.windows import overlap_counts
+from .posterior import Posterior, exact_scale, floored_sigma, log_gauss_constant, precision_root
+
+# Noisy images that share one pass over the training set.
+_NOISY_IMAGES = 8
+
+
+def box_posterior(z, sigma, training_set, window):
+    """Posterior through every window of one shape, composed into whole images.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W), float32 or float64
+        Noisy images.
+    sigma : Tensor of shape (n,), float64
+        Noise level of each, in the units of the images; 0 and inf are allowed.
+    training_set : TrainingSet
+    window : tuple of (h, w)
+
+    Returns
+    -------
+    Posterior
+        mean (n, C, H, W); log_evidence and effective_sample_size (n, H-h+1, W-w+1).
+    """
+    sigma = floored_sigma(sigma, z, training_set)
+    a = precision_root(sigma)
+    n, channels, _, _ = z.shape
+    block = rows_that_fit(_pair_bytes(z), n, what="One pair of images")
+    block = min(block, _NOISY_IMAGES)
+    parts = [
+        _block_posterior(z[i : i + block], a[i : i + block], training_set, window)
+        for i in range(0, n, block)
+    ]
+    mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
+    constant = log_gauss_constant(channels * window[0] * window[1], sigma)
+    log_evidence = log_norm + training_set.log_uniform + constant[:, None, None].to(log_norm)
+    return Posterior(mean, log_evidence, ess, torch.zeros_like(log_evidence[:, 0, 0]))
+
+
+def _pair_bytes(z):
+    """Working memory of one pair: the difference, its square and a few maps."""
+    _, channels, height, width = z.shape
+    return z.element_size() * height * width * (2 * channels + 8)
+
+
+def _block_posterior(z, a, training_set, window):
+    """Mean, log normaliser and effective sample size for a few noisy images."""
+    scale, factor = exact_scale(a)
+    scale = scale.to(z.dtype).view(-1, 1, 1, 1, 1)
+    factor = factor.to(z.dtype).view(-1, 1, 1, 1)
+    scaled = z[:, None] * scale  # (b, 1, C, H, W)
+    n_rows = rows_that_fit(
+        _pair_bytes(z) * len(z), len(training_set), what="A block of noisy images"
+    )
+    logits = partial(_logits, scaled, scale, factor, window=window)
+    nearest, top, total, squares = _normalisers(logits, training_set, z.dtype, n_rows)
+    log_norm = nearest + (top + total.log())  # (b, h', w')
+    mean = torch.zeros_like(z)
+    for rows in training_set.slices(n_rows):
+        x = training_set.take(rows, z.dtype)
+        # not exp(logit - log_norm): at small sigma that difference of large numbers rounds
+        weight = _with_prior(logits(x).sub_(nearest[:, None]), training_set, rows)
+        weight = weight.sub_(top[:, None]).exp_().div_(total[:, None])  # (b, m, h', w')
+        mean += torch.einsum("bmhw,mchw->bchw", box_spread(weight, window), x)
+    mean /= torch.as_tensor(overlap_counts(window, z.shape[1:])).to(mean)
+    return mean, log_norm, total.square() / squares
+
+
+def _normalisers(logits, training_set, dtype, n_rows):
+    """Of every window: the largest logit, what is to be added to it, and two sums.
+
+    Weights are exp(logit - nearest + log v_i - top) with v_i the sample weight: log v_i would
+    be lost beside the large logits of a small sigma. ``top`` is the largest of the first three
+    terms, zero without sample weights.
+    """
+    nearest = top = total = squares = None
+    for rows in training_set.slices(n_rows):
+        logit = logits(training_set.take(rows, dtype))
+        peak = logit.amax(1)  # (b, h', w')
+        if nearest is None:
+            nearest, total, squares = peak, torch.zeros_like(peak), torch.zeros_like(peak)
+            top = torch.full_like(peak, -torch.inf)
+        nearer = torch.maximum(nearest, peak)
+        relative = _with_prior(logit.sub_(nearer[:, None]), training_set, rows)
+        moved = top + (nearest - nearer)
+        weighted = training_set.log_weight is not None
+        top = torch.maximum(moved, relative.amax(1)) if weighted else torch.zeros_like(peak)
+        shrink = (moved - top).exp_()
+        weight = relative.sub_(top[:, None]).exp_()
+        total = total * shrink + weight.sum(1)
+        squares = squares * shrink.square() + weight.square().sum(1)
+        nearest = nearer
+    return nearest, top, total, squares
+
+
+def _with_prior(logit, training_set, rows):
+    """Logits (b, m, h', w') of some rows with the log of their sample weights added."""
+    if training_set.log_weight is not None:
+        logit += training_set.log_weight[rows].to(logit).view(1, -1, 1, 1)
+    return logit
+
+
+def _logits(scaled, scale, factor, x, *, window):
+    """Minus half the squared distance over sigma^2 of every window, (b, m, h', w')."""
+    difference = scaled - scale * x  # (b, m, C, H, W)
+    return box_sum(difference.square_().sum(2), window).mul_(-factor)
+
+
+def box_sum(maps, window):
+    """Sum over every h x w window: (..., H, W) -> (..., H - h + 1, W - w + 1).
+
+    Sums of 1, 2, 4, ... entries are combined by the binary digits of the side. Unlike a
+    difference of cumulative sums this only adds non-negative numbers, so nothing cancels.
+    """
+    for axis, side in zip((-2, -1), window, strict=True):
+        maps = _sum_along(maps, axis, side)
+    return maps
+
+
+def _sum_along(maps, axis, side):
+    n_out = maps.shape[axis] - side + 1
+    out, offset, length = None, 0, 1
+    while True:
+        if side & length:
+            part = maps.narrow(axis, offset, n_out)
+            out = part if out is None else out + part
+            offset += length
+        length *= 2
+        if length > side:
+            return out
+        half = length // 2
+        n_left = maps.shape[axis] - half
+        maps = maps.narrow(axis, 0, n_left) + maps.narrow(axis, half, n_left)
+
+
+def box_spread(weight, window):
+    """The transpose of `box_sum`: each window's value added to every pixel it covers."""
+    h, w = window
+    padded = torch.nn.functional.pad(weight, (w - 1, w - 1, h - 1, h - 1))
+    return box_sum(padded, window)

@@ -1,0 +1,132 @@
+"""One window over everything, by matrix products.
+
+    |z - x|^2 = |z|^2 - 2 z.x + |x|^2
+
+costs one matrix product for all pairs, but cancels: at small sigma the difference of large
+numbers is divided by a small one. So the product only *finds* the images that matter; the
+distances of those are computed again by subtraction in float64.
+"""
+
+import torch
+
+from ..support.memory import rows_that_fit
+from .posterior import Posterior, exact_scale, floored_sigma, log_gauss_constant, precision_root
+
+# Rounding errors of a matrix product behave like a random walk: about one unit in the last
+# place of |z||x|, not D of them.
+_ROUNDING = 1.0
+# Training images converted at a time: they stay in the cache.
+_CHUNK_ROWS = 256
+
+
+def dense_posterior(z, sigma, training_set):
+    """Posterior of whole images (or whatever crop the training set holds).
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W), float32 or float64
+        Noisy images.
+    sigma : Tensor of shape (n,), float64
+        Noise level of each, in the units of the images; 0 and inf are allowed.
+    training_set : TrainingSet
+
+    Returns
+    -------
+    Posterior
+        mean (n, C, H, W); log_evidence and effective_sample_size (n, 1).
+    """
+    sigma = floored_sigma(sigma, z, training_set)
+    a = precision_root(sigma)
+    flat = z.flatten(1)
+    row_bytes = 3 * len(training_set) * z.element_size()
+    block = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
+    parts = [
+        _block_posterior(flat[i : i + block], a[i : i + block], training_set)
+        for i in range(0, len(flat), block)
+    ]
+    mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
+    log_evidence = log_norm + training_set.log_uniform + log_gauss_constant(flat.shape[1], sigma)
+    log_evidence = log_evidence.to(z.dtype)
+    return Posterior(
+        mean.view(z.shape), log_evidence[:, None], ess[:, None], torch.zeros_like(log_evidence)
+    )
+
+
+def _block_posterior(z, a, training_set):
+    """Mean (b, D), log normaliser (b,) float64 and effective sample size (b,)."""
+    weight, peak = _relative_weights(z, a, training_set)
+    total = weight.sum(1)
+    ess = total.square() / weight.square().sum(1)
+    mean = torch.zeros_like(z)
+    for rows, x in _chunks(training_set, z, used=weight.amax(0) > 0):
+        mean.addmm_(weight[:, rows], x)
+    mean /= training_set.unit * total[:, None]
+    return mean.add_(training_set.centre), peak + total.double().log(), ess
+
+
+def _chunks(training_set, z, used=None):
+    """Rows and centred images (m, D), without the stretches in which none is used."""
+    row_bytes = training_set.n_values * z.element_size()
+    n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
+    buffer = z.new_empty((n_rows, *training_set.image_shape))
+    for rows in training_set.slices(n_rows):
+        if used is None or used[rows].any():
+            yield rows, training_set.centred(rows, buffer).flatten(1)
+
+
+def _relative_weights(z, a, training_set):
+    """Weights with the largest near one, (b, N), and the logit of weight one, (b,) float64."""
+    unit, norms = training_set.unit, training_set.centred_norms.to(z.dtype)
+    offset = (z.double() - training_set.centre) * a[:, None]  # (b, D)
+    scaled = offset.to(z.dtype)
+    root = (a / unit).to(z.dtype)[:, None]
+    logit = z.new_empty(len(z), len(training_set))
+    for rows, x in _chunks(training_set, z):
+        logit[:, rows] = (x @ scaled.T).T
+    logit.mul_(2 * root).sub_((root * norms).square_())
+    if training_set.log_weight is not None:
+        logit += training_set.log_weight.to(logit)
+    reach = root * norms.max()
+    rounding = _ROUNDING * torch.finfo(z.dtype).eps * reach
+    rounding *= 2 * scaled.norm(dim=1, keepdim=True) + reach
+    peak = _recompute_decisive(logit, rounding.squeeze(1), z, a, offset, training_set)
+    weight = logit.exp_()
+    negligible = 1e-3 * torch.finfo(z.dtype).eps / len(training_set)
+    return torch.nn.functional.threshold(weight, negligible, 0.0, inplace=True), peak
+
+
+def _recompute_decisive(logit, rounding, z, a, offset, training_set):
+    """Replace the logits that decide the answer by exact ones, and subtract the largest.
+
+    A pair is decisive if its weight times the rounding error of its logit is not negligible.
+    """
+    margin = (rounding / torch.finfo(logit.dtype).eps).clamp_min_(1e-30).log_()
+    least = logit.logsumexp(1) - 2 * rounding - margin
+    square = offset.square().sum(1)  # left out of the products: the same for every image
+    peak = torch.empty_like(square)
+    for row, relative in enumerate(logit):
+        decisive = (relative >= least[row]).nonzero().squeeze(1)
+        exact = _exact_logits(z[row], a[row], training_set, decisive)
+        relative[decisive] = -torch.inf
+        others = relative.max().double() - square[row]
+        nearest = exact.max() if len(exact) else others
+        exact -= nearest
+        if training_set.log_weight is not None:  # last: beside large logits it would be lost
+            exact += training_set.log_weight[decisive]
+        top = torch.cat([exact, (others - nearest)[None]]).max()
+        peak[row] = nearest + top
+        relative -= (peak[row] + square[row]).to(relative)
+        relative[decisive] = (exact - top).to(relative)
+    return peak
+
+
+def _exact_logits(z, a, training_set, rows):
+    """Logits of some training images by subtraction, without weights, (len(rows),) float64."""
+    z = z.double()
+    n_rows = rows_that_fit(2 * z.nbytes, _CHUNK_ROWS, what="One training image")
+    parts = [a.new_empty(0)]
+    scale, factor = exact_scale(a)
+    for some in rows.split(n_rows):
+        difference = training_set.take(some, torch.float64).flatten(1).sub_(z).mul_(scale)
+        parts.append(difference.square_().sum(1).mul_(-factor))
+    return torch.cat(parts)

@@ -1,0 +1,140 @@
+r"""The posterior over training images, seen through windows.
+
+For a noisy image z = x + sigma * eps, windows k with coordinates P_k, and training images
+x_i with weights v_i (summing to one),
+
+.. math::
+
+    w_i^k = \operatorname{softmax}_i\Bigl(-\frac{1}{2 \sigma^2}
+            \sum_{j \in P_k} (z_j - x_{ij})^2 + \log v_i\Bigr),
+    \qquad
+    D(z)_p = \frac{1}{|\{k : p \in P_k\}|} \sum_{k : p \in P_k} \sum_i w_i^k x_{ip}.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What the training set says about each of n noisy images.
+
+    Attributes
+    ----------
+    mean : array of shape (n, ...)
+        The posterior mean, or the composite of the windows' means: the denoised image.
+    log_evidence : array of shape (n,)
+        log p(z; sigma) of the noisy image under the training set blurred by sigma. With
+        several windows: the composite log-likelihood, ``D * mean_k(log p_k / d_k)`` with
+        D numbers in the image and d_k in window k, so that it is comparable between
+        window sizes and equals log p for a window as large as the image. Kernels give one
+        value per window, (n, K).
+    effective_sample_size : array of shape (n,)
+        ``1 / sum_i w_i^2`` (for weights that sum to one), between 1 and N: how many
+        training images share the answer. With several windows their mean. Kernels give
+        one value per window, (n, K).
+    error_bound : array of shape (n,)
+        Largest possible absolute error of any pixel of ``mean`` that comes from leaving
+        training images out; 0 where all were used.
+    """
+
+    mean: Any
+    log_evidence: Any
+    effective_sample_size: Any
+    error_bound: Any
+
+    def pooled(self, n_values, window_values):
+        """One value per image from one value per window.
+
+        Parameters
+        ----------
+        n_values : int
+            Numbers in the image, D.
+        window_values : int
+            Numbers in every window, d.
+        """
+        per_value = self.log_evidence.flatten(1).mean(1) / window_values
+        return Posterior(
+            self.mean,
+            per_value * n_values,
+            self.effective_sample_size.flatten(1).mean(1),
+            self.error_bound,
+        )
+
+    def map(self, function):
+        """The posterior with ``function`` applied to each of its arrays."""
+        return Posterior(
+            function(self.mean),
+            function(self.log_evidence),
+            function(self.effective_sample_size),
+            function(self.error_bound),
+        )
+
+    @staticmethod
+    def gathered(parts, n):
+        """Put the posteriors of groups of images back in order.
+
+        Parameters
+        ----------
+        parts : list of (Tensor of int64, Posterior)
+            Which of the n images, and their posterior.
+        n : int
+        """
+        if len(parts) == 1:
+            return parts[0][1]
+
+        def gather(name):
+            first = getattr(parts[0][1], name)
+            out = first.new_empty((n, *first.shape[1:]))
+            for rows, part in parts:
+                out[rows] = getattr(part, name)
+            return out
+
+        names = "mean", "log_evidence", "effective_sample_size", "error_bound"
+        return Posterior(*map(gather, names))
+
+
+def floored_sigma(sigma, z, training_set):
+    """Sigma with zero replaced by 1e-15 of the largest value at hand.
+
+    There every weight but the nearest image's (and its exact ties') underflows to zero,
+    which is the limit, and the squares of scaled differences do not overflow yet.
+
+    Parameters
+    ----------
+    sigma : Tensor of shape (n,), float64
+    z : Tensor of shape (n, ...)
+    training_set : TrainingSet
+
+    Returns
+    -------
+    Tensor of shape (n,), float64
+    """
+    scale = z.abs().flatten(1).amax(1).to(torch.float64).clamp_min(training_set.abs_max)
+    return torch.maximum(sigma, 1e-15 * scale.clamp_min(1e-15))
+
+
+def precision_root(sigma):
+    """``a = 1 / (sigma sqrt(2))``, so that logits are ``-|a z - a x|^2``.
+
+    Scaling before squaring keeps huge noise from overflowing; at sigma = inf, a = 0.
+    """
+    return math.sqrt(0.5) / sigma
+
+
+def exact_scale(a):
+    """A power of two s and a factor f with ``a^2 = s^2 f``.
+
+    Scaling differences by s is exact, so that equal distances stay equal; their squares' sum
+    is then multiplied by f.
+    """
+    fraction, exponent = torch.frexp(a)
+    return torch.ldexp(torch.ones_like(a), exponent), fraction.square()
+
+
+def log_gauss_constant(n_values, sigma):
+    """``-n_values / 2 * log(2 pi sigma^2)``, (n,)."""
+    return -0.5 * n_values * (math.log(2 * math.pi) + 2 * sigma.log())

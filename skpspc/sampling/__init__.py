@@ -1,0 +1,16 @@
+"""Schedules of sigmas, and the samplers that walk them."""
+
+from .noise import draw_noise
+from .samplers import SAMPLERS, SamplingInterrupted, euler, heun
+from .schedules import PatchSchedule, edm_sigmas, paper_schedule
+
+__all__ = [
+    "SAMPLERS",
+    "PatchSchedule",
+    "SamplingInterrupted",
+    "draw_noise",
+    "edm_sigmas",
+    "euler",
+    "heun",
+    "paper_schedule",
+]

@@ -1,0 +1,45 @@
+"""Where noise comes from."""
+
+import numbers
+
+import numpy as np
+import torch
+
+
+def draw_noise(shape, n, random_state):
+    """Standard normal noise, one stream per sample.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of one sample.
+    n : int
+    random_state : int, RandomState, Generator or None
+        Row i depends on it and on i only, never on n. A RandomState or Generator advances
+        by one draw; None takes fresh entropy.
+
+    Returns
+    -------
+    Tensor of shape (n, *shape), float64
+    """
+    entropy = _entropy(random_state)
+    noise = torch.empty((n, *shape), dtype=torch.float64)
+    for i in range(n):
+        seeds = np.random.SeedSequence(entropy, spawn_key=(i,))
+        noise[i] = torch.from_numpy(np.random.default_rng(seeds).standard_normal(shape))
+    return noise
+
+
+def _entropy(random_state):
+    if random_state is None:
+        return np.random.SeedSequence().entropy
+    if isinstance(random_state, numbers.Integral) and int(random_state) >= 0:
+        return int(random_state)
+    if isinstance(random_state, np.random.RandomState):
+        return int(random_state.randint(2**31))
+    if isinstance(random_state, np.random.Generator):
+        return int(random_state.integers(2**63))
+    raise ValueError(
+        "random_state must be None, a non-negative int, a RandomState or a Generator, got "
+        f"{random_state!r}."
+    )

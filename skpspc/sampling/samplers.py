@@ -1,0 +1,65 @@
+"""Samplers: generators over ``denoise(z, sigma)``.
+
+The probability-flow ODE of z = x + sigma * eps is (Song et al. 2021; Karras et al. 2022, Eq. 1)
+
+    dz / dsigma = (z - D(z; sigma)) / sigma.
+
+A sampler is a function ``sampler(denoise, z, sigmas)`` that starts at ``z`` with noise level
+``sigmas[0]`` and yields the state after each step, the last at sigma = 0. ``denoise`` takes a
+tensor (n, ...) and one float.
+"""
+
+from itertools import pairwise
+
+
+class SamplingInterrupted(KeyboardInterrupt):
+    """Sampling was stopped by Ctrl-C; the state reached is here, to go on from.
+
+    ``denoiser.sample(initial=stop.z, sigma_max=stop.sigma, n_steps=stop.n_steps)`` walks
+    the rest of the same trajectory.
+
+    Attributes
+    ----------
+    z : array of shape (n, ...)
+        The noisy images reached.
+    sigma : float
+        Their noise level.
+    n_steps : int
+        Steps that were still to do.
+    """
+
+    def __init__(self, z, sigma, n_steps):
+        super().__init__(
+            f"sampling was interrupted at sigma = {sigma:.4g}, {n_steps} steps before the end; "
+            "catch this exception as `stop` and go on with sample(initial=stop.z, "
+            "sigma_max=stop.sigma, n_steps=stop.n_steps) and your other arguments."
+            if n_steps
+            else "sampling was interrupted after its last step; the samples are in `stop.z`."
+        )
+        self.z = z
+        self.sigma = sigma
+        self.n_steps = n_steps
+
+
+def euler(denoise, z, sigmas):
+    """First-order steps; one call of ``denoise`` each."""
+    for sigma, target in pairwise([*sigmas, 0.0]):
+        x0 = denoise(z, sigma)
+        z = x0 + (target / sigma) * (z - x0)
+        yield z
+
+
+def heun(denoise, z, sigmas):
+    """Second-order steps (Karras et al. 2022, Alg. 1); two calls each, the last one."""
+    for sigma, target in pairwise([*sigmas, 0.0]):
+        x0 = denoise(z, sigma)
+        slope = (z - x0) / sigma
+        proposal = x0 + (target / sigma) * (z - x0)
+        if target > 0:
+            slope = (slope + (proposal - denoise(proposal, target)) / target) / 2
+            proposal = z + (target - sigma) * slope
+        z = proposal
+        yield z
+
+
+SAMPLERS = {"euler": euler, "heun": heun}

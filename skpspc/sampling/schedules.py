@@ -1,0 +1,130 @@
+"""Which sigmas a sampler visits, and which patch size belongs to a sigma."""
+
+from numbers import Integral
+
+import numpy as np
+
+# Niedoba et al. (2025), CIFAR-10, on the 18-step grid of `edm_sigmas`, large sigma first.
+_PAPER_SIDE = 32
+_PAPER_SIZES = (32, 32, 32, 32, 32, 32, 32, 23, 15, 11, 7, 5, 3, 3, 3, 3, 3, 3)
+
+
+def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+    """Noise levels of the EDM sampler, evenly spaced in ``sigma ** (1 / rho)``.
+
+    Any tail of such a grid is itself such a grid, so that an interrupted trajectory goes on
+    exactly from its last sigma.
+
+    Parameters
+    ----------
+    n_steps : int
+        How many, at least 1.
+    sigma_min, sigma_max : float, default 0.002 and 80
+        Last and first, in the units of the images, ``0 < sigma_min <= sigma_max``.
+    rho : float, default 7
+        Larger values put more steps at small sigma.
+
+    Returns
+    -------
+    ndarray of shape (n_steps,), float64
+        Decreasing; the samplers add the final step to zero themselves.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    References
+    ----------
+    Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
+    NeurIPS 2022, Eq. 5.
+
+    Examples
+    --------
+    >>> edm_sigmas(3, sigma_min=1, sigma_max=4, rho=1)
+    array([4. , 2.5, 1. ])
+    """
+    if not isinstance(n_steps, Integral) or n_steps < 1:
+        raise ValueError(f"n_steps must be an int of at least 1, got {n_steps!r}.")
+    if not 0 < sigma_min <= sigma_max < np.inf:
+        raise ValueError(
+            "sigmas must satisfy 0 < sigma_min <= sigma_max < inf, "
+            f"got sigma_min={sigma_min!r} and sigma_max={sigma_max!r}."
+        )
+    if not rho > 0:
+        raise ValueError(f"rho must be positive, got {rho!r}.")
+    roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n_steps)
+    return roots**rho
+
+
+class PatchSchedule:
+    """Patch size as a function of sigma: that of the nearest sigma on a grid.
+
+    Parameters
+    ----------
+    sigmas : sequence of float
+        Non-negative, distinct, in any order; in the units of the images.
+    sizes : sequence of int
+        Side of the square patches at each, at least 1.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in length, are empty, or hold values out of range.
+
+    Examples
+    --------
+    >>> schedule = PatchSchedule([0.1, 1.0, 10.0], [3, 7, 32])
+    >>> schedule(0.7)
+    7
+    """
+
+    def __init__(self, sigmas, sizes):
+        self.sigmas = sigmas
+        self.sizes = sizes
+        grid = np.asarray(sigmas, dtype=np.float64)
+        if grid.ndim != 1 or len(grid) == 0 or grid.shape != np.shape(sizes):
+            raise ValueError(
+                "sigmas and sizes must be sequences of the same length, at least 1; got shapes "
+                f"{np.shape(sigmas)} and {np.shape(sizes)}."
+            )
+        if not (np.isfinite(grid).all() and (grid >= 0).all()):
+            raise ValueError(f"sigmas must be finite and non-negative, got {sigmas!r}.")
+        if len(np.unique(grid)) < len(grid):
+            raise ValueError(f"sigmas must be distinct, got {sigmas!r}.")
+        for size in sizes:
+            if not isinstance(size, Integral) or size < 1:
+                raise ValueError(f"sizes must be ints of at least 1, got {size!r}.")
+
+    def __call__(self, sigma):
+        """Patch size at ``sigma`` (a float; beyond the grid, that of its end)."""
+        grid = np.asarray(self.sigmas, dtype=np.float64)
+        nearest = np.abs(grid - np.clip(sigma, grid.min(), grid.max())).argmin()
+        return int(self.sizes[nearest])
+
+    def __repr__(self):
+        return f"PatchSchedule(sigmas={self.sigmas!r}, sizes={self.sizes!r})"
+
+    def __eq__(self, other):
+        if not isinstance(other, PatchSchedule):
+            return NotImplemented
+        return np.array_equal(self.sigmas, other.sigmas) and np.array_equal(self.sizes, other.sizes)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def paper_schedule(image_shape):
+    """The CIFAR-10 schedule of Niedoba et al., scaled to the image.
+
+    Parameters
+    ----------
+    image_shape : tuple of (C, H, W)
+        Sizes are multiplied by the longer side over 32 and rounded, and are at least 1.
+
+    Returns
+    -------
+    PatchSchedule
+    """
+    scale = max(image_shape[1:]) / _PAPER_SIDE
+    sizes = [max(1, round(size * scale)) for size in _PAPER_SIZES]
+    return PatchSchedule(edm_sigmas(len(sizes)).tolist(), sizes)

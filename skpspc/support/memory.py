@@ -1,0 +1,38 @@
+"""How many rows of a computation fit scikit-learn's ``working_memory``."""
+
+from sklearn import get_config
+
+# Beyond this a larger chunk buys no speed; it only raises the peak.
+_LARGEST_CHUNK = 128 * 2**20
+
+
+def rows_that_fit(row_bytes, max_rows, *, what):
+    """Number of rows of ``row_bytes`` bytes each that may be held at once.
+
+    Parameters
+    ----------
+    row_bytes : int
+        Bytes that one row of the computation needs.
+    max_rows : int
+        Upper limit of the answer.
+    what : str
+        What a row is, for the error message.
+
+    Returns
+    -------
+    int
+        Between 1 and ``max_rows``.
+
+    Raises
+    ------
+    MemoryError
+        If a single row does not fit ``sklearn.get_config()["working_memory"]`` (MiB).
+    """
+    allowed = get_config()["working_memory"] * 2**20
+    if row_bytes > allowed:
+        raise MemoryError(
+            f"{what} needs {row_bytes / 2**20:.1f} MiB of working memory and "
+            f"{allowed / 2**20:.1f} MiB are allowed; raise it with "
+            f"sklearn.set_config(working_memory={int(row_bytes / 2**20) + 1})."
+        )
+    return int(max(1, min(max_rows, min(allowed, _LARGEST_CHUNK) // max(1, row_bytes))))

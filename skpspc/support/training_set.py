@@ -1,0 +1,136 @@
+"""The training images, kept once, as they came."""
+
+import math
+from functools import cached_property, partial
+
+import torch
+from sklearn.utils import gen_batches
+
+
+def to_compute(images, dtype):
+    """Images as floats of ``dtype``; uint8 ``u`` becomes ``u / 127.5 - 1``."""
+    if images.dtype == torch.uint8:
+        return images.to(dtype).div_(127.5).sub_(1.0)
+    return images.to(dtype)
+
+
+class TrainingSet:
+    """Images and their weights, read in chunks.
+
+    Parameters
+    ----------
+    images : Tensor of shape (N, C, H, W)
+        uint8 (meaning [-1, 1]) or floats. Not copied, unless some have weight zero.
+    sample_weight : Tensor of shape (N,) or None
+        Non-negative, float64, with a positive sum; None means all equal.
+
+    Attributes
+    ----------
+    images : Tensor of shape (N, C, H, W)
+    sample_weight : Tensor of shape (N,) or None
+    """
+
+    def __init__(self, images, sample_weight=None):
+        if sample_weight is not None and not (sample_weight > 0).all():
+            used = sample_weight > 0
+            images, sample_weight = images[used], sample_weight[used]
+        self.images = images
+        self.sample_weight = sample_weight
+
+    def __len__(self):
+        return len(self.images)
+
+    @property
+    def image_shape(self):
+        """(C, H, W)."""
+        return tuple(self.images.shape[1:])
+
+    @property
+    def n_values(self):
+        """Numbers in one image, C * H * W."""
+        return math.prod(self.image_shape)
+
+    @property
+    def device(self):
+        """The device that holds the images and does the work."""
+        return self.images.device
+
+    @cached_property
+    def log_weight(self):
+        """(N,) float64 with ``exp(log_weight)`` summing to one; None means ``-log N`` each."""
+        weight = self.sample_weight
+        if weight is None or (weight == weight[0]).all():
+            return None
+        return weight.log() - weight.sum().log()
+
+    @property
+    def log_uniform(self):
+        """What to add to a log normaliser that was summed without weights."""
+        return 0.0 if self.log_weight is not None else -math.log(len(self))
+
+    def extended(self, images, sample_weight=None):
+        """A new training set with ``images`` after the present ones.
+
+        Weights are relative to those given before; no weights means one each.
+        """
+        old, new = self.sample_weight, sample_weight
+        if old is not None or new is not None:
+            ones = partial(torch.ones, dtype=torch.float64, device=self.device)
+            old = ones(len(self)) if old is None else old
+            new = ones(len(images)) if new is None else new
+            sample_weight = torch.cat([old, new])
+        return TrainingSet(torch.cat([self.images, images]), sample_weight)
+
+    def crop(self, top, left, height, width):
+        """The same crop of every image, as a view."""
+        area = ..., slice(top, top + height), slice(left, left + width)
+        cropped = TrainingSet(self.images[area], self.sample_weight)
+        cropped.abs_max = self.abs_max
+        return cropped
+
+    def slices(self, n_rows):
+        """Slices of ``n_rows`` rows that together cover the set."""
+        return gen_batches(len(self), n_rows)
+
+    def take(self, rows, dtype):
+        """The images of some rows (a slice or indices), (m, C, H, W), as floats."""
+        return to_compute(self.images[rows], dtype)
+
+    @cached_property
+    def abs_max(self):
+        """Largest absolute value of any pixel (1 for uint8)."""
+        if self.images.dtype == torch.uint8:
+            return 1.0
+        low, high = self.images.aminmax()
+        return max(abs(float(low)), abs(float(high)))
+
+    @property
+    def unit(self):
+        """What `centred` multiplies pixels by: uint8 stays in its own steps."""
+        return 127.5 if self.images.dtype == torch.uint8 else 1.0
+
+    @cached_property
+    def centre(self):
+        """The pixel value that `centred` subtracts, near the middle of the data."""
+        if self.images.dtype == torch.uint8:
+            return 0.0
+        return float(self.images.mean(dtype=torch.float64))
+
+    def centred(self, rows, out):
+        """Write ``(x - centre) * unit`` of a slice of rows into a buffer (m, C, H, W).
+
+        Small numbers keep products from cancelling, and a buffer that is written again and
+        again stays in the cache.
+        """
+        raw = self.images[rows]
+        out = out[: len(raw)]
+        return torch.sub(raw, 127.5 if self.unit != 1.0 else self.centre, out=out)
+
+    @cached_property
+    def centred_norms(self):
+        """Euclidean norm of every image as `centred` gives it, (N,) float64."""
+        norms = torch.empty(len(self), dtype=torch.float64, device=self.device)
+        buffer = torch.empty((512, *self.image_shape), dtype=torch.float64, device=self.device)
+        for rows in self.slices(len(buffer)):
+            norms[rows] = self.centred(rows, buffer).flatten(1).norm(dim=1)
+        return norms
