@@ -3,6 +3,7 @@
 import functools
 import sys
 import warnings
+from zipfile import BadZipFile
 
 import click
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from . import __version__
 from ._output import check_output, write_output
 from ._picture import check_picturable, image_grid
+from .sampling import SamplingInterrupted
 
 _INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 
@@ -31,11 +33,9 @@ def _in_sentences(command):
             try:
                 command(**options)
             except KeyboardInterrupt as error:
-                sigma = getattr(error, "sigma", None)  # of SamplingInterrupted
-                where = "" if sigma is None else f" at sigma {sigma:.4g}"
                 raise _Interrupted(
-                    f"interrupted{where}; nothing was written and what was computed is lost. "
-                    f"The same command, with the same seed, computes it again."
+                    "interrupted before there was anything to keep; nothing was written. The "
+                    "same command, with the same seed, computes it again."
                 ) from error
             except BrokenPipeError:  # the reader of our output has gone; click knows what to do
                 raise
@@ -164,6 +164,13 @@ def main():
 @click.option("--steps", type=click.IntRange(min=1), default=18, show_default=True)
 @click.option("--sigma-min", type=float, default=0.002, show_default=True)
 @click.option("--sigma-max", type=float, default=80.0, show_default=True)
+@click.option(
+    "--resume",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="PATH",
+    help="Go on from what an interrupted run of the same command kept (it names the file); "
+    "-n, --steps and --sigma-max are then those of that run.",
+)
 @_in_sentences
 def sample(
     n,
@@ -171,6 +178,7 @@ def sample(
     steps,
     sigma_min,
     sigma_max,
+    resume,
     data,
     max_images,
     image_size,
@@ -189,15 +197,19 @@ def sample(
     images = _load(data, max_images, image_size, out).images
     estimator.fit(images)
 
-    samples = estimator.sample(
-        n,
-        random_state=seed,
-        sampler=sampler,
-        n_steps=steps,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
-        verbose=int(not quiet and sys.stderr.isatty()),
-    )
+    start = {"n": n, "n_steps": steps, "sigma_max": sigma_max}
+    if resume is not None:
+        start = _read_state(resume)
+    try:
+        samples = estimator.sample(
+            **start,
+            random_state=seed,
+            sampler=sampler,
+            sigma_min=sigma_min,
+            verbose=int(not quiet and sys.stderr.isatty()),
+        )
+    except SamplingInterrupted as stop:
+        raise _Interrupted(_keep_state(stop, out)) from stop
     arrays = {
         "samples": samples,
         "denoiser": type(estimator).__name__,
@@ -212,8 +224,8 @@ def sample(
     write_output(out, lambda: image_grid(samples), arrays)
     if not quiet:
         click.echo(
-            f"{out}: {n} samples, on average {distance:.4f} (root mean square per pixel) from "
-            f"the nearest training {'patch' if denoiser == 'patch' else 'image'}"
+            f"{out}: {len(samples)} samples, on average {distance:.4f} (root mean square per "
+            f"pixel) from the nearest training {'patch' if denoiser == 'patch' else 'image'}"
         )
 
 
@@ -287,6 +299,32 @@ def _make_denoiser(name, patch_size, seed, device):
     if patch_size == "paper":
         raise click.UsageError("--patch-size paper is for the denoiser pspc; give an integer.")
     return PatchDenoiser(patch_size or 8, **settings)
+
+
+def _keep_state(stop, out):
+    """Save the state of an interrupted run beside its output; say how to go on."""
+    path = out.with_suffix(".partial.npz")
+    state = {"initial": stop.z, "sigma_max": stop.sigma, "n_steps": stop.n_steps}
+    write_output(path, lambda: None, state)
+    return (
+        f"interrupted at sigma {stop.sigma:.4g}, {stop.n_steps} steps before the end; the state "
+        f"is kept in {path}. The same command with --resume {path} does the rest."
+    )
+
+
+def _read_state(path):
+    """The start of the rest of an interrupted run, as arguments of ``sample``."""
+    try:
+        with np.load(path, allow_pickle=False) as state:
+            return {
+                "initial": state["initial"],
+                "sigma_max": float(state["sigma_max"]),
+                "n_steps": int(state["n_steps"]),
+            }
+    except (ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile) as error:
+        raise ValueError(
+            f"'{path}' is not what an interrupted `skpspc sample` kept ({error}); give that file."
+        ) from error
 
 
 def _load(data, max_images, image_size, out):

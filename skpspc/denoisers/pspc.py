@@ -20,7 +20,7 @@ def warn_if_clipped(patch_size, image_shape):
             f"patch_size={patch_size} is larger than the image {image_shape}; it is clipped to "
             f"{clip_size(patch_size, image_shape)}. Pass at most {min(short)} to avoid this.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,  # warn_if_clipped, _resolve, fit, scikit-learn's wrapper, the caller
         )
 
 
