@@ -62,7 +62,14 @@ def check_training_images(estimator, X, *, reset):
     ValueError
         For NaN, infinity, no images, or shapes that do not fit.
     """
-    is_image = getattr(X, "ndim", None) == 4
+    n_axes = getattr(X, "ndim", 2)
+    is_image = n_axes == 4
+    if n_axes > 2 and not is_image:
+        remedy = "add the channel axis of gray images, X[:, None]" if n_axes == 3 else "reshape it"
+        raise ValueError(
+            "X must have shape (n, channels, height, width) or (n, features), got "
+            f"{tuple(X.shape)}; {remedy}."
+        )
     image_shape = _declared_shape(estimator, X) if reset else estimator.image_shape_
     if is_image and tuple(X.shape[1:]) != image_shape:
         raise ValueError(
@@ -146,11 +153,6 @@ def _check_flat(estimator, X, *, reset, name):
     """
     is_torch = isinstance(X, torch.Tensor)
     is_flat = getattr(X, "ndim", 2) <= 2
-    if getattr(X, "ndim", None) == 3:
-        raise ValueError(
-            f"{name} must have shape (n, channels, height, width) or (n, features), got "
-            f"{tuple(X.shape)}; for gray images add the channel axis with {name}[:, None]."
-        )
     device = X.device if is_torch else torch.device("cpu")
     if is_torch:
         X = X.detach()

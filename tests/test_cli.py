@@ -58,12 +58,12 @@ def on_terminal(arguments):
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     command = [sys.executable, "-m", "skpspc", "sample", *arguments]
     process = subprocess.Popen(command, stderr=follower, stdout=subprocess.PIPE, text=True)
+    os.close(follower)  # so that reading ends when the process does
     try:
         yield process, leader
     finally:
         process.kill()
         process.wait()
-        os.close(follower)
 
 
 def read_all(terminal):

@@ -6,7 +6,7 @@ import warnings
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..posterior import Posterior, box_posterior, dense_posterior
+from ..posterior import ENGINES, Posterior, square_posterior
 from ..sampling import paper_schedule
 from ..support import clip_size
 from .base import BaseDenoiser
@@ -45,6 +45,10 @@ class PSPCDenoiser(BaseDenoiser):
         warning; a `PatchSchedule` or another callable maps a float sigma to an int of at
         least 1, clipped; "paper" is the CIFAR-10 schedule of the paper, scaled by the
         longer side of the image over 32.
+    engine : {"auto", "numba", "torch"}, default "auto"
+        What computes: "numba" is compiled code for float32 on the CPU (the extra ``cpu``),
+        "torch" serves every dtype and device; the numbers are the same to rounding. "auto"
+        takes the faster one that serves.
     sigma, image_shape, device, random_state
         As in `EmpiricalDenoiser`.
 
@@ -79,15 +83,24 @@ class PSPCDenoiser(BaseDenoiser):
             StrOptions({"paper"}),
             callable,
         ],
+        "engine": [StrOptions(set(ENGINES))],
     }
 
     def __init__(
-        self, patch_size="paper", *, sigma=0.5, image_shape=None, device=None, random_state=0
+        self,
+        patch_size="paper",
+        *,
+        engine="auto",
+        sigma=0.5,
+        image_shape=None,
+        device=None,
+        random_state=0,
     ):
         super().__init__(
             sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
         )
         self.patch_size = patch_size
+        self.engine = engine
 
     def _resolve(self):
         if isinstance(self.patch_size, numbers.Integral):
@@ -117,8 +130,5 @@ class PSPCDenoiser(BaseDenoiser):
 
     def _windowed_posterior(self, z, sigma, window):
         """The posterior of images that share a window."""
-        whole = window == self.image_shape_[1:]
-        kernel = dense_posterior if whole else box_posterior
-        args = () if whole else (window,)
-        posterior = kernel(z, sigma, self.training_set_, *args)
+        posterior = square_posterior(z, sigma, self.training_set_, window, self.engine)
         return posterior.pooled(self.n_features_in_, self.image_shape_[0] * window[0] * window[1])

@@ -1,7 +1,7 @@
 """The kernels: arrays in, a posterior out. They know nothing of estimators."""
 
-from .box import box_posterior
 from .dense import dense_posterior
 from .posterior import Posterior
+from .select import ENGINES, square_posterior
 
-__all__ = ["Posterior", "box_posterior", "dense_posterior"]
+__all__ = ["ENGINES", "Posterior", "dense_posterior", "square_posterior"]

@@ -14,6 +14,7 @@ from functools import partial
 
 import torch
 
+from .._threads import n_threads
 from ..support.memory import rows_that_fit
 from ..support.windows import overlap_counts
 from .posterior import Posterior, exact_scale, floored_sigma, log_gauss_constant, precision_root
@@ -22,7 +23,7 @@ from .posterior import Posterior, exact_scale, floored_sigma, log_gauss_constant
 _NOISY_IMAGES = 8
 
 
-def box_posterior(z, sigma, training_set, window):
+def box_posterior(z, sigma, training_set, window, engine="torch"):
     """Posterior through every window of one shape, composed into whole images.
 
     Parameters
@@ -33,6 +34,8 @@ def box_posterior(z, sigma, training_set, window):
         Noise level of each, in the units of the images; 0 and inf are allowed.
     training_set : TrainingSet
     window : tuple of (h, w)
+    engine : {"torch", "numba"}, default "torch"
+        "numba" is compiled, for float32 on the CPU.
 
     Returns
     -------
@@ -40,18 +43,52 @@ def box_posterior(z, sigma, training_set, window):
         mean (n, C, H, W); log_evidence and effective_sample_size (n, H-h+1, W-w+1).
     """
     sigma = floored_sigma(sigma, z, training_set)
-    a = precision_root(sigma)
-    n, channels, _, _ = z.shape
-    block = rows_that_fit(_pair_bytes(z), n, what="One pair of images")
-    block = min(block, _NOISY_IMAGES)
-    parts = [
-        _block_posterior(z[i : i + block], a[i : i + block], training_set, window)
-        for i in range(0, n, block)
-    ]
-    mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
-    constant = log_gauss_constant(channels * window[0] * window[1], sigma)
+    kernel = _by_numba if engine == "numba" else _by_torch
+    mean, log_norm, ess = kernel(z, sigma, training_set, window)
+    constant = log_gauss_constant(z.shape[1] * window[0] * window[1], sigma)
     log_evidence = log_norm + training_set.log_uniform + constant[:, None, None].to(log_norm)
     return Posterior(mean, log_evidence, ess, torch.zeros_like(log_evidence[:, 0, 0]))
+
+
+def _by_numba(z, sigma, training_set, window):
+    """Mean, log normaliser and effective sample size, by the compiled kernel."""
+    rows_that_fit(_pair_bytes(z) + 4 * len(training_set), 1, what="One noisy image")
+    size = training_set.abs_max
+    usual = (sigma > 1e-4 * size) & (1e-6 < size < 1e6)
+    if not usual.all():
+        # Its float32 logits hold no log weight beside a logit of 1e8, and overflow sooner.
+        rows = [mask.nonzero().squeeze(1) for mask in (usual, ~usual)]
+        kernels = _by_numba, _by_torch
+        parts = [
+            kernel(z[some], sigma[some], training_set, window)
+            for kernel, some in zip(kernels, rows, strict=True)
+            if len(some)
+        ]
+        order = torch.cat(rows).argsort()
+        return tuple(torch.cat(part)[order] for part in zip(*parts, strict=True))
+    from . import _box_numba
+
+    weight = training_set.log_weight
+    arrays = _box_numba.box_posterior(
+        z.numpy(),
+        training_set.images.numpy(),
+        sigma.numpy(),
+        window,
+        log_weight=None if weight is None else weight.numpy(),
+        n_threads=n_threads(),
+    )
+    return tuple(map(torch.from_numpy, arrays))
+
+
+def _by_torch(z, sigma, training_set, window):
+    """The same, by torch on any device."""
+    a = precision_root(sigma)
+    block = rows_that_fit(_pair_bytes(z), _NOISY_IMAGES, what="One pair of images")
+    parts = [
+        _block_posterior(z[i : i + block], a[i : i + block], training_set, window)
+        for i in range(0, len(z), block)
+    ]
+    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
 
 
 def _pair_bytes(z):

@@ -1,0 +1,270 @@
+"""All square windows of one size, by box filters, compiled for the CPU.
+
+For a noisy image z and a training image x, one map holds ``-(z - x)^2`` summed over channels. The
+logit of every window is a box sum of that map, and the composite needs only the transposed box
+filter of the weights::
+
+    logit_i^k = 1 / (2 sigma^2) * sum_{p in k} map_i(p) + log_weight_i
+    mean(p)   = 1 / count(p) * sum_i x_i(p) * sum_{k contains p} softmax_i(logit^k)_i
+
+The softmax of each window has its own normaliser, hence two streaming passes over the training
+set. The first keeps a running maximum, normaliser and sum of squares per window and skips what is
+hopeless against the maximum so far; it remembers, per pair of images, the rows of windows that
+were not. The second computes weights and composite for those rows only.
+
+Box sums are built from additions alone (sums of q, then of k q + r, ...): a running sum that
+subtracts would lose what matters at small sigma. Two things keep float32 exact enough. The map is
+taken relative to the map of a Wiener estimate of z, which removes what the noise alone adds to
+every logit; and logits that are still large in absolute terms are summed again in float64 where
+they matter, which is rare.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
+
+import numpy as np
+
+from ._box_kernels import CHUNK, HUGE, LOWEST, first_pass, merge, second_pass
+
+_TILE_BYTES = 96 * 1024  # training images in compute dtype at a time: they stay in the L2 cache
+_STATE_BYTES = 40 * 2**20  # of all the unmerged blocks together
+_HITS_BYTES = 64 * 2**20  # remembered rows, four bytes a pair
+_SKIPPED_MASS = 1e-8  # at most this share of a window's mass is left out
+_SIGMA_MAX = 1e10  # beyond, z / sigma is all that counts
+
+
+@lru_cache(maxsize=256)
+def _cheapest(size):
+    """(cost, stages) of the cheapest way to sums of ``size``; cost counts loads and stores."""
+    if size == 1:
+        return 0, ()
+    options = []
+    for k in (2, 3, 4, 5):
+        for r in (0, 1):
+            if (size - r) % k == 0 and size - r >= k:
+                cost, stages = _cheapest((size - r) // k)
+                options.append((cost + k + r + 1, (*stages, (k, r))))
+    return min(options)
+
+
+def _plan(size):
+    """Stages (k, r, rest) from sums of 1 to sums of ``size``: q -> k q + r, with rest to go."""
+    stages, reached = [], 1
+    for k, r in _cheapest(size)[1]:
+        reached = k * reached + r
+        stages.append((k, r, size - reached))
+    return stages
+
+
+def _counts(length, size):
+    """How many windows of ``size`` cover each of ``length`` positions."""
+    i = np.arange(length)
+    return np.minimum(i, length - size) - np.maximum(i - size + 1, 0) + 1
+
+
+def box_posterior(z, x, sigma, size, *, log_weight=None, rows=None, flip=False, n_threads=1):
+    """Posterior mean of every window of one size, composed, with evidence and sample size.
+
+    Parameters
+    ----------
+    z : float32 array (B, C, H, W)
+        Noisy images.
+    x : uint8 or float32 array (N, C, H, W)
+        Training images; uint8 means u / 127.5 - 1. Read in tiles, never converted as a whole.
+    sigma : float64 array (B,)
+        Noise levels, > 0; inf is allowed.
+    size : (h, w)
+        Height and width of the windows, 1 <= h <= H and 1 <= w <= W.
+    log_weight : float32 array (N,), optional
+        Log weights of the training images; -inf excludes one.
+    rows : int64 array, optional
+        Training images to use; None means all.
+    flip : bool
+        Use the mirror image (left-right) of every training image too.
+    n_threads : int
+        Threads. The answer does not depend on it, to the last bit.
+
+    Returns
+    -------
+    mean : float32 array (B, C, H, W)
+    log_norm : float32 array (B, H - h + 1, W - w + 1)
+        Log of the sum of the exponentiated logits.
+    ess : float32 array (B, H - h + 1, W - w + 1)
+        Effective sample size (sum w)^2 / sum w^2.
+
+    Raises
+    ------
+    ValueError
+        If no training image has a positive weight.
+    """
+    z = np.asarray(z, dtype=np.float32)
+    n_images, _, height, width = z.shape
+    h, w = (int(v) for v in size)
+    x = np.asarray(x).view()
+    x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
+    rows = np.arange(len(x)) if rows is None else np.array(rows, dtype=np.int64)
+    if log_weight is None:
+        log_weight = np.zeros(len(rows), np.float32)
+    else:
+        log_weight = np.asarray(log_weight, dtype=np.float32)[rows]
+        keep = log_weight > -np.inf
+        rows, log_weight = rows[keep], log_weight[keep]
+    if not len(rows):
+        raise ValueError("no training image has a positive weight; pass at least one.")
+
+    job = _Job(x, rows, log_weight, flip, (h, w))
+    mean = np.empty(z.shape, np.float32)
+    log_norm = np.empty((n_images, height - h + 1, width - w + 1), np.float32)
+    ess = np.empty_like(log_norm)
+    sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), (n_images,))
+    step = job.queries_at_once(n_images)
+    n_threads = max(1, int(n_threads))
+    pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
+    try:
+        for start in range(0, n_images, step):
+            part = slice(start, min(start + step, n_images))
+            mean[part], log_norm[part], ess[part] = job.run(z[part], sigma[part], pool)
+    finally:
+        if pool is not None:
+            pool.shutdown(wait=True, cancel_futures=True)
+    return mean, log_norm, ess
+
+
+class _Job:
+    """One training set, seen through windows of one size: tiles, blocks and the two passes.
+
+    Inside, uint8 images are u - 127.5, exactly, and everything else is in that unit.
+    """
+
+    def __init__(self, x, rows, log_weight, flip, size):
+        n_channels, height, width = self.shape = x.shape[1:]
+        depth = n_channels * height * width
+        self.size = size
+        self.n_sources = len(rows) * (2 if flip else 1)
+        self.unit = 127.5 if x.dtype == np.uint8 else 1.0
+        offset = np.float32(127.5 if x.dtype == np.uint8 else 0.0)
+        n_tile = int(np.clip(_TILE_BYTES // (4 * depth), 1, 16))
+        self.data = (x, offset, rows, log_weight, 2 if flip else 1, n_tile)
+        sample = x[rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]]
+        sample = sample.astype(np.float64) - offset
+        self.centre, self.spread = sample.mean(0), sample.var(0).mean()
+
+        tall, wide = _plan(size[0]), _plan(size[1])
+        self.plans = np.array(tall + wide, dtype=np.int64).reshape(-1, 3), len(tall)
+        # Blocks depend on the training set only, so that the order of additions does too.
+        self.block = int(np.clip(-(-self.n_sources // 32), 64, 512))
+        self.cut = np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources))
+        # A flat map has windows that wrap around its right edge: they are masked.
+        n_rows = height - size[0] + 1
+        self.length = -(-n_rows * width // CHUNK) * CHUNK
+        position = np.arange(self.length)
+        self.wrapped = (position % width > width - size[1]) | (position >= n_rows * width)
+        # 32 bits a pair remember which bands of rows of windows mattered.
+        self.band = -(-n_rows // 32)
+        ends = position.reshape(-1, CHUNK)[:, [0, -1]] // width // self.band
+        bits = [sum(1 << v for v in range(a, min(b, 31) + 1)) for a, b in ends]
+        self.bands = np.array(bits, dtype=np.uint32)
+
+    def queries_at_once(self, n_images):
+        """How many queries' states and hits fit in memory."""
+        most = min(_HITS_BYTES // (4 * self.n_sources), _STATE_BYTES // (12 * self.length))
+        return int(np.clip(most, 1, min(n_images, 64)))
+
+    def queries(self, z, sigma):
+        """Queries as the kernels take them, and the logit that they leave out, per window."""
+        far = np.maximum(sigma, _SIGMA_MAX)  # inf: z does not count
+        z = z * (_SIGMA_MAX / far * self.unit)[:, None, None, None]
+        sigma = np.minimum(sigma, _SIGMA_MAX) * self.unit
+        scale = 0.5 / sigma**2
+        # Keeps squares finite in float32 for any z.
+        limit = np.minimum(1e15, np.sqrt(1e36 / (z[0].size * scale)))[:, None, None, None]
+        z = np.clip(z, -limit, limit).astype(np.float32)
+        shrink = sigma**2 / (self.spread + sigma**2)
+        estimate = (z - self.centre) * shrink[:, None, None, None]
+        level = np.square(estimate).sum(1).astype(np.float32)
+        left_out = _box_sums(level.astype(np.float64), self.size) * scale[:, None, None]
+        return (z, level, scale.astype(np.float32)), left_out
+
+    def run(self, z, sigma, pool):
+        """Mean, log_norm and ess for a few queries."""
+        _, height, width = self.shape
+        h, w = self.size
+        count = len(z)
+        queries, left_out = self.queries(z, sigma)
+        groups = [slice(b, min(b + 8, count)) for b in range(0, count, 8)]
+        hits = np.empty((self.n_sources, count), np.uint32)
+
+        m = np.repeat(np.where(self.wrapped, HUGE, LOWEST)[None], count, axis=0)
+        s = np.repeat(self.wrapped[None].astype(np.float64), count, axis=0)
+        q = s.copy()
+        for wave in self.waves(count, 3 * self.length, probe=True):
+            states = [np.repeat(m[None], len(wave), axis=0)]
+            states += [np.zeros(states[0].shape, np.float32) for _ in range(2)]
+
+            def first(k, g, wave=wave, states=states):
+                first_pass(
+                    self.data, tuple(a[g] for a in queries), self.size, *self.plans, *wave[k],
+                    self.bands, self.cut, *(a[k, g] for a in states), hits[:, g],
+                )  # fmt: skip
+
+            _each(pool, first, len(wave), groups)
+            merge(m, s, q, *states)
+
+        r = np.where(self.wrapped, 0, 1 / s).astype(np.float32)
+        deep = m.min(axis=1) < -900.0
+        total = np.zeros(z.shape)
+        for wave in self.waves(count, z[0].size):
+            parts = np.zeros((len(wave), *z.shape), np.float32)
+
+            def second(k, g, wave=wave, parts=parts):
+                second_pass(
+                    self.data, tuple(a[g] for a in queries), self.size, *self.plans, *wave[k],
+                    self.band, deep[g], m[g], r[g], hits[:, g], parts[k, g],
+                )  # fmt: skip
+
+            _each(pool, second, len(wave), groups)
+            for part in parts:
+                total += part
+        total /= (_counts(height, h)[:, None] * _counts(width, w)) * self.unit
+
+        m, s, q = (
+            a[:, : (height - h + 1) * width].reshape(count, -1, width)[:, :, : width - w + 1]
+            for a in (m, s, q)
+        )
+        return total, m + np.log(s) - left_out, s * s / q
+
+    def waves(self, count, floats, probe=False):
+        """Lists of blocks [begin, end) whose states, ``floats`` a query, fit in memory together.
+
+        The probe is one small block ahead of all others: its maxima let them skip from the start.
+        """
+        begin = 0
+        if probe:
+            begin = min(64, self.n_sources)
+            yield [(0, begin)]
+        most = max(1, _STATE_BYTES // (4 * floats * count))
+        step = self.block * min(most, 32)
+        for start in range(begin, self.n_sources, step):
+            end = min(start + step, self.n_sources)
+            yield [(b, min(b + self.block, end)) for b in range(start, end, self.block)]
+
+
+def _box_sums(maps, size):
+    """Sums over every window of (B, H, W) non-negative float64 maps."""
+    for axis, side in zip((1, 2), size, strict=True):
+        sums = np.cumsum(maps, axis=axis)
+        sums = np.insert(sums, 0, 0.0, axis=axis)
+        n = sums.shape[axis] - side
+        maps = np.take(sums, np.arange(side, side + n), axis) - np.take(sums, np.arange(n), axis)
+    return maps
+
+
+def _each(pool, function, n_blocks, groups):
+    """Run function(block, group) for all of them, in threads if there is a pool."""
+    tasks = [(k, g) for k in range(n_blocks) for g in groups]
+    if pool is None or len(tasks) == 1:
+        for task in tasks:
+            function(*task)
+    else:
+        for future in [pool.submit(function, *task) for task in tasks]:
+            future.result()

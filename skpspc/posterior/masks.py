@@ -1,0 +1,96 @@
+"""Windows of any shape, one mask each, by matrix products.
+
+The squared difference of a noisy and a training image is one map over the pixels (summed over
+channels). The distances of all K windows are its product with the K x (H W) matrix of query
+precisions, and the composite spreads the windows' weights by the matrix of responses. Only
+non-negative numbers are added, so nothing cancels.
+"""
+
+import math
+
+import torch
+
+from ..support.memory import rows_that_fit
+from .posterior import Posterior, floored_sigma, log_gauss_constant, precision_root
+
+# Share of a window's mass that may be left out in the second pass.
+_SKIPPED_MASS = 1e-8
+# Pairs of images that are worked on together: their maps stay in the cache.
+_PAIRS = 1024
+
+
+def masked_posterior(z, sigma, training_set, query, response, repeats=None):
+    """Posterior through K windows, composed into whole images.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W), float32 or float64
+        Noisy images.
+    sigma : Tensor of shape (n,), float64
+        Noise level of each, in the units of the images; 0 and inf are allowed.
+    training_set : TrainingSet
+    query : Tensor of shape (K, H, W)
+        Non-negative precisions: how much each pixel counts in the distance.
+    response : Tensor of shape (K, H, W)
+        Non-negative weights: how much each window has to say at each pixel; every pixel
+        must have a positive sum.
+    repeats : Tensor of shape (K,), default None
+        How many windows each row stands for; None means one.
+
+    Returns
+    -------
+    Posterior
+        mean (n, C, H, W); log_evidence and effective_sample_size (n, K).
+    """
+    sigma = floored_sigma(sigma, z, training_set)
+    a = precision_root(sigma)
+    query = query.flatten(1).to(z).T.contiguous()  # (H W, K)
+    response = response.flatten(1).to(z)
+    if repeats is not None:
+        response = response * repeats.to(z)[:, None]
+    response = response / response.sum(0)
+    parts = [_one_posterior(*one, training_set, query, response) for one in zip(z, a, strict=True)]
+    mean, log_norm, ess = (torch.stack(part) for part in zip(*parts, strict=True))
+    # A soft window counts as many numbers as its precisions add up to.
+    n_values = z.shape[1] * query.sum(0).double()
+    constant = log_gauss_constant(n_values, sigma[:, None])
+    log_evidence = log_norm + training_set.log_uniform + constant.to(log_norm)
+    return Posterior(mean, log_evidence, ess, torch.zeros_like(log_evidence[:, 0]))
+
+
+def _one_posterior(z, a, training_set, query, response):
+    """Mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one image."""
+    scaled, a = z * a.to(z), float(a)
+    maximum = z.new_full((query.shape[1],), -torch.inf)
+    total, squares = torch.zeros_like(maximum), torch.zeros_like(maximum)
+    closest = z.new_empty(len(training_set))  # how near each image comes to leading a window
+    row_bytes = z.element_size() * (2 * z.numel() + 3 * query.shape[1])
+    n_rows = rows_that_fit(row_bytes, _PAIRS, what="One pair of images")
+    for rows in training_set.slices(n_rows):
+        logit, _ = _logits(scaled, a, training_set, rows, query)
+        higher = torch.maximum(maximum, logit.amax(0))
+        shrink = (maximum - higher).exp_()
+        logit -= higher
+        closest[rows] = logit.amax(1)
+        weight = logit.exp_()
+        total = total * shrink + weight.sum(0)
+        squares = squares * shrink.square() + weight.square().sum(0)
+        maximum = higher
+    log_norm = maximum + total.log()
+    mean = torch.zeros_like(z).flatten(1)  # (C, H W)
+    hopeful = closest > math.log(_SKIPPED_MASS / len(training_set))
+    for rows in hopeful.nonzero().squeeze(1).split(n_rows):
+        logit, x = _logits(scaled, a, training_set, rows, query)
+        share = logit.sub_(log_norm).exp_() @ response  # (m, H W)
+        mean += torch.einsum("mp,mcp->cp", share, x.flatten(2))
+    return mean.view(z.shape), log_norm, total.square() / squares
+
+
+def _logits(scaled, a, training_set, rows, query):
+    """Logits (m, K) of some training images, and those images (m, C, H, W)."""
+    x = training_set.take(rows, scaled.dtype)
+    logit = (scaled - a * x).square_().sum(1).flatten(1) @ query
+    logit.neg_()
+    if training_set.log_weight is not None:
+        logit += training_set.log_weight[rows].to(logit)[:, None]
+    return logit, x

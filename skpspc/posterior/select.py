@@ -1,0 +1,69 @@
+"""Which kernel serves."""
+
+import warnings
+from functools import cache
+
+import torch
+
+from .._optional import available, load
+from .box import box_posterior
+from .dense import dense_posterior
+
+ENGINES = ("auto", "numba", "torch")
+
+
+def square_posterior(z, sigma, training_set, window, engine="auto"):
+    """Posterior through all square windows of one shape, by the kernel that fits.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W)
+    sigma : Tensor of shape (n,), float64
+    training_set : TrainingSet
+    window : tuple of (h, w)
+    engine : {"auto", "numba", "torch"}, default "auto"
+        "numba" is compiled, for float32 on the CPU; "torch" serves every dtype and device.
+
+    Returns
+    -------
+    Posterior
+
+    Raises
+    ------
+    ImportError
+        If ``engine="numba"`` and numba is missing.
+    ValueError
+        If ``engine="numba"`` and the images are not float32 on the CPU.
+    """
+    if window == training_set.image_shape[1:]:
+        return dense_posterior(z, sigma, training_set)
+    return box_posterior(z, sigma, training_set, window, _box_engine(engine, z))
+
+
+def _box_engine(engine, z):
+    """The engine that computes square windows of the images z: "numba" or "torch"."""
+    fits = z.dtype == torch.float32 and z.device.type == "cpu"
+    if engine == "auto":
+        return "numba" if fits and _has_numba() else "torch"
+    if engine == "numba":
+        if not fits:
+            raise ValueError(
+                f"engine='numba' computes in float32 on the CPU, got {z.dtype} on {z.device}; "
+                "pass float32 images, or use engine='auto'."
+            )
+        load("numba")
+    return engine
+
+
+@cache
+def _has_numba():
+    """Whether numba is there; warns once if it is not."""
+    found = available("numba")
+    if not found:
+        warnings.warn(
+            "numba is not installed, so square windows are computed by torch: the same numbers, "
+            'slower. pip install "skpspc[cpu]", or pass engine="torch" to choose this.',
+            UserWarning,
+            stacklevel=2,
+        )
+    return found

@@ -1,0 +1,94 @@
+"""Options, fixtures and hypothesis settings that all tests share."""
+
+import os
+from pathlib import Path
+
+import hypothesis
+import numpy as np
+import pytest
+import torch
+
+# Examples are drawn anew in every run at home, and are the same in every run on CI.
+hypothesis.settings.register_profile(
+    "skpspc",
+    deadline=None,
+    max_examples=20,
+    derandomize=bool(os.environ.get("CI")),
+    suppress_health_check=[
+        hypothesis.HealthCheck.too_slow,
+        hypothesis.HealthCheck.differing_executors,
+    ],
+)
+hypothesis.settings.load_profile("skpspc")
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        "--device",
+        default="cpu",
+        help="torch device on which the denoisers work in the tests that compare numbers",
+    )
+
+
+def pytest_configure():
+    # xdist runs one process per core; more threads than that only get in each other's way
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def device(request):
+    """The device asked for, as a string."""
+    name = request.config.getoption("--device")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        pytest.skip(f"--device {name}: torch finds no CUDA device here")
+    return name
+
+
+@pytest.fixture(params=["torch", "numba"])
+def engine(request, device):
+    """What computes square windows: both kernels where both can run."""
+    if request.param == "numba":
+        if device != "cpu":
+            pytest.skip("the compiled kernel runs on the CPU only")
+        pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """Folder with real images and reference outputs; most machines do not have it."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("SKPSPC_SHARED", default))
+    if not (folder / "reference").is_dir():
+        pytest.skip(
+            f"no shared data in '{folder}' (real images and reference outputs); "
+            "SKPSPC_SHARED names another folder"
+        )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def digits():
+    """Scikit-learn's digits, (1797, 1, 8, 8) uint8; read-only."""
+    from skpspc.datasets import load_digits_images
+
+    images = load_digits_images().images
+    images.setflags(write=False)
+    return images
+
+
+@pytest.fixture(scope="session")
+def photos():
+    """Crops of photographs, (320, 3, 16, 16) uint8: as CIFAR, but small; read-only."""
+    from skpspc.datasets import load_photo_patches
+
+    images = load_photo_patches(size=16, n_images=320, random_state=0).images
+    images.setflags(write=False)
+    return images
+
+
+@pytest.fixture
+def rng():
+    """A generator with a fixed seed."""
+    return np.random.default_rng(20250611)

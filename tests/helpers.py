@@ -1,0 +1,18 @@
+"""What several test modules do."""
+
+import warnings
+
+import numpy as np
+
+
+def fit_quietly(model, X, sample_weight=None):
+    """Fit; that a patch is clipped to the image warns, and is not the matter here."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="patch_size=.* is larger than the image")
+        return model.fit(X, sample_weight=sample_weight)
+
+
+def finite_difference_gradient(function, z, step):
+    """Gradient of a function of rows at one row, by central differences."""
+    shifts = step * np.eye(len(z))
+    return (function(z + shifts) - function(z - shifts)) / (2 * step)

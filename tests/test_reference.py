@@ -1,0 +1,87 @@
+"""Outputs of the published implementation, on 300 training images."""
+
+import io
+import zipfile
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skpspc import EmpiricalDenoiser, PatchSchedule, PSPCDenoiser, edm_sigmas
+
+DATA = {"cifar10": "cifar10-32x32", "mnist": "mnist-28x28"}
+SQUARES = [(5.32, 23), (1.92, 11), (1.09, 8), (0.296, 3), (0.06, 3)]
+EMPIRICAL = [5.32, 1.09, 0.296]
+
+
+@cache
+def images(path, indices):
+    """Some images of a zip file, by their number in the order of names, (n, C, H, W) uint8."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".png"))
+        found = [np.array(Image.open(io.BytesIO(archive.read(names[i])))) for i in indices]
+    stacked = np.stack(found)
+    return np.ascontiguousarray(
+        stacked.transpose(0, 3, 1, 2) if stacked.ndim == 4 else stacked[:, None]
+    )
+
+
+@pytest.fixture(scope="module", params=DATA)
+def reference(request, shared):
+    """Name, stored arrays, training images and clean test images in [-1, 1]."""
+    arrays = dict(np.load(shared / "reference" / f"{request.param}.npz"))
+    stem = shared / "data" / DATA[request.param]
+    train = images(f"{stem}.zip", tuple(arrays["train_index"].tolist()))
+    test = images(f"{stem}-test.zip", tuple(arrays["test_index"].tolist()))
+    return request.param, arrays, train, test.astype(np.float32) / 127.5 - 1
+
+
+def noisy(reference, sigma):
+    _, arrays, _, clean = reference
+    return clean + np.float32(sigma) * arrays["noise"][: len(clean)]
+
+
+@pytest.mark.parametrize(("sigma", "size"), SQUARES)
+def test_square(reference, device, engine, sigma, size):
+    _, arrays, train, _ = reference
+    model = PSPCDenoiser(size, engine=engine, device=device).fit(train)
+    mean = model.denoise(noisy(reference, sigma), sigma)
+    expected = arrays[f"square_sigma{sigma}_patch{size}"]
+    np.testing.assert_allclose(mean, expected, rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("sigma", EMPIRICAL)
+def test_empirical(reference, device, sigma):
+    _, arrays, train, _ = reference
+    mean = EmpiricalDenoiser(device=device).fit(train).denoise(noisy(reference, sigma), sigma)
+    np.testing.assert_allclose(mean, arrays[f"empirical_sigma{sigma}"], rtol=0, atol=2e-4)
+
+
+def test_no_case_is_left_out(reference):
+    _, arrays, *_ = reference
+    cases = {f"square_sigma{sigma}_patch{size}" for sigma, size in SQUARES}
+    cases |= {f"empirical_sigma{sigma}" for sigma in EMPIRICAL}
+    assert cases == {name for name in arrays if name.startswith(("square", "empirical_sigma"))}
+
+
+@pytest.mark.parametrize("sampler", ["euler", "heun"])
+def test_sample(reference, device, engine, sampler):
+    name, arrays, train, _ = reference
+    schedule = PatchSchedule(edm_sigmas(18).tolist(), arrays["patch_schedule"].tolist())
+    samples = (
+        PSPCDenoiser(schedule, engine=engine, device=device)
+        .fit(train)
+        .sample(initial=80 * arrays["noise"][:2], sampler=sampler)
+    )
+    error = np.abs(samples - arrays[f"sample_{sampler}"])
+    if (name, sampler) == ("cifar10", "euler"):
+        # One known exception, at the 3 x 3 windows of one place. Two training patches are so
+        # nearly tied there that float32 rounding decides: the published formula run plainly in
+        # float32 gives the stored patch or ours according to whether a step is written
+        # x0 + (t / s)(z - x0) or z + (t - s)(z - x0) / s; in float64 it is ours, and stays ours
+        # when the start is perturbed by up to 1e-4.
+        tied = error[1, :, 28:31, 7:11]
+        assert tied.max() < 0.06
+        tied[...] = 0
+    assert error.max() < 5e-3
