@@ -9,6 +9,7 @@ import torch
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, validate_data
 
+from .support import clip_size
 from .support.training_set import to_compute
 
 # Kept as they are; every other dtype becomes the first.
@@ -62,6 +63,7 @@ def check_training_images(estimator, X, *, reset):
     ValueError
         For NaN, infinity, no images, or shapes that do not fit.
     """
+    X = as_container(X)
     n_axes = getattr(X, "ndim", 2)
     is_image = n_axes == 4
     if n_axes > 2 and not is_image:
@@ -92,7 +94,7 @@ def _declared_shape(estimator, X):
     if shape is not None:
         try:
             shape = tuple(int(side) for side in shape)
-        except TypeError:
+        except (TypeError, ValueError):
             shape = ()
         if len(shape) != 3 or min(shape) < 1:
             raise ValueError(
@@ -100,7 +102,15 @@ def _declared_shape(estimator, X):
                 f"{estimator.image_shape!r}."
             )
         return shape
-    return tuple(X.shape[1:]) if getattr(X, "ndim", None) == 4 else None
+    if getattr(X, "ndim", None) != 4:
+        return None
+    _, channels, height, width = X.shape
+    if channels == height > 4 and width in (1, 3, 4):
+        raise ValueError(
+            f"X of shape {tuple(X.shape)} looks like (n, height, width, channels); pass "
+            "X.transpose(0, 3, 1, 2), or image_shape= if it is (n, channels, height, width)."
+        )
+    return channels, height, width
 
 
 def check_noisy_images(estimator, Z, shapes):
@@ -121,6 +131,7 @@ def check_noisy_images(estimator, Z, shapes):
         float64 if Z was float64 or of an integer type other than uint8, else float32.
     layout : Layout
     """
+    Z = as_container(Z)
     shape = _noisy_shape(estimator, Z, shapes)
     # scikit-learn's check of the number of features is that of whole images
     reset = False if shape == estimator.image_shape_ else None
@@ -160,12 +171,76 @@ def _check_flat(estimator, X, *, reset, name):
             X = X.to(torch.float32 if X.is_floating_point() else torch.float64)
     if not is_flat:
         X = X.reshape(len(X), math.prod(X.shape[1:]))
+    _check_values(X, name)
     if device.type == "cpu":
         flat = _as_tensor(_check_array(estimator, X, reset))
     else:
         flat = _check_device_tensor(estimator, X, reset, name)
     dtype = torch.float64 if flat.dtype == torch.float64 else torch.float32
     return flat, Layout(is_torch, is_flat, dtype, device)
+
+
+def as_container(X):
+    """Lists of images, or nested lists, as one array or tensor; all else as it is."""
+    if isinstance(X, (list, tuple)) and X:
+        if all(isinstance(image, torch.Tensor) for image in X):
+            return torch.stack(list(X))
+        try:
+            return np.asarray(X)
+        except ValueError:  # ragged: scikit-learn says what is wrong
+            pass
+    return X
+
+
+def _check_values(X, name):
+    """Refuse no images, NaN and infinity, in words that name the argument."""
+    if not isinstance(X, (np.ndarray, torch.Tensor)) or X.ndim != 2:
+        return
+    if len(X) == 0:
+        raise ValueError(f"{name} holds no images, shape {tuple(X.shape)}; give at least one.")
+    if isinstance(X, torch.Tensor):
+        n_bad = int((~X.isfinite()).any(1).sum())
+    else:
+        n_bad = int((~np.isfinite(X)).any(1).sum()) if X.dtype.kind == "f" else 0
+    if n_bad:
+        raise ValueError(
+            f"{name} contains NaN or infinity in {n_bad} of {len(X)} images; remove or replace "
+            "them."
+        )
+
+
+def check_device(device, images):
+    """The torch device to work on: the one asked for, or that of the images.
+
+    Raises
+    ------
+    ValueError
+        If torch has no such device here.
+    """
+    if device is None:
+        return images.device
+    try:
+        found = torch.device(device)
+        torch.zeros(1, device=found).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={device!r} is no device of this torch ({reason}); device=None works where "
+            "the images are."
+        ) from error
+    return found
+
+
+def warn_if_clipped(patch_size, image_shape):
+    """Warn where a patch is larger than the image (an axis of length 1 is no axis)."""
+    short = [side for side in image_shape[1:] if 1 < side < patch_size]
+    if short:
+        warnings.warn(
+            f"patch_size={patch_size} is larger than the image {image_shape}; it is clipped to "
+            f"{clip_size(patch_size, image_shape)}. Pass at most {min(short)} to avoid this.",
+            UserWarning,
+            stacklevel=5,
+        )
 
 
 def _check_array(estimator, X, reset):
@@ -180,10 +255,8 @@ def _check_array(estimator, X, reset):
 
 def _check_device_tensor(estimator, X, reset, name):
     """The same checks for a tensor that scikit-learn cannot read."""
-    if X.ndim != 2 or len(X) == 0:
-        raise ValueError(f"{name} must hold at least one image, got shape {tuple(X.shape)}.")
-    if X.is_floating_point() and not X.isfinite().all():
-        raise ValueError(f"Input {name} contains NaN or infinity; remove or replace them.")
+    if X.ndim != 2:
+        raise ValueError(f"{name} must be (n, features) or images, got shape {tuple(X.shape)}.")
     if reset:
         estimator.n_features_in_ = X.shape[1]
     elif reset is False and X.shape[1] != estimator.n_features_in_:
@@ -218,13 +291,16 @@ def check_sigma(sigma, n):
     """
     if isinstance(sigma, torch.Tensor):
         sigma = sigma.detach().cpu().numpy()
+    if sigma is None:
+        raise ValueError("sigma must be the noise level, a float or one for each image; got None.")
     try:
         values = np.asarray(sigma, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"sigma must be a number or an array of them, got {sigma!r}.") from None
     if values.shape not in ((), (1,), (n,)):
         raise ValueError(
-            f"sigma must be one float or one per image, shape ({n},); got shape {values.shape}."
+            f"sigma must be one float or one per image, shape ({n},); got shape "
+            f"{values.shape}; pass a float, or as many as there are images."
         )
     bad = values[~(values >= 0)]
     if bad.size:

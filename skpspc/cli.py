@@ -11,6 +11,7 @@ import numpy as np
 from . import __version__
 from ._output import check_output, write_output
 from ._picture import check_picturable, image_grid
+from ._validation import check_device
 from .sampling import SamplingInterrupted
 
 _INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
@@ -56,15 +57,17 @@ def _check_out(_context, _parameter, value):
 
 
 def _check_device(_context, _parameter, value):
-    if value is None:
-        return None
-    import torch  # here, because the import takes a second
-
     try:
-        torch.zeros(1, device=value)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise click.BadParameter(f"{value!r} is no device of this torch ({reason})") from error
+        if value is not None:
+            check_device(value, None)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+def _check_sigma(_context, _parameter, value):
+    if not np.isfinite(value):
+        raise click.BadParameter(f"must be a finite number, got {value}")
     return value
 
 
@@ -197,9 +200,17 @@ def sample(
     images = _load(data, max_images, image_size, out).images
     estimator.fit(images)
 
+    walk = {
+        "data": data,
+        "denoiser": type(estimator).__name__,
+        "patch_size": str(estimator.get_params().get("patch_size", "")),
+        "sampler": sampler,
+        "sigma_min": sigma_min,
+        "seed": seed,
+    }
     start = {"n": n, "n_steps": steps, "sigma_max": sigma_max}
     if resume is not None:
-        start = _read_state(resume)
+        start = _read_state(resume, walk)
     try:
         samples = estimator.sample(
             **start,
@@ -209,30 +220,26 @@ def sample(
             verbose=int(not quiet and sys.stderr.isatty()),
         )
     except SamplingInterrupted as stop:
-        raise _Interrupted(_keep_state(stop, out)) from stop
-    arrays = {
-        "samples": samples,
-        "denoiser": type(estimator).__name__,
-        "patch_size": str(estimator.get_params().get("patch_size", "")),
-        "sampler": sampler,
-        "n_steps": steps,
-        "sigma_min": sigma_min,
-        "sigma_max": sigma_max,
-        "seed": seed,
-    }
-    distance = _distance_to_nearest(estimator, images, samples)
-    write_output(out, lambda: image_grid(samples), arrays)
+        raise _Interrupted(_keep_state(stop, out, walk)) from stop
+    settings = {"n_steps": start["n_steps"], "sigma_max": start["sigma_max"], **walk}
+    write_output(out, lambda: image_grid(samples), {"samples": samples, **settings})
     if not quiet:
+        distances = _distances_to_nearest(estimator, images, samples)
         click.echo(
-            f"{out}: {len(samples)} samples, on average {distance:.4f} (root mean square per "
-            f"pixel) from the nearest training {'patch' if denoiser == 'patch' else 'image'}"
+            f"{out}: {len(samples)} samples; root mean square distance a pixel to the nearest "
+            f"training {'patch' if denoiser == 'patch' else 'image'}: "
+            f"{distances.mean():.4f} on average, {distances.min():.4f} at least"
         )
 
 
 @main.command()
 @_shared_options
 @click.option(
-    "--sigma", type=click.FloatRange(min=0), required=True, help="Standard deviation of the noise."
+    "--sigma",
+    type=click.FloatRange(min=0),
+    callback=_check_sigma,
+    required=True,
+    help="Standard deviation of the noise.",
 )
 @click.option(
     "--z",
@@ -301,10 +308,10 @@ def _make_denoiser(name, patch_size, seed, device):
     return PatchDenoiser(patch_size or 8, **settings)
 
 
-def _keep_state(stop, out):
+def _keep_state(stop, out, walk):
     """Save the state of an interrupted run beside its output; say how to go on."""
     path = out.with_suffix(".partial.npz")
-    state = {"initial": stop.z, "sigma_max": stop.sigma, "n_steps": stop.n_steps}
+    state = {"initial": stop.z, "sigma_max": stop.sigma, "n_steps": stop.n_steps, **walk}
     write_output(path, lambda: None, state)
     return (
         f"interrupted at sigma {stop.sigma:.4g}, {stop.n_steps} steps before the end; the state "
@@ -312,11 +319,12 @@ def _keep_state(stop, out):
     )
 
 
-def _read_state(path):
+def _read_state(path, walk):
     """The start of the rest of an interrupted run, as arguments of ``sample``."""
     try:
         with np.load(path, allow_pickle=False) as state:
-            return {
+            kept = {name: state[name].item() for name in walk}
+            start = {
                 "initial": state["initial"],
                 "sigma_max": float(state["sigma_max"]),
                 "n_steps": int(state["n_steps"]),
@@ -325,6 +333,10 @@ def _read_state(path):
         raise ValueError(
             f"'{path}' is not what an interrupted `skpspc sample` kept ({error}); give that file."
         ) from error
+    other = [f"{name} {kept[name]!r}" for name in walk if kept[name] != walk[name]]
+    if other:
+        raise ValueError(f"'{path}' is of a run with {', '.join(other)}; give the same options.")
+    return start
 
 
 def _load(data, max_images, image_size, out):
@@ -336,14 +348,14 @@ def _load(data, max_images, image_size, out):
     return loaded
 
 
-def _distance_to_nearest(estimator, images, samples):
-    """Mean over the samples of the root mean square distance to the nearest image (or patch)."""
+def _distances_to_nearest(estimator, images, samples):
+    """Root mean square distance of every sample to the nearest training image (or patch)."""
     from . import EmpiricalDenoiser
 
     if samples.shape[1:] == images.shape[1:]:
         estimator = EmpiricalDenoiser(device=estimator.device).fit(images)
     nearest = estimator.denoise(samples, 0.0)  # the limit of vanishing noise
-    return np.sqrt(np.square(samples - nearest).mean(axis=(1, 2, 3))).mean()
+    return np.sqrt(np.square(samples - nearest).mean(axis=(1, 2, 3)))
 
 
 def _hold_out(images, n, sigma, seed):

@@ -203,7 +203,7 @@ def test_main_job(run):
         *FEW,
     )
     assert result.stderr == ""
-    assert result.stdout.startswith("samples.png: 5 samples, on average 0.")
+    assert result.stdout.startswith("samples.png: 5 samples; root mean square")
     assert result.stdout.count("\n") == 1
     picture = Image.open("samples.png")
     assert picture.size == (3 * 66 + 2, 2 * 66 + 2)
@@ -248,12 +248,12 @@ def test_samples_are_those_of_the_estimator(run):
         assert (saved["n_steps"], saved["sigma_max"], saved["seed"]) == (5, 20, 7)
     train = few_digits().reshape(60, -1) / 127.5 - 1
     squares = np.square(samples.reshape(3, 1, -1) - train).mean(axis=2).min(axis=1)
-    assert f"on average {np.sqrt(squares).mean():.4f} " in result.stdout
+    assert f" {np.sqrt(squares).mean():.4f} on average" in result.stdout
 
 
 def test_empirical_samples_are_training_images(run):
     result = run("sample", "--denoiser", "empirical", "-n", 4, "--out", "x.npy", *FEW)
-    assert "on average 0.0000 " in result.stdout
+    assert "0.0000 on average" in result.stdout
     drawn = np.rint((np.load("x.npy") + 1) * 127.5).astype(np.uint8)
     known = {image.tobytes() for image in few_digits()}
     assert all(image.tobytes() in known for image in drawn)
@@ -264,8 +264,8 @@ def test_patch_samples_are_patches(run):
         "sample", "--denoiser", "patch", "--patch-size", 3, "-n", 2, "--out", "x.npy", *FEW
     )
     assert np.load("x.npy").shape == (2, 1, 3, 3)
-    assert "on average 0.0000 " in result.stdout
-    assert "from the nearest training patch" in result.stdout
+    assert "0.0000 on average" in result.stdout
+    assert "to the nearest training patch" in result.stdout
     run("sample", "--denoiser", "patch", "--patch-size", 3, "-n", 2, "--out", "x.png", *FEW)
     assert Image.open("x.png").size == (2 * 68 + 2, 70)
 
@@ -379,7 +379,7 @@ def test_denoise_patches(run):
         (["sample", "-n", "0"], 2, "0 is not in the range x>=1"),
         (["denoise"], 2, "Missing option '--sigma'"),
         (["denoise", "--sigma", "-1"], 2, "-1.0 is not in the range x>=0"),
-        (["denoise", "--sigma", "nan", *FEW], 1, "NaN"),
+        (["denoise", "--sigma", "nan", *FEW], 2, "must be a finite number"),
         (["denoise", "--sigma", "1", "-n", "60", *FEW], 1, "60 of 60 images out leaves none"),
         (["denoise", "--sigma", "1", "--z", "nowhere.npy"], 2, "'nowhere.npy' does not exist"),
         (["denoise", "--sigma", "1", "--z", "broken.zip"], 1, "cannot be read as a .npy"),
@@ -436,8 +436,21 @@ def test_an_interrupted_run_keeps_its_state_and_goes_on(run, monkeypatch):
     assert "--resume x.partial.npz" in result.stderr
     assert Path("x.npy").read_bytes() == b"before"
 
+    other = ["--out", "x.npy", *FEW, "--patch-size", 3, "--resume", "x.partial.npz"]
+    result = run("sample", *other, status=1)
+    assert "is of a run with patch_size 'paper'; give the same options" in result.stderr
+
     run("sample", "--out", "x.npy", *FEW, "--resume", "x.partial.npz")
     np.testing.assert_allclose(np.load("x.npy"), np.load("whole.npy"), atol=1e-5)
+
+
+def test_an_interruption_after_the_walk_keeps_the_samples(run, monkeypatch):
+    def distances(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("skpspc.cli._distances_to_nearest", distances)
+    run("sample", "--out", "x.npy", *FEW, status=130)
+    assert np.load("x.npy").shape == (16, 1, 8, 8)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a state"])

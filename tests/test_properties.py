@@ -161,6 +161,24 @@ def test_ties_at_zero_sigma(dtype, sigma, engine):
     np.testing.assert_allclose(weighted, [[[[0, 1]]]], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_ties_survive_the_division_by_sigma(dtype, engine):
+    """Equal distances, whose terms come in another order or from another side."""
+    rng = np.random.default_rng(0)
+    Z = rng.integers(-4, 5, (12, 1, 3, 3)) / 4
+    step = rng.integers(1, 4, Z.shape) / 4
+    pspc = PSPCDenoiser(2, engine=engine if dtype == np.float32 else "torch")
+    for z, d in zip(Z, step, strict=True):
+        X = np.stack([z + d, z - d]).astype(dtype)
+        for model in (EmpiricalDenoiser(), PatchDenoiser(2), pspc):
+            posterior = model.fit(X).posterior(z[None].astype(dtype), 0.0)
+            assert posterior.effective_sample_size == 2
+        # the same differences, with two pixels exchanged
+        X[1] = z + d.reshape(-1)[rng.permutation(9)].reshape(d.shape)
+        posterior = EmpiricalDenoiser().fit(X).posterior(z[None].astype(dtype), 0.0)
+        assert posterior.effective_sample_size == 2
+
+
 @given(generators.cases(low=1e-3, high=1.0, kinds=("uint8", "normal")))
 def test_small_sigma_tends_to_the_nearest(case):
     masks = oracle.square_masks(case.size, case.shape)

@@ -1,22 +1,26 @@
 """What every denoiser shares: how it is fitted, asked, sampled from and scored."""
 
+import math
 import numbers
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context
+from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from .._progress import progress
 from .._validation import (
+    check_device,
     check_noisy_images,
     check_sigma,
     check_training_images,
     check_weights,
 )
-from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas
+from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
+from ..support.memory import rows_that_fit
 
 # Where the choice of a patch size matters on images in [-1, 1].
 _SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -67,8 +71,9 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         images, self._layout = check_training_images(self, X, reset=True)
         self.image_shape_ = tuple(images.shape[1:])
-        weight = check_weights(sample_weight, images, self._device(images))
-        self.training_set_ = TrainingSet(images.to(self._device(images)), weight)
+        device = check_device(self.device, images)
+        weight = check_weights(sample_weight, images, device)
+        self.training_set_ = TrainingSet(images.to(device), weight)
         self._resolve()
         return self
 
@@ -97,9 +102,6 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self._resolve()
         return self
 
-    def _device(self, images):
-        return images.device if self.device is None else torch.device(self.device)
-
     def _resolve(self):
         """Check parameters against the images; called at the end of fitting."""
 
@@ -125,7 +127,8 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         Posterior
-            Its mean in the container, layout and float dtype of Z.
+            Its mean in the container, layout and float dtype of Z (float32 for uint8 and
+            half precision).
 
         Raises
         ------
@@ -141,12 +144,13 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def denoise(self, Z, sigma):
         """The posterior mean D(z; sigma): an estimate of the clean images.
 
-        Parameters and errors are those of :meth:`posterior`.
+        Parameters and errors are those of :meth:`posterior`. Gradients are not tracked.
 
         Returns
         -------
         array or Tensor
-            Estimates of x0, in the container, layout and float dtype of Z.
+            Estimates of x0, in the container, layout and float dtype of Z (float32 for uint8
+            and half precision).
         """
         return self.posterior(Z, sigma).mean
 
@@ -161,7 +165,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         array or Tensor
-            See :meth:`denoise`.
+            See :meth:`denoise`. ``set_output`` needs flat input: a data frame has two axes.
         """
         check_is_fitted(self)
         return self.denoise(X, self.sigma)
@@ -193,7 +197,8 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             Clean images, best held out from training.
         y : ignored
         sigmas : array of float, default None
-            Noise levels to average over; None: 0.1, 0.2, 0.4, 0.8, 1.6, 3.2.
+            Noise levels to average over; None: 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, which suit
+            images on [-1, 1] (uint8 images are). Scale other data first, or pass your own.
 
         Returns
         -------
@@ -202,20 +207,25 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             different denoisers can be compared.
         """
         check_is_fitted(self)
-        clean, _ = check_noisy_images(self, X, [self.image_shape_])
+        images, _ = check_noisy_images(self, X, [self.image_shape_])
         sigmas = _SCORE_SIGMAS if sigmas is None else np.atleast_1d(sigmas)
         if len(sigmas) == 0 or not np.isfinite(sigmas).all():
             raise ValueError(f"sigmas must be finite and at least one, got {sigmas!r}.")
-        noise = draw_noise((len(sigmas), *self.image_shape_), len(clean), self.random_state)
-        noise = noise.to(clean)
-        target = self._respond(clean)
+        shape = (len(sigmas), *self.image_shape_)
+        seed = noise_seed(self.random_state)
+        n_rows = rows_that_fit(16 * math.prod(shape), len(images), what="The noise of one image")
         total = 0.0
-        for j, sigma in enumerate(sigmas):
-            level = check_sigma(sigma, len(clean)).to(clean.device)
-            with torch.no_grad():
-                mean = self._posterior(clean + float(sigma) * noise[:, j], level).mean
-            total += float((mean - target).square().mean(dtype=torch.float64))
-        return -total / len(sigmas)
+        for rows in gen_batches(len(images), n_rows):
+            clean = images[rows]
+            target = self._respond(clean)
+            noise = draw_noise(shape, len(clean), seed, start=rows.start).to(clean)
+            for j, sigma in enumerate(sigmas):
+                level = check_sigma(sigma, len(clean)).to(clean.device)
+                with torch.no_grad():
+                    mean = self._posterior(clean + float(sigma) * noise[:, j], level).mean
+                error = (mean - target).square().mean(dtype=torch.float64)
+                total += float(error) * len(clean)
+        return -total / (len(images) * len(sigmas))
 
     def sample(
         self,
@@ -240,7 +250,8 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         random_state : int, RandomState, Generator or None, default None
             Sample i depends on it and on i only, not on n.
         sampler : {"euler", "heun"} or callable, default "heun"
-            A callable ``sampler(denoise, z, sigmas)`` that yields the state after each step.
+            A callable ``sampler(denoise, z, sigmas)`` that yields the state after each of
+            ``len(sigmas)`` steps, the last at sigma = 0.
         n_steps : int, default 18
         sigma_min, sigma_max : float, default 0.002 and 80
             Ends of the grid `edm_sigmas`, in the units of the images.
@@ -270,6 +281,8 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             On Ctrl-C; it holds the state reached.
         """
         check_is_fitted(self)
+        if not (callback is None or callable(callback)):
+            raise ValueError(f"callback must be a callable or None, got {callback!r}.")
         steps = self._sampler(sampler)
         sigmas = [*edm_sigmas(n_steps, sigma_min, sigma_max).tolist(), 0.0]
         z = self._initial(n, initial, random_state, sigma_max)
@@ -279,24 +292,37 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 walk = steps(self._denoise_at, z, sigmas[:-1])
                 for z in progress(walk, n_steps, verbose):
                     done += 1
+                    if done > n_steps:
+                        break
                     if return_trajectory:
                         states.append(z)
                     if callback is not None:
                         callback(done, sigmas[done], z)
         except KeyboardInterrupt:
-            stop = SamplingInterrupted(self._layout.restore(z), sigmas[done], n_steps - done)
-            raise stop from None
+            raise SamplingInterrupted(
+                self._layout.restore(z),
+                sigmas[done],
+                n_steps - done,
+                self._stacked(states) if return_trajectory else None,
+            ) from None
+        if done != n_steps:
+            raise ValueError(
+                f"sampler {sampler!r} must yield once for each of the {n_steps} steps, but "
+                f"yielded {'more' if done > n_steps else done}."
+            )
         samples = self._layout.restore(z)
-        if not return_trajectory:
-            return samples
+        return (samples, self._stacked(states)) if return_trajectory else samples
+
+    def _stacked(self, states):
+        """States as one array, (len(states), n, ...)."""
         restored = [self._layout.restore(state) for state in states]
-        return samples, torch.stack(restored) if self._layout.is_torch else np.stack(restored)
+        return torch.stack(restored) if self._layout.is_torch else np.stack(restored)
 
     def _sampler(self, sampler):
         """The sampler's function from its name."""
         if callable(sampler):
             return sampler
-        if sampler not in SAMPLERS:
+        if not isinstance(sampler, str) or sampler not in SAMPLERS:
             known = ", ".join(map(repr, sorted(SAMPLERS)))
             raise ValueError(f"sampler must be one of {known} or a callable, got {sampler!r}.")
         return SAMPLERS[sampler]

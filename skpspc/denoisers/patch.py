@@ -1,15 +1,16 @@
 """The posterior mean of single patches."""
 
+import math
 import numbers
 
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._validation import warn_if_clipped
 from ..posterior import Posterior, dense_posterior
 from ..support import clip_size, square_corners
 from .base import BaseDenoiser
-from .pspc import warn_if_clipped
 
 
 class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
@@ -29,9 +30,15 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
         Side of the square patch, at least 1; clipped to the image, with a warning.
     location : {"center", "all"} or tuple of (top, left), default "center"
         Where the patch lies. "all": every place where it fits, in row-major order, each with
-        a posterior of its own.
-    sigma, image_shape, device, random_state
-        As in `EmpiricalDenoiser`.
+        a posterior of its own; the training set is read once for each.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat; None: a flat row is a 1 x d image.
+    device : str or torch.device, default None
+        Where to work; None: where X is.
+    random_state : int, RandomState, Generator or None, default 0
+        Fixes the noise of :meth:`score`.
 
     Attributes
     ----------
@@ -45,7 +52,8 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
     -----
     :meth:`denoise` takes whole noisy images and returns patches, (n, C, h, w), or
     (n, K, C, h, w) for K places; it takes such patches as well, so that :meth:`sample`
-    draws patches.
+    draws patches. :meth:`score` is that of the patch, so the scores of different patch sizes
+    are about different pixels; choose a size by `PSPCDenoiser`.
 
     References
     ----------
@@ -86,7 +94,6 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
         warn_if_clipped(self.patch_size, self.image_shape_)
         self.window_ = clip_size(self.patch_size, self.image_shape_)
         self.corners_ = self._corners()
-        self._crops = [self.training_set_.crop(*corner, *self.window_) for corner in self.corners_]
 
     def _corners(self):
         every = square_corners(self.window_, self.image_shape_)
@@ -107,11 +114,14 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
     @property
     def _n_features_out(self):
         """Number of values in the answer for one image."""
-        return len(self._crops) * self._crops[0].n_values
+        return math.prod(self._shapes()[-1])
 
     def _shapes(self):
-        patch = self._crops[0].image_shape
-        return [self.image_shape_, patch if self.location != "all" else (len(self._crops), *patch)]
+        patch = (self.image_shape_[0], *self.window_)
+        return [
+            self.image_shape_,
+            (len(self.corners_), *patch) if self.location == "all" else patch,
+        ]
 
     def _respond(self, images):
         if images.shape[1:] == self._shapes()[-1]:
@@ -122,14 +132,18 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
 
     def _posterior(self, z, sigma):
         z = self._respond(z)
+        n_values = self.image_shape_[0] * math.prod(self.window_)
+        patches = z.unbind(1) if self.location == "all" else [z]
+        parts = [
+            dense_posterior(patch, sigma, self.training_set_.crop(*corner, *self.window_))
+            for patch, corner in zip(patches, self.corners_, strict=True)
+        ]
         if self.location != "all":
-            (crop,) = self._crops
-            return dense_posterior(z, sigma, crop).pooled(crop.n_values, crop.n_values)
-        parts = [dense_posterior(z[:, k], sigma, crop) for k, crop in enumerate(self._crops)]
+            return parts[0].pooled(n_values, n_values)
         several = Posterior(
             torch.stack([part.mean for part in parts], 1),
             torch.cat([part.log_evidence for part in parts], 1),
             torch.cat([part.effective_sample_size for part in parts], 1),
             parts[0].error_bound,
         )
-        return several.pooled(self.n_features_in_, self._crops[0].n_values)
+        return several.pooled(self.n_features_in_, n_values)

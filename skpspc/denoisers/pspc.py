@@ -1,27 +1,15 @@
 """Patch Set Posterior Composites."""
 
 import numbers
-import warnings
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._validation import warn_if_clipped
 from ..posterior import ENGINES, Posterior, square_posterior
 from ..sampling import paper_schedule
 from ..support import clip_size
 from .base import BaseDenoiser
-
-
-def warn_if_clipped(patch_size, image_shape):
-    """Warn where a patch is larger than the image (an axis of length 1 is no axis)."""
-    short = [side for side in image_shape[1:] if 1 < side < patch_size]
-    if short:
-        warnings.warn(
-            f"patch_size={patch_size} is larger than the image {image_shape}; it is clipped to "
-            f"{clip_size(patch_size, image_shape)}. Pass at most {min(short)} to avoid this.",
-            UserWarning,
-            stacklevel=5,  # warn_if_clipped, _resolve, fit, scikit-learn's wrapper, the caller
-        )
 
 
 class PSPCDenoiser(BaseDenoiser):
@@ -49,8 +37,14 @@ class PSPCDenoiser(BaseDenoiser):
         What computes: "numba" is compiled code for float32 on the CPU (the extra ``cpu``),
         "torch" serves every dtype and device; the numbers are the same to rounding. "auto"
         takes the faster one that serves.
-    sigma, image_shape, device, random_state
-        As in `EmpiricalDenoiser`.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat; None: a flat row is a 1 x d image.
+    device : str or torch.device, default None
+        Where to work; None: where X is.
+    random_state : int, RandomState, Generator or None, default 0
+        Fixes the noise of :meth:`score`.
 
     Attributes
     ----------

@@ -17,7 +17,14 @@ import torch
 from .._threads import n_threads
 from ..support.memory import rows_that_fit
 from ..support.windows import overlap_counts
-from .posterior import Posterior, exact_scale, floored_sigma, log_gauss_constant, precision_root
+from .posterior import (
+    Posterior,
+    exact_scale,
+    floored_sigma,
+    in_range,
+    log_gauss_constant,
+    precision_root,
+)
 
 # Noisy images that share one pass over the training set.
 _NOISY_IMAGES = 8
@@ -43,8 +50,9 @@ def box_posterior(z, sigma, training_set, window, engine="torch"):
         mean (n, C, H, W); log_evidence and effective_sample_size (n, H-h+1, W-w+1).
     """
     sigma = floored_sigma(sigma, z, training_set)
-    kernel = _by_numba if engine == "numba" else _by_torch
-    mean, log_norm, ess = kernel(z, sigma, training_set, window)
+    args = z, sigma, training_set, window
+    compiled = engine == "numba"
+    mean, log_norm, ess = in_range(_by_numba, _by_torch, *args) if compiled else _by_torch(*args)
     constant = log_gauss_constant(z.shape[1] * window[0] * window[1], sigma)
     log_evidence = log_norm + training_set.log_uniform + constant[:, None, None].to(log_norm)
     return Posterior(mean, log_evidence, ess, torch.zeros_like(log_evidence[:, 0, 0]))
@@ -53,19 +61,6 @@ def box_posterior(z, sigma, training_set, window, engine="torch"):
 def _by_numba(z, sigma, training_set, window):
     """Mean, log normaliser and effective sample size, by the compiled kernel."""
     rows_that_fit(_pair_bytes(z) + 4 * len(training_set), 1, what="One noisy image")
-    size = training_set.abs_max
-    usual = (sigma > 1e-4 * size) & (1e-6 < size < 1e6)
-    if not usual.all():
-        # Its float32 logits hold no log weight beside a logit of 1e8, and overflow sooner.
-        rows = [mask.nonzero().squeeze(1) for mask in (usual, ~usual)]
-        kernels = _by_numba, _by_torch
-        parts = [
-            kernel(z[some], sigma[some], training_set, window)
-            for kernel, some in zip(kernels, rows, strict=True)
-            if len(some)
-        ]
-        order = torch.cat(rows).argsort()
-        return tuple(torch.cat(part)[order] for part in zip(*parts, strict=True))
     from . import _box_numba
 
     weight = training_set.log_weight

@@ -9,9 +9,11 @@ non-negative numbers are added, so nothing cancels.
 import math
 
 import torch
+from scipy.sparse import csr_array
 
+from .._threads import n_threads
 from ..support.memory import rows_that_fit
-from .posterior import Posterior, floored_sigma, log_gauss_constant, precision_root
+from .posterior import Posterior, floored_sigma, in_range, log_gauss_constant, precision_root
 
 # Share of a window's mass that may be left out in the second pass.
 _SKIPPED_MASS = 1e-8
@@ -19,7 +21,7 @@ _SKIPPED_MASS = 1e-8
 _PAIRS = 1024
 
 
-def masked_posterior(z, sigma, training_set, query, response, repeats=None):
+def masked_posterior(z, sigma, training_set, query, response, repeats=None, engine="torch"):
     """Posterior through K windows, composed into whole images.
 
     Parameters
@@ -36,6 +38,8 @@ def masked_posterior(z, sigma, training_set, query, response, repeats=None):
         must have a positive sum.
     repeats : Tensor of shape (K,), default None
         How many windows each row stands for; None means one.
+    engine : {"torch", "numba"}, default "torch"
+        "numba" is compiled, for float32 on the CPU.
 
     Returns
     -------
@@ -43,19 +47,44 @@ def masked_posterior(z, sigma, training_set, query, response, repeats=None):
         mean (n, C, H, W); log_evidence and effective_sample_size (n, K).
     """
     sigma = floored_sigma(sigma, z, training_set)
-    a = precision_root(sigma)
-    query = query.flatten(1).to(z).T.contiguous()  # (H W, K)
+    query = query.flatten(1).to(z)  # (K, H W)
     response = response.flatten(1).to(z)
     if repeats is not None:
         response = response * repeats.to(z)[:, None]
     response = response / response.sum(0)
-    parts = [_one_posterior(*one, training_set, query, response) for one in zip(z, a, strict=True)]
-    mean, log_norm, ess = (torch.stack(part) for part in zip(*parts, strict=True))
+    args = z, sigma, training_set, query, response
+    compiled = engine == "numba"
+    mean, log_norm, ess = in_range(_by_numba, _by_torch, *args) if compiled else _by_torch(*args)
     # A soft window counts as many numbers as its precisions add up to.
-    n_values = z.shape[1] * query.sum(0).double()
+    n_values = z.shape[1] * query.sum(1).double()
     constant = log_gauss_constant(n_values, sigma[:, None])
     log_evidence = log_norm + training_set.log_uniform + constant.to(log_norm)
     return Posterior(mean, log_evidence, ess, torch.zeros_like(log_evidence[:, 0]))
+
+
+def _by_numba(z, sigma, training_set, query, response):
+    """Mean, log normaliser and effective sample size, by the compiled kernel."""
+    from . import _masks_numba
+
+    weight = training_set.log_weight
+    arrays = _masks_numba.masked_posterior(
+        z.numpy(),
+        training_set.images.numpy(),
+        sigma.numpy(),
+        csr_array(query.numpy()),
+        csr_array(response.T.numpy()),
+        log_weight=None if weight is None else weight.numpy(),
+        n_threads=n_threads(),
+    )
+    return tuple(map(torch.from_numpy, arrays))
+
+
+def _by_torch(z, sigma, training_set, query, response):
+    """The same, by torch on any device."""
+    a = precision_root(sigma)
+    query = query.T.contiguous()  # (H W, K)
+    parts = [_one_posterior(*one, training_set, query, response) for one in zip(z, a, strict=True)]
+    return tuple(torch.stack(part) for part in zip(*parts, strict=True))
 
 
 def _one_posterior(z, a, training_set, query, response):
@@ -76,14 +105,15 @@ def _one_posterior(z, a, training_set, query, response):
         total = total * shrink + weight.sum(0)
         squares = squares * shrink.square() + weight.square().sum(0)
         maximum = higher
-    log_norm = maximum + total.log()
     mean = torch.zeros_like(z).flatten(1)  # (C, H W)
     hopeful = closest > math.log(_SKIPPED_MASS / len(training_set))
-    for rows in hopeful.nonzero().squeeze(1).split(n_rows):
-        logit, x = _logits(scaled, a, training_set, rows, query)
-        share = logit.sub_(log_norm).exp_() @ response  # (m, H W)
-        mean += torch.einsum("mp,mcp->cp", share, x.flatten(2))
-    return mean.view(z.shape), log_norm, total.square() / squares
+    for rows in training_set.slices(n_rows):
+        if hopeful[rows].any():
+            # the same products as above, so that they round alike
+            logit, x = _logits(scaled, a, training_set, rows, query)
+            share = logit.sub_(maximum).exp_().div_(total) @ response  # (m, H W)
+            mean += torch.einsum("mp,mcp->cp", share, x.flatten(2))
+    return mean.view(z.shape), maximum + total.log(), total.square() / squares
 
 
 def _logits(scaled, a, training_set, rows, query):

@@ -117,6 +117,36 @@ def floored_sigma(sigma, z, training_set):
     return torch.maximum(sigma, 1e-15 * scale.clamp_min(1e-15))
 
 
+def in_range(compiled, plain, z, sigma, training_set, *args):
+    """Call the compiled kernel where its float32 logits serve, and the plain one elsewhere.
+
+    A logit of 1e8 (at a sigma of 1e-4 of the data) leaves no room for a log weight beside it,
+    and data far from one overflow sooner.
+
+    Parameters
+    ----------
+    compiled, plain : callable
+        ``kernel(z, sigma, training_set, *args)`` to a tuple of tensors with n rows each.
+    z : Tensor of shape (n, ...)
+    sigma : Tensor of shape (n,)
+    training_set : TrainingSet
+
+    Returns
+    -------
+    tuple of Tensor
+    """
+    size = training_set.abs_max
+    usual = (sigma > 1e-4 * size) & sigma.isfinite() & (1e-6 < size < 1e6)
+    rows = [mask.nonzero().squeeze(1) for mask in (usual, ~usual)]
+    parts = [
+        kernel(z[some], sigma[some], training_set, *args)
+        for kernel, some in zip((compiled, plain), rows, strict=True)
+        if len(some)
+    ]
+    order = torch.cat(rows).argsort()
+    return tuple(torch.cat(part)[order] for part in zip(*parts, strict=True))
+
+
 def precision_root(sigma):
     """``a = 1 / (sigma sqrt(2))``, so that logits are ``-|a z - a x|^2``.
 

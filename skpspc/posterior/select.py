@@ -64,6 +64,6 @@ def _has_numba():
             "numba is not installed, so square windows are computed by torch: the same numbers, "
             'slower. pip install "skpspc[cpu]", or pass engine="torch" to choose this.',
             UserWarning,
-            stacklevel=2,
+            stacklevel=8,
         )
     return found

@@ -1,6 +1,6 @@
 """Schedules of sigmas, and the samplers that walk them."""
 
-from .noise import draw_noise
+from .noise import draw_noise, noise_seed
 from .samplers import SAMPLERS, SamplingInterrupted, euler, heun
 from .schedules import PatchSchedule, edm_sigmas, paper_schedule
 
@@ -12,5 +12,6 @@ __all__ = [
     "edm_sigmas",
     "euler",
     "heun",
+    "noise_seed",
     "paper_schedule",
 ]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 
-def draw_noise(shape, n, random_state):
+def draw_noise(shape, n, random_state, start=0):
     """Standard normal noise, one stream per sample.
 
     Parameters
@@ -17,20 +17,23 @@ def draw_noise(shape, n, random_state):
     random_state : int, RandomState, Generator or None
         Row i depends on it and on i only, never on n. A RandomState or Generator advances
         by one draw; None takes fresh entropy.
+    start : int, default 0
+        Number of the first row: rows ``start`` to ``start + n`` of a longer draw.
 
     Returns
     -------
     Tensor of shape (n, *shape), float64
     """
-    entropy = _entropy(random_state)
+    entropy = noise_seed(random_state)
     noise = torch.empty((n, *shape), dtype=torch.float64)
     for i in range(n):
-        seeds = np.random.SeedSequence(entropy, spawn_key=(i,))
+        seeds = np.random.SeedSequence(entropy, spawn_key=(start + i,))
         noise[i] = torch.from_numpy(np.random.default_rng(seeds).standard_normal(shape))
     return noise
 
 
-def _entropy(random_state):
+def noise_seed(random_state):
+    """An int that stands for ``random_state`` in several calls of `draw_noise`."""
     if random_state is None:
         return np.random.SeedSequence().entropy
     if isinstance(random_state, numbers.Integral) and int(random_state) >= 0:

@@ -26,9 +26,11 @@ class SamplingInterrupted(KeyboardInterrupt):
         Their noise level.
     n_steps : int
         Steps that were still to do.
+    trajectory : array of shape (steps done + 1, n, ...) or None
+        The states so far, if the trajectory was asked for.
     """
 
-    def __init__(self, z, sigma, n_steps):
+    def __init__(self, z, sigma, n_steps, trajectory=None):
         super().__init__(
             f"sampling was interrupted at sigma = {sigma:.4g}, {n_steps} steps before the end; "
             "catch this exception as `stop` and go on with sample(initial=stop.z, "
@@ -39,6 +41,10 @@ class SamplingInterrupted(KeyboardInterrupt):
         self.z = z
         self.sigma = sigma
         self.n_steps = n_steps
+        self.trajectory = trajectory
+
+    def __reduce__(self):
+        return type(self), (self.z, self.sigma, self.n_steps, self.trajectory)
 
 
 def euler(denoise, z, sigmas):

@@ -119,7 +119,8 @@ def paper_schedule(image_shape):
     Parameters
     ----------
     image_shape : tuple of (C, H, W)
-        Sizes are multiplied by the longer side over 32 and rounded, and are at least 1.
+        Sizes are multiplied by the longer side (the height of a square image, the length of
+        a signal) over 32 and rounded, and are at least 1.
 
     Returns
     -------

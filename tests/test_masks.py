@@ -1,0 +1,151 @@
+"""Windows of any shape, against the slow formula."""
+
+import numpy as np
+import pytest
+import torch
+
+import oracle
+from skpspc.posterior.box import box_posterior
+from skpspc.posterior.masks import masked_posterior
+from skpspc.support import TrainingSet
+
+SHAPES = [(1, 4, 4), (3, 5, 6), (2, 1, 9), (5, 3, 3)]
+
+
+def masks(rng, shape, n_windows=7):
+    """Random masks, together over every pixel."""
+    drawn = rng.random((n_windows, *shape[1:])) < 0.4
+    drawn[0] |= ~drawn.any(0)
+    return drawn[drawn.any((1, 2))]
+
+
+def kernel(Z, X, sigma, query, response, engine, device="cpu", **options):
+    """`masked_posterior` on arrays."""
+    tensors = (torch.from_numpy(np.asarray(a)).to(device) for a in (Z, sigma, query, response))
+    z, level, query, response = tensors
+    weight = options.pop("sample_weight", None)
+    if weight is not None:
+        weight = torch.from_numpy(weight).to(device)
+    training_set = TrainingSet(torch.from_numpy(X).to(device), weight)
+    level = level.double().expand(len(z))
+    return masked_posterior(z, level, training_set, query, response, engine=engine, **options)
+
+
+def case(shape, dtype, n_images=75, seed=0):
+    rng = np.random.default_rng([*shape, seed])
+    X = rng.integers(0, 256, (n_images, *shape), dtype=np.uint8)
+    if dtype != np.uint8:
+        X = (X / 127.5 - 1).astype(dtype)
+    sigma = np.array([0.1, 0.7, 3.0])
+    clean = oracle.as_float(np.resize(X, (3, *shape))).reshape(3, *shape)
+    Z = clean + sigma[:, None, None, None] * rng.normal(size=clean.shape)
+    return rng, X, Z.astype(np.float32), sigma
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_masks_against_the_slow_formula(shape, dtype, engine, device):
+    rng, X, Z, sigma = case(shape, dtype)
+    query, response = masks(rng, shape), masks(rng, shape)[:1] | True
+    response = np.repeat(response, len(query), 0)
+    for answers in (query, response):
+        got = kernel(Z, X, sigma, query, answers, engine, device)
+        coordinates = [
+            [np.broadcast_to(mask, shape).ravel() for mask in several]
+            for several in (query, answers)
+        ]
+        exact = oracle.collection(Z, X, sigma, *coordinates)
+        np.testing.assert_allclose(got.mean.cpu().reshape(3, -1), exact.mean, rtol=0, atol=1e-5)
+        np.testing.assert_allclose(got.log_evidence.cpu(), exact.log_evidence, rtol=1e-5, atol=1e-3)
+        np.testing.assert_allclose(
+            got.effective_sample_size.cpu(), exact.effective_sample_size, rtol=1e-3
+        )
+
+
+def test_float64_is_exact(device):
+    rng, X, Z, sigma = case((3, 5, 6), np.uint8)
+    query = masks(rng, (3, 5, 6))
+    got = kernel(Z.astype(np.float64), X, sigma, query, query, "torch", device)
+    coordinates = [np.broadcast_to(mask, (3, 5, 6)).ravel() for mask in query]
+    exact = oracle.collection(Z.astype(np.float64), X, sigma, coordinates)
+    np.testing.assert_allclose(got.mean.cpu().reshape(3, -1), exact.mean, rtol=0, atol=1e-10)
+
+
+def test_soft_precisions_and_responses(engine, device):
+    rng, X, Z, sigma = case((2, 3, 4), np.float32)
+    query, response = rng.random((2, 6, 3, 4))
+    got = kernel(Z, X, sigma, query, response, engine, device)
+    x, z = X.astype(np.float64), Z.astype(np.float64)
+    logit = -np.einsum("kp,bicp->bki", query.reshape(6, -1), _squares(z, x))
+    logit /= 2 * sigma[:, None, None] ** 2
+    weight = np.exp(logit - logit.max(2, keepdims=True))
+    weight /= weight.sum(2, keepdims=True)
+    share = response.reshape(6, -1) / response.reshape(6, -1).sum(0)
+    exact = np.einsum("kp,bki,icp->bcp", share, weight, x.reshape(len(x), 2, -1))
+    np.testing.assert_allclose(got.mean.cpu().reshape(3, 2, -1), exact, rtol=0, atol=1e-5)
+
+
+def _squares(z, x):
+    """(b, i, c, p)."""
+    difference = z.reshape(len(z), 1, *z.shape[1:]) - x
+    return np.square(difference).reshape(*difference.shape[:3], -1)
+
+
+def test_squares_as_masks_are_squares(engine, device):
+    _, X, Z, sigma = case((3, 5, 6), np.uint8)
+    one_channel = oracle.square_masks(3, (1, 5, 6))
+    query = np.array(one_channel).reshape(-1, 5, 6)
+    got = kernel(Z, X, sigma, query, query, engine, device)
+    box = box_posterior(
+        torch.from_numpy(Z), torch.from_numpy(sigma), TrainingSet(torch.from_numpy(X)), (3, 3)
+    )
+    np.testing.assert_allclose(got.mean.cpu(), box.mean, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(
+        got.log_evidence.cpu(), box.log_evidence.flatten(1), rtol=1e-5, atol=1e-3
+    )
+
+
+def test_repeated_masks_count_as_often(engine, device):
+    rng, X, Z, sigma = case((1, 4, 4), np.uint8)
+    query = masks(rng, (1, 4, 4))
+    repeats = rng.integers(1, 4, len(query))
+    longer = np.repeat(query, repeats, 0)
+    grouped = kernel(Z, X, sigma, query, query, engine, device, repeats=torch.from_numpy(repeats))
+    plain = kernel(Z, X, sigma, longer, longer, engine, device)
+    np.testing.assert_allclose(grouped.mean.cpu(), plain.mean.cpu(), rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("n_images", [1, 31, 32, 33, 1024, 1100])
+def test_any_number_of_images_and_weights(n_images, engine, device):
+    rng, X, Z, sigma = case((1, 3, 3), np.uint8, n_images=n_images)
+    weight = rng.random(n_images) + 0.01
+    query = masks(rng, (1, 3, 3))
+    got = kernel(Z, X, sigma, query, query, engine, device, sample_weight=weight)
+    exact = oracle.collection(Z, X, sigma, [mask.ravel() for mask in query], sample_weight=weight)
+    np.testing.assert_allclose(got.mean.cpu().reshape(3, -1), exact.mean, rtol=0, atol=1e-5)
+    np.testing.assert_allclose(got.log_evidence.cpu(), exact.log_evidence, rtol=1e-5, atol=1e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.0, np.inf])
+def test_the_ends_of_sigma(sigma, engine, device):
+    rng, X, Z, _ = case((1, 4, 4), np.uint8)
+    query = masks(rng, (1, 4, 4))
+    got = kernel(Z, X, np.array([sigma]), query, query, engine, device)
+    exact = oracle.collection(Z, X, sigma, [mask.ravel() for mask in query])
+    np.testing.assert_allclose(got.mean.cpu().reshape(3, -1), exact.mean, rtol=0, atol=1e-5)
+
+
+def test_the_answer_does_not_depend_on_the_number_of_threads():
+    pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
+    from scipy.sparse import csr_array
+
+    from skpspc.posterior import _masks_numba
+
+    rng, X, Z, sigma = case((3, 5, 6), np.uint8, n_images=3000)
+    query = masks(rng, (3, 5, 6)).reshape(-1, 30).astype(np.float32)
+    matrices = csr_array(query), csr_array(np.ascontiguousarray((query / query.sum(0)).T))
+    one, three = (
+        _masks_numba.masked_posterior(Z, X, sigma, *matrices, n_threads=n) for n in (1, 3)
+    )
+    for a, b in zip(one, three, strict=True):
+        np.testing.assert_array_equal(a, b)
