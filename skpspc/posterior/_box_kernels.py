@@ -3,6 +3,9 @@
 Maps are flat, row-major arrays. Offsets into them are unsigned: numba tests a signed index for
 Python's negative indexing, and that keeps loops from being vectorised. All slots of a scratch
 area live in one array, because handing out views costs more than the sums they hold.
+
+All of it is one file, because numba's cache looks for changes in the file of the function that
+is called, and not in those of the functions that it calls.
 """
 
 import numpy as np
@@ -15,8 +18,9 @@ CHUNK = 32  # windows that are tested, and skipped, together
 LOWEST = np.float32(-1e37)  # finite stand-ins for infinity: their difference is defined
 HUGE = np.float32(1e38)
 
-_DEEP = np.float32(-1024.0)  # below this, rounding of a float32 logit shows in the weights
+DEEP = np.float32(-512.0)  # below this, rounding of a float32 logit shows in the weights
 _ABYSS = -(2.0**22)
+_U1 = np.uint64(1)
 _ZERO = np.float32(0.0)
 _ONE = np.float32(1.0)
 _LOG2E = np.float32(1.4426950408889634)
@@ -61,26 +65,33 @@ def _exp(v):
 
 
 @_jit
-def _load(x, row, mirrored, tile, slot, offset):
-    """Put one training image, minus the offset, into a slot of the tile."""
-    n_channels, height, width = x.shape[1:]
-    at = np.uint64(slot * n_channels * height * width)
-    last = np.uint64(width - 1)
-    for c in range(n_channels):
-        for h in range(height):
-            line = x[row, c, h]
-            if mirrored:
-                for j in range(np.uint64(width)):
-                    tile[at + j] = np.float32(line[last - j]) - offset
-            else:
-                for j in range(np.uint64(width)):
-                    tile[at + j] = np.float32(line[j]) - offset
-            at += np.uint64(width)
+def _padded(n):
+    """Round n up to whole cache lines."""
+    return (n + 15) // 16 * 16
+
+
+@_jit
+def _load(x, row, mirrored, tile, slot):
+    """Put one training image into a slot of the tile."""
+    image = x[row].reshape(-1)
+    width = np.uint64(x.shape[3] if mirrored else image.size)
+    last = width - _U1
+    at = np.uint64(slot * image.size)
+    for start in range(np.uint64(0), np.uint64(image.size), width):
+        if mirrored:
+            for j in range(width):
+                tile[at + start + j] = image[start + last - j]
+        else:
+            for j in range(width):
+                tile[at + start + j] = image[start + j]
 
 
 @_jit
 def _squares(x, xo, z, zo, level, lo, out, count, n, n_channels):
-    """out[i] = level[i] - sum_c (z[c, i] - x[c, i])^2 for i < count; n: stride of channels."""
+    """out[i] = level[i] - sum_c (z[c, i] - x[c, i])^2 for i < count; n: stride of channels.
+
+    uint8 is converted here: it travels through the caches at a quarter of the size.
+    """
     end = np.uint64(count)
     un = np.uint64(n)
     x0 = np.uint64(xo)
@@ -92,21 +103,21 @@ def _squares(x, xo, z, zo, level, lo, out, count, n, n_channels):
         z1 = z0 + un
         z2 = z1 + un
         for i in range(end):
-            d0 = z[z0 + i] - x[x0 + i]
-            d1 = z[z1 + i] - x[x1 + i]
-            d2 = z[z2 + i] - x[x2 + i]
+            d0 = z[z0 + i] - np.float32(x[x0 + i])
+            d1 = z[z1 + i] - np.float32(x[x1 + i])
+            d2 = z[z2 + i] - np.float32(x[x2 + i])
             out[i] = level[k0 + i] - d0 * d0 - d1 * d1 - d2 * d2
         done = 3
     else:
         for i in range(end):
-            d0 = z[z0 + i] - x[x0 + i]
+            d0 = z[z0 + i] - np.float32(x[x0 + i])
             out[i] = level[k0 + i] - d0 * d0
         done = 1
     for c in range(done, n_channels):
         xc = x0 + np.uint64(c) * un
         zc = z0 + np.uint64(c) * un
         for i in range(end):
-            d0 = z[zc + i] - x[xc + i]
+            d0 = z[zc + i] - np.float32(x[xc + i])
             out[i] -= d0 * d0
 
 
@@ -190,20 +201,21 @@ def _refine(tile, xo, z, zo, level, lo, n, shape, box, begin, columns):
     """columns[j] = box sums in float64 at flat positions begin + j, j < CHUNK."""
     n_channels, _, width = shape
     h, w = box
-    reach = min(CHUNK + w - 1, n - (h - 1) * width - begin)
+    reach = np.uint64(min(CHUNK + w - 1, n - (h - 1) * width - begin))
     columns[:] = 0.0
     for y in range(h):
-        at = begin + y * width
+        a = np.uint64(lo + begin + y * width)
         for j in range(reach):
-            columns[j] += level[lo + at + j]
+            columns[j] += level[a + j]
         for c in range(n_channels):
+            a = np.uint64(zo + c * n + begin + y * width)
+            b = np.uint64(xo + c * n + begin + y * width)
             for j in range(reach):
-                i = c * n + at + j
-                d = np.float64(z[zo + i]) - np.float64(tile[xo + i])
+                d = np.float64(z[a + j] - np.float32(tile[b + j]))
                 columns[j] -= d * d
-    for j in range(CHUNK):
-        total = 0.0
-        for i in range(w):
+    for j in range(np.uint64(CHUNK)):
+        total = columns[j]
+        for i in range(_U1, np.uint64(w)):
             total += columns[j + i]
         columns[j] = total
 
@@ -232,7 +244,7 @@ def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut):
         deep = np.int32(0)
         for j in range(np.uint64(CHUNK)):
             v = work[a + j] * scale
-            deep |= np.int32((v + log_weight) - m[o + j] > cut) & np.int32(v < _DEEP)
+            deep |= np.int32((v + log_weight) - m[o + j] > cut) & np.int32(v < DEEP)
         if deep != 0:
             return mask, k
         if leads == 0:
@@ -261,7 +273,7 @@ def _logit(rough, fine, scale, log_weight):
     """
     v = fine * scale + log_weight
     # Further down, float64 would exceed the float32 maximum by more than exp may be given.
-    if rough * scale < _DEEP and v > _ABYSS:
+    if rough * scale < DEEP and v > _ABYSS:
         return v
     return np.float64(rough * scale + log_weight)
 
@@ -286,24 +298,24 @@ def first_pass(data, queries, box, plans, n_h, begin, end, bands, cut, m, s, q, 
 
     m, s, q: (queries, windows). hits[i, b]: the bands of rows of windows that mattered, as bits.
     """
-    x, offset, rows, log_weight, n_flips, n_tile = data
+    x, rows, log_weight, n_flips, n_tile = data
     z, level, scales = queries
     shape = x.shape[1:]
     n_channels, height, width = shape
     n = height * width
     depth = n_channels * n
     n_queries, length = m.shape
-    slot = n + length + width
+    slot = _padded(n + length + width)
     work = np.zeros(3 * slot, np.float32)
     columns = np.zeros(CHUNK + box[1], np.float64)
-    tile = np.empty(n_tile * depth, np.float32)
+    tile = np.empty(n_tile * depth, x.dtype)
     z, level = z.reshape(-1), level.reshape(-1)
     m, s, q = m.reshape(-1), s.reshape(-1), q.reshape(-1)
     for start in range(begin, end, n_tile):
         count = min(n_tile, end - start)
         for t in range(count):
             i = start + t
-            _load(x, rows[i // n_flips], i % n_flips == 1, tile, t, offset)
+            _load(x, rows[i // n_flips], i % n_flips == 1, tile, t)
         for b in range(n_queries):
             scale = scales[b]
             for t in range(count):
@@ -328,16 +340,21 @@ def first_pass(data, queries, box, plans, n_h, begin, end, bands, cut, m, s, q, 
 @_jit
 def _next_run(mask, start, band, gap, n_rows):
     """[top, bottom): the next rows at or below ``start`` whose band is set, over short gaps."""
-    top = start
-    while top < n_rows and not (mask >> np.uint32(top // band)) & np.uint32(1):
-        top += 1
-    bottom = top
-    row = top
-    while row < n_rows and row - bottom <= gap:
-        if (mask >> np.uint32(row // band)) & np.uint32(1):
-            bottom = row + 1
-        row += 1
-    return top, bottom
+    bit = (start + band - 1) // band  # start may be n_rows, inside the last band
+    rest = np.int64(mask) >> bit
+    if rest == 0:
+        return n_rows, n_rows
+    while rest & 1 == 0:
+        rest >>= 1
+        bit += 1
+    top = bit * band
+    end = bit
+    while rest != 0 and (bit - end) * band <= gap:
+        if rest & 1:
+            end = bit + 1
+        rest >>= 1
+        bit += 1
+    return top, min(end * band, n_rows)
 
 
 @_jit
@@ -371,21 +388,21 @@ def _accumulate(total, to, x, xo, share, so, count, n, n_channels):
         b2 = b1 + un
         for i in range(end):
             w = share[o + i]
-            total[a0 + i] += x[b0 + i] * w
-            total[a1 + i] += x[b1 + i] * w
-            total[a2 + i] += x[b2 + i] * w
+            total[a0 + i] += np.float32(x[b0 + i]) * w
+            total[a1 + i] += np.float32(x[b1 + i]) * w
+            total[a2 + i] += np.float32(x[b2 + i]) * w
         done = 3
     for c in range(done, n_channels):
         ac = a0 + np.uint64(c) * un
         bc = b0 + np.uint64(c) * un
         for i in range(end):
-            total[ac + i] += x[bc + i] * share[o + i]
+            total[ac + i] += np.float32(x[bc + i]) * share[o + i]
 
 
 @_jit
 def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hits, total):
     """Add to total (queries, C, H, W) x_i times the transposed box filter of exp(l - m) * r."""
-    x, offset, rows, log_weight, n_flips, n_tile = data
+    x, rows, log_weight, n_flips, n_tile = data
     z, level, scales = queries
     shape = x.shape[1:]
     n_channels, height, width = shape
@@ -395,11 +412,11 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
     tall = box[0] - 1
     n_rows = height - tall
     margin = tall * width + box[1] - 1
-    slot = n + length + 2 * margin + width
+    slot = _padded(n + length + 2 * margin + width)
     work = np.zeros(3 * slot, np.float32)
     shares = np.zeros(3 * slot, np.float32)
     columns = np.zeros(CHUNK + box[1], np.float64)
-    tile = np.empty(n_tile * depth, np.float32)
+    tile = np.empty(n_tile * depth, x.dtype)
     z, level, total = z.reshape(-1), level.reshape(-1), total.reshape(-1)
     m, r = m.reshape(-1), r.reshape(-1)
     for start in range(begin, end, n_tile):
@@ -410,30 +427,32 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
             for b in range(n_queries):
                 wanted = wanted or hits[i, b] != 0
             if wanted:
-                _load(x, rows[i // n_flips], i % n_flips == 1, tile, t, offset)
+                _load(x, rows[i // n_flips], i % n_flips == 1, tile, t)
         for b in range(n_queries):
             for t in range(count):
                 i = start + t
                 weight = log_weight[i // n_flips]
+                scale = scales[b]
                 bottom = 0
                 while hits[i, b] != 0:
                     top, bottom = _next_run(hits[i, b], bottom, band, tall, n_rows)
                     if top == bottom:
                         break
+                    # from the pixels that these rows of windows cover, to the same pixels
                     lead = top * width
                     size = (bottom - top) * width
+                    full = size + tall * width
                     xo = t * depth + lead
                     zo = b * depth + lead
+                    lo = b * n + lead
                     mo = b * length + lead
-                    # pixels that the run covers, then its windows, then the pixels again
-                    full = size + tall * width
-                    _squares(tile, xo, z, zo, level, b * n + lead, work, full, n, n_channels)
+                    _squares(tile, xo, z, zo, level, lo, work, full, n, n_channels)
                     at = _box(work, slot, plans, n_h, size, width)
-                    _weights(work, at, scales[b], weight, m, r, mo, shares, margin, size)
+                    _weights(work, at, scale, weight, m, r, mo, shares, margin, size)
                     if deep[b]:
                         _refine_weights(
                             tile, t * depth, z, b * depth, level, b * n, n, shape, box, lead,
-                            columns, work, at, scales[b], weight, m, r, mo, shares, margin, size,
+                            columns, work, at, scale, weight, m, r, mo, shares, margin, size,
                         )  # fmt: skip
                     at = _box(shares, slot, plans, n_h, full, width)
                     _accumulate(total, zo, tile, xo, shares, at, full, n, n_channels)
@@ -449,7 +468,7 @@ def _refine_weights(
         end = min(begin + CHUNK, size)
         wanted = False
         for j in range(begin, end):
-            wanted = wanted or (out[margin + j] > _TINY and work[at + j] * scale < _DEEP)
+            wanted = wanted or (out[margin + j] > _TINY and work[at + j] * scale < DEEP)
         if wanted:
             _refine(tile, xo, z, zo, level, lo, n, shape, box, lead + begin, columns)
             for j in range(begin, end):
@@ -459,19 +478,29 @@ def _refine_weights(
 
 @_jit
 def merge(m, s, q, blocks_m, blocks_s, blocks_q):
-    """Merge the states of blocks into the running state, in order; s and q are float64."""
-    for b in range(m.shape[0]):
-        for i in range(m.shape[1]):
-            top = m[b, i]
-            for k in range(blocks_m.shape[0]):
-                top = max(top, blocks_m[k, b, i])
-            f = np.float64(_exp(m[b, i] - top))
-            total = s[b, i] * f
-            square = q[b, i] * f * f
-            for k in range(blocks_m.shape[0]):
-                f = np.float64(_exp(blocks_m[k, b, i] - top))
-                total += blocks_s[k, b, i] * f
-                square += blocks_q[k, b, i] * f * f
-            m[b, i] = top
-            s[b, i] = total
-            q[b, i] = square
+    """Merge the states of blocks into the running state, in order; s and q are float64.
+
+    m becomes the log of the mass so far, so that what is hopeless is so against all of it.
+    """
+    n_blocks, n_queries, length = blocks_m.shape
+    top = np.empty(length, np.float32)
+    for b in range(n_queries):
+        top[:] = m[b]
+        for k in range(n_blocks):
+            for i in range(length):
+                v = blocks_m[k, b, i]
+                top[i] = v if v > top[i] else top[i]
+        for i in range(length):
+            f = np.float64(_exp(m[b, i] - top[i]))
+            s[b, i] *= f
+            q[b, i] *= f * f
+        for k in range(n_blocks):
+            for i in range(length):
+                f = np.float64(_exp(blocks_m[k, b, i] - top[i]))
+                s[b, i] += blocks_s[k, b, i] * f
+                q[b, i] += blocks_q[k, b, i] * (f * f)
+        for i in range(length):
+            m[b, i] = np.float32(top[i] + np.log(s[b, i]))
+            f = np.exp(np.float64(top[i]) - np.float64(m[b, i]))
+            s[b, i] *= f
+            q[b, i] *= f * f

@@ -24,9 +24,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from ._box_kernels import CHUNK, HUGE, LOWEST, first_pass, merge, second_pass
+from ._box_kernels import CHUNK, DEEP, HUGE, LOWEST, first_pass, merge, second_pass
 
-_TILE_BYTES = 96 * 1024  # training images in compute dtype at a time: they stay in the L2 cache
+_TILE_BYTES = 96 * 1024  # training images at a time: they stay in the L2 cache
 _STATE_BYTES = 40 * 2**20  # of all the unmerged blocks together
 _HITS_BYTES = 64 * 2**20  # remembered rows, four bytes a pair
 _SKIPPED_MASS = 1e-8  # at most this share of a window's mass is left out
@@ -133,7 +133,7 @@ def box_posterior(z, x, sigma, size, *, log_weight=None, rows=None, flip=False, 
 class _Job:
     """One training set, seen through windows of one size: tiles, blocks and the two passes.
 
-    Inside, uint8 images are u - 127.5, exactly, and everything else is in that unit.
+    Inside, uint8 images stay 0 .. 255, and all else is in their unit.
     """
 
     def __init__(self, x, rows, log_weight, flip, size):
@@ -141,18 +141,15 @@ class _Job:
         depth = n_channels * height * width
         self.size = size
         self.n_sources = len(rows) * (2 if flip else 1)
-        self.unit = 127.5 if x.dtype == np.uint8 else 1.0
-        offset = np.float32(127.5 if x.dtype == np.uint8 else 0.0)
-        n_tile = int(np.clip(_TILE_BYTES // (4 * depth), 1, 16))
-        self.data = (x, offset, rows, log_weight, 2 if flip else 1, n_tile)
+        self.unit, self.zero = (127.5, 1.0) if x.dtype == np.uint8 else (1.0, 0.0)
+        n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * depth), 1, 16))
+        self.data = (x, rows, log_weight, 2 if flip else 1, n_tile)
         sample = x[rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]]
-        sample = sample.astype(np.float64) - offset
+        sample = sample.astype(np.float64)
         self.centre, self.spread = sample.mean(0), sample.var(0).mean()
 
         tall, wide = _plan(size[0]), _plan(size[1])
         self.plans = np.array(tall + wide, dtype=np.int64).reshape(-1, 3), len(tall)
-        # Blocks depend on the training set only, so that the order of additions does too.
-        self.block = int(np.clip(-(-self.n_sources // 32), 64, 512))
         self.cut = np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources))
         # A flat map has windows that wrap around its right edge: they are masked.
         n_rows = height - size[0] + 1
@@ -162,7 +159,8 @@ class _Job:
         # 32 bits a pair remember which bands of rows of windows mattered.
         self.band = -(-n_rows // 32)
         ends = position.reshape(-1, CHUNK)[:, [0, -1]] // width // self.band
-        bits = [sum(1 << v for v in range(a, min(b, 31) + 1)) for a, b in ends]
+        last = (n_rows - 1) // self.band
+        bits = [sum(1 << v for v in range(a, min(b, last) + 1)) for a, b in ends]
         self.bands = np.array(bits, dtype=np.uint32)
 
     def queries_at_once(self, n_images):
@@ -173,7 +171,7 @@ class _Job:
     def queries(self, z, sigma):
         """Queries as the kernels take them, and the logit that they leave out, per window."""
         far = np.maximum(sigma, _SIGMA_MAX)  # inf: z does not count
-        z = z * (_SIGMA_MAX / far * self.unit)[:, None, None, None]
+        z = (z + self.zero) * (_SIGMA_MAX / far * self.unit)[:, None, None, None]
         sigma = np.minimum(sigma, _SIGMA_MAX) * self.unit
         scale = 0.5 / sigma**2
         # Keeps squares finite in float32 for any z.
@@ -183,7 +181,7 @@ class _Job:
         estimate = (z - self.centre) * shrink[:, None, None, None]
         level = np.square(estimate).sum(1).astype(np.float32)
         left_out = _box_sums(level.astype(np.float64), self.size) * scale[:, None, None]
-        return (z, level, scale.astype(np.float32)), left_out
+        return (_aligned(z), _aligned(level), scale.astype(np.float32)), left_out
 
     def run(self, z, sigma, pool):
         """Mean, log_norm and ess for a few queries."""
@@ -197,9 +195,8 @@ class _Job:
         m = np.repeat(np.where(self.wrapped, HUGE, LOWEST)[None], count, axis=0)
         s = np.repeat(self.wrapped[None].astype(np.float64), count, axis=0)
         q = s.copy()
-        for wave in self.waves(count, 3 * self.length, probe=True):
-            states = [np.repeat(m[None], len(wave), axis=0)]
-            states += [np.zeros(states[0].shape, np.float32) for _ in range(2)]
+        for wave in self.waves(count, 3 * self.length, ends=(64, 512, 4096)):
+            states = [_aligned(np.broadcast_to(v, (len(wave), *m.shape))) for v in (m, 0, 0)]
 
             def first(k, g, wave=wave, states=states):
                 first_pass(
@@ -210,11 +207,11 @@ class _Job:
             _each(pool, first, len(wave), groups)
             merge(m, s, q, *states)
 
-        r = np.where(self.wrapped, 0, 1 / s).astype(np.float32)
-        deep = m.min(axis=1) < -900.0
+        m, r = _aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s))
+        deep = m.min(axis=1) < DEEP / 2
         total = np.zeros(z.shape)
         for wave in self.waves(count, z[0].size):
-            parts = np.zeros((len(wave), *z.shape), np.float32)
+            parts = _aligned(np.broadcast_to(0, (len(wave), *z.shape)))
 
             def second(k, g, wave=wave, parts=parts):
                 second_pass(
@@ -225,28 +222,39 @@ class _Job:
             _each(pool, second, len(wave), groups)
             for part in parts:
                 total += part
-        total /= (_counts(height, h)[:, None] * _counts(width, w)) * self.unit
+        mean = total / (_counts(height, h)[:, None] * _counts(width, w) * self.unit) - self.zero
 
         m, s, q = (
             a[:, : (height - h + 1) * width].reshape(count, -1, width)[:, :, : width - w + 1]
             for a in (m, s, q)
         )
-        return total, m + np.log(s) - left_out, s * s / q
+        return mean, m + np.log(s) - left_out, s * s / q
 
-    def waves(self, count, floats, probe=False):
+    def waves(self, count, floats, ends=()):
         """Lists of blocks [begin, end) whose states, ``floats`` a query, fit in memory together.
 
-        The probe is one small block ahead of all others: its maxima let them skip from the start.
+        Waves end at ``ends`` at the latest. The maxima of short waves let all later ones skip more.
+        They and their blocks depend on the training set only, so the order of additions does too.
         """
+        most = int(np.clip(_STATE_BYTES // (4 * floats * count), 1, 32))
         begin = 0
-        if probe:
-            begin = min(64, self.n_sources)
-            yield [(0, begin)]
-        most = max(1, _STATE_BYTES // (4 * floats * count))
-        step = self.block * min(most, 32)
-        for start in range(begin, self.n_sources, step):
-            end = min(start + step, self.n_sources)
-            yield [(b, min(b + self.block, end)) for b in range(start, end, self.block)]
+        while begin < self.n_sources:
+            limit = min([e for e in ends if e > begin], default=self.n_sources)
+            limit = min(limit, self.n_sources)
+            block = int(np.clip((limit - begin) // 16, 16, 512))
+            end = min(limit, begin + most * block)
+            yield [(b, min(b + block, end)) for b in range(begin, end, block)]
+            begin = end
+
+
+def _aligned(array):
+    """Copy as float32 that starts with a cache line: vector loads that straddle two are slow."""
+    size = array.size
+    room = np.empty(size + 16, np.float32)
+    start = -(room.ctypes.data // 4) % 16
+    copy = room[start : start + size].reshape(array.shape)
+    copy[...] = array
+    return copy
 
 
 def _box_sums(maps, size):
