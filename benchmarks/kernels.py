@@ -172,7 +172,7 @@ class Bench:
             repeats=5 if engine == "numba" else 1,
         )
 
-    def masks(self, n_train, fraction, sigma):
+    def masks(self, engine, n_train, fraction, sigma):
         """PSPC-Flex, one mask a pixel."""
         masks = flexible_masks(fraction)
         z = self.noisy(N_NOISY, sigma)
@@ -180,11 +180,11 @@ class Bench:
 
         def denoise(z):
             level = torch.full((len(z),), sigma, dtype=torch.float64)
-            return masked_posterior(z, level, training_set, masks, masks).mean
+            return masked_posterior(z, level, training_set, masks, masks, engine=engine).mean
 
         n_entries = int(masks.sum())
         return self.row(
-            f"masks, lambda {fraction}",
+            f"masks of {fraction}, {engine}",
             n_train,
             "",
             sigma,
@@ -219,7 +219,8 @@ def table(images):
     bench.squares("numba", 10_000, 8, 5.0)
     for size, sigma in ((3, 0.14), (8, 0.7), (15, 3.26)):
         bench.squares("torch", 2_000, size, sigma)
-    bench.masks(10_000, 0.4, 1.09)
+    bench.masks("numba", 10_000, 0.4, 1.09)
+    bench.masks("torch", 2_000, 0.4, 1.09)
     whole = len(bench.train) // 1000 * 1000
     for sigma in (0.3, 3.0, 20.0):
         bench.empirical(64, whole, sigma)

@@ -3,6 +3,8 @@
 from importlib import import_module
 from types import ModuleType
 
+from ._threads import undisturbed
+
 # Which extra brings which module.
 _EXTRAS = {"numba": "cpu", "faiss": "cpu", "matplotlib": "plot"}
 
@@ -21,7 +23,7 @@ def load(name: str) -> ModuleType:
         If it cannot be imported; the message names the extra that brings it.
     """
     try:
-        return import_module(name)
+        return undisturbed(import_module, name)
     except ImportError as error:
         extra = _EXTRAS[name.partition(".")[0]]
         raise ImportError(

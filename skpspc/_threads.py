@@ -1,4 +1,6 @@
-"""How many threads to use."""
+"""How many threads to use, and what has to run in one of its own."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import joblib
 import torch
@@ -13,3 +15,13 @@ def n_threads():
     """
     _, n_jobs = get_active_backend()
     return joblib.effective_n_jobs(torch.get_num_threads() if n_jobs is None else n_jobs)
+
+
+def undisturbed(function, *args):
+    """Call a function in another thread; Ctrl-C is raised here once the call has ended.
+
+    Importing libraries and loading compiled code must not be interrupted half-way: there an
+    interrupt can get lost, or come back at the exit of the process.
+    """
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function, *args).result()

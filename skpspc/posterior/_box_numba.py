@@ -118,15 +118,14 @@ def box_posterior(z, x, sigma, size, *, log_weight=None, rows=None, flip=False, 
     ess = np.empty_like(log_norm)
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), (n_images,))
     step = job.queries_at_once(n_images)
-    n_threads = max(1, int(n_threads))
-    pool = ThreadPoolExecutor(n_threads) if n_threads > 1 else None
+    # Compiled code runs in the pool only: loading it must not meet Ctrl-C in the main thread.
+    pool = ThreadPoolExecutor(max(1, int(n_threads)))
     try:
         for start in range(0, n_images, step):
             part = slice(start, min(start + step, n_images))
             mean[part], log_norm[part], ess[part] = job.run(z[part], sigma[part], pool)
     finally:
-        if pool is not None:
-            pool.shutdown(wait=True, cancel_futures=True)
+        pool.shutdown(wait=True, cancel_futures=True)
     return mean, log_norm, ess
 
 
@@ -205,7 +204,7 @@ class _Job:
                 )  # fmt: skip
 
             _each(pool, first, len(wave), groups)
-            merge(m, s, q, *states)
+            pool.submit(merge, m, s, q, *states).result()
 
         m, r = _aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s))
         deep = m.min(axis=1) < DEEP / 2
@@ -268,11 +267,6 @@ def _box_sums(maps, size):
 
 
 def _each(pool, function, n_blocks, groups):
-    """Run function(block, group) for all of them, in threads if there is a pool."""
-    tasks = [(k, g) for k in range(n_blocks) for g in groups]
-    if pool is None or len(tasks) == 1:
-        for task in tasks:
-            function(*task)
-    else:
-        for future in [pool.submit(function, *task) for task in tasks]:
-            future.result()
+    """Run function(block, group) for all of them in the pool."""
+    for future in [pool.submit(function, k, g) for k in range(n_blocks) for g in groups]:
+        future.result()
