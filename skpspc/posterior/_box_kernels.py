@@ -197,6 +197,43 @@ def _box(work, slot, plans, n_h, n, width):
 
 
 @_jit
+def _spread(work, slot, margin, plans, n_h, n_rows, width):
+    """At every pixel, the sum over the windows that cover it; where in work these sums are.
+
+    The transpose of `_box`: work has three slots, each with a margin of zeros before it, and in
+    the first n_rows rows of windows. Sums look back into the margin. They go along the rows
+    first: there are fewer rows of windows than of pixels.
+    """
+    second = slot + margin
+    all_three = 3 * second
+    source = margin
+    part = margin
+    out = second
+    size = 1
+    n = n_rows * width
+    for stage in range(n_h, len(plans)):
+        k, r = plans[stage, 0], plans[stage, 1]
+        _stage(work, part - (k - 1) * size, source - 2 * k * size, out, n, size, k, r)
+        size = size * k + r
+        part = out
+        out = all_three - source - part
+    source = part  # down the columns, from the sums along the rows
+    out = second if source == margin else margin
+    q = width
+    for stage in range(n_h):
+        k, r = plans[stage, 0], plans[stage, 1]
+        more = (k - 1) * q + r * width
+        for i in range(np.uint64(part + n), np.uint64(part + n + more)):
+            work[i] = _ZERO  # no window reaches down here yet
+        n += more
+        _stage(work, part - (k - 1) * q, source - 2 * k * q, out, n, q, k, r)
+        q = q * k + r * width
+        part = out
+        out = all_three - source - part
+    return part
+
+
+@_jit
 def _refine(tile, xo, z, zo, level, lo, n, shape, box, begin, columns):
     """columns[j] = box sums in float64 at flat positions begin + j, j < CHUNK."""
     n_channels, _, width = shape
@@ -358,18 +395,13 @@ def _next_run(mask, start, band, gap, n_rows):
 
 
 @_jit
-def _weights(work, at, scale, log_weight, m, r, mo, out, margin, n):
-    """out[margin + i] = exp(logit_i - m_i) * r_i for i < n, and zeros to both sides."""
+def _weights(work, at, scale, log_weight, m, r, mo, out, to, n):
+    """out[to + i] = exp(logit_i - m_i) * r_i for i < n."""
     a = np.uint64(at)
     b = np.uint64(mo)
-    o = np.uint64(margin)
-    for i in range(o):
-        out[i] = _ZERO
+    o = np.uint64(to)
     for i in range(np.uint64(n)):
         out[o + i] = _exp((work[a + i] * scale + log_weight) - m[b + i]) * r[b + i]
-    o += np.uint64(n)
-    for i in range(np.uint64(margin)):
-        out[o + i] = _ZERO
 
 
 @_jit
@@ -411,10 +443,11 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
     n_queries, length = m.shape
     tall = box[0] - 1
     n_rows = height - tall
-    margin = tall * width + box[1] - 1
-    slot = _padded(n + length + 2 * margin + width)
+    slot = _padded(n + length + width)
     work = np.zeros(3 * slot, np.float32)
-    shares = np.zeros(3 * slot, np.float32)
+    margin = _padded(max(tall * width, box[1] - 1))
+    share_slot = margin + _padded(n)
+    shares = np.zeros(3 * share_slot, np.float32)
     columns = np.zeros(CHUNK + box[1], np.float64)
     tile = np.empty(n_tile * depth, x.dtype)
     z, level, total = z.reshape(-1), level.reshape(-1), total.reshape(-1)
@@ -454,7 +487,7 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
                             tile, t * depth, z, b * depth, level, b * n, n, shape, box, lead,
                             columns, work, at, scale, weight, m, r, mo, shares, margin, size,
                         )  # fmt: skip
-                    at = _box(shares, slot, plans, n_h, full, width)
+                    at = _spread(shares, share_slot, margin, plans, n_h, bottom - top, width)
                     _accumulate(total, zo, tile, xo, shares, at, full, n, n_channels)
 
 
