@@ -99,11 +99,15 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         weight = check_weights(sample_weight, images, known.device)
         self.training_set_ = known.extended(images.to(known.device), weight)
-        self._resolve()
+        self._extend()
         return self
 
     def _resolve(self):
-        """Check parameters against the images; called at the end of fitting."""
+        """Check parameters against the images; called at the end of `fit`."""
+
+    def _extend(self):
+        """The same at the end of `partial_fit`: the training set begins with the one before."""
+        self._resolve()
 
     def _shapes(self):
         """Shapes that one noisy image may have; the last is that of the answer."""
@@ -289,7 +293,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         states, done = [z], 0
         try:
             with torch.no_grad():
-                walk = steps(self._denoise_at, z, sigmas[:-1])
+                walk = steps(self._walker(), z, sigmas[:-1])
                 for z in progress(walk, n_steps, verbose):
                     done += 1
                     if done > n_steps:
@@ -340,7 +344,10 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         noise = sigma_max * draw_noise(shape, n, random_state)
         return noise.to(device=self.training_set_.device, dtype=self._layout.dtype)
 
+    def _walker(self):
+        """What a sampler calls on one walk: ``denoise(z, sigma)``, a tensor and one float."""
+        return self._denoise_at
+
     def _denoise_at(self, z, sigma):
-        """What samplers call: a tensor and one float."""
         level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
         return self._posterior(z, level).mean

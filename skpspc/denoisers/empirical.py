@@ -1,10 +1,9 @@
 """The optimal denoiser of the training set."""
 
-from ..posterior import dense_posterior
-from .base import BaseDenoiser
+from .indexed import IndexedDenoiser
 
 
-class EmpiricalDenoiser(BaseDenoiser):
+class EmpiricalDenoiser(IndexedDenoiser):
     r"""Posterior mean over whole training images: the optimal denoiser of the training set.
 
     .. math::
@@ -18,6 +17,23 @@ class EmpiricalDenoiser(BaseDenoiser):
 
     Parameters
     ----------
+    algorithm : {"auto", "exact", "faiss"}, default "auto"
+        Which training images are used. "exact": all of them. "auto": all of them, unless
+        ``n_neighbors`` or ``tol`` allow fewer; with ``tol`` still all of them for noisy images for
+        which that is faster. "faiss": as "auto", with ``tol=1e-3`` if nothing else is said.
+    n_neighbors : int, callable or None, default None
+        Use exactly so many nearest training images; a callable maps a float sigma to an int.
+    tol : float, default None
+        Largest admissible ``error_bound`` of the posterior: as many training images as that
+        takes. With ``n_neighbors`` as well: those, and more for noisy images where they miss it.
+    index : str, default "Flat"
+        What finds them: a factory string of FAISS, such as "Flat", "IVF256,Flat",
+        "PCA32,IVF256,SQ8", "SQ8" or "HNSW32". Graphs ("HNSW32") give no guarantee: with them
+        ``error_bound`` is an estimate, as if they had missed nothing. "Flat" on the CPU is torch.
+    n_remainder : int, default 0
+        With ``n_neighbors``: so many other training images, drawn with ``random_state``, stand for
+        all others; of use where the posterior is flat, that is at large sigma. The posterior's
+        ``standard_error`` tells what the draw may change.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the
         images (uint8 images live on [-1, 1]).
@@ -26,8 +42,8 @@ class EmpiricalDenoiser(BaseDenoiser):
     device : str or torch.device, default None
         Where to keep the training set and do the work; None: where X is.
     random_state : int, RandomState, Generator or None, default 0
-        Fixes the noise of :meth:`score`, so that scores of different settings compare.
-        None draws it anew at each call.
+        Fixes the noise of :meth:`score`, so that scores of different settings compare, and the
+        draw of ``n_remainder``. None draws anew at each call.
 
     Attributes
     ----------
@@ -55,6 +71,6 @@ class EmpiricalDenoiser(BaseDenoiser):
     array([[0.3799, 0.3799]])
     """
 
-    def _posterior(self, z, sigma):
-        posterior = dense_posterior(z, sigma, self.training_set_)
+    def _posterior(self, z, sigma, recalls=None):
+        posterior = self._posterior_at(z, sigma, recalls=recalls)
         return posterior.pooled(self.n_features_in_, self.n_features_in_)

@@ -8,12 +8,12 @@ from sklearn.base import ClassNamePrefixFeaturesOutMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._validation import warn_if_clipped
-from ..posterior import Posterior, dense_posterior
+from ..posterior import Posterior
 from ..support import clip_size, square_corners
-from .base import BaseDenoiser
+from .indexed import IndexedDenoiser
 
 
-class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
+class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
     r"""Posterior mean of the patch at one place, from the same place in every training image.
 
     .. math::
@@ -30,7 +30,10 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
         Side of the square patch, at least 1; clipped to the image, with a warning.
     location : {"center", "all"} or tuple of (top, left), default "center"
         Where the patch lies. "all": every place where it fits, in row-major order, each with
-        a posterior of its own; the training set is read once for each.
+        a posterior of its own; the training set is read once for each, and an index is kept for
+        each, if one is asked for.
+    algorithm, n_neighbors, tol, index, n_remainder
+        Exact, or from the patches that an index finds; as in `EmpiricalDenoiser`.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`.
     image_shape : tuple of (C, H, W), default None
@@ -38,7 +41,7 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
     device : str or torch.device, default None
         Where to work; None: where X is.
     random_state : int, RandomState, Generator or None, default 0
-        Fixes the noise of :meth:`score`.
+        Fixes the noise of :meth:`score` and the draw of ``n_remainder``.
 
     Attributes
     ----------
@@ -69,7 +72,7 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
     """
 
     _parameter_constraints = {
-        **BaseDenoiser._parameter_constraints,
+        **IndexedDenoiser._parameter_constraints,
         "patch_size": [Interval(numbers.Integral, 1, None, closed="left")],
         "location": [StrOptions({"center", "all"}), tuple, list],
     }
@@ -79,13 +82,26 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
         patch_size=8,
         *,
         location="center",
+        algorithm="auto",
+        n_neighbors=None,
+        tol=None,
+        index="Flat",
+        n_remainder=0,
         sigma=0.5,
         image_shape=None,
         device=None,
         random_state=0,
     ):
         super().__init__(
-            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+            algorithm=algorithm,
+            n_neighbors=n_neighbors,
+            tol=tol,
+            index=index,
+            n_remainder=n_remainder,
+            sigma=sigma,
+            image_shape=image_shape,
+            device=device,
+            random_state=random_state,
         )
         self.patch_size = patch_size
         self.location = location
@@ -94,6 +110,14 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
         warn_if_clipped(self.patch_size, self.image_shape_)
         self.window_ = clip_size(self.patch_size, self.image_shape_)
         self.corners_ = self._corners()
+        super()._resolve()
+
+    @property
+    def _places(self):
+        return self.corners_
+
+    def _seen_from(self, place):
+        return self.training_set_.crop(*place, *self.window_)
 
     def _corners(self):
         every = square_corners(self.window_, self.image_shape_)
@@ -130,12 +154,12 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
         patches = [images[..., top : top + h, left : left + w] for top, left in corners]
         return torch.stack(patches, 1) if self.location == "all" else patches[0]
 
-    def _posterior(self, z, sigma):
+    def _posterior(self, z, sigma, recalls=None):
         z = self._respond(z)
         n_values = self.image_shape_[0] * math.prod(self.window_)
         patches = z.unbind(1) if self.location == "all" else [z]
         parts = [
-            dense_posterior(patch, sigma, self.training_set_.crop(*corner, *self.window_))
+            self._posterior_at(patch, sigma, corner, recalls)
             for patch, corner in zip(patches, self.corners_, strict=True)
         ]
         if self.location != "all":
@@ -144,6 +168,7 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, BaseDenoiser):
             torch.stack([part.mean for part in parts], 1),
             torch.cat([part.log_evidence for part in parts], 1),
             torch.cat([part.effective_sample_size for part in parts], 1),
-            parts[0].error_bound,
+            torch.stack([part.error_bound for part in parts]).amax(0),
+            torch.stack([part.standard_error for part in parts]).square().mean(0).sqrt(),
         )
         return several.pooled(self.n_features_in_, n_values)

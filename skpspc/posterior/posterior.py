@@ -12,7 +12,7 @@ x_i with weights v_i (summing to one),
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -39,12 +39,20 @@ class Posterior:
     error_bound : array of shape (n,)
         Largest possible absolute error of any pixel of ``mean`` that comes from leaving
         training images out; 0 where all were used.
+    standard_error : array of shape (n,)
+        Root mean square, over the pixels of ``mean``, of the standard error that comes from
+        drawing some of the training images at random; 0 where none were.
     """
 
     mean: Any
     log_evidence: Any
     effective_sample_size: Any
     error_bound: Any
+    standard_error: Any = None
+
+    def __post_init__(self):
+        if self.standard_error is None:
+            object.__setattr__(self, "standard_error", 0 * self.error_bound)
 
     def pooled(self, n_values, window_values):
         """One value per image from one value per window.
@@ -62,16 +70,17 @@ class Posterior:
             per_value * n_values,
             self.effective_sample_size.flatten(1).mean(1),
             self.error_bound,
+            self.standard_error,
         )
 
     def map(self, function):
         """The posterior with ``function`` applied to each of its arrays."""
-        return Posterior(
-            function(self.mean),
-            function(self.log_evidence),
-            function(self.effective_sample_size),
-            function(self.error_bound),
-        )
+        return Posterior(*(function(getattr(self, field.name)) for field in fields(self)))
+
+    def updated(self, rows, other):
+        """A copy in which some rows, Tensor of int64, are those of another posterior."""
+        pairs = ((getattr(self, f.name), getattr(other, f.name)) for f in fields(self))
+        return Posterior(*(ours.index_copy(0, rows, theirs) for ours, theirs in pairs))
 
     @staticmethod
     def gathered(parts, n):
@@ -93,8 +102,7 @@ class Posterior:
                 out[rows] = getattr(part, name)
             return out
 
-        names = "mean", "log_evidence", "effective_sample_size", "error_bound"
-        return Posterior(*map(gather, names))
+        return Posterior(*(gather(field.name) for field in fields(Posterior)))
 
 
 def floored_sigma(sigma, z, training_set):

@@ -40,11 +40,16 @@ def square_posterior(z, sigma, training_set, window, engine="auto"):
     return box_posterior(z, sigma, training_set, window, _box_engine(engine, z))
 
 
+def compiled_serves(z):
+    """Whether there is compiled code for images like z; warns once if only numba is missing."""
+    return z.dtype == torch.float32 and z.device.type == "cpu" and _has_numba()
+
+
 def _box_engine(engine, z):
     """The engine that computes square windows of the images z: "numba" or "torch"."""
     fits = z.dtype == torch.float32 and z.device.type == "cpu"
     if engine == "auto":
-        return "numba" if fits and _has_numba() else "torch"
+        return "numba" if compiled_serves(z) else "torch"
     if engine == "numba":
         if not fits:
             raise ValueError(

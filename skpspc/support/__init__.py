@@ -1,6 +1,15 @@
 """What is compared with what: the training set and the windows it is seen through."""
 
+from .neighbours import Neighbours, Recall, check_index
 from .training_set import TrainingSet
 from .windows import clip_size, overlap_counts, square_corners
 
-__all__ = ["TrainingSet", "clip_size", "overlap_counts", "square_corners"]
+__all__ = [
+    "Neighbours",
+    "Recall",
+    "TrainingSet",
+    "check_index",
+    "clip_size",
+    "overlap_counts",
+    "square_corners",
+]

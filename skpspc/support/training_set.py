@@ -4,7 +4,6 @@ import math
 from functools import cached_property, partial
 
 import torch
-from sklearn.utils import gen_batches
 
 
 def to_compute(images, dtype):
@@ -81,6 +80,14 @@ class TrainingSet:
             sample_weight = torch.cat([old, new])
         return TrainingSet(torch.cat([self.images, images]), sample_weight)
 
+    def subset(self, rows):
+        """Some images, by their indices, with the weights that they have."""
+        weight = None if self.sample_weight is None else self.sample_weight[rows]
+        part = TrainingSet(self.images.index_select(0, rows), weight)
+        part.abs_max, part.centre = self.abs_max, self.centre
+        part.centred_norms = self.centred_norms[rows]
+        return part
+
     def crop(self, top, left, height, width):
         """The same crop of every image, as a view."""
         area = ..., slice(top, top + height), slice(left, left + width)
@@ -90,11 +97,14 @@ class TrainingSet:
 
     def slices(self, n_rows):
         """Slices of ``n_rows`` rows that together cover the set."""
-        return gen_batches(len(self), n_rows)
+        n = len(self)
+        return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
 
     def take(self, rows, dtype):
         """The images of some rows (a slice or indices), (m, C, H, W), as floats."""
-        return to_compute(self.images[rows], dtype)
+        if isinstance(rows, slice):
+            return to_compute(self.images[rows], dtype)
+        return to_compute(self.images.index_select(0, rows), dtype)  # faster than [rows]
 
     @cached_property
     def abs_max(self):
@@ -103,6 +113,28 @@ class TrainingSet:
             return 1.0
         low, high = self.images.aminmax()
         return max(abs(float(low)), abs(float(high)))
+
+    def shares(self, rows):
+        """What part of the prior some distinct rows hold, and what part the others."""
+        if self.sample_weight is None:
+            return len(rows) / len(self), 1 - len(rows) / len(self)
+        total = float(self.sample_weight.sum())
+        others = torch.ones(len(self), dtype=torch.bool, device=self.device)
+        others[rows] = False
+        kept = float(self.sample_weight[rows].sum())
+        return kept / total, float(self.sample_weight[others].sum()) / total
+
+    @cached_property
+    def extremes(self):
+        """Smallest and largest value of every pixel, two of (C, H, W), float64."""
+        low, high = self.images.amin(0), self.images.amax(0)
+        return to_compute(low, torch.float64), to_compute(high, torch.float64)
+
+    @cached_property
+    def span(self):
+        """Largest difference between two values of one pixel; positive."""
+        low, high = self.extremes
+        return max(float((high - low).max()), torch.finfo(torch.float64).tiny)
 
     @property
     def unit(self):
@@ -124,7 +156,8 @@ class TrainingSet:
         """
         raw = self.images[rows]
         out = out[: len(raw)]
-        return torch.sub(raw, 127.5 if self.unit != 1.0 else self.centre, out=out)
+        # two steps: a subtraction that converts as well is the slower one
+        return out.copy_(raw).sub_(127.5 if self.unit != 1.0 else self.centre)
 
     @cached_property
     def centred_norms(self):

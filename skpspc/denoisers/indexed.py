@@ -1,0 +1,156 @@
+"""What denoisers share whose posterior may come from a few training images."""
+
+import numbers
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from ..posterior import Posterior, dense_posterior, nearest_posterior, tolerant_posterior
+from ..sampling import noise_seed
+from ..support import Neighbours, Recall, check_index
+from .base import BaseDenoiser
+
+_TOL = 1e-3  # of algorithm="faiss", where nothing else is said
+
+
+class IndexedDenoiser(BaseDenoiser):
+    """Base of denoisers with whole-image (or whole-crop) posteriors, exact or from an index."""
+
+    _parameter_constraints = {
+        **BaseDenoiser._parameter_constraints,
+        "algorithm": [StrOptions({"auto", "exact", "faiss"})],
+        "n_neighbors": [Interval(numbers.Integral, 1, None, closed="left"), callable, None],
+        "tol": [Interval(numbers.Real, 0, None, closed="neither"), None],
+        "index": [str],
+        "n_remainder": [Interval(numbers.Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        *,
+        algorithm="auto",
+        n_neighbors=None,
+        tol=None,
+        index="Flat",
+        n_remainder=0,
+        sigma=0.5,
+        image_shape=None,
+        device=None,
+        random_state=0,
+    ):
+        super().__init__(
+            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+        )
+        self.algorithm = algorithm
+        self.n_neighbors = n_neighbors
+        self.tol = tol
+        self.index = index
+        self.n_remainder = n_remainder
+
+    @property
+    def _is_exact(self):
+        """Whether all training images are always used."""
+        asked = self.n_neighbors is not None or self.tol is not None
+        return self.algorithm == "exact" or not (asked or self.algorithm == "faiss")
+
+    def _resolve(self):
+        self._neighbours = {}
+        self._check_approximation()
+
+    def _extend(self):
+        self._check_approximation()
+        for place, neighbours in self._neighbours.items():
+            neighbours.extend(self._seen_from(place))
+
+    def _check_approximation(self):
+        """Whether the parameters fit one another and the training set."""
+        asked = self.n_neighbors is not None or self.tol is not None
+        if self.algorithm == "exact" and (asked or self.n_remainder):
+            raise ValueError(
+                "algorithm='exact' uses all training images; leave n_neighbors and tol at None "
+                "and n_remainder at 0, or use algorithm='auto'."
+            )
+        if self.n_remainder and self.n_neighbors is None:
+            raise ValueError(
+                f"n_remainder={self.n_remainder} stands for the images beyond the nearest; pass "
+                "n_neighbors too."
+            )
+        if isinstance(self.n_neighbors, numbers.Integral):
+            self._checked_k(self.n_neighbors)
+        if not self._is_exact:
+            check_index(self.index, self._seen_from(self._places[0]))
+
+    @property
+    def _places(self):
+        """Where the training set is seen from, each with an index of its own."""
+        return [None]
+
+    def _seen_from(self, place):
+        """The training set seen from a place: the whole of it."""
+        return self.training_set_
+
+    def _checked_k(self, k):
+        n = len(self.training_set_)
+        if not isinstance(k, numbers.Integral) or not 1 <= int(k) <= n:
+            raise ValueError(
+                f"n_neighbors must be between 1 and the number of training images, {n}, or a "
+                f"callable that gives such an int for every sigma; got {k!r}."
+            )
+        return int(k)
+
+    def _walker(self):
+        recalls = {place: Recall() for place in self._places}
+
+        def denoise(z, sigma):
+            level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
+            return self._posterior(z, level, recalls).mean
+
+        return denoise
+
+    def _posterior_at(self, z, sigma, place=None, recalls=None):
+        """Posterior of images, or of what is seen of them from a place.
+
+        ``recalls`` holds, for every place, what was found a sampler's step ago.
+        """
+        training_set = self._seen_from(place)
+        if self._is_exact:
+            return dense_posterior(z, sigma, training_set)
+        neighbours = self._neighbours.setdefault(place, Neighbours(training_set, self.index))
+        if self.n_neighbors is None:
+            tol = _TOL if self.tol is None else self.tol
+            recall = recalls[place] if recalls else None
+            return tolerant_posterior(z, sigma, training_set, neighbours, tol, recall)
+        posterior = self._nearest(z, sigma, training_set, neighbours)
+        if self.tol is None:
+            return posterior
+        off = (posterior.error_bound > self.tol).nonzero().squeeze(1)
+        if not len(off):
+            return posterior
+        better = tolerant_posterior(z[off], sigma[off], training_set, neighbours, self.tol)
+        return posterior.updated(off, better)
+
+    def _nearest(self, z, sigma, training_set, neighbours):
+        """Posterior from as many neighbours as are wanted at each sigma."""
+        wanted = self.n_neighbors
+        levels = sigma.tolist()
+        ks = [self._checked_k(wanted(s) if callable(wanted) else wanted) for s in levels]
+        parts = []
+        for k in sorted(set(ks)):
+            rows = torch.tensor([i for i, other in enumerate(ks) if other == k], device=z.device)
+            part = nearest_posterior(
+                z[rows],
+                sigma[rows],
+                training_set,
+                neighbours,
+                k,
+                n_remainder=self.n_remainder,
+                random_state=np.random.default_rng(noise_seed(self.random_state)),
+            )
+            parts.append((rows, part))
+        return Posterior.gathered(parts, len(z))
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        for place, neighbours in getattr(self, "_neighbours", {}).items():
+            neighbours.training_set = self._seen_from(place)

@@ -1,0 +1,66 @@
+"""Squared distances of chosen pairs of images, compiled for the CPU."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from .._optional import load
+
+numba = load("numba")
+
+_PAIRS = 2048  # pairs that one thread computes at a time
+
+
+def _jit(function):
+    """Compile without the GIL, cached on disk where a cache folder can be had.
+
+    Sums may be reordered, which lets them be vectorised; the order is the same in every run.
+    """
+    options = {"nogil": True, "fastmath": True}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no cache folder can be written
+        return numba.njit(**options)(function)
+
+
+@_jit
+def _squares(z, x, query, ids, out):
+    """out[p] = |z[query[p]] - x[ids[p]]|^2, rows of float32 and of any type."""
+    for p in range(len(out)):
+        a = z[query[p]]
+        b = x[ids[p]]
+        total = np.float32(0.0)
+        for j in range(len(a)):
+            d = a[j] - np.float32(b[j])
+            total += d * d
+        out[p] = total
+
+
+def pair_squares(z, x, query, ids, n_threads=1):
+    """Squared distances of pairs.
+
+    Parameters
+    ----------
+    z : float32 array (n, D)
+    x : uint8 or float32 array (N, D)
+        Compared as they are: uint8 as 0 .. 255.
+    query, ids : int64 array (p,)
+        Rows of z and of x.
+    n_threads : int
+
+    Returns
+    -------
+    float32 array (p,)
+    """
+    x = x.view()
+    x.flags.writeable = False  # compiled once for writable and read-only arrays
+    out = np.empty(len(ids), np.float32)
+
+    def some(start):
+        part = slice(start, start + _PAIRS)
+        _squares(z, x, query[part], ids[part], out[part])
+
+    # compiled code is loaded outside the main thread, where Ctrl-C cannot meet it
+    with ThreadPoolExecutor(n_threads) as pool:
+        list(pool.map(some, range(0, len(ids), _PAIRS)))
+    return out

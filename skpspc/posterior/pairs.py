@@ -1,0 +1,50 @@
+"""Squared distances of chosen pairs of a noisy and a training image."""
+
+import torch
+
+from .._threads import n_threads
+from .select import compiled_serves
+
+_PAIRS = 256  # pairs of images that are worked on together: they stay in the cache
+
+
+def pair_squares(z, training_set, query, ids):
+    """Squared distances by subtraction.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, D), float32 or float64
+        What is computed in.
+    training_set : TrainingSet
+    query, ids : Tensor of shape (p,), int64
+        Pairs: rows of z and of the training set.
+
+    Returns
+    -------
+    Tensor of shape (p,), float64
+    """
+    if not len(ids):
+        return z.new_empty(0, dtype=torch.float64)
+    images = training_set.images
+    if compiled_serves(z) and images.dtype in (torch.uint8, torch.float32):
+        return _by_numba(z, training_set, query, ids)
+    squares = torch.empty(len(ids), dtype=torch.float64, device=z.device)
+    for start in range(0, len(ids), _PAIRS):
+        some = slice(start, start + _PAIRS)
+        difference = training_set.take(ids[some], z.dtype).flatten(1)
+        difference -= z.index_select(0, query[some])
+        squares[some] = difference.square_().sum(1)
+    return squares
+
+
+def _by_numba(z, training_set, query, ids):
+    from . import _pairs_numba
+
+    is_uint8 = training_set.images.dtype == torch.uint8
+    raw = (z + 1) * 127.5 if is_uint8 else z
+    x = training_set.images.flatten(1)
+    squares = _pairs_numba.pair_squares(
+        raw.numpy(), x.numpy(), query.numpy(), ids.numpy(), n_threads=n_threads()
+    )
+    squares = torch.from_numpy(squares).double()
+    return squares / 127.5**2 if is_uint8 else squares

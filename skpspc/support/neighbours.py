@@ -1,0 +1,125 @@
+"""The training images near a noisy image, by an index over their spectra."""
+
+from threading import Lock
+
+import torch
+
+from .index import make_index
+from .spectrum import Spectrum, n_coordinates
+
+_TRAINING_POINTS = 2**17  # that cells and codes are learnt from
+
+
+def check_index(factory, training_set):
+    """Raise ValueError if a factory string cannot serve a training set; builds nothing."""
+    index = make_index(factory, n_coordinates(training_set.n_values), training_set.device)
+    index.check_size(len(training_set))
+
+
+class Neighbours:
+    """Searches a training set; the index is built at the first search.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    factory : str, default "Flat"
+        See `make_index`.
+
+    Attributes
+    ----------
+    rigorous : bool
+        Whether the floors that `search` gives are lower bounds, or estimates.
+    """
+
+    def __init__(self, training_set, factory="Flat"):
+        self.training_set = training_set
+        self.factory = factory
+        self._spectrum = self._index = None
+        self._lock = Lock()
+
+    def search(self, z, k):
+        """The k training images near each of (n, C, H, W); see `Found`.
+
+        Distances are lower bounds, so that images come in the order of what is known of them
+        rather than in that of their true distances.
+        """
+        spectrum, index = self._built()
+        return index.search(spectrum(z), k)
+
+    def within(self, z, radius_of, most):
+        """All training images that may be within a radius of (n, C, H, W); see `Within`."""
+        spectrum, index = self._built()
+        return index.within(spectrum(z), radius_of, most)
+
+    def coordinates(self, z):
+        """Where images (n, C, H, W) are, (n, n_dims); never farther apart than they are."""
+        return self._built()[0](z)
+
+    @property
+    def rigorous(self):
+        """Whether the floors that `search` gives are lower bounds, or estimates."""
+        return self._built()[1].rigorous
+
+    def extend(self, training_set):
+        """Take a training set that begins with the present images; new ones are added."""
+        known, self.training_set = len(self.training_set), training_set
+        if self._index is not None:
+            spectrum, index = self._built()
+            for points in spectrum.of(training_set, start=known):
+                index.add(points)
+
+    def _built(self):
+        """Spectrum and index; built at the first call."""
+        with self._lock:
+            if self._index is None:
+                spectrum = self._spectrum or Spectrum(self.training_set)
+                index = make_index(self.factory, spectrum.n_dims, self.training_set.device)
+                index.train(spectrum(self._training_points(index)))
+                for points in spectrum.of(self.training_set):
+                    index.add(points)
+                self._spectrum, self._index = spectrum, index
+            return self._spectrum, self._index
+
+    def _training_points(self, index):
+        """Images, evenly spaced, that the index learns from."""
+        n = len(self.training_set)
+        wanted = 1 if index.cheap else _TRAINING_POINTS
+        rows = torch.linspace(0, n - 1, min(n, wanted)).long()
+        return self.training_set.take(rows.to(self.training_set.device), torch.float32)
+
+    def __getstate__(self):
+        state = self.__dict__.copy()
+        del state["_lock"], state["training_set"]  # whoever owns it puts it back
+        if self._index is not None and self._index.cheap:  # sooner built than read
+            state["_index"] = None
+        return state
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=Lock())
+
+
+class Recall:
+    """What was found for noisy images on their way, as long as it serves for where they are now.
+
+    A training image that was farther than r is still farther than r minus the way gone since
+    (the bound of Hamerly's k-means). On a sampler's last steps a noisy image moves straight
+    towards the one training image that is left, and no search is needed any more.
+    """
+
+    def __init__(self):
+        self._known = None
+
+    def remember(self, points, found):
+        """Keep what was found for noisy images at these coordinates (n, n_dims)."""
+        self._known = points.double(), found
+
+    def within(self, points):
+        """What is still known now that they are here: a `Within`, or None if that is nothing.
+
+        Its radius is what is left of the one before, at least zero.
+        """
+        if self._known is None or len(points) != len(self._known[0]):
+            return None
+        before, found = self._known
+        gone = (points.double() - before).norm(dim=1)
+        return found._replace(radius=(found.radius - gone).clamp_min(0))

@@ -1,0 +1,96 @@
+"""Coordinates in which neighbours are looked for: few, and never farther apart than the images.
+
+An image's discrete cosine transform (over channels, rows and columns; orthonormal) keeps all
+distances. Of its coefficients, the few that vary most over the training set are kept, and of the
+others, in bands, only the Euclidean norm. As ``|norm(a) - norm(b)| <= norm(a - b)``,
+
+    |phi(z) - phi(x)| <= |z - x|,
+
+so what is far in these coordinates is far. The bands are what makes the bound useful at a noisy
+image: noise lies mostly in coefficients in which images hardly differ, and the norms tell how
+much of it is there.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+import scipy.fft
+import torch
+
+from .memory import rows_that_fit
+
+_LEADING = 256  # coefficients kept as they are
+_GROWTH = 2.0  # bands end at this multiple of where they start
+_SAMPLE = 4096  # training images that decide which coefficients vary most
+
+
+class Spectrum:
+    """The map from images to coordinates, chosen on a training set.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    n_leading : int, default 256
+        Coefficients kept as they are.
+
+    Attributes
+    ----------
+    n_dims : int
+        Coordinates of one image.
+    """
+
+    def __init__(self, training_set, n_leading=_LEADING):
+        self._bases = [
+            torch.from_numpy(scipy.fft.dct(np.eye(side), axis=0, norm="ortho"))
+            for side in training_set.image_shape
+        ]
+        n = len(training_set)
+        rows = torch.linspace(0, n - 1, min(n, _SAMPLE)).long()
+        spectra = self._transform(training_set.take(rows, torch.float32))
+        self._mean = spectra.double().mean(0)
+        self._order = spectra.var(0, correction=0).argsort(descending=True)
+        self._ends = band_ends(n_leading, training_set.n_values)
+        self.n_dims = n_coordinates(training_set.n_values, n_leading)
+
+    def __call__(self, images):
+        """Coordinates (n, n_dims), float32, of images (n, C, H, W) or of rows (n, D)."""
+        if not images.is_floating_point() or images.dtype == torch.float16:
+            images = images.float()
+        spectra = self._transform(images)
+        spectra = (spectra - self._mean.to(spectra))[:, self._order.to(spectra.device)]
+        return band_norms(spectra, self._ends).float()
+
+    def of(self, training_set, start=0):
+        """Coordinates of the training images from ``start`` on, a block of rows at a time."""
+        row_bytes = 16 * training_set.n_values
+        n_rows = rows_that_fit(row_bytes, len(training_set), what="The spectrum of one image")
+        for begin in range(start, len(training_set), n_rows):
+            rows = slice(begin, min(begin + n_rows, len(training_set)))
+            yield self(training_set.take(rows, torch.float32))
+
+    def _transform(self, images):
+        """Cosine transform of images (n, C, H, W), flat, (n, D)."""
+        channels, height, width = (basis.to(images) for basis in self._bases)
+        spectra = height @ (images @ width.T)  # (n, C, H, W)
+        spectra = channels @ spectra.flatten(2)  # (n, C, H W)
+        return spectra.flatten(1)
+
+
+def n_coordinates(n_values, n_leading=_LEADING):
+    """How many coordinates the spectrum of an image of ``n_values`` numbers has."""
+    ends = band_ends(n_leading, n_values)
+    return ends[0] + len(ends) - 1
+
+
+def band_ends(n_leading, n_values):
+    """Where the leading coordinates and each band of the others end."""
+    ends = [min(n_leading, n_values)]
+    while ends[-1] < n_values:
+        ends.append(min(n_values, int(np.ceil(ends[-1] * _GROWTH))))
+    return ends
+
+
+def band_norms(points, ends):
+    """Norms of the bands, and then the leading coordinates, of (n, d)."""
+    norms = [points[:, start:stop].norm(dim=1, keepdim=True) for start, stop in pairwise(ends)]
+    return torch.cat([*norms, points[:, : ends[0]]], dim=1)

@@ -1,0 +1,251 @@
+"""Search: what indexes find, and that their floors are lower bounds."""
+
+import os
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import generators
+from skpspc.support import Neighbours, TrainingSet
+from skpspc.support import index as index_module
+from skpspc.support.index import BruteIndex, make_index
+from skpspc.support.spectrum import Spectrum
+
+FACTORIES = ["Flat", "IVF16,Flat", "PCA8,IVF8,SQ8", "SQ8", "IVF8,PQ4x4", "RR,Flat", "HNSW16"]
+RIGOROUS = FACTORIES[:-1]
+
+
+def faiss_index(factory, n_dims):
+    """An empty FAISS index, or a skip."""
+    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    from skpspc.support.faiss_index import FaissIndex
+
+    return FaissIndex(factory, n_dims)
+
+
+@pytest.fixture(scope="module")
+def points():
+    """Points in clusters, (600, 20), and a scale that falls along the axes."""
+    rng = np.random.default_rng(0)
+    centres = 3 * rng.standard_normal((12, 20))
+    drawn = centres[rng.integers(12, size=600)] + rng.standard_normal((600, 20))
+    return torch.from_numpy(drawn * np.geomspace(2, 0.2, 20)).float()
+
+
+@pytest.fixture(scope="module")
+def queries(points):
+    """Points with noise, (40, 20)."""
+    generator = torch.Generator().manual_seed(1)
+    return points[:40] + 0.5 * torch.randn(40, 20, generator=generator)
+
+
+def filled(factory, points):
+    index = BruteIndex(points.shape[1]) if factory is None else faiss_index(factory, 20)
+    index.train(points)
+    for block in points.split(170):
+        index.add(block)
+    assert len(index) == len(points)
+    return index
+
+
+def true_distances(queries, points):
+    return torch.cdist(queries.double(), points.double())
+
+
+@pytest.mark.parametrize("k", [1, 7, 600, 1000])
+@pytest.mark.parametrize("factory", [None, *RIGOROUS])
+def test_floor_is_a_lower_bound(factory, k, points, queries):
+    index = filled(factory, points)
+    assert index.rigorous
+    found = index.search(queries, k)
+    distances = true_distances(queries, points)
+    for row, (ids, bounds, floor) in enumerate(zip(*found, strict=True)):
+        known = ids[ids >= 0]
+        assert len(known.unique()) == len(known) <= k
+        assert (bounds[ids >= 0] <= distances[row, known] + 1e-9).all()
+        others = torch.ones(len(points), dtype=torch.bool)
+        others[known] = False
+        assert (distances[row, others] >= floor - 1e-9).all()
+
+
+@pytest.mark.parametrize("factory", [None, "Flat", "IVF16,Flat"])
+def test_exact_search(factory, points, queries):
+    found = filled(factory, points).search(queries, 600)
+    expected = true_distances(queries, points).sort(dim=1)
+    if factory != "IVF16,Flat":  # visits cells until it has 600 points, that is all of them
+        assert (found.ids[:, :50] == expected.indices[:, :50]).all()
+    torch.testing.assert_close(found.distances, expected.values, rtol=0, atol=1e-2)
+    assert found.floor.isinf().all()
+
+
+@pytest.mark.parametrize("factory", [None, *RIGOROUS])
+def test_within(factory, points, queries):
+    """All points within the radius are there, and pairs come in order."""
+    distances = true_distances(queries, points)
+    radius = distances.quantile(0.05, dim=1)
+    asked = []
+
+    def radius_of(rows, ids):
+        asked.append(ids)
+        return radius[rows]
+
+    found = filled(factory, points).within(queries, radius_of, most=600)
+    assert asked[0].shape[1] <= index_module.LEADERS
+    assert (found.radius > 0).all()
+    key = found.query * len(points) + found.ids
+    assert (key[1:] > key[:-1]).all()
+    near = (distances <= found.radius[:, None] - 1e-6).nonzero()
+    assert torch.isin(near[:, 0] * len(points) + near[:, 1], key).all()
+    assert len(key) < 0.5 * distances.numel() or factory == "IVF8,PQ4x4"
+
+
+@pytest.mark.parametrize("factory", [None, "Flat", "IVF16,Flat"])
+def test_within_gives_up_on_queries_with_many(factory, points, queries):
+    radius = torch.full((40,), 1e3, dtype=torch.float64)
+    radius[3] = 1e-3
+    found = filled(factory, points).within(queries, lambda rows, ids: radius[rows], most=100)
+    assert (found.radius > 0).nonzero().squeeze(1).tolist() == [3]
+    assert (found.query == 3).all()
+
+
+@pytest.mark.parametrize("limit", [5, 40])
+def test_parts_with_a_limit_of_k(limit, points, queries):
+    """What a GPU needs: several indexes, each of which finds at most so many."""
+    index = faiss_index("Flat", 20)
+    index._max_k, index._part_size = limit, 100
+    index.train(points)
+    index.add(points)
+    assert [part.ntotal for part, _ in index._parts] == [100] * 6
+    distances = true_distances(queries, points)
+    found = index.search(queries, 30)
+    for row, (ids, floor) in enumerate(zip(found.ids, found.floor, strict=True)):
+        others = torch.ones(len(points), dtype=torch.bool)
+        others[ids] = False
+        assert (distances[row, others] >= floor - 1e-9).all()
+    if limit == 40:
+        assert (found.ids == distances.argsort(dim=1)[:, :30]).all()
+
+
+@pytest.mark.parametrize("factory", [None, *FACTORIES])
+def test_pickle(factory, points, queries):
+    index = filled(factory, points)
+    again = pickle.loads(pickle.dumps(index))
+    for a, b in zip(index.search(queries, 9), again.search(queries, 9), strict=True):
+        assert torch.equal(a, b)
+    again.add(points[:10])
+    assert len(again) == 610 and len(index) == 600
+
+
+def test_graphs_are_not_rigorous(points):
+    assert not filled("HNSW16", points).rigorous
+    assert not filled("L2norm,Flat", points).rigorous
+
+
+@pytest.mark.parametrize("factory", ["nonsense", "IVF,Flat", ""])
+def test_unknown_factory(factory):
+    with pytest.raises(ValueError, match=r'such as "Flat", "IVF256,Flat"'):
+        faiss_index(factory, 20)
+
+
+def test_more_cells_than_points(points):
+    index = faiss_index("IVF1000,Flat", 20)
+    with pytest.raises(ValueError, match="1000 cells, but there are 600 training images"):
+        index.train(points)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_cuda_without_a_device():
+    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    from skpspc.support.faiss_index import FaissIndex
+
+    with pytest.raises(ValueError, match="needs a CUDA device and a GPU build of faiss"):
+        FaissIndex("Flat", 20, device="cuda")
+    FaissIndex("Flat", 20, device="auto")
+
+
+def test_nothing_goes_to_the_terminal(points, capfd):
+    filled("PCA8,IVF16,Flat", points)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_without_faiss(monkeypatch, points, queries):
+    monkeypatch.setattr(index_module, "available", lambda name: False)
+    index_module._warn_missing.cache_clear()
+    with pytest.warns(UserWarning, match=r'pip install "skpspc\[cpu\]"'):
+        index = make_index("IVF16,Flat", 20)
+    assert isinstance(index, BruteIndex)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        make_index("IVF16,Flat", 20)
+
+
+# The spectrum
+
+
+@given(generators.cases())
+def test_spectrum_never_lengthens(case):
+    training_set = TrainingSet(torch.from_numpy(case.X))
+    for n_leading in (1, 3, 256):
+        spectrum = Spectrum(training_set, n_leading)
+        (points,) = spectrum.of(training_set)
+        assert points.shape == (len(case.X), spectrum.n_dims)
+        apart = true_distances(spectrum(torch.from_numpy(case.Z)), points)
+        true = true_distances(
+            torch.from_numpy(case.Z).flatten(1), torch.from_numpy(case.x).flatten(1)
+        )
+        scale = 1 + float(np.abs(case.Z).max()) * np.sqrt(case.Z[0].size)
+        assert (apart <= true + 1e-5 * scale).all()
+        if n_leading == 256:
+            assert (apart >= true - 1e-5 * scale).all()
+
+
+def test_spectrum_keeps_what_varies(photos):
+    """A quarter of the coordinates keep most of what tells photographs apart."""
+    training_set = TrainingSet(torch.from_numpy(np.array(photos)))
+    spectrum = Spectrum(training_set, n_leading=photos[0].size // 4)
+    points = torch.cat(list(spectrum.of(training_set)))
+    flat = training_set.take(slice(None), torch.float64).flatten(1)
+    kept = true_distances(points, points).square() / true_distances(flat, flat).square()
+    assert kept[~torch.eye(len(photos), dtype=torch.bool)].quantile(0.1) > 0.9
+
+
+# Neighbours
+
+
+def test_neighbours_grow(digits):
+    whole = TrainingSet(torch.from_numpy(np.array(digits)))
+    first = TrainingSet(whole.images[:1000])
+    z = whole.take(slice(990, 1010), torch.float32)
+    neighbours = Neighbours(first)
+    assert (neighbours.search(z, 1).ids < 1000).all()
+    neighbours.extend(whole)
+    assert neighbours.search(z, 1).ids.squeeze(1).tolist() == list(range(990, 1010))
+    lazy = Neighbours(first)
+    lazy.extend(whole)
+    assert lazy.search(z, 1).ids.squeeze(1).tolist() == list(range(990, 1010))
+
+
+def test_never_forks(monkeypatch, digits):
+    """A search in a forked child hangs, so nothing here may fork."""
+    neighbours = Neighbours(TrainingSet(torch.from_numpy(np.array(digits))), "IVF16,Flat")
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+    neighbours.search(neighbours.training_set.take(slice(0, 5), torch.float32), 3)
+
+
+@given(st.integers(1, 30), st.integers(1, 6), generators.seeds)
+def test_leaders(n_pairs, k, seed):
+    rng = np.random.default_rng(seed)
+    query = torch.from_numpy(np.sort(rng.integers(0, 4, n_pairs)))
+    distances = torch.from_numpy(rng.permutation(n_pairs).astype(float))
+    ids = torch.from_numpy(rng.integers(0, 100, n_pairs))
+    default = torch.full((4, k), -7)
+    leaders = index_module._leaders(query, ids, distances, default)
+    for row in range(4):
+        mine = query == row
+        expected = ids[mine][distances[mine].argsort()][:k].tolist()
+        assert leaders[row].tolist() == expected + [-7] * (k - len(expected))

@@ -1,0 +1,182 @@
+"""Posteriors from a few training images: what they leave out, and that they say so."""
+
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from joblib import Parallel, delayed
+
+import generators
+import oracle
+from skpspc import EmpiricalDenoiser, PatchDenoiser
+from skpspc.posterior import truncated
+
+CLOSE = 1e-10  # rounding of float64, beyond which bounds hold
+
+
+@pytest.fixture
+def always_from_the_index(monkeypatch):
+    """However many training images it takes."""
+    monkeypatch.setattr(truncated, "_LARGEST_SHARE", 1)
+
+
+def largest_error(mean, other):
+    return np.abs(mean - other).reshape(len(mean), -1).max(1)
+
+
+@given(generators.cases(low=0.02), st.integers(1, 9))
+def test_bound_of_the_nearest(case, k):
+    k = min(k, len(case.X))
+    model = EmpiricalDenoiser(n_neighbors=k).fit(case.X)
+    posterior = model.posterior(case.Z, case.sigma)
+    exact = EmpiricalDenoiser().fit(case.X).posterior(case.Z, case.sigma)
+    error = largest_error(posterior.mean, exact.mean)
+    assert (error <= posterior.error_bound + CLOSE).all()
+    if k == len(case.X):
+        np.testing.assert_allclose(posterior.log_evidence, exact.log_evidence, rtol=1e-9)
+        assert (error <= CLOSE).all()
+
+
+@given(generators.cases(low=0.02), st.integers(1, 9))
+def test_nearest_are_the_nearest(case, k):
+    """As the formula over the k nearest training images."""
+    k = min(k, len(case.X))
+    mean = EmpiricalDenoiser(n_neighbors=k).fit(case.X).denoise(case.Z, case.sigma)
+    x, z = oracle.as_float(case.X), oracle.as_float(case.Z)
+    for row in range(len(z)):
+        distance = ((z[row] - x) ** 2).sum(1)
+        order = distance.argsort(kind="stable")
+        if k < len(x) and np.isclose(distance[order[k - 1]], distance[order[k]], rtol=1e-9):
+            continue  # a tie
+        answer = oracle.collection(
+            case.Z[row : row + 1],
+            case.X[order[:k]],
+            case.sigma[row],
+            oracle.whole_mask(case.shape),
+        )
+        np.testing.assert_allclose(mean[row].ravel(), answer.mean[0], rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("index", ["Flat", "IVF16,Flat", "PCA8,IVF16,SQ8"])
+@pytest.mark.parametrize("tol", [1e-1, 1e-3, 1e-6])
+@pytest.mark.usefixtures("always_from_the_index")
+def test_tolerance(digits, index, tol):
+    if index != "Flat":
+        pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    train, test = digits[:1500], digits[1500:1520]
+    sigma = np.repeat([0.05, 0.3, 1.0, 5.0], 5)
+    noise = np.random.default_rng(0).standard_normal(test.shape)
+    Z = test / 127.5 - 1 + sigma[:, None, None, None] * noise
+    weight = np.random.default_rng(1).uniform(0.1, 3, len(train))
+    model = EmpiricalDenoiser(tol=tol, index=index).fit(train, sample_weight=weight)
+    posterior = model.posterior(Z, sigma)
+    exact = EmpiricalDenoiser().fit(train, sample_weight=weight).posterior(Z, sigma)
+    assert (posterior.error_bound <= tol).all()
+    assert (posterior.error_bound > 0).any()
+    error = largest_error(posterior.mean, exact.mean)
+    assert (error <= posterior.error_bound + CLOSE).all()
+    np.testing.assert_allclose(posterior.log_evidence, exact.log_evidence, atol=tol)
+
+
+@pytest.mark.usefixtures("always_from_the_index")
+def test_samples_recall_their_neighbours(digits, monkeypatch):
+    """The steps of a sampler use what was found before, and give what a search gives."""
+    used = []
+    recalled = truncated._recalled
+    monkeypatch.setattr(
+        truncated, "_recalled", lambda *args: used.append(recalled(*args)) or used[-1]
+    )
+    samples = EmpiricalDenoiser(tol=1e-6).fit(digits).sample(4, random_state=0)
+    assert any(posterior is not None for posterior in used)
+    exact = EmpiricalDenoiser().fit(digits).sample(4, random_state=0)
+    np.testing.assert_allclose(samples, exact, rtol=0, atol=1e-3)
+
+
+def test_remainder(digits):
+    """At a large sigma a drawn remainder mends what the nearest alone get wrong."""
+    noise = np.random.default_rng(0).standard_normal((8, 1, 8, 8))
+    Z = digits[:8] / 127.5 - 1 + 10 * noise
+    exact = EmpiricalDenoiser().fit(digits).denoise(Z, 10.0)
+    few = EmpiricalDenoiser(n_neighbors=10).fit(digits).posterior(Z, 10.0)
+    model = EmpiricalDenoiser(n_neighbors=10, n_remainder=500).fit(digits)
+    more = model.posterior(Z, 10.0)
+    assert (largest_error(more.mean, exact) <= more.error_bound + CLOSE).all()
+    rmse = np.sqrt(((more.mean - exact) ** 2).mean((1, 2, 3)))
+    assert np.sqrt(((few.mean - exact) ** 2).mean()) > 5 * rmse.max()
+    assert 0.3 < np.median(rmse / more.standard_error) < 3
+    assert (few.standard_error == 0).all()
+    np.testing.assert_array_equal(more.mean, model.denoise(Z, 10.0))
+    whole = model.set_params(n_remainder=len(digits)).fit(digits).denoise(Z, 10.0)
+    np.testing.assert_allclose(whole, exact, rtol=0, atol=1e-9)
+
+
+def test_partial_fit_adds_to_the_index(digits):
+    Z = digits[1700:1710] / 127.5 - 1
+    model = EmpiricalDenoiser(n_neighbors=1).fit(digits[:1000])
+    assert np.abs(model.denoise(Z, 0.1) - Z).max() > 0.1
+    model.partial_fit(digits[1000:])
+    np.testing.assert_allclose(model.denoise(Z, 0.1), Z, atol=1e-12)
+
+
+@pytest.mark.parametrize("index", ["Flat", "IVF16,Flat"])
+def test_pickles_and_workers(digits, index):
+    if index != "Flat":
+        pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    Z = (digits[:4] / 127.5 - 1).astype(np.float32)
+    model = EmpiricalDenoiser(n_neighbors=5, index=index).fit(digits)
+    expected = model.denoise(Z, 0.5)
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).denoise(Z, 0.5), expected)
+    for prefer in ("threads", "processes"):
+        for mean in Parallel(2, prefer=prefer)(delayed(model.denoise)(Z, 0.5) for _ in range(2)):
+            np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-6)
+
+
+def test_patches(digits):
+    Z = digits[:5] / 127.5 - 1 + 0.3
+    exact = PatchDenoiser(4, location="all").fit(digits).posterior(Z, 0.2)
+    few = PatchDenoiser(4, location="all", n_neighbors=20).fit(digits).posterior(Z, 0.2)
+    assert (few.error_bound > 0).any()
+    assert (largest_error(few.mean, exact.mean) <= few.error_bound + CLOSE).all()
+
+
+def test_neighbours_by_sigma(digits):
+    Z = digits[:2] / 127.5 - 1
+    model = EmpiricalDenoiser(n_neighbors=lambda sigma: 1 if sigma < 1 else 1797).fit(digits)
+    posterior = model.posterior(Z, [0.5, 2.0])
+    assert posterior.error_bound[1] == 0 < posterior.error_bound[0]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"n_neighbors": 0}, "n_neighbors"),
+        ({"n_neighbors": 41}, "number of training images, 40"),
+        ({"tol": 0.0}, "tol"),
+        ({"algorithm": "exact", "tol": 0.1}, "leave n_neighbors and tol at None"),
+        ({"n_remainder": 5}, "pass n_neighbors too"),
+        ({"algorithm": "faiss", "index": "IVF64,Flat"}, "64 cells, but there are 40"),
+        ({"algorithm": "faiss", "index": "nonsense"}, "a factory string that faiss knows"),
+    ],
+)
+def test_bad_parameters(digits, parameters, message):
+    if "index" in parameters:
+        pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    with pytest.raises(ValueError, match=message):
+        EmpiricalDenoiser(**parameters).fit(digits[:40])
+
+
+def test_bad_callable(digits):
+    model = EmpiricalDenoiser(n_neighbors=lambda sigma: 0).fit(digits[:40])
+    with pytest.raises(ValueError, match="n_neighbors must be between 1"):
+        model.denoise(digits[:1], 1.0)
+
+
+def test_duplicates():
+    X = np.repeat(np.array([[[[0.0, 1.0]]], [[[1.0, 0.0]]]]), 30, axis=0)
+    Z = torch.tensor([[[[0.1, 0.8]]]], dtype=torch.float64)
+    posterior = EmpiricalDenoiser(n_neighbors=10).fit(X).posterior(Z, 0.3)
+    exact = EmpiricalDenoiser().fit(X).denoise(Z, 0.3)
+    assert (posterior.mean - exact).abs().max() <= posterior.error_bound[0] + CLOSE
