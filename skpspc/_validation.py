@@ -136,7 +136,7 @@ def check_noisy_images(estimator, Z, shapes):
     # scikit-learn's check of the number of features is that of whole images
     reset = False if shape == estimator.image_shape_ else None
     flat, layout = _check_flat(estimator, Z, reset=reset, name="Z")
-    z = to_compute(flat.to(estimator.training_set_.device), layout.dtype)
+    z = to_compute(flat.to(estimator._device), layout.dtype)
     return z.view(-1, *shape), layout
 
 

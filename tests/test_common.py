@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import generators
 from skpspc import (
     EmpiricalDenoiser,
+    GaussianDenoiser,
     PatchDenoiser,
     PatchSchedule,
     PSPCDenoiser,
@@ -41,6 +42,10 @@ SCHEDULE = PatchSchedule([0.1, 1.0, 10.0], [1, 3, 5])
     [
         EmpiricalDenoiser(),
         EmpiricalDenoiser(sigma=0.0),
+        GaussianDenoiser(),
+        GaussianDenoiser(1, shrinkage=0.5),
+        GaussianDenoiser(shrinkage="ledoit_wolf"),
+        GaussianDenoiser(shrinkage="oas"),
         PatchDenoiser(),
         PatchDenoiser(1, sigma=2.0),
         PatchDenoiser(1, location="all"),
@@ -56,6 +61,9 @@ def test_scikit_learn(estimator, check):
 
 DENOISERS = {
     "empirical": EmpiricalDenoiser(),
+    "gaussian": GaussianDenoiser(),
+    "gaussian-rank": GaussianDenoiser(7),
+    "gaussian-shrunk": GaussianDenoiser(shrinkage=0.1),
     "patch": PatchDenoiser(3),
     "patch-corner": PatchDenoiser(2, location=(1, 0)),
     "patch-all": PatchDenoiser(3, location="all"),

@@ -1,7 +1,15 @@
 """The kernels: arrays in, a posterior out. They know nothing of estimators."""
 
 from .dense import dense_posterior
+from .gaussian import Gaussian, gaussian_posterior
 from .posterior import Posterior
 from .select import ENGINES, square_posterior
 
-__all__ = ["ENGINES", "Posterior", "dense_posterior", "square_posterior"]
+__all__ = [
+    "ENGINES",
+    "Gaussian",
+    "Posterior",
+    "dense_posterior",
+    "gaussian_posterior",
+    "square_posterior",
+]
