@@ -1,6 +1,12 @@
 """Training-free diffusion denoisers with the manners of scikit-learn."""
 
-from .denoisers import EmpiricalDenoiser, GaussianDenoiser, PatchDenoiser, PSPCDenoiser
+from .denoisers import (
+    EmpiricalDenoiser,
+    GaussianDenoiser,
+    PatchDenoiser,
+    PCALocalityDenoiser,
+    PSPCDenoiser,
+)
 from .posterior import Posterior
 from .sampling import PatchSchedule, SamplingInterrupted, edm_sigmas
 
@@ -9,6 +15,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EmpiricalDenoiser",
     "GaussianDenoiser",
+    "PCALocalityDenoiser",
     "PSPCDenoiser",
     "PatchDenoiser",
     "PatchSchedule",

@@ -3,6 +3,13 @@
 from .empirical import EmpiricalDenoiser
 from .gaussian import GaussianDenoiser
 from .patch import PatchDenoiser
+from .pca_locality import PCALocalityDenoiser
 from .pspc import PSPCDenoiser
 
-__all__ = ["EmpiricalDenoiser", "GaussianDenoiser", "PSPCDenoiser", "PatchDenoiser"]
+__all__ = [
+    "EmpiricalDenoiser",
+    "GaussianDenoiser",
+    "PCALocalityDenoiser",
+    "PSPCDenoiser",
+    "PatchDenoiser",
+]

@@ -3,6 +3,7 @@
 from .dense import dense_posterior
 from .gaussian import Gaussian, gaussian_posterior
 from .posterior import Posterior
+from .precision import precision_posterior
 from .select import ENGINES, square_posterior
 
 __all__ = [
@@ -11,5 +12,6 @@ __all__ = [
     "Posterior",
     "dense_posterior",
     "gaussian_posterior",
+    "precision_posterior",
     "square_posterior",
 ]

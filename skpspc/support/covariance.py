@@ -58,6 +58,25 @@ class Spectrum:
     n_effective: float
 
 
+def exact_spectrum(training_set):
+    """Spectrum by the smaller of the two problems.
+
+    Raises
+    ------
+    ValueError
+        If both are too large.
+    """
+    n, n_values = len(training_set), training_set.n_values
+    if min(n, n_values) > LARGEST_PROBLEM:
+        raise ValueError(
+            f"the covariance of {n} images of {n_values} values takes at most {LARGEST_PROBLEM} "
+            "images or values; pass fewer images, or smaller ones."
+        )
+    if n < n_values:
+        return spectrum_of_rows(training_set)
+    return Moments(training_set).spectrum()
+
+
 def spectrum_of_rows(training_set):
     """Spectrum from the N x N products of the centred images.
 
