@@ -6,6 +6,7 @@ from .denoisers import (
     PatchDenoiser,
     PCALocalityDenoiser,
     PSPCDenoiser,
+    SmoothedDenoiser,
 )
 from .posterior import Posterior
 from .sampling import PatchSchedule, SamplingInterrupted, edm_sigmas
@@ -21,6 +22,7 @@ __all__ = [
     "PatchSchedule",
     "Posterior",
     "SamplingInterrupted",
+    "SmoothedDenoiser",
     "__version__",
     "edm_sigmas",
 ]

@@ -5,6 +5,7 @@ from .gaussian import GaussianDenoiser
 from .patch import PatchDenoiser
 from .pca_locality import PCALocalityDenoiser
 from .pspc import PSPCDenoiser
+from .smoothed import SmoothedDenoiser
 
 __all__ = [
     "EmpiricalDenoiser",
@@ -12,4 +13,5 @@ __all__ = [
     "PCALocalityDenoiser",
     "PSPCDenoiser",
     "PatchDenoiser",
+    "SmoothedDenoiser",
 ]
