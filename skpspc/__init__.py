@@ -3,10 +3,12 @@
 from .denoisers import (
     EmpiricalDenoiser,
     GaussianDenoiser,
+    NetworkDenoiser,
     PatchDenoiser,
     PCALocalityDenoiser,
     PSPCDenoiser,
     SmoothedDenoiser,
+    load_network,
 )
 from .posterior import Posterior
 from .sampling import PatchSchedule, SamplingInterrupted, edm_sigmas
@@ -16,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EmpiricalDenoiser",
     "GaussianDenoiser",
+    "NetworkDenoiser",
     "PCALocalityDenoiser",
     "PSPCDenoiser",
     "PatchDenoiser",
@@ -25,4 +28,5 @@ __all__ = [
     "SmoothedDenoiser",
     "__version__",
     "edm_sigmas",
+    "load_network",
 ]
