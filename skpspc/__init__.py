@@ -1,6 +1,15 @@
 """Training-free diffusion denoisers with the manners of scikit-learn."""
 
-from .denoisers import EmpiricalDenoiser, PatchDenoiser, PSPCDenoiser
+from .denoisers import (
+    EmpiricalDenoiser,
+    GaussianDenoiser,
+    NetworkDenoiser,
+    PatchDenoiser,
+    PCALocalityDenoiser,
+    PSPCDenoiser,
+    SmoothedDenoiser,
+    load_network,
+)
 from .posterior import Posterior
 from .sampling import PatchSchedule, SamplingInterrupted, edm_sigmas
 
@@ -8,11 +17,16 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EmpiricalDenoiser",
+    "GaussianDenoiser",
+    "NetworkDenoiser",
+    "PCALocalityDenoiser",
     "PSPCDenoiser",
     "PatchDenoiser",
     "PatchSchedule",
     "Posterior",
     "SamplingInterrupted",
+    "SmoothedDenoiser",
     "__version__",
     "edm_sigmas",
+    "load_network",
 ]

@@ -72,7 +72,7 @@ def check_training_images(estimator, X, *, reset):
             "X must have shape (n, channels, height, width) or (n, features), got "
             f"{tuple(X.shape)}; {remedy}."
         )
-    image_shape = _declared_shape(estimator, X) if reset else estimator.image_shape_
+    image_shape = declared_shape(estimator, X) if reset else estimator.image_shape_
     if is_image and tuple(X.shape[1:]) != image_shape:
         raise ValueError(
             f"X holds images of shape {tuple(X.shape[1:])} (channels, height, width), expected "
@@ -89,7 +89,8 @@ def check_training_images(estimator, X, *, reset):
     return flat.view(-1, *image_shape), layout
 
 
-def _declared_shape(estimator, X):
+def declared_shape(estimator, X):
+    """Shape of one image by ``image_shape``, else that of a 4-D X, else None."""
     shape = estimator.image_shape
     if shape is not None:
         try:
@@ -136,7 +137,7 @@ def check_noisy_images(estimator, Z, shapes):
     # scikit-learn's check of the number of features is that of whole images
     reset = False if shape == estimator.image_shape_ else None
     flat, layout = _check_flat(estimator, Z, reset=reset, name="Z")
-    z = to_compute(flat.to(estimator.training_set_.device), layout.dtype)
+    z = to_compute(flat.to(estimator._device), layout.dtype)
     return z.view(-1, *shape), layout
 
 

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from skpspc import EmpiricalDenoiser, PatchSchedule, PSPCDenoiser, edm_sigmas
+from skpspc import EmpiricalDenoiser, GaussianDenoiser, PatchSchedule, PSPCDenoiser, edm_sigmas
 
 DATA = {"cifar10": "cifar10-32x32", "mnist": "mnist-28x28"}
 SQUARES = [(5.32, 23), (1.92, 11), (1.09, 8), (0.296, 3), (0.06, 3)]
 EMPIRICAL = [5.32, 1.09, 0.296]
+GAUSSIAN = [(sigma, rank) for sigma in EMPIRICAL for rank in (None, 100)]
 
 
 @cache
@@ -58,11 +59,28 @@ def test_empirical(reference, device, sigma):
     np.testing.assert_allclose(mean, arrays[f"empirical_sigma{sigma}"], rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize(("sigma", "rank"), GAUSSIAN)
+def test_gaussian(reference, device, sigma, rank):
+    _, arrays, train, _ = reference
+    model = GaussianDenoiser(rank, device=device).fit(train)
+    mean = model.denoise(noisy(reference, sigma), sigma)
+    error = (mean - arrays[f"gaussian_sigma{sigma}_rank{rank}"]).reshape(len(mean), -1)
+    if (sigma, rank) == (0.296, None) and len(arrays["noise"][0]) == 3:
+        # One known exception: 300 images have no variance in all but 299 directions. float32
+        # eigenvalues of the covariance are not zero there but about 1e-7 of the largest, which
+        # is not small beside sigma^2; in the directions of the images all is as it should be.
+        assert np.abs(error).max() < 6e-4
+        error = error @ model.components_.T @ model.components_
+    assert np.abs(error).max() < 2e-4
+
+
 def test_no_case_is_left_out(reference):
     _, arrays, *_ = reference
     cases = {f"square_sigma{sigma}_patch{size}" for sigma, size in SQUARES}
     cases |= {f"empirical_sigma{sigma}" for sigma in EMPIRICAL}
-    assert cases == {name for name in arrays if name.startswith(("square", "empirical_sigma"))}
+    cases |= {f"gaussian_sigma{sigma}_rank{rank}" for sigma, rank in GAUSSIAN}
+    known = "square", "empirical_sigma", "gaussian"
+    assert cases == {name for name in arrays if name.startswith(known)}
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])

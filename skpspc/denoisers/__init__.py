@@ -1,7 +1,21 @@
 """The faces: one estimator a file."""
 
+from ._checkpoint import load_network
 from .empirical import EmpiricalDenoiser
+from .gaussian import GaussianDenoiser
+from .network import NetworkDenoiser
 from .patch import PatchDenoiser
+from .pca_locality import PCALocalityDenoiser
 from .pspc import PSPCDenoiser
+from .smoothed import SmoothedDenoiser
 
-__all__ = ["EmpiricalDenoiser", "PSPCDenoiser", "PatchDenoiser"]
+__all__ = [
+    "EmpiricalDenoiser",
+    "GaussianDenoiser",
+    "NetworkDenoiser",
+    "PCALocalityDenoiser",
+    "PSPCDenoiser",
+    "PatchDenoiser",
+    "SmoothedDenoiser",
+    "load_network",
+]

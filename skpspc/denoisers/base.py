@@ -73,7 +73,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.image_shape_ = tuple(images.shape[1:])
         device = check_device(self.device, images)
         weight = check_weights(sample_weight, images, device)
-        self.training_set_ = TrainingSet(images.to(device), weight)
+        self._keep(TrainingSet(images.to(device), weight))
         self._resolve()
         return self
 
@@ -88,19 +88,36 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         -------
         self
         """
-        if not hasattr(self, "training_set_"):
+        if not hasattr(self, "image_shape_"):
             return self.fit(X, y, sample_weight)
         images, _ = check_training_images(self, X, reset=False)
-        known = self.training_set_
-        if images.dtype != known.images.dtype:
+        if images.dtype != self._image_dtype:
             raise ValueError(
-                f"X has dtype {images.dtype}, the training set {known.images.dtype}; convert X "
+                f"X has dtype {images.dtype}, the training set {self._image_dtype}; convert X "
                 "first (uint8 means u / 127.5 - 1)."
             )
-        weight = check_weights(sample_weight, images, known.device)
-        self.training_set_ = known.extended(images.to(known.device), weight)
+        weight = check_weights(sample_weight, images, self._device)
+        self._add(images.to(self._device), weight)
         self._extend()
         return self
+
+    def _keep(self, training_set):
+        """Learn from a training set, forgetting what was known."""
+        self.training_set_ = training_set
+
+    def _add(self, images, weight):
+        """Learn from more images, beside those known."""
+        self._keep(self.training_set_.extended(images, weight))
+
+    @property
+    def _device(self):
+        """Where the work is done."""
+        return self.training_set_.device
+
+    @property
+    def _image_dtype(self):
+        """Of the training images."""
+        return self.training_set_.images.dtype
 
     def _resolve(self):
         """Check parameters against the images; called at the end of `fit`."""
@@ -342,7 +359,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if not isinstance(n, numbers.Integral) or n < 1:
             raise ValueError(f"n must be an int of at least 1, got {n!r}.")
         noise = sigma_max * draw_noise(shape, n, random_state)
-        return noise.to(device=self.training_set_.device, dtype=self._layout.dtype)
+        return noise.to(device=self._device, dtype=self._layout.dtype)
 
     def _walker(self):
         """What a sampler calls on one walk: ``denoise(z, sigma)``, a tensor and one float."""

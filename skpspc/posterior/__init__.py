@@ -1,15 +1,20 @@
 """The kernels: arrays in, a posterior out. They know nothing of estimators."""
 
 from .dense import dense_posterior
+from .gaussian import Gaussian, gaussian_posterior
 from .posterior import Posterior
+from .precision import precision_posterior
 from .select import ENGINES, square_posterior
 from .truncated import nearest_posterior, tolerant_posterior
 
 __all__ = [
     "ENGINES",
+    "Gaussian",
     "Posterior",
     "dense_posterior",
+    "gaussian_posterior",
     "nearest_posterior",
+    "precision_posterior",
     "square_posterior",
     "tolerant_posterior",
 ]

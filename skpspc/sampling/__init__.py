@@ -1,5 +1,6 @@
 """Schedules of sigmas, and the samplers that walk them."""
 
+from . import convert
 from .noise import draw_noise, noise_seed
 from .samplers import SAMPLERS, SamplingInterrupted, euler, heun
 from .schedules import PatchSchedule, edm_sigmas, paper_schedule
@@ -8,6 +9,7 @@ __all__ = [
     "SAMPLERS",
     "PatchSchedule",
     "SamplingInterrupted",
+    "convert",
     "draw_noise",
     "edm_sigmas",
     "euler",

@@ -1,0 +1,356 @@
+"""A trained network with the manners of the other denoisers."""
+
+import contextlib
+import math
+import numbers
+from collections.abc import Callable
+from functools import partial
+
+import torch
+from sklearn.base import _fit_context
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from .._validation import Layout, check_device, check_training_images, check_weights, declared_shape
+from ..posterior import Posterior
+from ..sampling import convert
+from .base import BaseDenoiser
+
+_DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+
+class NetworkDenoiser(BaseDenoiser):
+    r"""A trained network as a denoiser of this library.
+
+    .. math::
+
+        D(z; \sigma) = \hat x_0\bigl(f(s\, z, c(\sigma)), z, \sigma\bigr)
+
+    with f the network, s the scale of the noisy images that it was trained on, c what it is
+    told of the noise level, and :math:`\hat x_0` the clean image from its answer; see the
+    table. Nothing is trained: :meth:`fit` only learns the shape of the images.
+
+    Parameters
+    ----------
+    network : torch.nn.Module or callable
+        ``network(x, c)`` to a tensor like x. x is a tensor (n, C, H, W); c is a tensor (n,),
+        one number for each image, or a float (``condition="float"``). A module is put into
+        evaluation mode for the call, and back. Gradients are not tracked.
+    parametrization : {"x0", "eps", "v", "flow", "edm"}, default "x0"
+        What the network was trained to see and to answer, with s the noise level in its own
+        pixels:
+
+        ======  ============================  ================  =============================
+        name    x                             c                 answer
+        ======  ============================  ================  =============================
+        x0      z                             s                 the clean image
+        eps     z / sqrt(1 + s^2)             s                 the noise
+        v       z / sqrt(1 + s^2)             s                 sqrt(abar) eps
+                                                                - sqrt(1 - abar) x0
+        flow    z / (1 + s)                   t = 1 / (1 + s)   the velocity x0 - eps
+        edm     z / sqrt(s^2 + sigma_data^2)  log(s) / 4        F of Karras et al., Eq. 7
+        ======  ============================  ================  =============================
+
+        "edm" is the bare network; one that is already preconditioned, as in the published
+        checkpoints (``EDMPrecond``), is "x0".
+    time : callable, default None
+        Maps noise levels s, a tensor (n,) of float64, to c, a tensor (n,), instead of the
+        table; for a DDPM `skpspc.sampling.convert.NearestStep` of its ``alphas_cumprod``.
+        Floats are then cast to the network's dtype, ints are left.
+    data_range : tuple of (low, high), default (-1, 1)
+        What this library's [-1, 1] is to the network: (0, 1) or (-0.5, 0.5), for example.
+        Its noise level is then s = sigma * (high - low) / 2.
+    sigma_data : float, default 0.5
+        Of "edm", in the network's pixels.
+    condition : {"tensor", "float"}, default "tensor"
+        "float": the network takes one Python number; images are grouped by noise level.
+    batch_size : int, default None
+        How many images the network sees at once; None: all.
+    dtype : {"float32", "float64", "float16", "bfloat16"}, default None
+        Of x. None: that of the module's parameters, float32 for other callables.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform`.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image. Given, nothing has to be fitted; None: that of X at fit.
+    device : str or torch.device, default None
+        Where the network works. None: where the module's parameters are, the CPU for other
+        callables. A module is not moved.
+    random_state : int, RandomState, Generator or None, default 0
+        Fixes the noise of :meth:`score`.
+
+    Attributes
+    ----------
+    image_shape_, n_features_in_
+        As in `EmpiricalDenoiser`.
+
+    Raises
+    ------
+    ValueError
+        While denoising at an infinite noise level, or if the network answers with another
+        shape, with NaN or with infinity.
+
+    See Also
+    --------
+    load_network : A network from a file.
+
+    Notes
+    -----
+    At sigma = 0 the noisy image is the answer, and the network is not asked. A network does
+    not know log p(z): ``log_evidence`` and ``effective_sample_size`` are NaN, and there is
+    no ``score_samples``. Without :meth:`fit`, samples come as float32 arrays
+    (n, C, H, W).
+
+    References
+    ----------
+    Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
+    NeurIPS 2022, Eq. 7 and Table 1; Ho et al., NeurIPS 2020 (eps); Salimans and Ho, ICLR 2022
+    (v); Lipman et al., ICLR 2023 (flow).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpspc import NetworkDenoiser
+    >>> def network(x, c):  # the denoiser of pixels that are standard normal
+    ...     return x / (1 + c[:, None, None, None] ** 2)
+    >>> model = NetworkDenoiser(network, image_shape=(1, 2, 2))
+    >>> model.denoise(np.full((1, 1, 2, 2), 2.0), sigma=1.0).ravel()
+    array([1., 1., 1., 1.])
+    """
+
+    _parameter_constraints = {
+        **BaseDenoiser._parameter_constraints,
+        "network": [callable],
+        "parametrization": [StrOptions({"x0", "eps", "v", "flow", "edm"})],
+        "time": [callable, None],
+        "data_range": [tuple, list],
+        "sigma_data": [Interval(numbers.Real, 0, None, closed="neither")],
+        "condition": [StrOptions({"tensor", "float"})],
+        "batch_size": [Interval(numbers.Integral, 1, None, closed="left"), None],
+        "dtype": [StrOptions(set(_DTYPES)), None],
+    }
+
+    def __init__(
+        self,
+        network,
+        parametrization="x0",
+        *,
+        time=None,
+        data_range=(-1, 1),
+        sigma_data=0.5,
+        condition="tensor",
+        batch_size=None,
+        dtype=None,
+        sigma=0.5,
+        image_shape=None,
+        device=None,
+        random_state=0,
+    ):
+        super().__init__(
+            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+        )
+        self.network = network
+        self.parametrization = parametrization
+        self.time = time
+        self.data_range = data_range
+        self.sigma_data = sigma_data
+        self.condition = condition
+        self.batch_size = batch_size
+        self.dtype = dtype
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn the shape of the images; their pixels are only checked.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, C, H, W) or (n, d)
+        y : ignored
+        sample_weight : array of shape (n,), default None
+            Checked, and of no effect.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For NaN, infinity, no images, or shapes and parameters that do not fit.
+        """
+        images, self._layout = check_training_images(self, X, reset=True)
+        self.image_shape_ = tuple(images.shape[1:])
+        check_weights(sample_weight, images, images.device)
+        if self.device is not None:
+            check_device(self.device, images)
+        self._range()
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Check that X has the shape of the images known; else as :meth:`fit`.
+
+        Parameters and errors are those of :meth:`fit`.
+
+        Returns
+        -------
+        self
+        """
+        if "image_shape_" not in vars(self):
+            return self.fit(X, y, sample_weight)
+        images, _ = check_training_images(self, X, reset=False)
+        check_weights(sample_weight, images, images.device)
+        return self
+
+    def __sklearn_is_fitted__(self):
+        """Whether the shape of the images is known."""
+        return "image_shape_" in vars(self) or self.image_shape is not None
+
+    def __getattr__(self, name):
+        """What `fit` would have learnt, where ``image_shape`` says it."""
+        if vars(self).get("image_shape") is not None:
+            shape = declared_shape(self, None)
+            if name == "image_shape_":
+                return shape
+            if name == "n_features_in_":
+                return math.prod(shape)
+            if name == "_layout":
+                return Layout(False, False, torch.float32, torch.device("cpu"))
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def score_samples(self):
+        """None: there is no such method."""
+        raise AttributeError("NetworkDenoiser has no score_samples: it does not know log p(z).")
+
+    def _home(self):
+        """Device and dtype of the network."""
+        is_module = isinstance(self.network, torch.nn.Module)
+        first = next(self.network.parameters(), None) if is_module else None
+        place = torch.device(self.device or "cpu") if first is None else first.device
+        kept = torch.float32 if first is None else first.dtype
+        return place, kept if self.dtype is None else getattr(torch, self.dtype)
+
+    @property
+    def _device(self):
+        return self._home()[0]
+
+    def _range(self):
+        """Middle and half width of the network's pixels."""
+        if len(self.data_range) != 2 or not self.data_range[0] < self.data_range[1]:
+            raise ValueError(
+                f"data_range must be (low, high) with low < high, got {self.data_range!r}."
+            )
+        low, high = map(float, self.data_range)
+        return (low + high) / 2, (high - low) / 2
+
+    def _posterior(self, z, sigma):
+        if "image_shape_" not in vars(self):
+            self._validate_params()  # which `fit` would have done
+        if sigma.isinf().any():
+            raise ValueError(
+                "sigma must be finite for a network, got inf; pass the largest noise level that "
+                "it was trained on."
+            )
+        mean = z.clone()
+        noisy = (sigma > 0).nonzero().squeeze(1)
+        n_rows = self.batch_size or max(1, len(noisy))
+        for rows in noisy.split(n_rows) if len(noisy) else ():
+            mean[rows] = self._clean(z[rows], sigma[rows])
+        unknown = torch.full_like(z[:, 0, 0, 0], torch.nan)
+        return Posterior(mean, unknown, unknown, torch.zeros_like(unknown))
+
+    def _clean(self, z, sigma):
+        """The network's estimate of x0 at positive noise levels."""
+        middle, half = self._range()
+        z, sigma = middle + half * z, half * sigma
+        x, c, clean = _PARAMETRIZATIONS[self.parametrization](z, sigma, self.sigma_data)
+        if self.time is not None:
+            c = self.time(sigma)
+        answer = self._ask(x, c, sigma).to(z)
+        return (clean(answer, z, sigma) - middle) / half
+
+    def _ask(self, x, c, sigma):
+        """The network's answer to scaled images."""
+        dtype = self._home()[1]
+        x = x.to(dtype)
+        with torch.no_grad(), _evaluating(self.network):
+            if self.condition == "tensor":
+                c = c.to(device=x.device, dtype=dtype if c.is_floating_point() else None)
+                return _checked(self.network(x, c), x, sigma)
+            answer = torch.empty_like(x)
+            for level in sigma.unique():
+                rows = (sigma == level).nonzero().squeeze(1)
+                some = x[rows]
+                told = c[rows[0]].item()
+                answer[rows] = _checked(self.network(some, told), some, level[None])
+            return answer
+
+
+def _direct(z, sigma, sigma_data):
+    return z, sigma, lambda answer, z, sigma: answer
+
+
+def _variance_preserving(back, z, sigma, sigma_data):
+    return convert.vp_from_ve(z, sigma), sigma, back
+
+
+def _flow(z, sigma, sigma_data):
+    time = convert.flow_time_from_sigma(sigma)
+    return convert.flow_from_ve(z, sigma), time, convert.x0_from_velocity
+
+
+def _edm(z, sigma, sigma_data):
+    """Karras et al., Eq. 7 and Table 1: c_in, c_noise, and c_skip z + c_out F."""
+    total = torch.hypot(sigma, torch.full_like(sigma, sigma_data))
+
+    def clean(answer, z, sigma):
+        skip, out = (sigma_data / total).square(), sigma * sigma_data / total
+        return _along(skip, z) * z + _along(out, z) * answer
+
+    return z / _along(total, z), sigma.log() / 4, clean
+
+
+def _along(factor, images):
+    """Numbers (n,) such that they multiply images."""
+    return factor.to(images).view(-1, 1, 1, 1)
+
+
+# Noisy images and levels to what the network sees, what it is told, and the way back to x0.
+_PARAMETRIZATIONS: dict[str, Callable] = {
+    "x0": _direct,
+    "eps": partial(_variance_preserving, convert.x0_from_eps),
+    "v": partial(_variance_preserving, convert.x0_from_v),
+    "flow": _flow,
+    "edm": _edm,
+}
+
+
+@contextlib.contextmanager
+def _evaluating(network):
+    """Evaluation mode for a module; every part goes back to the mode that it was in."""
+    modules = list(network.modules()) if isinstance(network, torch.nn.Module) else []
+    training = [module for module in modules if module.training]
+    if training:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def _checked(answer, x, sigma):
+    """The network's answer, if it is one."""
+    if not isinstance(answer, torch.Tensor) or answer.shape != x.shape:
+        got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+        raise ValueError(
+            f"the network must answer with a tensor of shape {tuple(x.shape)}, as it was given, "
+            f"but answered with {got}; wrap it in a function that takes out the estimate."
+        )
+    if not answer.isfinite().all():
+        levels = sorted({round(level, 6) for level in sigma.tolist()})
+        raise ValueError(
+            f"the network answered with NaN or infinity at sigma = {levels[:5]} (in its own "
+            "pixels); check parametrization and data_range, or stay within the noise levels that "
+            "it was trained on."
+        )
+    return answer

@@ -1,0 +1,155 @@
+r"""The posterior under a Gaussian: the optimal linear denoiser.
+
+.. math::
+
+    D(z; \sigma) = \mu + W (z - \mu), \qquad
+    W = \Sigma (\Sigma + \sigma^2)^{-1} = U \operatorname{diag}\frac{S}{S + \sigma^2} U^T
+
+Everything is said through the spread ``h = hypot(sqrt(S), sigma)`` of noisy images along a
+direction, so that no square overflows and sigma = 0 and inf are no special cases.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from ..support.memory import rows_that_fit
+from .posterior import Posterior, floored_sigma, log_gauss_constant
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A normal distribution of images, by its principal directions.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (D,), float64
+    components : Tensor of shape (r, D), float64
+        Orthonormal rows.
+    eigenvalues : Tensor of shape (r,), float64
+        Variances along them.
+    residual : float
+        Variance along every other direction.
+    sampled : Tensor of shape (r,), float64
+        Variances of the training images along the components, before any shrinkage.
+    n_images : float
+        How many equally weighted training images it was made from.
+    """
+
+    mean: torch.Tensor
+    components: torch.Tensor
+    eigenvalues: torch.Tensor
+    residual: float
+    sampled: torch.Tensor
+    n_images: float
+
+    @cached_property
+    def abs_max(self):
+        """Size of its values: the largest mean or standard deviation."""
+        largest = max(self.residual, float(self.eigenvalues.max()) if len(self.eigenvalues) else 0)
+        return max(float(self.mean.abs().max()), largest**0.5)
+
+    @cached_property
+    def _single(self):
+        return self.components.to(torch.float32)
+
+    def basis(self, dtype):
+        """The components in a float dtype, (r, D)."""
+        return self.components if dtype == torch.float64 else self._single
+
+    def __getstate__(self):
+        """What cannot be computed again."""
+        return {key: value for key, value in vars(self).items() if key != "_single"}
+
+    def gains(self, sigma):
+        """Share S / (S + sigma^2) of a deviation that is kept along each direction.
+
+        Parameters
+        ----------
+        sigma : Tensor of shape (n,), float64
+            Positive.
+
+        Returns
+        -------
+        spread : Tensor of shape (n, r)
+            Standard deviation of noisy images along the components.
+        gain : Tensor of shape (n, r)
+        rest_spread, rest_gain : Tensor of shape (n, 1)
+            The same along every other direction.
+        """
+        root = self.eigenvalues.sqrt()
+        rest = root.new_tensor([[self.residual]]).sqrt()
+        spread = torch.hypot(root, sigma[:, None])
+        rest_spread = torch.hypot(rest, sigma[:, None])
+        return spread, (root / spread).square(), rest_spread, (rest / rest_spread).square()
+
+    def wiener(self, sigma, rows):
+        """Rows of W, float64.
+
+        Parameters
+        ----------
+        sigma : float
+        rows : Tensor of int64, shape (m,)
+            Output coordinates.
+
+        Returns
+        -------
+        Tensor of shape (m, D)
+        """
+        level = torch.tensor([sigma], dtype=torch.float64, device=self.mean.device)
+        _, gain, _, rest = self.gains(floored_sigma(level, self.mean[None], self))
+        matrix = (self.components[:, rows].T * (gain - rest)) @ self.components
+        matrix[torch.arange(len(rows), device=rows.device), rows] += rest[0, 0]
+        return matrix
+
+
+def gaussian_posterior(z, sigma, gaussian):
+    """Posterior of noisy images whose clean images are normally distributed.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W), float32 or float64
+    sigma : Tensor of shape (n,), float64
+        Noise level of each, in the units of the images; 0 and inf are allowed.
+    gaussian : Gaussian
+
+    Returns
+    -------
+    Posterior
+        mean (n, C, H, W); log_evidence and effective_sample_size (n, 1).
+    """
+    sigma = floored_sigma(sigma, z, gaussian)
+    n_rows = rows_that_fit(40 * z[0].numel(), len(z), what="One noisy image")
+    parts = [
+        _block_posterior(some, level, gaussian)
+        for some, level in zip(z.flatten(1).split(n_rows), sigma.split(n_rows), strict=True)
+    ]
+    mean, log_evidence, ess = (torch.cat(part) for part in zip(*parts, strict=True))
+    log_evidence = log_evidence.to(z.dtype)
+    return Posterior(
+        mean.view(z.shape),
+        log_evidence[:, None],
+        ess.to(z.dtype)[:, None],
+        torch.zeros_like(log_evidence),
+    )
+
+
+def _block_posterior(z, sigma, gaussian):
+    """Mean (b, D), log evidence (b,) and effective sample size (b,), float64 the last two."""
+    basis = gaussian.basis(z.dtype)
+    offset = (z.double() - gaussian.mean).to(z.dtype)  # (b, D)
+    along = offset @ basis.T  # (b, r)
+    spread, gain, rest_spread, rest_gain = gaussian.gains(sigma)
+    change = ((gain - rest_gain) * along).to(z.dtype) @ basis + rest_gain.to(z.dtype) * offset
+    mean = (gaussian.mean + change).to(z.dtype)
+    standard = along.double() / spread
+    square = standard.square().sum(1)
+    log_evidence = log_gauss_constant(basis.shape[0], torch.ones_like(sigma)) - spread.log().sum(1)
+    n_rest = basis.shape[1] - basis.shape[0]
+    if n_rest:
+        across = (offset - along @ basis).double() / rest_spread
+        square = square + across.square().sum(1)
+        log_evidence += log_gauss_constant(n_rest, rest_spread[:, 0])
+    influence = (gaussian.sampled.sqrt() / spread * standard).square().sum(1)
+    return mean, log_evidence - square / 2, gaussian.n_images / (1 + influence)

@@ -1,0 +1,334 @@
+r"""Mean and covariance of a training set, and the directions in which it varies.
+
+With weights v_i that sum to one,
+
+.. math::
+
+    \mu = \sum_i v_i x_i, \qquad
+    \Sigma = \sum_i v_i (x_i - \mu)(x_i - \mu)^T = U \operatorname{diag}(S) U^T.
+
+The smaller problem is solved: D x D from sums over the images, or N x N from the products of
+the centred images, in float64 both. Where both are too large, the first directions are found
+by repeated products with Sigma.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from .memory import rows_that_fit
+
+# Neither a D x D nor an N x N problem is solved beyond this (1.2 GB each in float64).
+LARGEST_PROBLEM = 12_288
+# 1024 products of integers between -128 and 127 add up exactly in float32.
+_EXACT_ROWS = 1024
+_POWER_ITERATIONS = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Mean and principal directions.
+
+    Attributes
+    ----------
+    mean : Tensor of shape (D,), float64
+    components : Tensor of shape (r, D), float64
+        Orthonormal rows; numerically empty directions are left out.
+    eigenvalues : Tensor of shape (r,), float64
+        Variances along them, decreasing.
+    trace : float
+        Sum of all variances, kept or not.
+    squares : float
+        Sum of the squares of all entries of Sigma.
+    fourth : float
+        Mean of ``|x - mu|^4``.
+    n_images : float
+        Sum of the sample weights; without weights N.
+    n_effective : float
+        ``(sum w)^2 / sum w^2`` of the sample weights; without weights N.
+    """
+
+    mean: torch.Tensor
+    components: torch.Tensor
+    eigenvalues: torch.Tensor
+    trace: float
+    squares: float
+    fourth: float
+    n_images: float
+    n_effective: float
+
+
+def exact_spectrum(training_set):
+    """Spectrum by the smaller of the two problems.
+
+    Raises
+    ------
+    ValueError
+        If both are too large.
+    """
+    n, n_values = len(training_set), training_set.n_values
+    if min(n, n_values) > LARGEST_PROBLEM:
+        raise ValueError(
+            f"the covariance of {n} images of {n_values} values takes at most {LARGEST_PROBLEM} "
+            "images or values; pass fewer images, or smaller ones."
+        )
+    if n < n_values:
+        return spectrum_of_rows(training_set)
+    return Moments(training_set).spectrum()
+
+
+def spectrum_of_rows(training_set):
+    """Spectrum from the N x N products of the centred images.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+
+    Returns
+    -------
+    Spectrum
+    """
+    share = _shares(training_set)
+    mean = _mean(training_set, share)
+    gram = mean.new_zeros(len(share), len(share))
+    for _, block in _columns(training_set, share, mean):
+        gram.addmm_(block, block.T)
+    eigenvalues, vectors = _leading(gram, training_set.n_values)
+    components = mean.new_empty(training_set.n_values, len(eigenvalues))
+    for columns, block in _columns(training_set, share, mean):
+        components[columns] = block.T @ vectors
+    if len(eigenvalues):
+        # products with the images lose the small directions among the large; largest first, QR
+        # sets them upright
+        components = torch.linalg.qr(components)[0]
+    return Spectrum(
+        mean,
+        components.T.contiguous(),
+        eigenvalues,
+        float(gram.trace()),
+        float(gram.square().sum()),
+        float((gram.diagonal().square() / share).sum()),
+        *_counts(training_set),
+    )
+
+
+def spectrum_by_iteration(training_set, rank):
+    """The first directions by randomised subspace iteration; nothing D x D or N x N is held.
+
+    Halko, Martinsson and Tropp, SIAM Review 2011, Alg. 4.4, from a fixed random start.
+    ``squares`` is unknown (NaN).
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    rank : int
+
+    Returns
+    -------
+    Spectrum
+    """
+    share = _shares(training_set)
+    mean = _mean(training_set, share)
+    n_values = training_set.n_values
+    width = min(rank + max(20, rank // 4), n_values, len(training_set))
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(n_values, width, generator=generator, dtype=torch.float64).to(mean)
+    for _ in range(_POWER_ITERATIONS):
+        basis = torch.linalg.qr(basis)[0]
+        image = _covariance_times(training_set, share, mean, basis)
+        projected, basis = basis, image
+    eigenvalues, vectors = _leading(projected.T @ image, n_values)
+    components = (projected @ vectors).T[:rank].contiguous()
+    lengths = _centred_lengths(training_set, mean)
+    return Spectrum(
+        mean,
+        components,
+        eigenvalues[:rank],
+        float(share @ lengths),
+        float("nan"),
+        float(share @ lengths.square()),
+        *_counts(training_set),
+    )
+
+
+class Moments:
+    """Sums over images, from which mean and covariance follow.
+
+    uint8 images are added up in their own steps, as integers, exactly: without weights the
+    sums do not depend on how the images are divided. Floats are added up in float64 about
+    the mean of the first images.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+        The first images.
+    """
+
+    def __init__(self, training_set):
+        self.image_dtype = training_set.images.dtype
+        self.unit = training_set.unit
+        n_values, device = training_set.n_values, training_set.device
+        zeros = torch.zeros(n_values, dtype=torch.float64, device=device)
+        self.shift = zeros + 128 if self._is_integer else _mean(training_set, _shares(training_set))
+        self.weight, self.square_weight = 0.0, 0.0
+        self.first = zeros.clone()
+        self.second = zeros.new_zeros(n_values, n_values)
+        self.third = zeros.clone()  # of y |y|^2
+        self.fourth = 0.0  # of |y|^4
+        self.add(training_set)
+
+    @property
+    def device(self):
+        """Where the sums are."""
+        return self.shift.device
+
+    @property
+    def _is_integer(self):
+        return self.image_dtype == torch.uint8
+
+    def add(self, training_set):
+        """Add images of the same shape and dtype."""
+        weight = training_set.sample_weight
+        equal = 1.0
+        if weight is not None and training_set.log_weight is None:
+            equal, weight = float(weight[0]), None
+        n_rows = min(_EXACT_ROWS, _rows(training_set))
+        for rows in training_set.slices(n_rows):
+            raw = training_set.images[rows].flatten(1)
+            if weight is None:
+                self._add_chunk(raw, None, equal)
+            else:
+                self._add_chunk(raw, weight[rows], 1.0)
+
+    def _add_chunk(self, raw, weight, equal):
+        y = raw.to(torch.float64) - self.shift
+        lengths = y.square().sum(1)
+        if weight is None and self._is_integer:
+            small = y.to(torch.float32)
+            second = (small.T @ small).to(torch.float64)
+        else:
+            second = y.T @ (y if weight is None else y * weight[:, None])
+        each = torch.ones_like(lengths) if weight is None else weight
+        self.first += equal * (each @ y)
+        self.second.add_(second, alpha=equal)
+        self.third += equal * ((each * lengths) @ y)
+        self.fourth += equal * float(each @ lengths.square())
+        self.weight += equal * float(each.sum())
+        self.square_weight += equal**2 * float(each.square().sum())
+
+    def spectrum(self):
+        """Eigendecomposition of the D x D covariance.
+
+        Returns
+        -------
+        Spectrum
+        """
+        mean = self.first / self.weight
+        covariance = self.second / self.weight - torch.outer(mean, mean)
+        fourth = self._fourth_about(mean) / self.unit**4
+        covariance /= self.unit**2
+        trace, squares = float(covariance.trace()), float(covariance.square().sum())
+        eigenvalues, vectors = _leading(covariance, len(covariance))
+        return Spectrum(
+            _in_image_units(mean + self.shift, self.unit),
+            vectors.T.contiguous(),
+            eigenvalues,
+            trace,
+            squares,
+            fourth,
+            self.weight,
+            self.weight**2 / self.square_weight,
+        )
+
+    def _fourth_about(self, mean):
+        """Mean of |y - m|^4, from (|y|^2 - 2 y.m + |m|^2)^2 written out."""
+        length = mean @ mean
+        moment = (
+            self.fourth
+            - 4 * self.third @ mean
+            + 4 * mean @ self.second @ mean
+            + 2 * length * self.second.trace()
+            - 4 * length * (self.first @ mean)
+        ) / self.weight + length**2
+        return max(0.0, float(moment))
+
+
+def _in_image_units(values, unit):
+    """Raw pixel values as images: uint8 u means u / 127.5 - 1."""
+    return values if unit == 1.0 else values / unit - 1.0
+
+
+def _rows(training_set):
+    """Images that are converted to float64 together."""
+    return rows_that_fit(24 * training_set.n_values, len(training_set), what="One training image")
+
+
+def _shares(training_set):
+    """Weights that sum to one, (N,) float64."""
+    if training_set.log_weight is not None:
+        return training_set.log_weight.exp()
+    n = len(training_set)
+    return torch.full((n,), 1 / n, dtype=torch.float64, device=training_set.device)
+
+
+def _counts(training_set):
+    """Sum of the sample weights, and how many equal ones they amount to."""
+    weight = training_set.sample_weight
+    n = float(len(training_set))
+    if weight is None:
+        return n, n
+    if training_set.log_weight is None:
+        return n * float(weight[0]), n
+    return float(weight.sum()), float(weight.sum().square() / weight.square().sum())
+
+
+def _mean(training_set, share):
+    """Weighted mean, (D,) float64."""
+    # in raw steps: the sum of integers is exact
+    total = torch.zeros(training_set.n_values, dtype=torch.float64, device=training_set.device)
+    uniform = training_set.log_weight is None
+    for rows in training_set.slices(_rows(training_set)):
+        raw = training_set.images[rows].flatten(1).to(torch.float64)
+        total += raw.sum(0) if uniform else share[rows] @ raw
+    return _in_image_units(total / len(training_set) if uniform else total, training_set.unit)
+
+
+def _columns(training_set, share, mean):
+    """Slices of coordinates, and all images there, centred, times the root of their share."""
+    n, n_values = len(training_set), training_set.n_values
+    flat = training_set.images.flatten(1)
+    root = share.sqrt()[:, None]
+    n_columns = rows_that_fit(24 * n, n_values, what="One pixel of all training images")
+    for start in range(0, n_values, n_columns):
+        columns = slice(start, start + n_columns)
+        raw = flat[:, columns].to(torch.float64)
+        x = _in_image_units(raw, training_set.unit)
+        yield columns, (x - mean[columns]) * root
+
+
+def _covariance_times(training_set, share, mean, basis):
+    """Sigma @ basis, (D, k), in one pass over the images."""
+    out = torch.zeros_like(basis)
+    for rows in training_set.slices(_rows(training_set)):
+        centred = training_set.take(rows, torch.float64).flatten(1) - mean
+        out.addmm_(centred.T, share[rows, None] * (centred @ basis))
+    return out
+
+
+def _centred_lengths(training_set, mean):
+    """|x_i - mu|^2 of every image, (N,)."""
+    parts = [
+        (training_set.take(rows, torch.float64).flatten(1) - mean).square().sum(1)
+        for rows in training_set.slices(_rows(training_set))
+    ]
+    return torch.cat(parts)
+
+
+def _leading(matrix, size):
+    """Eigenvalues, decreasing, and eigenvectors (columns) that are not mere rounding."""
+    eigenvalues, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
+    eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
+    largest = eigenvalues[0].clamp_min(0)
+    rounding = torch.finfo(torch.float64).eps * max(size, len(matrix)) * largest
+    n_kept = int((eigenvalues > rounding).sum())
+    return eigenvalues[:n_kept], vectors[:, :n_kept]
