@@ -1,6 +1,6 @@
 """Training-free diffusion denoisers with the manners of scikit-learn."""
 
-from .denoisers import EmpiricalDenoiser, PatchDenoiser, PSPCDenoiser
+from .denoisers import EmpiricalDenoiser, LocalScoreDenoiser, PatchDenoiser, PSPCDenoiser
 from .posterior import Posterior
 from .sampling import PatchSchedule, SamplingInterrupted, edm_sigmas
 
@@ -8,6 +8,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EmpiricalDenoiser",
+    "LocalScoreDenoiser",
     "PSPCDenoiser",
     "PatchDenoiser",
     "PatchSchedule",

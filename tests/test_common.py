@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import generators
 from skpspc import (
     EmpiricalDenoiser,
+    LocalScoreDenoiser,
     PatchDenoiser,
     PatchSchedule,
     PSPCDenoiser,
@@ -48,6 +49,11 @@ SCHEDULE = PatchSchedule([0.1, 1.0, 10.0], [1, 3, 5])
         PSPCDenoiser(1),
         PSPCDenoiser(SCHEDULE),
         PSPCDenoiser(SizeAt(2, 4)),
+        LocalScoreDenoiser(),
+        LocalScoreDenoiser(SizeAt(1, 5), sigma=0.0),
+        LocalScoreDenoiser(1, equivariant=True, boundary="circular"),
+        LocalScoreDenoiser(1, equivariant=True),
+        LocalScoreDenoiser(3, equivariant=True, boundary="broken"),
     ]
 )
 def test_scikit_learn(estimator, check):
@@ -63,6 +69,11 @@ DENOISERS = {
     "pspc-paper": PSPCDenoiser(),
     "pspc-schedule": PSPCDenoiser(SCHEDULE),
     "pspc-callable": PSPCDenoiser(SizeAt(2, 4)),
+    "local": LocalScoreDenoiser(),
+    "local-schedule": LocalScoreDenoiser(SCHEDULE),
+    "local-circular": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True, boundary="circular"),
+    "local-zero": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True),
+    "local-broken": LocalScoreDenoiser(SCHEDULE, equivariant=True, boundary="broken"),
 }
 SHAPE = (2, 5, 4)
 
