@@ -214,6 +214,8 @@ class PatchStream:
         product_dtype = self._dtype if fits else torch.float64
         self._rounding = torch.finfo(product_dtype).eps * size
         self._must_mend = float(self._rounding.max()) > tolerance
+        # all the patches that are skipped weigh less than rounding does
+        self._negligible = math.log(eps / len(dictionary))
         self._margin = (self._rounding / eps).clamp_(min=1.0).log_()
         self._left = a.new_ones((n_queries, n_values + 3), dtype=product_dtype)
         self._left[:, :n_values] = offset.mul_(2 * self._root[:, None])
@@ -241,7 +243,7 @@ class PatchStream:
         self._values *= shrink[:, None]
         if rise.any():
             logit -= rise.to(logit)[:, None]
-        least = self._total.log() + math.log(torch.finfo(self._dtype).eps / len(right))
+        least = self._total.log() + self._negligible
         live = ((peak - rise) > least).nonzero().squeeze(1)
         if 2 * len(live) < len(logit):
             logit = logit[live]
