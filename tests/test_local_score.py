@@ -14,6 +14,7 @@ import generators
 import oracle
 from skpspc import EmpiricalDenoiser, LocalScoreDenoiser, PatchSchedule
 from skpspc.posterior import patches
+from skpspc.sampling import local_score_schedule
 from skpspc.support import TrainingSet
 from test_reference import images
 
@@ -322,6 +323,30 @@ def test_without_inner_patches(kind, rng):
         warnings.simplefilter("error")
         fitted("broken", 7, X).denoise(X, 0.5)
         fitted("local", 13, X).denoise(X, 0.5)
+
+
+# --------------------------------------------------------------------- published schedules
+
+
+@pytest.mark.parametrize(
+    ("network", "first", "last"),
+    [
+        ("cifar10-unet", 3, 25),
+        ("cifar10-resnet", 3, 17),
+        ("mnist-unet", 3, 27),
+        ("fashion-mnist-unet", 3, 25),
+    ],
+)
+def test_published_schedules(network, first, last):
+    schedule = local_score_schedule(network)
+    assert len(schedule.sigmas) == len(schedule.sizes) == 20
+    assert schedule.sizes == sorted(schedule.sizes)
+    assert all(size % 2 for size in schedule.sizes)
+    assert (schedule(0.0), schedule(np.inf)) == (first, last)
+    beta = 1 - np.cos(np.arange(20) / 20 / 1.008 * np.pi / 2) ** 2
+    np.testing.assert_allclose(schedule.sigmas, np.sqrt(beta / (1 - beta)), atol=1e-12)
+    with pytest.raises(ValueError, match="network must be one of 'cifar10-unet'"):
+        local_score_schedule("vit")
 
 
 # ---------------------------------------------------------------------- the published code

@@ -40,7 +40,8 @@ class LocalScoreDenoiser(BaseDenoiser):
     ----------
     patch_size : int, PatchSchedule or callable, default 3
         Side of the windows, odd. A `PatchSchedule` or another callable maps a float sigma to
-        it. An axis of length 1 is no axis: windows do not extend along it.
+        it; `skpspc.sampling.local_score_schedule` has the published ones. An axis of length 1
+        is no axis: windows do not extend along it.
     equivariant : bool, default False
         Whether a window looks at all places of the training images, or at its own alone.
     boundary : {"zero", "circular", "broken"}, default "zero"
