@@ -76,7 +76,7 @@ class LocalScoreDenoiser(BaseDenoiser):
     in the image (LS, "broken"), or all of them, padding included (ELS, "zero" and "circular").
 
     ELS compares each of H * W windows with up to N * H * W patches: one image of 32 x 32 takes
-    a thousand times the work of `EmpiricalDenoiser`. LS costs as much as `PSPCDenoiser`.
+    thousands of times the work of LS, whose distances are box sums as in `PSPCDenoiser`.
 
     References
     ----------
