@@ -3,6 +3,7 @@
 from .denoisers import (
     EmpiricalDenoiser,
     GaussianDenoiser,
+    LocalScoreDenoiser,
     NetworkDenoiser,
     PatchDenoiser,
     PCALocalityDenoiser,
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 __all__ = [
     "EmpiricalDenoiser",
     "GaussianDenoiser",
+    "LocalScoreDenoiser",
     "NetworkDenoiser",
     "PCALocalityDenoiser",
     "PSPCDenoiser",

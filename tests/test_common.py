@@ -15,6 +15,7 @@ import generators
 from skpspc import (
     EmpiricalDenoiser,
     GaussianDenoiser,
+    LocalScoreDenoiser,
     NetworkDenoiser,
     PatchDenoiser,
     PatchSchedule,
@@ -67,6 +68,11 @@ def linear_network(x, c):
         PSPCDenoiser(1),
         PSPCDenoiser(SCHEDULE),
         PSPCDenoiser(SizeAt(2, 4)),
+        LocalScoreDenoiser(),
+        LocalScoreDenoiser(SizeAt(1, 5), sigma=0.0),
+        LocalScoreDenoiser(1, equivariant=True, boundary="circular"),
+        LocalScoreDenoiser(1, equivariant=True),
+        LocalScoreDenoiser(3, equivariant=True, boundary="broken"),
     ]
 )
 def test_scikit_learn(estimator, check):
@@ -90,6 +96,11 @@ DENOISERS = {
     "pspc-paper": PSPCDenoiser(),
     "pspc-schedule": PSPCDenoiser(SCHEDULE),
     "pspc-callable": PSPCDenoiser(SizeAt(2, 4)),
+    "local": LocalScoreDenoiser(),
+    "local-schedule": LocalScoreDenoiser(SCHEDULE),
+    "local-circular": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True, boundary="circular"),
+    "local-zero": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True),
+    "local-broken": LocalScoreDenoiser(SCHEDULE, equivariant=True, boundary="broken"),
 }
 SHAPE = (2, 5, 4)
 

@@ -3,6 +3,7 @@
 from ._checkpoint import load_network
 from .empirical import EmpiricalDenoiser
 from .gaussian import GaussianDenoiser
+from .local_score import LocalScoreDenoiser
 from .network import NetworkDenoiser
 from .patch import PatchDenoiser
 from .pca_locality import PCALocalityDenoiser
@@ -12,6 +13,7 @@ from .smoothed import SmoothedDenoiser
 __all__ = [
     "EmpiricalDenoiser",
     "GaussianDenoiser",
+    "LocalScoreDenoiser",
     "NetworkDenoiser",
     "PCALocalityDenoiser",
     "PSPCDenoiser",

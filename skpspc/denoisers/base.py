@@ -18,6 +18,7 @@ from .._validation import (
     check_training_images,
     check_weights,
 )
+from ..posterior import Posterior
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
 from ..support.memory import rows_that_fit
@@ -133,6 +134,20 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _respond(self, images):
         """The part of (n, C, H, W) images that the denoiser answers for."""
         return images
+
+    def _posterior_by_window(self, z, sigma):
+        """The posterior where ``_window`` says which windows serve a sigma.
+
+        A subclass gives ``_window(sigma)``, which can be compared and hashed, and
+        ``_windowed_posterior(z, sigma, window)`` for noisy images that share one.
+        """
+        windows = [self._window(level) for level in sigma.tolist()]
+        parts = []
+        for window in sorted(set(windows)):
+            same = [row for row, other in enumerate(windows) if other == window]
+            rows = torch.tensor(same, device=z.device)
+            parts.append((rows, self._windowed_posterior(z[rows], sigma[rows], window)))
+        return Posterior.gathered(parts, len(z))
 
     def posterior(self, Z, sigma):
         """The posterior over training images of each noisy image.

@@ -2,11 +2,10 @@
 
 import numbers
 
-import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._validation import warn_if_clipped
-from ..posterior import ENGINES, Posterior, square_posterior
+from ..posterior import ENGINES, square_posterior
 from ..sampling import paper_schedule
 from ..support import clip_size
 from .base import BaseDenoiser
@@ -114,13 +113,7 @@ class PSPCDenoiser(BaseDenoiser):
         return clip_size(int(size), self.image_shape_)
 
     def _posterior(self, z, sigma):
-        windows = [self._window(level) for level in sigma.tolist()]
-        parts = []
-        for window in sorted(set(windows)):
-            same = [row for row, other in enumerate(windows) if other == window]
-            rows = torch.tensor(same, device=z.device)
-            parts.append((rows, self._windowed_posterior(z[rows], sigma[rows], window)))
-        return Posterior.gathered(parts, len(z))
+        return self._posterior_by_window(z, sigma)
 
     def _windowed_posterior(self, z, sigma, window):
         """The posterior of images that share a window."""

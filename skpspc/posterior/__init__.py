@@ -2,6 +2,7 @@
 
 from .dense import dense_posterior
 from .gaussian import Gaussian, gaussian_posterior
+from .local import equivariant_posterior, local_posterior
 from .posterior import Posterior
 from .precision import precision_posterior
 from .select import ENGINES, square_posterior
@@ -12,7 +13,9 @@ __all__ = [
     "Gaussian",
     "Posterior",
     "dense_posterior",
+    "equivariant_posterior",
     "gaussian_posterior",
+    "local_posterior",
     "nearest_posterior",
     "precision_posterior",
     "square_posterior",

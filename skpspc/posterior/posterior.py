@@ -61,10 +61,10 @@ class Posterior:
         ----------
         n_values : int
             Numbers in the image, D.
-        window_values : int
-            Numbers in every window, d.
+        window_values : int or Tensor of shape (K,)
+            Numbers in every window, or in each, d.
         """
-        per_value = self.log_evidence.flatten(1).mean(1) / window_values
+        per_value = (self.log_evidence.flatten(1) / window_values).mean(1)
         return Posterior(
             self.mean,
             per_value * n_values,

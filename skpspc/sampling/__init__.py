@@ -3,7 +3,7 @@
 from . import convert
 from .noise import draw_noise, noise_seed
 from .samplers import SAMPLERS, SamplingInterrupted, euler, heun
-from .schedules import PatchSchedule, edm_sigmas, paper_schedule
+from .schedules import PatchSchedule, edm_sigmas, local_score_schedule, paper_schedule
 
 __all__ = [
     "SAMPLERS",
@@ -14,6 +14,7 @@ __all__ = [
     "edm_sigmas",
     "euler",
     "heun",
+    "local_score_schedule",
     "noise_seed",
     "paper_schedule",
 ]

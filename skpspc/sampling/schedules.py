@@ -8,6 +8,14 @@ import numpy as np
 _PAPER_SIDE = 32
 _PAPER_SIZES = (32, 32, 32, 32, 32, 32, 32, 23, 15, 11, 7, 5, 3, 3, 3, 3, 3, 3)
 
+# Kamb & Ganguli (2025), calibrated against trained networks; small sigma first.
+_LOCAL_SCORE_SIZES = {
+    "cifar10-unet": (3, 3, 3, 3, 5, 5, 5, 5, 7, 7, 7, 7, 9, 9, 11, 13, 13, 15, 17, 25),
+    "cifar10-resnet": (3, 3, 3, 3, 5, 5, 5, 7, 7, 7, 7, 9, 9, 11, 11, 13, 15, 17, 17, 17),
+    "mnist-unet": (3, 3, 3, 5, 5, 7, 7, 7, 9, 9, 9, 11, 13, 15, 17, 21, 23, 23, 25, 27),
+    "fashion-mnist-unet": (3, 3, 5, 5, 7, 7, 7, 9, 11, 11, 11, 13, 15, 15, 21, 23, 25, 25, 25, 25),
+}
+
 
 def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     """Noise levels of the EDM sampler, evenly spaced in ``sigma ** (1 / rho)``.
@@ -129,3 +137,41 @@ def paper_schedule(image_shape):
     scale = max(image_shape[1:]) / _PAPER_SIDE
     sizes = [max(1, round(size * scale)) for size in _PAPER_SIZES]
     return PatchSchedule(edm_sigmas(len(sizes)).tolist(), sizes)
+
+
+def local_score_schedule(network):
+    """The window sizes of Kamb & Ganguli, calibrated against a convolutional network.
+
+    Parameters
+    ----------
+    network : {"cifar10-unet", "cifar10-resnet", "mnist-unet", "fashion-mnist-unet"}
+        Data set and network; the sizes suit its images, 32 x 32 or 28 x 28.
+
+    Returns
+    -------
+    PatchSchedule
+        Odd sizes at the noise levels of their 20 steps: with ``beta = 1 - cos(pi t / 2.016)^2``
+        at t = 0, 0.05, ..., 0.95, sigma is ``sqrt(beta / (1 - beta))``.
+
+    Raises
+    ------
+    ValueError
+        For an unknown network.
+
+    References
+    ----------
+    Kamb & Ganguli, "An analytic theory of creativity in convolutional diffusion models",
+    ICML 2025, arXiv:2412.20292.
+
+    Examples
+    --------
+    >>> schedule = local_score_schedule("cifar10-unet")
+    >>> schedule(0.1), schedule(1.0), schedule(80.0)
+    (3, 7, 25)
+    """
+    if network not in _LOCAL_SCORE_SIZES:
+        known = ", ".join(map(repr, _LOCAL_SCORE_SIZES))
+        raise ValueError(f"network must be one of {known}, got {network!r}.")
+    sizes = _LOCAL_SCORE_SIZES[network]
+    time = np.arange(len(sizes)) / len(sizes)
+    return PatchSchedule(np.tan(np.pi * time / 2.016).tolist(), list(sizes))

@@ -2,12 +2,13 @@
 
 from .neighbours import Neighbours, Recall, check_index
 from .training_set import TrainingSet
-from .windows import clip_size, overlap_counts, square_corners
+from .windows import centred_counts, clip_size, overlap_counts, square_corners
 
 __all__ = [
     "Neighbours",
     "Recall",
     "TrainingSet",
+    "centred_counts",
     "check_index",
     "clip_size",
     "overlap_counts",

@@ -46,3 +46,19 @@ def overlap_counts(window, image_shape):
 
     (h, w), (_, height, width) = window, image_shape
     return np.outer(along(h, height), along(w, width)).astype(np.float64)
+
+
+def centred_counts(size, image_shape):
+    """How many pixels of the image lie in the odd square of side ``size`` around each pixel.
+
+    Returns
+    -------
+    ndarray of shape (H, W), float64
+    """
+
+    def along(length):
+        at = np.arange(length)
+        return np.minimum(at + size // 2, length - 1) - np.maximum(at - size // 2, 0) + 1
+
+    _, height, width = image_shape
+    return np.outer(along(height), along(width)).astype(np.float64)
