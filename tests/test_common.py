@@ -40,9 +40,12 @@ class SizeAt:
 SCHEDULE = PatchSchedule([0.1, 1.0, 10.0], [1, 3, 5])
 
 
-def linear_network(x, c):
-    """A network: at module level, so that it can be pickled."""
-    return x / (1 + torch.as_tensor(c).reshape(-1, 1, 1, 1) ** 2)
+@dataclass(frozen=True)
+class LinearNetwork:
+    """A network that can be pickled, and prints alike in every process."""
+
+    def __call__(self, x, c):
+        return x / (1 + torch.as_tensor(c).reshape(-1, 1, 1, 1) ** 2)
 
 
 # scikit-learn's data sets are flat: rows of 1 to a few numbers, seen as signals.
@@ -59,8 +62,8 @@ def linear_network(x, c):
         PCALocalityDenoiser(0.5, softmax="batchwise", batch_size=100),
         SmoothedDenoiser(EmpiricalDenoiser()),
         SmoothedDenoiser(GaussianDenoiser(1), tau=0.5, n_draws=2),
-        NetworkDenoiser(linear_network),
-        NetworkDenoiser(linear_network, "eps", condition="float", data_range=(0, 1)),
+        NetworkDenoiser(LinearNetwork()),
+        NetworkDenoiser(LinearNetwork(), "eps", condition="float", data_range=(0, 1)),
         PatchDenoiser(),
         PatchDenoiser(1, sigma=2.0),
         PatchDenoiser(1, location="all"),
@@ -88,7 +91,7 @@ DENOISERS = {
     "pca-batchwise": PCALocalityDenoiser(softmax="batchwise"),
     "smoothed": SmoothedDenoiser(EmpiricalDenoiser(), n_draws=3),
     "smoothed-patch": SmoothedDenoiser(PatchDenoiser(3), 0.05, n_draws=2),
-    "network": NetworkDenoiser(linear_network, dtype="float64"),
+    "network": NetworkDenoiser(LinearNetwork(), dtype="float64"),
     "patch": PatchDenoiser(3),
     "patch-corner": PatchDenoiser(2, location=(1, 0)),
     "patch-all": PatchDenoiser(3, location="all"),
