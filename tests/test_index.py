@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 import generators
 from skpspc.support import Neighbours, TrainingSet
 from skpspc.support import index as index_module
+from skpspc.support.coordinates import Coordinates
 from skpspc.support.index import BruteIndex, make_index
-from skpspc.support.spectrum import Spectrum
 
 FACTORIES = ["Flat", "IVF16,Flat", "PCA8,IVF8,SQ8", "SQ8", "IVF8,PQ4x4", "RR,Flat", "HNSW16"]
 RIGOROUS = FACTORIES[:-1]
@@ -184,17 +184,17 @@ def test_without_faiss(monkeypatch, points, queries):
         make_index("IVF16,Flat", 20)
 
 
-# The spectrum
+# Coordinates
 
 
 @given(generators.cases())
-def test_spectrum_never_lengthens(case):
+def test_coordinates_never_lengthens(case):
     training_set = TrainingSet(torch.from_numpy(case.X))
     for n_leading in (1, 3, 256):
-        spectrum = Spectrum(training_set, n_leading)
-        (points,) = spectrum.of(training_set)
-        assert points.shape == (len(case.X), spectrum.n_dims)
-        apart = true_distances(spectrum(torch.from_numpy(case.Z)), points)
+        coordinates = Coordinates(training_set, n_leading)
+        (points,) = coordinates.of(training_set)
+        assert points.shape == (len(case.X), coordinates.n_dims)
+        apart = true_distances(coordinates(torch.from_numpy(case.Z)), points)
         true = true_distances(
             torch.from_numpy(case.Z).flatten(1), torch.from_numpy(case.x).flatten(1)
         )
@@ -204,11 +204,11 @@ def test_spectrum_never_lengthens(case):
             assert (apart >= true - 1e-5 * scale).all()
 
 
-def test_spectrum_keeps_what_varies(photos):
+def test_coordinates_keeps_what_varies(photos):
     """A quarter of the coordinates keep most of what tells photographs apart."""
     training_set = TrainingSet(torch.from_numpy(np.array(photos)))
-    spectrum = Spectrum(training_set, n_leading=photos[0].size // 4)
-    points = torch.cat(list(spectrum.of(training_set)))
+    coordinates = Coordinates(training_set, n_leading=photos[0].size // 4)
+    points = torch.cat(list(coordinates.of(training_set)))
     flat = training_set.take(slice(None), torch.float64).flatten(1)
     kept = true_distances(points, points).square() / true_distances(flat, flat).square()
     assert kept[~torch.eye(len(photos), dtype=torch.bool)].quantile(0.1) > 0.9

@@ -40,6 +40,17 @@ def test_bound_of_the_nearest(case, k):
         assert (error <= CLOSE).all()
 
 
+@pytest.mark.parametrize("k", [1, 3, 30])
+@pytest.mark.parametrize("sigma", [0.02, 0.2, 0.5, 2.0])
+def test_bound_in_float32(digits, sigma, k):
+    """Against float64, with what float32 rounds beside it."""
+    noise = np.random.default_rng(0).standard_normal((97, 1, 8, 8))
+    Z = (digits[1700:] / 127.5 - 1 + sigma * noise).astype(np.float32)
+    posterior = EmpiricalDenoiser(n_neighbors=k).fit(digits[:1700]).posterior(Z, sigma)
+    exact = EmpiricalDenoiser().fit(digits[:1700]).denoise(Z.astype(np.float64), sigma)
+    assert (largest_error(posterior.mean, exact) <= posterior.error_bound + 1e-5).all()
+
+
 @given(generators.cases(low=0.02), st.integers(1, 9))
 def test_nearest_are_the_nearest(case, k):
     """As the formula over the k nearest training images."""

@@ -141,13 +141,10 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         A subclass gives ``_window(sigma)``, which can be compared and hashed, and
         ``_windowed_posterior(z, sigma, window)`` for noisy images that share one.
         """
-        windows = [self._window(level) for level in sigma.tolist()]
-        parts = []
-        for window in sorted(set(windows)):
-            same = [row for row, other in enumerate(windows) if other == window]
-            rows = torch.tensor(same, device=z.device)
-            parts.append((rows, self._windowed_posterior(z[rows], sigma[rows], window)))
-        return Posterior.gathered(parts, len(z))
+        return Posterior.by_group(
+            [self._window(level) for level in sigma.tolist()],
+            lambda rows, window: self._windowed_posterior(z[rows], sigma[rows], window),
+        )
 
     def posterior(self, Z, sigma):
         """The posterior over training images of each noisy image.
@@ -380,6 +377,6 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """What a sampler calls on one walk: ``denoise(z, sigma)``, a tensor and one float."""
         return self._denoise_at
 
-    def _denoise_at(self, z, sigma):
+    def _denoise_at(self, z, sigma, **remembered):
         level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
-        return self._posterior(z, level).mean
+        return self._posterior(z, level, **remembered).mean

@@ -1,9 +1,9 @@
 """What denoisers share whose posterior may come from a few training images."""
 
 import numbers
+from functools import partial
 
 import numpy as np
-import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..posterior import Posterior, dense_posterior, nearest_posterior, tolerant_posterior
@@ -49,10 +49,14 @@ class IndexedDenoiser(BaseDenoiser):
         self.n_remainder = n_remainder
 
     @property
+    def _may_leave_out(self):
+        """Whether a number of neighbours or a tolerance is given."""
+        return self.n_neighbors is not None or self.tol is not None
+
+    @property
     def _is_exact(self):
         """Whether all training images are always used."""
-        asked = self.n_neighbors is not None or self.tol is not None
-        return self.algorithm == "exact" or not (asked or self.algorithm == "faiss")
+        return not (self._may_leave_out or self.algorithm == "faiss")
 
     def _resolve(self):
         self._neighbours = {}
@@ -65,8 +69,7 @@ class IndexedDenoiser(BaseDenoiser):
 
     def _check_approximation(self):
         """Whether the parameters fit one another and the training set."""
-        asked = self.n_neighbors is not None or self.tol is not None
-        if self.algorithm == "exact" and (asked or self.n_remainder):
+        if self.algorithm == "exact" and (self._may_leave_out or self.n_remainder):
             raise ValueError(
                 "algorithm='exact' uses all training images; leave n_neighbors and tol at None "
                 "and n_remainder at 0, or use algorithm='auto'."
@@ -100,13 +103,7 @@ class IndexedDenoiser(BaseDenoiser):
         return int(k)
 
     def _walker(self):
-        recalls = {place: Recall() for place in self._places}
-
-        def denoise(z, sigma):
-            level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
-            return self._posterior(z, level, recalls).mean
-
-        return denoise
+        return partial(self._denoise_at, recalls={place: Recall() for place in self._places})
 
     def _posterior_at(self, z, sigma, place=None, recalls=None):
         """Posterior of images, or of what is seen of them from a place.
@@ -135,20 +132,20 @@ class IndexedDenoiser(BaseDenoiser):
         wanted = self.n_neighbors
         levels = sigma.tolist()
         ks = [self._checked_k(wanted(s) if callable(wanted) else wanted) for s in levels]
-        parts = []
-        for k in sorted(set(ks)):
-            rows = torch.tensor([i for i, other in enumerate(ks) if other == k], device=z.device)
-            part = nearest_posterior(
+        seed = noise_seed(self.random_state)
+
+        def of_one_k(rows, k):
+            return nearest_posterior(
                 z[rows],
                 sigma[rows],
                 training_set,
                 neighbours,
                 k,
                 n_remainder=self.n_remainder,
-                random_state=np.random.default_rng(noise_seed(self.random_state)),
+                random_state=np.random.default_rng(seed),
             )
-            parts.append((rows, part))
-        return Posterior.gathered(parts, len(z))
+
+        return Posterior.by_group(ks, of_one_k)
 
     def __setstate__(self, state):
         super().__setstate__(state)

@@ -304,14 +304,9 @@ def _edm(z, sigma, sigma_data):
 
     def clean(answer, z, sigma):
         skip, out = (sigma_data / total).square(), sigma * sigma_data / total
-        return _along(skip, z) * z + _along(out, z) * answer
+        return convert.along(skip, z) * z + convert.along(out, z) * answer
 
-    return z / _along(total, z), sigma.log() / 4, clean
-
-
-def _along(factor, images):
-    """Numbers (n,) such that they multiply images."""
-    return factor.to(images).view(-1, 1, 1, 1)
+    return z / convert.along(total, z), sigma.log() / 4, clean
 
 
 # Noisy images and levels to what the network sees, what it is told, and the way back to x0.

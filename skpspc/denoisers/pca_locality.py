@@ -172,12 +172,10 @@ class PCALocalityDenoiser(BaseDenoiser):
 
     def _posterior(self, z, sigma):
         batch_size = self.batch_size if self.softmax == "batchwise" else None
-        parts = []
-        for level in sorted(set(sigma.tolist())):
-            rows = (sigma == level).nonzero().squeeze(1)
+
+        def at_one_sigma(rows, level):
             precision = self._neighbours(level).to(z.dtype)
-            part = precision_posterior(
-                z[rows], sigma[rows], self.training_set_, precision, batch_size
-            )
-            parts.append((rows, part.pooled(self.n_features_in_, 1)))
-        return Posterior.gathered(parts, len(z))
+            args = z[rows], sigma[rows], self.training_set_, precision, batch_size
+            return precision_posterior(*args).pooled(self.n_features_in_, 1)
+
+        return Posterior.by_group(sigma.tolist(), at_one_sigma)

@@ -1,6 +1,7 @@
 """Any denoiser, averaged over small displacements of the noisy image."""
 
 import numbers
+from dataclasses import fields
 
 import numpy as np
 from sklearn.base import _fit_context, clone
@@ -160,7 +161,7 @@ class SmoothedDenoiser(BaseDenoiser):
         return self.denoiser_._respond(images)
 
     def _posterior(self, z, sigma):
-        names = "mean", "log_evidence", "effective_sample_size", "error_bound"
+        names = [field.name for field in fields(Posterior)]
         sums = dict.fromkeys(names, 0.0)
         for displacement in draw_noise(z.shape[1:], self.n_draws, self._seed).to(z):
             part = self.denoiser_._posterior(z + self.tau * displacement, sigma)

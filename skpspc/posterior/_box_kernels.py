@@ -10,9 +10,7 @@ is called, and not in those of the functions that it calls.
 
 import numpy as np
 
-from .._optional import load
-
-numba = load("numba")
+from ._jit import jit
 
 CHUNK = 32  # windows that are tested, and skipped, together
 LOWEST = np.float32(-1e37)  # finite stand-ins for infinity: their difference is defined
@@ -36,20 +34,7 @@ _E4 = np.float32(0.0418979763169499)
 _E5 = np.float32(0.008290306123274329)
 
 
-def _jit(function):
-    """Compile without the GIL, cached on disk where a cache folder can be had.
-
-    Reassociation stays off: the order of additions is part of the answer, and the rounding
-    trick of `_exp` needs it.
-    """
-    options: dict = {"nogil": True, "fastmath": {"nnan", "nsz", "contract"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no cache folder can be written
-        return numba.njit(**options)(function)
-
-
-@_jit
+@jit
 def _exp(v):
     """Return exp of a float32 <= 0, never below exp(-43): its square is then no slow subnormal."""
     v = v if v > _EXP_MIN else _EXP_MIN
@@ -64,13 +49,13 @@ def _exp(v):
     return p * np.int32(bits << _MANTISSA).view(np.float32)
 
 
-@_jit
+@jit
 def _padded(n):
     """Round n up to whole cache lines."""
     return (n + 15) // 16 * 16
 
 
-@_jit
+@jit
 def _load(x, row, mirrored, tile, slot):
     """Put one training image into a slot of the tile."""
     image = x[row].reshape(-1)
@@ -86,7 +71,7 @@ def _load(x, row, mirrored, tile, slot):
                 tile[at + start + j] = image[start + j]
 
 
-@_jit
+@jit
 def _squares(x, xo, z, zo, level, lo, out, count, n, n_channels):
     """out[i] = level[i] - sum_c (z[c, i] - x[c, i])^2 for i < count; n: stride of channels.
 
@@ -121,7 +106,7 @@ def _squares(x, xo, z, zo, level, lo, out, count, n, n_channels):
             out[i] -= d0 * d0
 
 
-@_jit
+@jit
 def _stage(work, part, source, out, n, q, k, r):
     """work[out + i] = sum_{j<k} work[part + i + j q] + (work[source + i + k q] if r), i < n.
 
@@ -164,7 +149,7 @@ def _stage(work, part, source, out, n, q, k, r):
             work[o + i] = (work[a + i] + work[b + i]) + (half + (work[e + i] + work[x + i]))
 
 
-@_jit
+@jit
 def _box(work, slot, plans, n_h, n, width):
     """Box sums of the map at work[0:], at its first n positions; where in work they are.
 
@@ -196,7 +181,7 @@ def _box(work, slot, plans, n_h, n, width):
     return part
 
 
-@_jit
+@jit
 def _spread(work, slot, margin, plans, n_h, n_rows, width):
     """At every pixel, the sum over the windows that cover it; where in work these sums are.
 
@@ -233,7 +218,7 @@ def _spread(work, slot, margin, plans, n_h, n_rows, width):
     return part
 
 
-@_jit
+@jit
 def _refine(tile, xo, z, zo, level, lo, n, shape, box, begin, columns):
     """columns[j] = box sums in float64 at flat positions begin + j, j < CHUNK."""
     n_channels, _, width = shape
@@ -257,7 +242,7 @@ def _refine(tile, xo, z, zo, level, lo, n, shape, box, begin, columns):
         columns[j] = total
 
 
-@_jit
+@jit
 def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut):
     """Add one image's logits to the running softmax, from the start-th chunk on.
 
@@ -302,7 +287,7 @@ def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut):
     return mask, len(bands)
 
 
-@_jit
+@jit
 def _logit(rough, fine, scale, log_weight):
     """Logit from a box sum in float32 and in float64. The rough one alone decides which is used.
 
@@ -315,7 +300,7 @@ def _logit(rough, fine, scale, log_weight):
     return np.float64(rough * scale + log_weight)
 
 
-@_jit
+@jit
 def _add_refined(work, a, columns, scale, log_weight, m, s, q, o):
     """As in `_scan`, for one chunk of refined logits; m is rounded, the rest goes into s."""
     for j in range(CHUNK):
@@ -329,7 +314,7 @@ def _add_refined(work, a, columns, scale, log_weight, m, s, q, o):
         q[i] = q[i] * (f * f) + e * e
 
 
-@_jit
+@jit
 def first_pass(data, queries, box, plans, n_h, begin, end, bands, cut, m, s, q, hits):
     """Running maximum m, normaliser s, sum of squares q over the sources begin <= i < end.
 
@@ -374,7 +359,7 @@ def first_pass(data, queries, box, plans, n_h, begin, end, bands, cut, m, s, q, 
                 hits[i, b] = mask
 
 
-@_jit
+@jit
 def _next_run(mask, start, band, gap, n_rows):
     """[top, bottom): the next rows at or below ``start`` whose band is set, over short gaps."""
     bit = (start + band - 1) // band  # start may be n_rows, inside the last band
@@ -394,7 +379,7 @@ def _next_run(mask, start, band, gap, n_rows):
     return top, min(end * band, n_rows)
 
 
-@_jit
+@jit
 def _weights(work, at, scale, log_weight, m, r, mo, out, to, n):
     """out[to + i] = exp(logit_i - m_i) * r_i for i < n."""
     a = np.uint64(at)
@@ -404,7 +389,7 @@ def _weights(work, at, scale, log_weight, m, r, mo, out, to, n):
         out[o + i] = _exp((work[a + i] * scale + log_weight) - m[b + i]) * r[b + i]
 
 
-@_jit
+@jit
 def _accumulate(total, to, x, xo, share, so, count, n, n_channels):
     """total[c, i] += x[c, i] * share[i] for i < count; n: stride of channels."""
     end = np.uint64(count)
@@ -431,7 +416,7 @@ def _accumulate(total, to, x, xo, share, so, count, n, n_channels):
             total[ac + i] += np.float32(x[bc + i]) * share[o + i]
 
 
-@_jit
+@jit
 def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hits, total):
     """Add to total (queries, C, H, W) x_i times the transposed box filter of exp(l - m) * r."""
     x, rows, log_weight, n_flips, n_tile = data
@@ -491,7 +476,7 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
                     _accumulate(total, zo, tile, xo, shares, at, full, n, n_channels)
 
 
-@_jit
+@jit
 def _refine_weights(
     tile, xo, z, zo, level, lo, n, shape, box, lead, columns,
     work, at, scale, log_weight, m, r, mo, out, margin, size,
@@ -509,7 +494,7 @@ def _refine_weights(
                 out[margin + j] = _exp(np.float32(v - m[mo + j])) * r[mo + j]
 
 
-@_jit
+@jit
 def merge(m, s, q, blocks_m, blocks_s, blocks_q):
     """Merge the states of blocks into the running state, in order; s and q are float64.
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from ._box_kernels import HUGE, LOWEST
 from ._box_kernels import _exp as exp_negative
-from ._box_kernels import _jit as jit
+from ._jit import jit
 
 LANES = 32
 _BLOCK = 32 * LANES  # training images whose state is merged at once; independent of the threads

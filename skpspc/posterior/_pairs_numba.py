@@ -1,29 +1,16 @@
 """Squared distances of chosen pairs of images, compiled for the CPU."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 
-from .._optional import load
-
-numba = load("numba")
+from ._jit import jit
 
 _PAIRS = 2048  # pairs that one thread computes at a time
 
 
-def _jit(function):
-    """Compile without the GIL, cached on disk where a cache folder can be had.
-
-    Sums may be reordered, which lets them be vectorised; the order is the same in every run.
-    """
-    options = {"nogil": True, "fastmath": True}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no cache folder can be written
-        return numba.njit(**options)(function)
-
-
-@_jit
+@partial(jit, fastmath=True)  # sums in any order: they can be vectorised then
 def _squares(z, x, query, ids, out):
     """out[p] = |z[query[p]] - x[ids[p]]|^2, rows of float32 and of any type."""
     for p in range(len(out)):

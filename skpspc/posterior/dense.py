@@ -41,7 +41,7 @@ def dense_posterior(z, sigma, training_set):
     row_bytes = 3 * len(training_set) * z.element_size()
     block = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
     parts = [
-        dense_sums(flat[i : i + block], a[i : i + block], training_set)
+        _block_posterior(flat[i : i + block], a[i : i + block], training_set)
         for i in range(0, len(flat), block)
     ]
     mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
@@ -52,12 +52,8 @@ def dense_posterior(z, sigma, training_set):
     )
 
 
-def dense_sums(z, a, training_set):
-    """Mean (b, D), log normaliser (b,) float64 and effective sample size (b,).
-
-    z : Tensor of shape (b, D); a : Tensor of shape (b,), see `precision_root`. The normaliser
-    sums exp(-|a z - a x|^2), times normalised sample weights where the set has some.
-    """
+def _block_posterior(z, a, training_set):
+    """Mean (b, D), log normaliser (b,) float64 and effective sample size (b,)."""
     weight, peak = _relative_weights(z, a, training_set)
     total = weight.sum(1)
     ess = total.square() / weight.square().sum(1)
@@ -110,7 +106,7 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
     peak = torch.empty_like(square)
     for row, relative in enumerate(logit):
         decisive = (relative >= least[row]).nonzero().squeeze(1)
-        exact = exact_logits(z[row], a[row], training_set, decisive)
+        exact = _exact_logits(z[row], a[row], training_set, decisive)
         relative[decisive] = -torch.inf
         others = relative.max().double() - square[row]
         nearest = exact.max() if len(exact) else others
@@ -124,7 +120,7 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
     return peak
 
 
-def exact_logits(z, a, training_set, rows):
+def _exact_logits(z, a, training_set, rows):
     """Logits of some training images by subtraction, without weights, (len(rows),) float64."""
     z = z.double()
     n_rows = rows_that_fit(2 * z.nbytes, _CHUNK_ROWS, what="One training image")

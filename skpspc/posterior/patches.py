@@ -197,6 +197,7 @@ class PatchStream:
 
     def __init__(self, queries, a, dictionary):
         known = dictionary.training_set
+        self._write_centred = known.write_centred
         self._unit, self._centre = known.unit, known.centre
         self._dtype = queries.dtype
         self._exact_queries = queries.double()
@@ -257,10 +258,6 @@ class PatchStream:
         log_norm = self._nearest + (self._top + self._total.log())
         ess = self._total.square() / self._squares
         return mean.to(self._dtype), log_norm, ess.to(self._dtype)
-
-    def _write_centred(self, raw, out):
-        """Write ``(x - centre) * unit``; see `TrainingSet.centred`."""
-        return out.copy_(raw).sub_(127.5 if self._unit != 1.0 else self._centre)
 
     def _right(self, chunk):
         """Patches, their squared norms, log weights and ones: (m, d + 3)."""

@@ -83,6 +83,24 @@ class Posterior:
         return Posterior(*(ours.index_copy(0, rows, theirs) for ours, theirs in pairs))
 
     @staticmethod
+    def by_group(keys, function):
+        """The posterior of images, from those of groups of images that share a key.
+
+        Parameters
+        ----------
+        keys : sequence of length n
+            Sortable.
+        function : callable
+            ``function(rows, key)`` gives the posterior of some rows, a list of int.
+        """
+        parts = []
+        for key in sorted(set(keys)):
+            rows = [row for row, other in enumerate(keys) if other == key]
+            part = function(rows, key)
+            parts.append((torch.tensor(rows, device=part.error_bound.device), part))
+        return Posterior.gathered(parts, len(keys))
+
+    @staticmethod
     def gathered(parts, n):
         """Put the posteriors of groups of images back in order.
 

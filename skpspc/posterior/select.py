@@ -66,8 +66,8 @@ def _has_numba():
     found = available("numba")
     if not found:
         warnings.warn(
-            "numba is not installed, so square windows are computed by torch: the same numbers, "
-            'slower. pip install "skpspc[cpu]", or pass engine="torch" to choose this.',
+            "numba is not installed, so torch computes what compiled code would: the same numbers, "
+            'slower. pip install "skpspc[cpu]", or pass engine="torch" where there is an engine.',
             UserWarning,
             stacklevel=8,
         )

@@ -15,7 +15,7 @@ lightest training value)``, pixel by pixel,
 
     |D_p - \hat D_p| \le f \max(\max_i x_{ip} - \hat D_p,\; \hat D_p - \min_i x_{ip}).
 
-The images are found by an index in coordinates that never lengthen a distance (`Spectrum`), so
+The images are found by an index in coordinates that never lengthen a distance (`Coordinates`), so
 its floor is a valid :math:`\rho`.
 """
 
@@ -282,7 +282,8 @@ class _Pairs:
     def _log_left_out(self, near, radius):
         """Log of the largest possible mass of all training images that are not used, (n,)."""
         n, query = len(self.z), self.query
-        logit = -self.precision[query] * self.squares + self.log_prior(self.ids)
+        least = self.squares - self._rounding(self.squares)
+        logit = -self.precision[query] * least + self.log_prior(self.ids)
         logit = logit.masked_fill(near, -torch.inf)
         known = segment_logsumexp(logit, query, n)
         prior = self.log_prior(self.ids).exp().expand(len(query))

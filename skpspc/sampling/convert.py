@@ -102,67 +102,67 @@ def flow_time_from_sigma(sigma):
 
 def vp_from_ve(z, sigma):
     """The VP image ``z / sqrt(1 + sigma^2)``."""
-    return z / _vp_scale(_along(sigma, z))
+    return z / _vp_scale(along(sigma, z))
 
 
 def ve_from_vp(x_t, sigma):
     """The VE image of a VP one: ``x_t * sqrt(1 + sigma^2)``."""
-    return x_t * _vp_scale(_along(sigma, x_t))
+    return x_t * _vp_scale(along(sigma, x_t))
 
 
 def flow_from_ve(z, sigma):
     """The image of flow matching, ``z / (1 + sigma)``."""
-    return z / (1 + _along(sigma, z))
+    return z / (1 + along(sigma, z))
 
 
 def ve_from_flow(x_t, sigma):
     """The VE image of one of flow matching: ``x_t * (1 + sigma)``."""
-    return x_t * (1 + _along(sigma, x_t))
+    return x_t * (1 + along(sigma, x_t))
 
 
 def eps_from_x0(x0, z, sigma):
     """The noise ``(z - x0) / sigma``."""
-    return (z - x0) / _along(sigma, z)
+    return (z - x0) / along(sigma, z)
 
 
 def x0_from_eps(eps, z, sigma):
     """The clean image ``z - sigma * eps``."""
-    return z - _along(sigma, z) * eps
+    return z - along(sigma, z) * eps
 
 
 def score_from_x0(x0, z, sigma):
     """The score ``(x0 - z) / sigma^2`` (Tweedie's formula)."""
-    sigma = _along(sigma, z)
+    sigma = along(sigma, z)
     return (x0 - z) / sigma / sigma
 
 
 def x0_from_score(score, z, sigma):
     """The clean image ``z + sigma^2 * score``."""
-    sigma = _along(sigma, z)
+    sigma = along(sigma, z)
     return z + sigma * (sigma * score)
 
 
 def v_from_x0(x0, z, sigma):
     """The v of progressive distillation, ``(eps - sigma * x0) / sqrt(1 + sigma^2)``."""
-    sigma = _along(sigma, z)
+    sigma = along(sigma, z)
     return ((z - x0) / sigma - sigma * x0) / _vp_scale(sigma)
 
 
 def x0_from_v(v, z, sigma):
     """The clean image ``(z / sqrt(1 + sigma^2) - sigma * v) / sqrt(1 + sigma^2)``."""
-    sigma = _along(sigma, z)
+    sigma = along(sigma, z)
     scale = _vp_scale(sigma)
     return (z / scale - sigma * v) / scale
 
 
 def velocity_from_x0(x0, z, sigma):
     """The velocity of flow matching, ``x0 - (z - x0) / sigma``."""
-    return x0 - (z - x0) / _along(sigma, z)
+    return x0 - (z - x0) / along(sigma, z)
 
 
 def x0_from_velocity(velocity, z, sigma):
     """The clean image ``(z + sigma * velocity) / (1 + sigma)``."""
-    sigma = _along(sigma, z)
+    sigma = along(sigma, z)
     return (z + sigma * velocity) / (1 + sigma)
 
 
@@ -225,8 +225,19 @@ def _in_unit_interval(numbers, name):
     return numbers
 
 
-def _along(sigma, images):
-    """Sigma such that it multiplies images: a float, or (n, 1, ...) in their container."""
+def along(sigma, images):
+    """Sigma, or another number an image, such that it multiplies images.
+
+    Parameters
+    ----------
+    sigma : float, or array or Tensor of shape (n,)
+    images : array or Tensor of shape (n, ...)
+
+    Returns
+    -------
+    float, or array or Tensor of shape (n, 1, ...)
+        In the container and dtype of the images.
+    """
     if np.ndim(sigma) == 0:
         return sigma if isinstance(sigma, torch.Tensor) else float(sigma)
     if isinstance(images, torch.Tensor):

@@ -56,6 +56,7 @@ class FaissIndex:
         faiss = load("faiss")
         self.factory = factory
         self.cheap = factory == "Flat"
+        self.rigorous = False  # until trained
         self._on_gpu = _wants_gpu(faiss, device)
         self._max_k = _MAX_K_GPU if self._on_gpu else None
         self._part_size = _PART_GPU if self._on_gpu else None
@@ -81,9 +82,7 @@ class FaissIndex:
     def __len__(self):
         return self._n_points
 
-    @property
-    def rigorous(self):
-        """Whether floors are lower bounds, or estimates."""
+    def _is_rigorous(self):
         faiss = load("faiss")
         inner = type(self._inner).__name__
         if inner not in _EXHAUSTIVE or not all(_shortens(faiss, step) for step in self._chain):
@@ -116,6 +115,7 @@ class FaissIndex:
                 f"index={self.factory!r} cannot be trained on {len(points)} training images; "
                 "use one with fewer cells or smaller codes, or index='Flat'."
             ) from error
+        self.rigorous = self._is_rigorous()
         if self._cells is not None:
             self._centroids = self._quantizer().reconstruct_n(0, self._cells)
             self._radii = np.full(self._cells, -np.inf)

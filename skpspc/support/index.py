@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from .._optional import available
+from .coordinates import band_ends, band_norms
 from .memory import rows_that_fit
 from .segments import segment_max, segment_rank
-from .spectrum import band_ends, band_norms
 
 LEADERS = 8  # nearest points whose true distance sets how far to look
 # Squared distances by matrix products, in units of float32 rounding of the largest norms.
@@ -179,6 +179,7 @@ class BruteIndex:
 
         Rounding is subtracted from the number, so that sums are lower bounds.
         """
+        # norms of bands keep the norm of a whole point, so that both looks have these norms
         squares = torch.addmm(self._norms, queries, points.T, alpha=-2)
         slack = rounding(queries, float(self._norms.max()) ** 0.5)
         return squares, queries.double().square().sum(1) - slack

@@ -1,11 +1,11 @@
-"""The training images near a noisy image, by an index over their spectra."""
+"""The training images near a noisy image, by an index over their coordinates."""
 
 from threading import Lock
 
 import torch
 
+from .coordinates import Coordinates, n_coordinates
 from .index import make_index
-from .spectrum import Spectrum, n_coordinates
 
 _TRAINING_POINTS = 2**17  # that cells and codes are learnt from
 
@@ -34,7 +34,7 @@ class Neighbours:
     def __init__(self, training_set, factory="Flat"):
         self.training_set = training_set
         self.factory = factory
-        self._spectrum = self._index = None
+        self._coordinates = self._index = None
         self._lock = Lock()
 
     def search(self, z, k):
@@ -43,13 +43,13 @@ class Neighbours:
         Distances are lower bounds, so that images come in the order of what is known of them
         rather than in that of their true distances.
         """
-        spectrum, index = self._built()
-        return index.search(spectrum(z), k)
+        coordinates, index = self._built()
+        return index.search(coordinates(z), k)
 
     def within(self, z, radius_of, most):
         """All training images that may be within a radius of (n, C, H, W); see `Within`."""
-        spectrum, index = self._built()
-        return index.within(spectrum(z), radius_of, most)
+        coordinates, index = self._built()
+        return index.within(coordinates(z), radius_of, most)
 
     def coordinates(self, z):
         """Where images (n, C, H, W) are, (n, n_dims); never farther apart than they are."""
@@ -64,21 +64,21 @@ class Neighbours:
         """Take a training set that begins with the present images; new ones are added."""
         known, self.training_set = len(self.training_set), training_set
         if self._index is not None:
-            spectrum, index = self._built()
-            for points in spectrum.of(training_set, start=known):
+            coordinates, index = self._built()
+            for points in coordinates.of(training_set, start=known):
                 index.add(points)
 
     def _built(self):
-        """Spectrum and index; built at the first call."""
+        """Coordinates and index; built at the first call."""
         with self._lock:
             if self._index is None:
-                spectrum = self._spectrum or Spectrum(self.training_set)
-                index = make_index(self.factory, spectrum.n_dims, self.training_set.device)
-                index.train(spectrum(self._training_points(index)))
-                for points in spectrum.of(self.training_set):
+                coordinates = self._coordinates or Coordinates(self.training_set)
+                index = make_index(self.factory, coordinates.n_dims, self.training_set.device)
+                index.train(coordinates(self._training_points(index)))
+                for points in coordinates.of(self.training_set):
                     index.add(points)
-                self._spectrum, self._index = spectrum, index
-            return self._spectrum, self._index
+                self._coordinates, self._index = coordinates, index
+            return self._coordinates, self._index
 
     def _training_points(self, index):
         """Images, evenly spaced, that the index learns from."""

@@ -80,14 +80,6 @@ class TrainingSet:
             sample_weight = torch.cat([old, new])
         return TrainingSet(torch.cat([self.images, images]), sample_weight)
 
-    def subset(self, rows):
-        """Some images, by their indices, with the weights that they have."""
-        weight = None if self.sample_weight is None else self.sample_weight[rows]
-        part = TrainingSet(self.images.index_select(0, rows), weight)
-        part.abs_max, part.centre = self.abs_max, self.centre
-        part.centred_norms = self.centred_norms[rows]
-        return part
-
     def crop(self, top, left, height, width):
         """The same crop of every image, as a view."""
         area = ..., slice(top, top + height), slice(left, left + width)
@@ -113,16 +105,6 @@ class TrainingSet:
             return 1.0
         low, high = self.images.aminmax()
         return max(abs(float(low)), abs(float(high)))
-
-    def shares(self, rows):
-        """What part of the prior some distinct rows hold, and what part the others."""
-        if self.sample_weight is None:
-            return len(rows) / len(self), 1 - len(rows) / len(self)
-        total = float(self.sample_weight.sum())
-        others = torch.ones(len(self), dtype=torch.bool, device=self.device)
-        others[rows] = False
-        kept = float(self.sample_weight[rows].sum())
-        return kept / total, float(self.sample_weight[others].sum()) / total
 
     @cached_property
     def extremes(self):
@@ -155,7 +137,10 @@ class TrainingSet:
         again stays in the cache.
         """
         raw = self.images[rows]
-        out = out[: len(raw)]
+        return self.write_centred(raw, out[: len(raw)])
+
+    def write_centred(self, raw, out):
+        """Write ``(x - centre) * unit`` of pixels as they are stored into a buffer."""
         # two steps: a subtraction that converts as well is the slower one
         return out.copy_(raw).sub_(127.5 if self.unit != 1.0 else self.centre)
 

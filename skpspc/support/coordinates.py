@@ -24,7 +24,7 @@ _GROWTH = 2.0  # bands end at this multiple of where they start
 _SAMPLE = 4096  # training images that decide which coefficients vary most
 
 
-class Spectrum:
+class Coordinates:
     """The map from images to coordinates, chosen on a training set.
 
     Parameters
@@ -63,7 +63,7 @@ class Spectrum:
     def of(self, training_set, start=0):
         """Coordinates of the training images from ``start`` on, a block of rows at a time."""
         row_bytes = 16 * training_set.n_values
-        n_rows = rows_that_fit(row_bytes, len(training_set), what="The spectrum of one image")
+        n_rows = rows_that_fit(row_bytes, len(training_set), what="The coordinates of one image")
         for begin in range(start, len(training_set), n_rows):
             rows = slice(begin, min(begin + n_rows, len(training_set)))
             yield self(training_set.take(rows, torch.float32))
@@ -77,7 +77,7 @@ class Spectrum:
 
 
 def n_coordinates(n_values, n_leading=_LEADING):
-    """How many coordinates the spectrum of an image of ``n_values`` numbers has."""
+    """How many coordinates an image of ``n_values`` numbers has."""
     ends = band_ends(n_leading, n_values)
     return ends[0] + len(ends) - 1
 
