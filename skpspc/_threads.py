@@ -1,5 +1,6 @@
 """How many threads to use, and what has to run in one of its own."""
 
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import joblib
@@ -12,8 +13,12 @@ def n_threads():
 
     The ``n_jobs`` of an active ``joblib.parallel_config``, otherwise ``torch.get_num_threads()``,
     which joblib's worker processes lower so that all of them together fill the machine once.
+    One in a worker thread of joblib, which has no share of its own.
     """
-    _, n_jobs = get_active_backend()
+    backend, n_jobs = get_active_backend()
+    in_worker = threading.current_thread() is not threading.main_thread()
+    if n_jobs is None and backend.nesting_level and in_worker:
+        return 1
     return joblib.effective_n_jobs(torch.get_num_threads() if n_jobs is None else n_jobs)
 
 

@@ -111,16 +111,14 @@ def test_no_image_with_a_weight_is_an_error():
         box_posterior(x[:1], x, [1.0], (2, 2), log_weight=weights)
 
 
-@pytest.mark.parametrize("budget", [None, 2**12])
-def test_threads_and_memory_do_not_change_a_bit(monkeypatch, budget):
+@pytest.mark.parametrize("memory", [100 * 2**20, 2**13])
+def test_threads_and_memory_do_not_change_a_bit(memory):
     rng = np.random.default_rng(1)
     x = images(rng, (700, 2, 6, 7), np.uint8)
     z = rng.normal(size=(11, 2, 6, 7)).astype(np.float32)
     sigma = rng.uniform(0.1, 3, 11)
-    if budget:
-        monkeypatch.setattr(_box_numba, "_STATE_BYTES", budget)
-    one = box_posterior(z, x, sigma, (3, 2))
-    three = box_posterior(z, x, sigma, (3, 2), n_threads=3)
+    one = box_posterior(z, x, sigma, (3, 2), memory=memory)
+    three = box_posterior(z, x, sigma, (3, 2), n_threads=3, memory=memory)
     assert all(np.array_equal(a, b) for a, b in zip(one, three, strict=True))
     assert_close(one, every_window(z, x, sigma, (3, 2)))
 

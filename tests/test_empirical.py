@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from hypothesis import given
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
 from sklearn.neighbors import KernelDensity
 
 import generators
@@ -111,4 +111,23 @@ def test_weights_enter_the_prior(rng):
     np.testing.assert_allclose(posterior.log_evidence, expected.log_evidence[:, 0])
     np.testing.assert_allclose(
         posterior.effective_sample_size, expected.effective_sample_size[:, 0]
+    )
+
+
+@pytest.mark.parametrize(("side", "sigma"), [(128, 0.02), (256, 0.005), (32, 0.001)])
+def test_images_nearly_alike(side, sigma):
+    """All terms of the products have one sign here, and their rounding errors add up."""
+    rng = np.random.default_rng(side)
+    base = rng.integers(2, 254, (1, 3, side, side))
+    changed = rng.random((30, 3, side, side)) < 0.004
+    X = (base + changed * rng.choice([-1, 1], changed.shape)).astype(np.uint8)
+    Z = (base / 127.5 - 1 + sigma * rng.standard_normal(base.shape)).astype(np.float32)
+    posterior = EmpiricalDenoiser().fit(X).posterior(Z, sigma)
+    squares = np.square(Z.astype(np.float64) - (X / 127.5 - 1)).sum((1, 2, 3))
+    weight = softmax(-squares / (2 * sigma**2))
+    np.testing.assert_allclose(
+        posterior.mean[0], np.tensordot(weight, X / 127.5 - 1, 1), rtol=0, atol=1e-5
+    )
+    np.testing.assert_allclose(
+        posterior.effective_sample_size, 1 / np.square(weight).sum(), rtol=1e-3
     )

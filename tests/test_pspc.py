@@ -49,21 +49,21 @@ def test_weights_enter_every_window(case):
     )
 
 
-@pytest.mark.parametrize("size", [3, 7])
+@pytest.mark.parametrize("size", [3, 7, 15])
 @pytest.mark.parametrize("sigma", [1e-3, 5e-3, 0.02, 0.1, 0.5, 2.0, 10.0])
 def test_float32_oracle_on_noisy_training_images(device, engine, photos, rng, size, sigma):
     error = float32_error(photos[:300], photos[:4], sigma, rng, size, engine, device)
     assert error.max() < 1e-5
 
 
-@pytest.mark.parametrize("size", [3, 7])
-@pytest.mark.parametrize("sigma", [5e-3, 0.02, 0.1, 0.5, 2.0])
+@pytest.mark.parametrize("size", [3, 7, 15])
+@pytest.mark.parametrize("sigma", [5e-3, 0.02, 0.1, 0.5, 2.0, 10.0])
 def test_float32_oracle_on_noisy_held_out_images(device, engine, photos, rng, size, sigma):
-    # No training patch is near: logits in the thousands, so that near ties are settled by the
-    # last digits of a float32. Typical errors are as above, single pixels are off by more.
+    # No training patch is near: logits in the thousands, so that near ties of two patches are
+    # settled by the last digits of a float32. Below sigma = .1 single pixels are off by more.
     error = float32_error(photos[:300], photos[300:312], sigma, rng, size, engine, device)
     assert np.median(error) < 1e-5
-    assert error.max() < max(1e-5, 4e-6 / sigma)
+    assert error.max() < max(1e-5, 1e-6 / sigma)
 
 
 def float32_error(X, clean, sigma, rng, size, engine, device):

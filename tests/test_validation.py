@@ -328,7 +328,7 @@ def test_too_little_working_memory_says_how_much_is_needed(photos, model):
     with (
         sklearn.config_context(working_memory=0.001),
         pytest.raises(
-            MemoryError, match=r"MiB of working memory and 0.0 MiB are allowed"
+            MemoryError, match=r"MiB of working memory and 0.001 MiB are allowed"
         ) as caught,
     ):
         model.denoise(Z, 0.5)

@@ -34,8 +34,10 @@ class PSPCDenoiser(BaseDenoiser):
         longer side of the image over 32.
     engine : {"auto", "numba", "torch"}, default "auto"
         What computes: "numba" is compiled code for float32 on the CPU (the extra ``cpu``),
-        "torch" serves every dtype and device; the numbers are the same to rounding. "auto"
-        takes the faster one that serves.
+        "torch" serves every dtype and device; "auto" takes the faster one that serves. Both are
+        within 1e-5 of the exact answer where z is as noisy as sigma says. Beyond the reach of
+        float32 logits (sigma under 1e-4 of the data's size, or infinite), and for a patch as
+        large as the image, torch computes in any case.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`.
     image_shape : tuple of (C, H, W), default None

@@ -27,8 +27,8 @@ import numpy as np
 from ._box_kernels import CHUNK, DEEP, HUGE, LOWEST, first_pass, merge, second_pass
 
 _TILE_BYTES = 96 * 1024  # training images at a time: they stay in the L2 cache
-_STATE_BYTES = 40 * 2**20  # of all the unmerged blocks together
-_HITS_BYTES = 64 * 2**20  # remembered rows, four bytes a pair
+_STATE_SHARE = 0.4  # of the memory: all the unmerged blocks together
+_HITS_SHARE = 0.6  # of the memory: remembered rows, four bytes a pair
 _SKIPPED_MASS = 1e-8  # at most this share of a window's mass is left out
 _SIGMA_MAX = 1e10  # beyond, z / sigma is all that counts
 
@@ -62,7 +62,9 @@ def _counts(length, size):
     return np.minimum(i, length - size) - np.maximum(i - size + 1, 0) + 1
 
 
-def box_posterior(z, x, sigma, size, *, log_weight=None, rows=None, flip=False, n_threads=1):
+def box_posterior(
+    z, x, sigma, size, *, log_weight=None, rows=None, flip=False, n_threads=1, memory=100 * 2**20
+):
     """Posterior mean of every window of one size, composed, with evidence and sample size.
 
     Parameters
@@ -83,6 +85,8 @@ def box_posterior(z, x, sigma, size, *, log_weight=None, rows=None, flip=False, 
         Use the mirror image (left-right) of every training image too.
     n_threads : int
         Threads. The answer does not depend on it, to the last bit.
+    memory : int
+        Bytes for what is kept between the passes; at least what one noisy image takes.
 
     Returns
     -------
@@ -112,7 +116,7 @@ def box_posterior(z, x, sigma, size, *, log_weight=None, rows=None, flip=False, 
     if not len(rows):
         raise ValueError("no training image has a positive weight; pass at least one.")
 
-    job = _Job(x, rows, log_weight, flip, (h, w))
+    job = _Job(x, rows, log_weight, flip, (h, w), memory)
     mean = np.empty(z.shape, np.float32)
     log_norm = np.empty((n_images, height - h + 1, width - w + 1), np.float32)
     ess = np.empty_like(log_norm)
@@ -135,7 +139,8 @@ class _Job:
     Inside, uint8 images stay 0 .. 255, and all else is in their unit.
     """
 
-    def __init__(self, x, rows, log_weight, flip, size):
+    def __init__(self, x, rows, log_weight, flip, size, memory):
+        self.memory = memory
         n_channels, height, width = self.shape = x.shape[1:]
         depth = n_channels * height * width
         self.size = size
@@ -143,9 +148,9 @@ class _Job:
         self.unit, self.zero = (127.5, 1.0) if x.dtype == np.uint8 else (1.0, 0.0)
         n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * depth), 1, 16))
         self.data = (x, rows, log_weight, 2 if flip else 1, n_tile)
-        sample = x[rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]]
-        sample = sample.astype(np.float64)
-        self.centre, self.spread = sample.mean(0), sample.var(0).mean()
+        sample = rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]
+        self.centre = sum(x[i].astype(np.float64) for i in sample) / len(sample)
+        self.spread = sum(np.square(x[i] - self.centre).mean() for i in sample) / len(sample)
 
         tall, wide = _plan(size[0]), _plan(size[1])
         self.plans = np.array(tall + wide, dtype=np.int64).reshape(-1, 3), len(tall)
@@ -164,7 +169,8 @@ class _Job:
 
     def queries_at_once(self, n_images):
         """How many queries' states and hits fit in memory."""
-        most = min(_HITS_BYTES // (4 * self.n_sources), _STATE_BYTES // (12 * self.length))
+        hits = _HITS_SHARE * self.memory // (4 * self.n_sources)
+        most = min(hits, _STATE_SHARE * self.memory // (12 * self.length))
         return int(np.clip(most, 1, min(n_images, 64)))
 
     def queries(self, z, sigma):
@@ -233,9 +239,10 @@ class _Job:
         """Lists of blocks [begin, end) whose states, ``floats`` a query, fit in memory together.
 
         Waves end at ``ends`` at the latest. The maxima of short waves let all later ones skip more.
-        They and their blocks depend on the training set only, so the order of additions does too.
+        They and their blocks do not depend on the number of threads, so the order of additions
+        does not either.
         """
-        most = int(np.clip(_STATE_BYTES // (4 * floats * count), 1, 32))
+        most = int(np.clip(_STATE_SHARE * self.memory // (4 * floats * count), 1, 32))
         begin = 0
         while begin < self.n_sources:
             limit = min([e for e in ends if e > begin], default=self.n_sources)

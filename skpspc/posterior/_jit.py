@@ -1,5 +1,7 @@
 """How loops are compiled."""
 
+import contextlib
+
 from .._optional import load
 
 numba = load("numba")
@@ -12,6 +14,14 @@ def jit(function, fastmath=STRICT):
     """Compile without the GIL, cached on disk where a cache folder can be had."""
     options: dict = {"nogil": True, "fastmath": fastmath}
     try:
-        return numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no cache folder can be written
         return numba.njit(**options)(function)
+    save = compiled._cache.save_overload
+
+    def save_if_possible(*args):
+        with contextlib.suppress(OSError):  # the disk may be full by the time of the first call
+            save(*args)
+
+    compiled._cache.save_overload = save_if_possible
+    return compiled

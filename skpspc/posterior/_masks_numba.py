@@ -173,6 +173,13 @@ def second_pass(z, scale, x, rows, offset, log_weight, query, response, m, r, to
         total[i] += partial[i * 8 : (i + 1) * 8].sum()
 
 
+def state_bytes(n_images, n_windows, n_values, n_threads):
+    """Memory that `masked_posterior` takes for each noisy image."""
+    n_blocks = -(-n_images // _BLOCK)
+    windows = n_windows * (3 * n_blocks + 2 * LANES * n_threads)
+    return 4 * (windows + n_images + n_values * n_blocks)
+
+
 def masked_posterior(z, x, sigma, query, response, *, log_weight=None, n_threads=1):
     """Posterior mean of every window, composed, with evidence and sample size.
 
@@ -223,7 +230,6 @@ def masked_posterior(z, x, sigma, query, response, *, log_weight=None, n_threads
             m[block], s[block], q[block], closest,
         )  # fmt: skip
 
-    top, total = m, None
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(first, range(len(blocks))))
         top = m.max(axis=0)

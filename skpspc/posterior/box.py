@@ -15,7 +15,7 @@ from functools import partial
 import torch
 
 from .._threads import n_threads
-from ..support.memory import rows_that_fit
+from ..support.memory import rows_that_fit, working_bytes
 from ..support.windows import overlap_counts
 from .posterior import (
     Posterior,
@@ -60,7 +60,8 @@ def box_posterior(z, sigma, training_set, window, engine="torch"):
 
 def _by_numba(z, sigma, training_set, window):
     """Mean, log normaliser and effective sample size, by the compiled kernel."""
-    rows_that_fit(_pair_bytes(z) + 4 * len(training_set), 1, what="One noisy image")
+    # twice the two kinds of state of which each has its share
+    rows_that_fit(2 * (24 * z[0].numel() + 8 * len(training_set)), 1, what="One noisy image")
     from . import _box_numba
 
     weight = training_set.log_weight
@@ -71,6 +72,7 @@ def _by_numba(z, sigma, training_set, window):
         window,
         log_weight=None if weight is None else weight.numpy(),
         n_threads=n_threads(),
+        memory=working_bytes(),
     )
     return tuple(map(torch.from_numpy, arrays))
 
@@ -87,28 +89,28 @@ def _by_torch(z, sigma, training_set, window):
 
 
 def _pair_bytes(z):
-    """Working memory of one pair: the difference, its square and a few maps."""
+    """Working memory of one pair: the difference, its square, and a few maps in float64."""
     _, channels, height, width = z.shape
-    return z.element_size() * height * width * (2 * channels + 8)
+    return height * width * (z.element_size() * (2 * channels + 3) + 5 * 8)
 
 
 def _block_posterior(z, a, training_set, window):
     """Mean, log normaliser and effective sample size for a few noisy images."""
     scale, factor = exact_scale(a)
     scale = scale.to(z.dtype).view(-1, 1, 1, 1, 1)
-    factor = factor.to(z.dtype).view(-1, 1, 1, 1)
+    factor = factor.view(-1, 1, 1, 1)
     scaled = z[:, None] * scale  # (b, 1, C, H, W)
     n_rows = rows_that_fit(
         _pair_bytes(z) * len(z), len(training_set), what="A block of noisy images"
     )
     logits = partial(_logits, scaled, scale, factor, window=window)
     nearest, top, total, squares = _normalisers(logits, training_set, z.dtype, n_rows)
-    log_norm = nearest + (top + total.log())  # (b, h', w')
+    log_norm = (nearest + (top + total.log())).to(z.dtype)  # (b, h', w')
     mean = torch.zeros_like(z)
     for rows in training_set.slices(n_rows):
         x = training_set.take(rows, z.dtype)
         # not exp(logit - log_norm): at small sigma that difference of large numbers rounds
-        weight = _with_prior(logits(x).sub_(nearest[:, None]), training_set, rows)
+        weight = _relative(logits(x), nearest, training_set, rows, z.dtype)
         weight = weight.sub_(top[:, None]).exp_().div_(total[:, None])  # (b, m, h', w')
         mean += torch.einsum("bmhw,mchw->bchw", box_spread(weight, window), x)
     mean /= torch.as_tensor(overlap_counts(window, z.shape[1:])).to(mean)
@@ -127,13 +129,13 @@ def _normalisers(logits, training_set, dtype, n_rows):
         logit = logits(training_set.take(rows, dtype))
         peak = logit.amax(1)  # (b, h', w')
         if nearest is None:
-            nearest, total, squares = peak, torch.zeros_like(peak), torch.zeros_like(peak)
-            top = torch.full_like(peak, -torch.inf)
+            nearest, top = peak, torch.full_like(peak, -torch.inf, dtype=dtype)
+            total, squares = torch.zeros_like(top), torch.zeros_like(top)
         nearer = torch.maximum(nearest, peak)
-        relative = _with_prior(logit.sub_(nearer[:, None]), training_set, rows)
-        moved = top + (nearest - nearer)
+        relative = _relative(logit, nearer, training_set, rows, dtype)
+        moved = top + (nearest - nearer).to(dtype)
         weighted = training_set.log_weight is not None
-        top = torch.maximum(moved, relative.amax(1)) if weighted else torch.zeros_like(peak)
+        top = torch.maximum(moved, relative.amax(1)) if weighted else torch.zeros_like(top)
         shrink = (moved - top).exp_()
         weight = relative.sub_(top[:, None]).exp_()
         total = total * shrink + weight.sum(1)
@@ -142,17 +144,19 @@ def _normalisers(logits, training_set, dtype, n_rows):
     return nearest, top, total, squares
 
 
-def _with_prior(logit, training_set, rows):
-    """Logits (b, m, h', w') of some rows with the log of their sample weights added."""
+def _relative(logit, nearest, training_set, rows, dtype):
+    """Logits (b, m, h', w') of some rows, relative to the nearest, with their log weights."""
+    relative = logit.sub_(nearest[:, None]).to(dtype)
     if training_set.log_weight is not None:
-        logit += training_set.log_weight[rows].to(logit).view(1, -1, 1, 1)
-    return logit
+        relative += training_set.log_weight[rows].to(relative).view(1, -1, 1, 1)
+    return relative
 
 
 def _logits(scaled, scale, factor, x, *, window):
-    """Minus half the squared distance over sigma^2 of every window, (b, m, h', w')."""
+    """Minus half the squared distance over sigma^2 of every window, (b, m, h', w') float64."""
     difference = scaled - scale * x  # (b, m, C, H, W)
-    return box_sum(difference.square_().sum(2), window).mul_(-factor)
+    # float32 sums over a wide window would be the largest error of the logits
+    return box_sum(difference.square_().sum(2).double(), window).mul_(-factor)
 
 
 def box_sum(maps, window):

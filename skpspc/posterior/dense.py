@@ -12,9 +12,10 @@ import torch
 from ..support.memory import rows_that_fit
 from .posterior import Posterior, exact_scale, floored_sigma, log_gauss_constant, precision_root
 
-# Rounding errors of a matrix product behave like a random walk: about one unit in the last
-# place of |z||x|, not D of them.
-_ROUNDING = 1.0
+# Rounding errors of a matrix product in units of the last place of |z||x|. Where all its terms are
+# positive, as for images nearly alike, they grow like a random walk with the number of terms.
+_ROUNDING = 4.0
+_WALK = 1 / 64
 # Training images converted at a time: they stay in the cache.
 _CHUNK_ROWS = 256
 
@@ -87,7 +88,8 @@ def _relative_weights(z, a, training_set):
     if training_set.log_weight is not None:
         logit += training_set.log_weight.to(logit)
     reach = root * norms.max()
-    rounding = _ROUNDING * torch.finfo(z.dtype).eps * reach
+    n_units = _ROUNDING + _WALK * z.shape[1] ** 0.5
+    rounding = n_units * torch.finfo(z.dtype).eps * reach
     rounding *= 2 * scaled.norm(dim=1, keepdim=True) + reach
     peak = _recompute_decisive(logit, rounding.squeeze(1), z, a, offset, training_set)
     weight = logit.exp_()

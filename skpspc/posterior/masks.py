@@ -8,6 +8,7 @@ non-negative numbers are added, so nothing cancels.
 
 import math
 
+import numpy as np
 import torch
 from scipy.sparse import csr_array
 
@@ -67,16 +68,20 @@ def _by_numba(z, sigma, training_set, query, response):
     from . import _masks_numba
 
     weight = training_set.log_weight
-    arrays = _masks_numba.masked_posterior(
-        z.numpy(),
-        training_set.images.numpy(),
-        sigma.numpy(),
-        csr_array(query.numpy()),
-        csr_array(response.T.numpy()),
+    rest = dict(
+        query=csr_array(query.numpy()),
+        response=csr_array(response.T.numpy()),
         log_weight=None if weight is None else weight.numpy(),
         n_threads=n_threads(),
     )
-    return tuple(map(torch.from_numpy, arrays))
+    image_bytes = _masks_numba.state_bytes(len(training_set), len(query), z[0].numel(), n_threads())
+    block = rows_that_fit(image_bytes, len(z), what="One noisy image")
+    x = training_set.images.numpy()
+    parts = [
+        _masks_numba.masked_posterior(some.numpy(), x, level.numpy(), **rest)
+        for some, level in zip(z.split(block), sigma.split(block), strict=True)
+    ]
+    return tuple(torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
 
 
 def _by_torch(z, sigma, training_set, query, response):

@@ -185,10 +185,10 @@ def exact_scale(a):
     """A power of two s and a factor f with ``a^2 = s^2 f``.
 
     Scaling differences by s is exact, so that equal distances stay equal; their squares' sum
-    is then multiplied by f.
+    is then multiplied by f. Both are zero for a = 0, so that no difference is too large.
     """
     fraction, exponent = torch.frexp(a)
-    return torch.ldexp(torch.ones_like(a), exponent), fraction.square()
+    return torch.ldexp((a > 0).to(a), exponent), fraction.square()
 
 
 def log_gauss_constant(n_values, sigma):

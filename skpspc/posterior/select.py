@@ -42,16 +42,20 @@ def square_posterior(z, sigma, training_set, window, engine="auto"):
 
 def compiled_serves(z):
     """Whether there is compiled code for images like z; warns once if only numba is missing."""
-    return z.dtype == torch.float32 and z.device.type == "cpu" and _has_numba()
+    return _is_plain(z) and _has_numba()
+
+
+def _is_plain(z):
+    """Whether images are what compiled code takes."""
+    return z.dtype == torch.float32 and z.device.type == "cpu"
 
 
 def _box_engine(engine, z):
     """The engine that computes square windows of the images z: "numba" or "torch"."""
-    fits = z.dtype == torch.float32 and z.device.type == "cpu"
     if engine == "auto":
         return "numba" if compiled_serves(z) else "torch"
     if engine == "numba":
-        if not fits:
+        if not _is_plain(z):
             raise ValueError(
                 f"engine='numba' computes in float32 on the CPU, got {z.dtype} on {z.device}; "
                 "pass float32 images, or use engine='auto'."

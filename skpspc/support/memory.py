@@ -31,8 +31,13 @@ def rows_that_fit(row_bytes, max_rows, *, what):
     allowed = get_config()["working_memory"] * 2**20
     if row_bytes > allowed:
         raise MemoryError(
-            f"{what} needs {row_bytes / 2**20:.1f} MiB of working memory and "
-            f"{allowed / 2**20:.1f} MiB are allowed; raise it with "
+            f"{what} needs {row_bytes / 2**20:.3g} MiB of working memory and "
+            f"{allowed / 2**20:.3g} MiB are allowed; raise it with "
             f"sklearn.set_config(working_memory={int(row_bytes / 2**20) + 1})."
         )
-    return int(max(1, min(max_rows, min(allowed, _LARGEST_CHUNK) // max(1, row_bytes))))
+    return int(max(1, min(max_rows, working_bytes() // max(1, row_bytes))))
+
+
+def working_bytes():
+    """Bytes that a chunk may take: ``working_memory``, or less where more buys no speed."""
+    return min(get_config()["working_memory"] * 2**20, _LARGEST_CHUNK)

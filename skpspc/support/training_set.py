@@ -5,6 +5,8 @@ from functools import cached_property, partial
 
 import torch
 
+from .memory import rows_that_fit
+
 
 def to_compute(images, dtype):
     """Images as floats of ``dtype``; uint8 ``u`` becomes ``u / 127.5 - 1``."""
@@ -148,7 +150,8 @@ class TrainingSet:
     def centred_norms(self):
         """Euclidean norm of every image as `centred` gives it, (N,) float64."""
         norms = torch.empty(len(self), dtype=torch.float64, device=self.device)
-        buffer = torch.empty((512, *self.image_shape), dtype=torch.float64, device=self.device)
+        n_rows = rows_that_fit(2 * 8 * self.n_values, 512, what="One training image")
+        buffer = torch.empty((n_rows, *self.image_shape), dtype=torch.float64, device=self.device)
         for rows in self.slices(len(buffer)):
             norms[rows] = self.centred(rows, buffer).flatten(1).norm(dim=1)
         return norms

@@ -1,0 +1,99 @@
+"""What computes, and on how many threads."""
+
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+import torch
+
+from skpspc import PSPCDenoiser
+from skpspc._threads import n_threads
+from skpspc.posterior import select
+
+
+@pytest.fixture
+def four_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def no_numba(monkeypatch):
+    monkeypatch.setattr(select, "available", lambda name: name != "numba")
+    select._has_numba.cache_clear()
+    yield
+    select._has_numba.cache_clear()
+
+
+def test_threads_are_those_of_torch(four_threads):
+    assert n_threads() == 4
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_threads_are_those_of_an_active_configuration(four_threads, backend):
+    with joblib.parallel_config(backend, n_jobs=3):
+        assert n_threads() == 3
+
+
+def test_a_worker_thread_has_one(four_threads):
+    counts = joblib.Parallel(2, backend="threading")(joblib.delayed(n_threads)() for _ in range(4))
+    assert counts == [1] * 4
+
+
+def test_worker_processes_share_the_machine():
+    counts = joblib.Parallel(2, backend="loky")(joblib.delayed(n_threads)() for _ in range(4))
+    assert max(counts) <= max(1, joblib.cpu_count() // 2)
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_workers_answer_alike(photos, engine, backend):
+    model = PSPCDenoiser(5, engine=engine).fit(photos[:50])
+    noisy = photos[50:54].astype(np.float32) / 127.5 - 1
+    alone = model.denoise(noisy, 0.5)
+    answers = joblib.Parallel(2, backend=backend)(
+        joblib.delayed(model.denoise)(noisy, 0.5) for _ in range(3)
+    )
+    for answer in answers:
+        np.testing.assert_allclose(answer, alone, rtol=0, atol=1e-6)
+
+
+def test_without_numba_torch_computes_and_one_warning_says_so(photos, no_numba):
+    model = PSPCDenoiser(5).fit(photos[:50])
+    noisy = photos[50:52].astype(np.float32) / 127.5 - 1
+    with pytest.warns(UserWarning, match=r'pip install "skpspc\[cpu\]"'):
+        answer = model.denoise(noisy, 0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        again = model.denoise(noisy, 0.5)
+        forced = PSPCDenoiser(5, engine="torch").fit(photos[:50]).denoise(noisy, 0.5)
+    np.testing.assert_array_equal(answer, again)
+    np.testing.assert_array_equal(answer, forced)
+
+
+def test_infinite_sigma_and_huge_images(photos, engine):
+    """The noisy image does not count, however large it is."""
+    model = PSPCDenoiser(4, engine=engine).fit(photos[:20])
+    dtypes = [np.float32, np.float64] if engine == "torch" else [np.float32]
+    for dtype in dtypes:
+        huge = np.full((1, 3, 16, 16), np.sqrt(np.finfo(dtype).max), dtype)
+        posterior = model.posterior(huge, np.inf)
+        expected = (photos[:20] / 127.5 - 1).mean(0)
+        np.testing.assert_allclose(posterior.mean[0], expected, rtol=0, atol=1e-6)
+        np.testing.assert_allclose(posterior.effective_sample_size, 20, rtol=1e-5)
+
+
+def test_a_full_disk_costs_the_cache_only(tmp_path, photos):
+    """The folder is there, but by the time of the first call nothing can be saved."""
+    pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
+    from skpspc.posterior._jit import jit
+
+    compiled = jit(lambda a: a + 1)
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    compiled._cache._cache_file.save = full
+    assert compiled(1) == 2
