@@ -126,6 +126,18 @@ def test_any_number_of_images_and_weights(n_images, engine, device):
     np.testing.assert_allclose(got.log_evidence.cpu(), exact.log_evidence, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("sigma", [0.0, 1e-6])
+def test_weights_of_tied_images(dtype, sigma, device):
+    """Beside logits of 1e11 a log weight of one would be lost, were it added first."""
+    X = np.array([0.25, -0.25]).reshape(2, 1, 1, 1) * np.ones((2, 2, 3, 4))
+    Z = np.zeros((1, 2, 3, 4), dtype)
+    query = np.ones((2, 3, 4), bool)
+    got = kernel(Z, X, sigma, query, query, "torch", device, sample_weight=np.array([1.0, 3.0]))
+    np.testing.assert_allclose(got.mean.cpu(), -0.125, rtol=1e-6)
+    np.testing.assert_allclose(got.effective_sample_size.cpu(), 1 / (1 / 16 + 9 / 16), rtol=1e-6)
+
+
 @pytest.mark.parametrize("sigma", [0.0, np.inf])
 def test_the_ends_of_sigma(sigma, engine, device):
     rng, X, Z, _ = case((1, 4, 4), np.uint8)

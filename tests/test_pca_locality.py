@@ -10,6 +10,8 @@ from sklearn import config_context
 import generators
 import oracle
 from skpspc import EmpiricalDenoiser, GaussianDenoiser, PCALocalityDenoiser
+from skpspc.posterior import precision_posterior
+from skpspc.support import TrainingSet
 
 
 def neighbour_oracle(X, sigma, threshold):
@@ -191,3 +193,17 @@ def test_too_large(digits, monkeypatch):
     monkeypatch.setattr(covariance, "LARGEST_PROBLEM", 50)
     with pytest.raises(ValueError, match="pass fewer images, or smaller ones"):
         PCALocalityDenoiser().fit(digits)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("sigma", [0.0, 1e-6])
+def test_weights_of_tied_images(dtype, sigma, device):
+    """Beside logits of 1e11 a log weight of one would be lost, were it added first."""
+    X = torch.tensor([0.25, -0.25], device=device).view(2, 1, 1, 1).expand(2, 2, 3, 4)
+    weight = torch.tensor([1.0, 3.0], dtype=torch.float64, device=device)
+    z = torch.zeros(1, 2, 3, 4, dtype=dtype, device=device)
+    level = torch.tensor([sigma], dtype=torch.float64, device=device)
+    precision = torch.ones(24, 24, device=device)
+    got = precision_posterior(z, level, TrainingSet(X, weight), precision)
+    np.testing.assert_allclose(got.mean.cpu(), -0.125, rtol=1e-6)
+    np.testing.assert_allclose(got.effective_sample_size.cpu(), 1 / (1 / 16 + 9 / 16), rtol=1e-6)

@@ -14,7 +14,14 @@ from scipy.sparse import csr_array
 
 from .._threads import n_threads
 from ..support.memory import rows_that_fit
-from .posterior import Posterior, floored_sigma, in_range, log_gauss_constant, precision_root
+from .posterior import (
+    Posterior,
+    RunningSoftmax,
+    floored_sigma,
+    in_range,
+    log_gauss_constant,
+    precision_root,
+)
 
 # Share of a window's mass that may be left out in the second pass.
 _SKIPPED_MASS = 1e-8
@@ -94,38 +101,30 @@ def _by_torch(z, sigma, training_set, query, response):
 
 def _one_posterior(z, a, training_set, query, response):
     """Mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one image."""
-    scaled, a = z * a.to(z), float(a)
-    maximum = z.new_full((query.shape[1],), -torch.inf)
-    total, squares = torch.zeros_like(maximum), torch.zeros_like(maximum)
+    a = a.to(z.dtype)
+    softmax = RunningSoftmax(z.new_empty(query.shape[1]))
     closest = z.new_empty(len(training_set))  # how near each image comes to leading a window
     row_bytes = z.element_size() * (2 * z.numel() + 3 * query.shape[1])
     n_rows = rows_that_fit(row_bytes, _PAIRS, what="One pair of images")
     for rows in training_set.slices(n_rows):
-        logit, _ = _logits(scaled, a, training_set, rows, query)
-        higher = torch.maximum(maximum, logit.amax(0))
-        shrink = (maximum - higher).exp_()
-        logit -= higher
-        closest[rows] = logit.amax(1)
-        weight = logit.exp_()
-        total = total * shrink + weight.sum(0)
-        squares = squares * shrink.square() + weight.square().sum(0)
-        maximum = higher
+        logit, _ = _logits(z, a, training_set, rows, query)
+        relative, _, _ = softmax.add(logit, training_set.prior(rows))
+        closest[rows] = relative.amax(1)
     mean = torch.zeros_like(z).flatten(1)  # (C, H W)
     hopeful = closest > math.log(_SKIPPED_MASS / len(training_set))
     for rows in training_set.slices(n_rows):
         if hopeful[rows].any():
             # the same products as above, so that they round alike
-            logit, x = _logits(scaled, a, training_set, rows, query)
-            share = logit.sub_(maximum).exp_().div_(total) @ response  # (m, H W)
+            logit, x = _logits(z, a, training_set, rows, query)
+            weight = softmax.relative(logit, training_set.prior(rows)).exp_()
+            share = weight.div_(softmax.total) @ response  # (m, H W)
             mean += torch.einsum("mp,mcp->cp", share, x.flatten(2))
-    return mean.view(z.shape), maximum + total.log(), total.square() / squares
+    return mean.view(z.shape), softmax.log_norm, softmax.effective_sample_size
 
 
-def _logits(scaled, a, training_set, rows, query):
-    """Logits (m, K) of some training images, and those images (m, C, H, W)."""
-    x = training_set.take(rows, scaled.dtype)
-    logit = (scaled - a * x).square_().sum(1).flatten(1) @ query
-    logit.neg_()
-    if training_set.log_weight is not None:
-        logit += training_set.log_weight[rows].to(logit)[:, None]
-    return logit, x
+def _logits(z, a, training_set, rows, query):
+    """Logits (m, K) of some training images, without weights, and those images (m, C, H, W)."""
+    x = training_set.take(rows, z.dtype)
+    # differences are scaled, not the images: equal distances stay equal
+    logit = ((z - x) * a).square_().sum(1).flatten(1) @ query
+    return logit.neg_(), x

@@ -123,6 +123,68 @@ class Posterior:
         return Posterior(*(gather(field.name) for field in fields(Posterior)))
 
 
+class RunningSoftmax:
+    """Sums of weights over training images that come in chunks, for K softmaxes at once.
+
+    A weight is ``exp(logit - nearest + log v - top)`` with v the sample weight, ``nearest`` the
+    largest logit and ``top`` the largest of the first three terms (zero without sample weights):
+    added first, log v would be lost beside the large logits of a small sigma.
+
+    Parameters
+    ----------
+    like : Tensor of shape (K,)
+        Gives length, dtype and device.
+
+    Attributes
+    ----------
+    nearest, top, total, squares : Tensor of shape (K,)
+        The two references, the sum of the weights and that of their squares.
+    """
+
+    def __init__(self, like):
+        self.nearest = torch.full_like(like, -torch.inf)
+        self.top, self.total, self.squares = (torch.zeros_like(like) for _ in range(3))
+
+    def relative(self, logit, prior):
+        """Logits (m, K) with ``prior``, log v (m,) or None, less the references; in place."""
+        logit -= self.nearest
+        return logit if prior is None else logit.add_(prior.to(logit)[:, None]).sub_(self.top)
+
+    def add(self, logit, prior):
+        """Take in logits (m, K) of m images, which are overwritten.
+
+        Returns
+        -------
+        relative : Tensor of shape (m, K)
+            Logs of the weights.
+        weight : Tensor of shape (m, K)
+        shrink : Tensor of shape (K,)
+            What sums over weights given before are to be multiplied by.
+        """
+        nearer = torch.maximum(self.nearest, logit.amax(0))
+        moved = self.top + (self.nearest - nearer)
+        self.nearest, self.top = nearer, torch.zeros_like(moved)
+        relative = self.relative(logit, prior)
+        if prior is not None:
+            self.top = torch.maximum(moved, relative.amax(0))
+            relative -= self.top
+        shrink = (moved - self.top).exp_()
+        weight = relative.exp()
+        self.total = self.total * shrink + weight.sum(0)
+        self.squares = self.squares * shrink.square() + weight.square().sum(0)
+        return relative, weight, shrink
+
+    @property
+    def log_norm(self):
+        """Log of the sum of ``v exp(logit)``."""
+        return self.nearest + (self.top + self.total.log())
+
+    @property
+    def effective_sample_size(self):
+        """``(sum w)^2 / sum w^2``."""
+        return self.total.square() / self.squares
+
+
 def floored_sigma(sigma, z, training_set):
     """Sigma with zero replaced by 1e-15 of the largest value at hand.
 

@@ -15,7 +15,7 @@ import math
 import torch
 
 from ..support.memory import rows_that_fit
-from .posterior import Posterior, floored_sigma, precision_root
+from .posterior import Posterior, RunningSoftmax, floored_sigma, precision_root
 
 # Training images that are worked on together: enough for the matrix product.
 _CHUNK_ROWS = 512
@@ -82,21 +82,12 @@ def _one_posterior(z, a, training_set, precision, stretches):
 
 def _stretch_posterior(z, a, training_set, precision, stretch):
     """The same within some training images, in one pass."""
-    peak = torch.full_like(z, -torch.inf)
-    total, squares, mean = (torch.zeros_like(z) for _ in range(3))
+    softmax, mean = RunningSoftmax(z), torch.zeros_like(z)
     n_rows = rows_that_fit(4 * z.numel() * z.element_size(), _CHUNK_ROWS, what="One training image")
     for start in range(stretch.start, stretch.stop, n_rows):
         rows = slice(start, min(start + n_rows, stretch.stop))
         x = training_set.take(rows, z.dtype).flatten(1)  # (m, D)
         logit = ((x - z) * a.to(z.dtype)).square_() @ precision
-        logit.neg_()
-        if training_set.log_weight is not None:
-            logit += training_set.log_weight[rows].to(logit)[:, None]
-        higher = torch.maximum(peak, logit.amax(0))
-        shrink = (peak - higher).exp_()
-        weight = logit.sub_(higher).exp_()
-        total = total * shrink + weight.sum(0)
-        squares = squares * shrink.square() + weight.square().sum(0)
+        _, weight, shrink = softmax.add(logit.neg_(), training_set.prior(rows))
         mean = mean * shrink + (weight * x).sum(0)
-        peak = higher
-    return mean / total, peak + total.log(), total.square() / squares
+    return mean / softmax.total, softmax.log_norm, softmax.effective_sample_size

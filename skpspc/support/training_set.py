@@ -69,6 +69,10 @@ class TrainingSet:
         """What to add to a log normaliser that was summed without weights."""
         return 0.0 if self.log_weight is not None else -math.log(len(self))
 
+    def prior(self, rows):
+        """``log_weight`` of some rows (a slice), or None where all are alike."""
+        return None if self.log_weight is None else self.log_weight[rows]
+
     def extended(self, images, sample_weight=None):
         """A new training set with ``images`` after the present ones.
 
