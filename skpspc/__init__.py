@@ -2,6 +2,7 @@
 
 from .denoisers import (
     EmpiricalDenoiser,
+    FlexibleWindows,
     GaussianDenoiser,
     LocalScoreDenoiser,
     NetworkDenoiser,
@@ -18,6 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "EmpiricalDenoiser",
+    "FlexibleWindows",
     "GaussianDenoiser",
     "LocalScoreDenoiser",
     "NetworkDenoiser",

@@ -2,6 +2,7 @@
 
 from ._checkpoint import load_network
 from .empirical import EmpiricalDenoiser
+from .flexible import FlexibleWindows
 from .gaussian import GaussianDenoiser
 from .local_score import LocalScoreDenoiser
 from .network import NetworkDenoiser
@@ -12,6 +13,7 @@ from .smoothed import SmoothedDenoiser
 
 __all__ = [
     "EmpiricalDenoiser",
+    "FlexibleWindows",
     "GaussianDenoiser",
     "LocalScoreDenoiser",
     "NetworkDenoiser",

@@ -123,15 +123,7 @@ class PCALocalityDenoiser(BaseDenoiser):
         self.batch_size = batch_size
 
     def _resolve(self):
-        spectrum = covariance.exact_spectrum(self.training_set_)
-        self._gaussian = Gaussian(
-            spectrum.mean,
-            spectrum.components,
-            spectrum.eigenvalues,
-            0.0,
-            spectrum.eigenvalues,
-            spectrum.n_effective,
-        )
+        self._gaussian = Gaussian.of(covariance.exact_spectrum(self.training_set_))
 
     def neighbours(self, sigma):
         """The matrix B: which coordinates are compared for which.

@@ -5,10 +5,11 @@ import numbers
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._validation import warn_if_clipped
-from ..posterior import ENGINES, square_posterior
+from ..posterior import ENGINES, flexible_posterior, square_posterior
 from ..sampling import paper_schedule
-from ..support import clip_size
+from ..support import MirroredTrainingSet, clip_size
 from .base import BaseDenoiser
+from .flexible import FlexibleWindows
 
 
 class PSPCDenoiser(BaseDenoiser):
@@ -21,9 +22,10 @@ class PSPCDenoiser(BaseDenoiser):
         w^k = \operatorname{softmax}_i\bigl(-\|z_{P_k} - x_{i P_k}\|^2 / 2 \sigma^2
         + \log v_i\bigr)
 
-    over all square patches :math:`P_k` that fit the image. A patch is compared with the same
-    place in every training image; channels share it. Where many patches disagree they
-    average out, and the result is no training image: it generalises.
+    over all square patches :math:`P_k` that fit the image, or over windows of any shape, one a
+    pixel. A patch is compared with the same place in every training image; channels share it.
+    Where many patches disagree they average out, and the result is no training image: it
+    generalises.
 
     Parameters
     ----------
@@ -32,6 +34,13 @@ class PSPCDenoiser(BaseDenoiser):
         warning; a `PatchSchedule` or another callable maps a float sigma to an int of at
         least 1, clipped; "paper" is the CIFAR-10 schedule of the paper, scaled by the
         longer side of the image over 32.
+    windows : FlexibleWindows, default None
+        Windows of any shape, one a pixel, instead of squares: PSPC-Flex. They take the place of
+        ``patch_size``, which must be left at its default.
+    flip : bool, default False
+        Compare with the mirror image (left-right) of every training image too, as if X held
+        it beside the image, with the same weight. Nothing is copied; the work is twice as
+        much.
     engine : {"auto", "numba", "torch"}, default "auto"
         What computes: "numba" is compiled code for float32 on the CPU (the extra ``cpu``),
         "torch" serves every dtype and device; "auto" takes the faster one that serves. Both are
@@ -51,6 +60,14 @@ class PSPCDenoiser(BaseDenoiser):
     ----------
     image_shape_, n_features_in_, training_set_
         As in `EmpiricalDenoiser`.
+    windows_ : ResolvedWindows or None
+        The windows as they are for X; None for squares.
+
+    Raises
+    ------
+    ValueError
+        While fitting, if ``patch_size`` is given beside ``windows``, or as `FlexibleWindows`
+        tells.
 
     See Also
     --------
@@ -60,7 +77,7 @@ class PSPCDenoiser(BaseDenoiser):
     References
     ----------
     Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-    ICML 2025, arXiv:2411.19339, Sec. 5 (PSPC-Square).
+    ICML 2025, arXiv:2411.19339, Sec. 5 (PSPC-Square, PSPC-Flex).
 
     Examples
     --------
@@ -78,6 +95,8 @@ class PSPCDenoiser(BaseDenoiser):
             StrOptions({"paper"}),
             callable,
         ],
+        "windows": [FlexibleWindows, None],
+        "flip": ["boolean"],
         "engine": [StrOptions(set(ENGINES))],
     }
 
@@ -85,6 +104,8 @@ class PSPCDenoiser(BaseDenoiser):
         self,
         patch_size="paper",
         *,
+        windows=None,
+        flip=False,
         engine="auto",
         sigma=0.5,
         image_shape=None,
@@ -95,9 +116,21 @@ class PSPCDenoiser(BaseDenoiser):
             sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
         )
         self.patch_size = patch_size
+        self.windows = windows
+        self.flip = flip
         self.engine = engine
 
     def _resolve(self):
+        known = self.training_set_
+        self._source = MirroredTrainingSet(known) if self.flip else known
+        self.windows_ = None
+        if self.windows is not None:
+            if self.patch_size != "paper":
+                raise ValueError(
+                    f"windows take the place of squares, but patch_size={self.patch_size!r} is "
+                    "given too; leave patch_size at 'paper', or windows at None."
+                )
+            self.windows_ = self.windows.resolve(known)
         if isinstance(self.patch_size, numbers.Integral):
             warn_if_clipped(self.patch_size, self.image_shape_)
         self._schedule = self.patch_size
@@ -105,7 +138,9 @@ class PSPCDenoiser(BaseDenoiser):
             self._schedule = paper_schedule(self.image_shape_)
 
     def _window(self, sigma):
-        """Height and width of the patches at a sigma."""
+        """Height and width of the patches at a sigma, or the level of the windows."""
+        if self.windows_ is not None:
+            return self.windows_.level(sigma)
         size = self._schedule(sigma) if callable(self._schedule) else self._schedule
         if not isinstance(size, numbers.Integral) or size < 1:
             raise ValueError(
@@ -119,5 +154,11 @@ class PSPCDenoiser(BaseDenoiser):
 
     def _windowed_posterior(self, z, sigma, window):
         """The posterior of images that share a window."""
-        posterior = square_posterior(z, sigma, self.training_set_, window, self.engine)
-        return posterior.pooled(self.n_features_in_, self.image_shape_[0] * window[0] * window[1])
+        if self.windows_ is None:
+            posterior = square_posterior(z, sigma, self._source, window, self.engine)
+            size = window[0] * window[1]
+        else:
+            precision = self.windows_.at(window)
+            posterior = flexible_posterior(z, sigma, self._source, precision, self.engine)
+            size = precision.sum((1, 2))
+        return posterior.pooled(self.n_features_in_, self.image_shape_[0] * size)

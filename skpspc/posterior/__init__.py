@@ -5,7 +5,7 @@ from .gaussian import Gaussian, gaussian_posterior
 from .local import equivariant_posterior, local_posterior
 from .posterior import Posterior
 from .precision import precision_posterior
-from .select import ENGINES, square_posterior
+from .select import ENGINES, flexible_posterior, square_posterior
 from .truncated import nearest_posterior, tolerant_posterior
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "Posterior",
     "dense_posterior",
     "equivariant_posterior",
+    "flexible_posterior",
     "gaussian_posterior",
     "local_posterior",
     "nearest_posterior",

@@ -23,12 +23,22 @@ _ZERO = np.float32(0.0)
 
 @jit
 def _load(x, rows, start, count, offset, tile):
-    """Write ``count`` images, minus an offset, as (C H W, lanes); spare lanes repeat the last."""
+    """Write ``count`` images, minus an offset, as (C H W, lanes); spare lanes repeat the last.
+
+    Rows beyond the images are their mirror images.
+    """
     flat = x.reshape(len(x), -1)
+    width = x.shape[3]
     for j in range(LANES):
-        line = flat[rows[start + min(j, count - 1)]]
-        for p in range(flat.shape[1]):
-            tile[p * LANES + j] = np.float32(line[p]) - offset
+        row = rows[start + min(j, count - 1)]
+        line = flat[row % len(x)]
+        if row < len(x):
+            for p in range(flat.shape[1]):
+                tile[p * LANES + j] = np.float32(line[p]) - offset
+        else:
+            for left in range(0, flat.shape[1], width):
+                for p in range(width):
+                    tile[(left + p) * LANES + j] = np.float32(line[left + width - 1 - p]) - offset
 
 
 @jit
@@ -180,7 +190,7 @@ def state_bytes(n_images, n_windows, n_values, n_threads):
     return 4 * (windows + n_images + n_values * n_blocks)
 
 
-def masked_posterior(z, x, sigma, query, response, *, log_weight=None, n_threads=1):
+def masked_posterior(z, x, sigma, query, response, *, log_weight=None, flip=False, n_threads=1):
     """Posterior mean of every window, composed, with evidence and sample size.
 
     Parameters
@@ -196,7 +206,9 @@ def masked_posterior(z, x, sigma, query, response, *, log_weight=None, n_threads
     response : scipy CSR matrix (H W, K), float32
         How much each window has to say at each pixel; rows sum to one.
     log_weight : array (N,), optional
-        Log weights of the training images, finite.
+        Log weights of the training images, finite; (2 N,) with ``flip``.
+    flip : bool
+        Use the mirror image (left-right) of every training image too, after them.
     n_threads : int
         Threads. The answer does not depend on it, to the last bit.
 
@@ -208,7 +220,7 @@ def masked_posterior(z, x, sigma, query, response, *, log_weight=None, n_threads
     """
     x = np.asarray(x).view()
     x.flags.writeable = False  # compiled once for writable and read-only arrays
-    n_images, n_noisy, n_windows = len(x), len(z), query.shape[0]
+    n_images, n_noisy, n_windows = len(x) * (2 if flip else 1), len(z), query.shape[0]
     unit = np.float32(127.5 if x.dtype == np.uint8 else 1.0)
     offset = unit if x.dtype == np.uint8 else _ZERO
     root = np.sqrt(0.5) / np.asarray(sigma, dtype=np.float64)

@@ -15,6 +15,7 @@ from functools import partial
 import torch
 
 from .._threads import n_threads
+from ..support import MirroredTrainingSet
 from ..support.memory import rows_that_fit, working_bytes
 from ..support.windows import overlap_counts
 from .posterior import (
@@ -71,6 +72,7 @@ def _by_numba(z, sigma, training_set, window):
         sigma.numpy(),
         window,
         log_weight=None if weight is None else weight.numpy(),
+        flip=isinstance(training_set, MirroredTrainingSet),
         n_threads=n_threads(),
         memory=working_bytes(),
     )

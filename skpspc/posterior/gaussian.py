@@ -44,6 +44,12 @@ class Gaussian:
     sampled: torch.Tensor
     n_images: float
 
+    @classmethod
+    def of(cls, spectrum):
+        """The Gaussian of mean and covariance as found, a `covariance.Spectrum`."""
+        found = spectrum.mean, spectrum.components, spectrum.eigenvalues
+        return cls(*found, 0.0, spectrum.eigenvalues, spectrum.n_effective)
+
     @cached_property
     def abs_max(self):
         """Size of its values: the largest mean or standard deviation."""

@@ -13,6 +13,7 @@ import torch
 from scipy.sparse import csr_array
 
 from .._threads import n_threads
+from ..support import MirroredTrainingSet
 from ..support.memory import rows_that_fit
 from .posterior import (
     Posterior,
@@ -79,6 +80,7 @@ def _by_numba(z, sigma, training_set, query, response):
         query=csr_array(query.numpy()),
         response=csr_array(response.T.numpy()),
         log_weight=None if weight is None else weight.numpy(),
+        flip=isinstance(training_set, MirroredTrainingSet),
         n_threads=n_threads(),
     )
     image_bytes = _masks_numba.state_bytes(len(training_set), len(query), z[0].numel(), n_threads())

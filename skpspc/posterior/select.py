@@ -8,6 +8,7 @@ import torch
 from .._optional import available, load
 from .box import box_posterior
 from .dense import dense_posterior
+from .masks import masked_posterior
 
 ENGINES = ("auto", "numba", "torch")
 
@@ -37,7 +38,38 @@ def square_posterior(z, sigma, training_set, window, engine="auto"):
     """
     if window == training_set.image_shape[1:]:
         return dense_posterior(z, sigma, training_set)
-    return box_posterior(z, sigma, training_set, window, _box_engine(engine, z))
+    return box_posterior(z, sigma, training_set, window, _engine(engine, z))
+
+
+def flexible_posterior(z, sigma, training_set, precision, engine="auto"):
+    """Posterior through one window a pixel that answers where it looks, by the kernel that fits.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W)
+    sigma : Tensor of shape (n,), float64
+    training_set : TrainingSet
+    precision : Tensor of shape (H * W, H, W)
+        Masks, or how much each pixel counts in each window and in its answer.
+    engine : {"auto", "numba", "torch"}, default "auto"
+        As in `square_posterior`.
+
+    Returns
+    -------
+    Posterior
+        Of every window, or of the one that all of them are.
+
+    Raises
+    ------
+    ImportError, ValueError
+        As `square_posterior`.
+    """
+    if bool((precision == 1).all()):
+        return dense_posterior(z, sigma, training_set)
+    # compiled code leaves out the pixels that do not count; a product is fast where most do
+    is_sparse = precision.dtype == torch.bool
+    engine = "torch" if engine == "auto" and not is_sparse else _engine(engine, z)
+    return masked_posterior(z, sigma, training_set, precision, precision, engine=engine)
 
 
 def compiled_serves(z):
@@ -50,8 +82,8 @@ def _is_plain(z):
     return z.dtype == torch.float32 and z.device.type == "cpu"
 
 
-def _box_engine(engine, z):
-    """The engine that computes square windows of the images z: "numba" or "torch"."""
+def _engine(engine, z):
+    """The engine that computes windows of the images z: "numba" or "torch"."""
     if engine == "auto":
         return "numba" if compiled_serves(z) else "torch"
     if engine == "numba":

@@ -65,6 +65,35 @@ def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
     return roots**rho
 
 
+def check_grid(sigmas):
+    """Noise levels at which something is given, as an array.
+
+    Parameters
+    ----------
+    sigmas : sequence of float
+
+    Returns
+    -------
+    ndarray of shape (L,), float64
+
+    Raises
+    ------
+    ValueError
+        If they are not finite, non-negative and distinct.
+    """
+    grid = np.asarray(sigmas, dtype=np.float64)
+    if not (np.isfinite(grid).all() and (grid >= 0).all()):
+        raise ValueError(f"sigmas must be finite and non-negative, got {sigmas!r}.")
+    if len(np.unique(grid)) < len(grid):
+        raise ValueError(f"sigmas must be distinct, got {sigmas!r}.")
+    return grid
+
+
+def nearest_level(grid, sigma):
+    """Index of the noise level of an array ``grid`` that is nearest to a float ``sigma``."""
+    return int(np.abs(grid - np.clip(sigma, grid.min(), grid.max())).argmin())
+
+
 class PatchSchedule:
     """Patch size as a function of sigma: that of the nearest sigma on a grid.
 
@@ -96,19 +125,14 @@ class PatchSchedule:
                 "sigmas and sizes must be sequences of the same length, at least 1; got shapes "
                 f"{np.shape(sigmas)} and {np.shape(sizes)}."
             )
-        if not (np.isfinite(grid).all() and (grid >= 0).all()):
-            raise ValueError(f"sigmas must be finite and non-negative, got {sigmas!r}.")
-        if len(np.unique(grid)) < len(grid):
-            raise ValueError(f"sigmas must be distinct, got {sigmas!r}.")
+        check_grid(sigmas)
         for size in sizes:
             if not isinstance(size, Integral) or size < 1:
                 raise ValueError(f"sizes must be ints of at least 1, got {size!r}.")
 
     def __call__(self, sigma):
         """Patch size at ``sigma`` (a float; beyond the grid, that of its end)."""
-        grid = np.asarray(self.sigmas, dtype=np.float64)
-        nearest = np.abs(grid - np.clip(sigma, grid.min(), grid.max())).argmin()
-        return int(self.sizes[nearest])
+        return int(self.sizes[nearest_level(np.asarray(self.sigmas, dtype=np.float64), sigma)])
 
     def __repr__(self):
         return f"PatchSchedule(sigmas={self.sigmas!r}, sizes={self.sizes!r})"

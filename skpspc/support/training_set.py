@@ -98,11 +98,15 @@ class TrainingSet:
         n = len(self)
         return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
 
+    def stored(self, rows):
+        """The images of some rows (a slice or indices), (m, C, H, W), as they are stored."""
+        if isinstance(rows, slice):
+            return self.images[rows]
+        return self.images.index_select(0, rows)  # faster than [rows]
+
     def take(self, rows, dtype):
         """The images of some rows (a slice or indices), (m, C, H, W), as floats."""
-        if isinstance(rows, slice):
-            return to_compute(self.images[rows], dtype)
-        return to_compute(self.images.index_select(0, rows), dtype)  # faster than [rows]
+        return to_compute(self.stored(rows), dtype)
 
     @cached_property
     def abs_max(self):
@@ -142,7 +146,7 @@ class TrainingSet:
         Small numbers keep products from cancelling, and a buffer that is written again and
         again stays in the cache.
         """
-        raw = self.images[rows]
+        raw = self.stored(rows)
         return self.write_centred(raw, out[: len(raw)])
 
     def write_centred(self, raw, out):
@@ -159,3 +163,38 @@ class TrainingSet:
         for rows in self.slices(len(buffer)):
             norms[rows] = self.centred(rows, buffer).flatten(1).norm(dim=1)
         return norms
+
+
+class MirroredTrainingSet(TrainingSet):
+    """A training set, and after it the mirror image (left-right) of each of its images.
+
+    The mirror images are made chunk by chunk as they are read: nothing is copied. ``images``
+    holds the images alone, all else counts both halves.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    """
+
+    def __init__(self, training_set):
+        weight = training_set.sample_weight
+        self.images = training_set.images
+        self.sample_weight = None if weight is None else torch.cat([weight, weight])
+
+    def __len__(self):
+        return 2 * len(self.images)
+
+    def stored(self, rows):
+        """The images of some rows (a slice or indices), (m, C, H, W), as they are stored."""
+        n = len(self.images)
+        if isinstance(rows, slice):
+            mirrored = self.images[max(rows.start, n) - n : max(rows.stop, n) - n].flip(-1)
+            return torch.cat([self.images[rows], mirrored]) if rows.start < n else mirrored
+        some = self.images.index_select(0, rows % n)
+        return some.where((rows < n).view(-1, 1, 1, 1), some.flip(-1))
+
+    @cached_property
+    def extremes(self):
+        """Smallest and largest value of every pixel, two of (C, H, W), float64."""
+        low, high = TrainingSet(self.images).extremes
+        return torch.minimum(low, low.flip(-1)), torch.maximum(high, high.flip(-1))

@@ -1,0 +1,314 @@
+"""Windows of any shape, one a pixel, chosen by heat maps."""
+
+import os
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_is_fitted
+
+from ..posterior import Gaussian
+from ..sampling.schedules import check_grid, nearest_level
+from ..support import covariance
+from ..support.memory import rows_that_fit
+from .gaussian import GaussianDenoiser
+
+# A pixel that varies by this share of the largest variance, or less, does not vary.
+_NO_VARIANCE = 1e-16
+
+
+class FlexibleWindows(BaseEstimator):
+    r"""Windows of any shape for `PSPCDenoiser`, one around every pixel.
+
+    A heat map :math:`G_k` says how much each pixel matters for pixel k. Its window holds the
+    largest entries that together hold a fraction :math:`\lambda` of the map,
+
+    .. math::
+
+        M_k = \Bigl\{p : \sum_{q : G_{kq} \le G_{kp}} G_{kq} \ge (1 - \lambda) \sum_q G_{kq}
+        \Bigr\}.
+
+    Equal entries are kept or left out together: a symmetric map has a symmetric window.
+
+    Parameters
+    ----------
+    heatmaps : array, path, GaussianDenoiser or "data"
+        Non-negative array of shape (L, H, W, H, W): ``heatmaps[l, y, x]`` is the map of pixel
+        (y, x), at the l-th sigma; with L = 1 it serves all of them. Of a ``numpy.memmap``, or
+        of the ``.npy`` file that a path names, a few maps are read at a time. A fitted
+        `GaussianDenoiser`: its sensitivity :math:`|W(\sigma)|`, summed over the channels
+        (`GaussianDenoiser.wiener`). "data": the same, of the training images that
+        `PSPCDenoiser` is fitted on, with their weights (without mirror images); no network is
+        needed.
+    thresholds : float or sequence of L floats
+        :math:`\lambda` at each sigma, in (0, 1]. 1 keeps the whole image, and makes
+        `PSPCDenoiser` the `EmpiricalDenoiser`.
+    sigmas : sequence of L floats
+        Noise levels, distinct, in any order, in the units of the images. The nearest one
+        serves.
+    soft : bool, default False
+        Within the window pixels count by their heat, divided by the largest of the map,
+        instead of alike: precisions :math:`\pi_{kp} = G_{kp} / \max_q G_{kq}`, and the same
+        weights where the answers of the windows are averaged. A pixel that matters most has
+        precision one, so that sigma keeps its meaning; dividing by the sum would be a
+        larger sigma. With a threshold of 1 the whole map counts.
+
+    See Also
+    --------
+    PSPCDenoiser : ``PSPCDenoiser(windows=FlexibleWindows(...))``.
+
+    Notes
+    -----
+    Parameters are checked when `PSPCDenoiser` is fitted. Hard windows of a level are kept,
+    (H W)^2 bytes; of soft ones, eight times as large, those of one level at a time. In the
+    Wiener filter a pixel that varies little may matter less for itself than others do; its
+    own heat is raised to the largest of its map, so that every window holds its own pixel.
+
+    Clones share the heat maps; a pickle holds them, unless they are given by a path.
+
+    References
+    ----------
+    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
+    ICML 2025, arXiv:2411.19339, Sec. 5 (PSPC-Flex). Soft windows: "Filtered Posterior Mean
+    Collections", arXiv:2605.24192.
+
+    Examples
+    --------
+    >>> from skpspc import FlexibleWindows, PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> X = load_digits_images().images
+    >>> windows = FlexibleWindows("data", thresholds=[0.5, 0.8, 1.0], sigmas=[0.1, 1.0, 10.0])
+    >>> PSPCDenoiser(windows=windows).fit(X).denoise(X[:2], sigma=0.5).shape
+    (2, 1, 8, 8)
+    """
+
+    def __init__(self, heatmaps, thresholds, sigmas, soft=False):
+        self.heatmaps = heatmaps
+        self.thresholds = thresholds
+        self.sigmas = sigmas
+        self.soft = soft
+
+    def __sklearn_clone__(self):
+        # a copy of the heat maps might not fit the memory, a denoiser would forget its fit
+        return type(self)(**self.get_params(deep=False))
+
+    def resolve(self, training_set):
+        """The windows as they are for a training set.
+
+        Parameters
+        ----------
+        training_set : TrainingSet
+
+        Returns
+        -------
+        ResolvedWindows
+
+        Raises
+        ------
+        ValueError
+            If a parameter is out of range, heat maps do not fit the images, are negative or
+            not finite, a map is zero, or a pixel is in no window.
+        """
+        if np.ndim(self.sigmas) != 1 or len(self.sigmas) == 0:
+            raise ValueError(
+                f"sigmas must be a sequence of at least one noise level, got {self.sigmas!r}."
+            )
+        grid = check_grid(self.sigmas)
+        thresholds = self._checked_thresholds(grid)
+        heat = self._heat(training_set, len(grid))
+        found = ResolvedWindows(heat, grid, thresholds, self.soft, training_set)
+        if isinstance(heat, _StoredHeat):  # others are right, and cost time
+            for level in range(len(grid)):
+                found.at(level)
+        return found
+
+    def _checked_thresholds(self, grid):
+        thresholds = np.asarray(self.thresholds, dtype=np.float64)
+        if thresholds.shape not in ((), grid.shape):
+            raise ValueError(
+                f"thresholds must be one float or one per sigma, shape {grid.shape}; got shape "
+                f"{thresholds.shape}."
+            )
+        if not ((thresholds > 0) & (thresholds <= 1)).all():
+            raise ValueError(
+                f"thresholds must be in (0, 1], got {self.thresholds!r}; 1 keeps the whole image."
+            )
+        return np.broadcast_to(thresholds, grid.shape)
+
+    def _heat(self, training_set, n_levels):
+        """What gives the heat maps of a level."""
+        heatmaps = self.heatmaps
+        if isinstance(heatmaps, str) and heatmaps == "data":
+            gaussian = Gaussian.of(covariance.exact_spectrum(training_set))
+            return _WienerHeat(gaussian, training_set.image_shape)
+        if isinstance(heatmaps, GaussianDenoiser):
+            check_is_fitted(heatmaps)
+            if heatmaps.image_shape_[1:] != training_set.image_shape[1:]:
+                raise ValueError(
+                    f"heatmaps is a denoiser of images of shape {heatmaps.image_shape_}, X holds "
+                    f"images of shape {training_set.image_shape}; height and width must agree."
+                )
+            return _WienerHeat(heatmaps._fitted(), heatmaps.image_shape_)
+        if hasattr(heatmaps, "denoise"):
+            raise ValueError(
+                f"heatmaps is a {type(heatmaps).__name__}, whose sensitivity has no closed form; "
+                "pass a fitted GaussianDenoiser, or an array (L, H, W, H, W) of the mean of "
+                "|dD / dz| over noisy images."
+            )
+        return _StoredHeat(heatmaps, n_levels, training_set.image_shape)
+
+
+class ResolvedWindows:
+    """Windows of every level for one training set.
+
+    Parameters
+    ----------
+    heat : object
+        ``heat.rows(level, sigma, windows)`` gives the maps (m, H W), float64, of a slice of
+        the windows.
+    grid, thresholds : ndarray of shape (L,), float64
+    soft : bool
+    training_set : TrainingSet
+    """
+
+    def __init__(self, heat, grid, thresholds, soft, training_set):
+        self.heat = heat
+        self.grid = grid
+        self.thresholds = thresholds
+        self.soft = soft
+        self._shape = training_set.image_shape[1:]
+        self._n_values = training_set.n_values
+        self._device = training_set.device
+        self._kept = {}
+
+    def level(self, sigma):
+        """Index of the nearest noise level."""
+        return nearest_level(self.grid, sigma)
+
+    def at(self, level):
+        """Precisions (H * W, H, W) of the windows of a level: bool, float64 if soft."""
+        if level not in self._kept:
+            if self.soft:  # as large as the heat maps, which may not fit the memory
+                self._kept.clear()
+            self._kept[level] = self._found(level)
+        return self._kept[level]
+
+    def _found(self, level):
+        height, width = self._shape
+        n_pixels = height * width
+        dtype = torch.float64 if self.soft else torch.bool
+        out = torch.empty(n_pixels, n_pixels, dtype=dtype, device=self._device)
+        n_rows = rows_that_fit(16 * self._n_values + 40 * n_pixels, n_pixels, what="One heat map")
+        threshold = float(self.thresholds[level])
+        for start in range(0, n_pixels, n_rows):
+            windows = slice(start, min(start + n_rows, n_pixels))
+            heat = self.heat.rows(level, float(self.grid[level]), windows).to(self._device)
+            kept = _largest(heat, threshold)
+            out[windows] = heat / heat.amax(1, keepdim=True) * kept if self.soft else kept
+        uncovered = (out.sum(0) == 0).nonzero().flatten().tolist()
+        if uncovered:
+            row, column = divmod(uncovered[0], width)
+            raise ValueError(
+                f"no window covers the pixel (row {row}, column {column}) at "
+                f"sigma = {self.grid[level]:g}; raise its threshold, {threshold:g}, or give the "
+                "pixel some heat in its own map."
+            )
+        return out.view(n_pixels, height, width)
+
+
+def _largest(heat, threshold):
+    """Which entries of each map, (m, p), are the largest that hold a fraction of it."""
+    ascending = heat.sort(1).values
+    held = ascending.cumsum(1)
+    held /= held[:, -1:].clone()
+    first = (held < 1 - threshold).sum(1, keepdim=True).clamp_(max=heat.shape[1] - 1)
+    return heat >= ascending.gather(1, first)
+
+
+class _StoredHeat:
+    """Heat maps in an array or a file, read as they are wanted.
+
+    Parameters
+    ----------
+    heatmaps : array of shape (L, H, W, H, W), or path
+    n_levels : int
+    image_shape : tuple of (C, H, W)
+    """
+
+    def __init__(self, heatmaps, n_levels, image_shape):
+        # a file stays a name: it is opened again in every process
+        self._is_file = isinstance(heatmaps, (str, os.PathLike))
+        self._heatmaps: Any = heatmaps
+        if not (self._is_file or isinstance(heatmaps, (np.ndarray, torch.Tensor))):
+            self._heatmaps = np.asarray(heatmaps)
+        _, height, self._width = image_shape
+        if self._is_file and not os.path.isfile(heatmaps):
+            raise ValueError(
+                f"heatmaps={heatmaps!r} is neither 'data' nor a file; pass the path of a .npy file."
+            )
+        shape = tuple(getattr(self._opened(), "shape", ()))
+        maps = height, self._width, height, self._width
+        if shape not in ((1, *maps), (n_levels, *maps)):
+            raise ValueError(
+                f"heatmaps must have shape {(n_levels, *maps)} for {n_levels} sigmas and images "
+                f"of shape {image_shape}, or {(1, *maps)} to serve all sigmas; got {shape}."
+            )
+
+    def _opened(self):
+        """The array, of which nothing is read yet."""
+        return np.load(self._heatmaps, mmap_mode="r") if self._is_file else self._heatmaps
+
+    def rows(self, level, sigma, windows):
+        """Maps (m, H W) of some windows, checked."""
+        maps = self._opened()
+        maps = maps[level if len(maps) > 1 else 0]
+        some = maps.reshape(len(maps) * self._width, -1)[windows]
+        if not isinstance(some, torch.Tensor):
+            some = torch.from_numpy(np.array(some, dtype=np.float64))
+        heat = some.to(torch.float64)
+        wrong = {
+            "is negative or not finite": ~((heat >= 0) & heat.isfinite()).all(1),
+            "is zero everywhere": heat.sum(1) == 0,
+        }
+        for what, rows in wrong.items():
+            if rows.any():
+                row, column = divmod(windows.start + int(rows.nonzero()[0]), self._width)
+                raise ValueError(
+                    f"the heat map of the pixel (row {row}, column {column}) at sigma = {sigma:g} "
+                    f"{what}; heat must be non-negative, with a positive sum."
+                )
+        return heat
+
+
+class _WienerHeat:
+    """Heat maps from the rows of a Wiener filter, summed over channels.
+
+    Parameters
+    ----------
+    gaussian : Gaussian
+    image_shape : tuple of (C, H, W)
+        Of its images.
+    """
+
+    def __init__(self, gaussian, image_shape):
+        self._gaussian = gaussian
+        self._shape = image_shape
+        variance = gaussian.eigenvalues @ gaussian.components.square() + gaussian.residual
+        variance = variance.view(image_shape[0], -1).sum(0)
+        self._varies = variance > _NO_VARIANCE * variance.amax()
+
+    def rows(self, level, sigma, windows):
+        """Maps (m, H W) of some windows."""
+        channels, height, width = self._shape
+        n_pixels = height * width
+        pixels = torch.arange(n_pixels, device=self._varies.device)[windows]
+        heat = 0.0
+        for channel in range(channels):
+            rows = self._gaussian.wiener(sigma, channel * n_pixels + pixels)
+            heat += rows.abs_().view(-1, channels, n_pixels).sum(1)
+        varies = self._varies[windows]
+        heat *= varies[:, None]  # where nothing varies there is only rounding
+        own = heat.amax(1).where(varies, torch.ones_like(heat[:, 0]))
+        heat[torch.arange(len(pixels), device=pixels.device), pixels] = own
+        return heat
