@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import generators
 from skpspc import (
     EmpiricalDenoiser,
+    FlexibleWindows,
     GaussianDenoiser,
     LocalScoreDenoiser,
     NetworkDenoiser,
@@ -71,6 +72,9 @@ class LinearNetwork:
         PSPCDenoiser(1),
         PSPCDenoiser(SCHEDULE),
         PSPCDenoiser(SizeAt(2, 4)),
+        PSPCDenoiser(1, flip=True),
+        PSPCDenoiser(windows=FlexibleWindows("data", [0.6, 0.9], [0.1, 1.0])),
+        PSPCDenoiser(windows=FlexibleWindows("data", 0.9, [0.5], soft=True), flip=True),
         LocalScoreDenoiser(),
         LocalScoreDenoiser(SizeAt(1, 5), sigma=0.0),
         LocalScoreDenoiser(1, equivariant=True, boundary="circular"),
@@ -99,6 +103,9 @@ DENOISERS = {
     "pspc-paper": PSPCDenoiser(),
     "pspc-schedule": PSPCDenoiser(SCHEDULE),
     "pspc-callable": PSPCDenoiser(SizeAt(2, 4)),
+    "pspc-flip": PSPCDenoiser(SCHEDULE, flip=True),
+    "pspc-flexible": PSPCDenoiser(windows=FlexibleWindows("data", [0.6, 0.9], [0.1, 1.0])),
+    "pspc-soft": PSPCDenoiser(windows=FlexibleWindows("data", 0.95, [0.5], soft=True), flip=True),
     "local": LocalScoreDenoiser(),
     "local-schedule": LocalScoreDenoiser(SCHEDULE),
     "local-circular": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True, boundary="circular"),
