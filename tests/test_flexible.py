@@ -105,6 +105,28 @@ def test_float64_oracle(shape, soft, weighted, device):
 
 
 @pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_the_ends_of_sigma(soft, dtype, device):
+    rng, X, Z, _ = case((2, 3, 5))
+    Z = rng.standard_normal(Z.shape).astype(dtype)
+    heat = maps(rng, (2, 3, 5), 1)
+    weight = rng.random(len(X)) + 0.1
+    windows = FlexibleWindows(heat, 0.6, [1.0], soft=soft)
+    model = PSPCDenoiser(windows=windows, device=device).fit(X, sample_weight=weight)
+    x = X.reshape(len(X), 2, -1) / 127.5 - 1
+    precisions = slow_precisions(heat.reshape(15, 15), 0.6, soft)
+    distance = np.einsum("kp,bicp->bik", precisions, (Z.reshape(4, 1, 2, -1) - x) ** 2)
+    nearest = x[distance.argmin(1)]  # (b, k, c, p)
+    mean = np.einsum("kp,bkcp->bcp", precisions / precisions.sum(0), nearest)
+    atol = 1e-6 if dtype == np.float32 else 1e-13
+    got = model.denoise(Z, 0.0)
+    np.testing.assert_allclose(got.reshape(4, 2, -1), mean, rtol=0, atol=atol)
+    middle = np.average(x, axis=0, weights=weight).reshape(X[0].shape)
+    far = model.denoise(Z, np.inf)
+    np.testing.assert_allclose(far, np.broadcast_to(middle, far.shape), rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("soft", [False, True])
 @pytest.mark.parametrize("flip", [False, True])
 def test_float32_on_every_engine(soft, flip, engine, device):
     rng, X, Z, sigma = case((2, 3, 5), n_images=70)
@@ -350,6 +372,7 @@ class Unfitted:
         ({"heatmaps": uncovered(), "soft": True}, r"covers the pixel \(row 1, column 2\)"),
         ({"heatmaps": Unfitted()}, "Unfitted, whose sensitivity has no closed form"),
         ({"heatmaps": "dat"}, "neither 'data' nor a file"),
+        ({"soft": "yes"}, "'soft' parameter"),
         ({"thresholds": 0.0}, r"thresholds must be in \(0, 1\]"),
         ({"thresholds": 1.01}, r"thresholds must be in \(0, 1\]"),
         ({"thresholds": np.nan}, r"thresholds must be in \(0, 1\]"),

@@ -42,8 +42,8 @@ class FlexibleWindows(BaseEstimator):
         `PSPCDenoiser` is fitted on, with their weights (without mirror images); no network is
         needed.
     thresholds : float or sequence of L floats
-        :math:`\lambda` at each sigma, in (0, 1]. 1 keeps the whole image, and makes
-        `PSPCDenoiser` the `EmpiricalDenoiser`.
+        :math:`\lambda` at each sigma, in (0, 1]. 1 keeps the whole image: of hard windows
+        there is but one then, and `PSPCDenoiser` is the `EmpiricalDenoiser`.
     sigmas : sequence of L floats
         Noise levels, distinct, in any order, in the units of the images. The nearest one
         serves.
@@ -83,6 +83,13 @@ class FlexibleWindows(BaseEstimator):
     (2, 1, 8, 8)
     """
 
+    _parameter_constraints = {
+        "heatmaps": "no_validation",
+        "thresholds": "no_validation",
+        "sigmas": "no_validation",
+        "soft": ["boolean"],
+    }
+
     def __init__(self, heatmaps, thresholds, sigmas, soft=False):
         self.heatmaps = heatmaps
         self.thresholds = thresholds
@@ -110,6 +117,7 @@ class FlexibleWindows(BaseEstimator):
             If a parameter is out of range, heat maps do not fit the images, are negative or
             not finite, a map is zero, or a pixel is in no window.
         """
+        self._validate_params()
         if np.ndim(self.sigmas) != 1 or len(self.sigmas) == 0:
             raise ValueError(
                 f"sigmas must be a sequence of at least one noise level, got {self.sigmas!r}."
@@ -188,11 +196,12 @@ class ResolvedWindows:
 
     def at(self, level):
         """Precisions (H * W, H, W) of the windows of a level: bool, float64 if soft."""
-        if level not in self._kept:
+        found = self._kept.get(level)
+        if found is None:
             if self.soft:  # as large as the heat maps, which may not fit the memory
-                self._kept.clear()
-            self._kept[level] = self._found(level)
-        return self._kept[level]
+                self._kept = {}
+            found = self._kept[level] = self._found(level)
+        return found
 
     def _found(self, level):
         height, width = self._shape
