@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from sklearn.utils import check_array
-from sklearn.utils.validation import _check_sample_weight, validate_data
+from sklearn.utils.validation import _check_sample_weight, _num_samples, validate_data
 
-from .support import clip_size
+from .support import Labels, clip_size
 from .support.training_set import to_compute
 
 # Kept as they are; every other dtype becomes the first.
@@ -332,3 +332,37 @@ def check_weights(sample_weight, X, device):
             "sample_weight is zero for every image; give at least one a positive weight."
         )
     return torch.from_numpy(weight.copy()).to(device)
+
+
+def check_labels(y, n, weight):
+    """The labels of n training images, or None where y is not one label an image.
+
+    What scikit-learn passes to `fit` may be anything; only a wrong length is refused.
+
+    Parameters
+    ----------
+    y : array of shape (n,) or (n, 1), anything else with n rows, or None
+    n : int
+    weight : Tensor of shape (n,) or None
+        Images of weight zero are not kept.
+
+    Raises
+    ------
+    ValueError
+        If y has another length, or labels that do not sort.
+    """
+    if y is None:
+        return None
+    if _num_samples(y) != n:
+        raise ValueError(f"y has {_num_samples(y)} labels for {n} images; give one for each.")
+    y = as_labels(y)
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    if y.ndim != 1:
+        return None
+    return Labels(y, None if weight is None else (weight > 0).cpu().numpy())
+
+
+def as_labels(y):
+    """Labels as a NumPy array."""
+    return y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)

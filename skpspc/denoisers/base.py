@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 from .._progress import progress
 from .._validation import (
     check_device,
+    check_labels,
     check_noisy_images,
     check_sigma,
     check_training_images,
@@ -22,12 +23,13 @@ from ..posterior import Posterior
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
 from ..support.memory import rows_that_fit
+from .conditional import ClassConditional
 
 # Where the choice of a patch size matters on images in [-1, 1].
 _SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
-class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class BaseDenoiser(ClassConditional, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Base of all denoisers.
 
     A subclass gives ``_posterior(z, sigma)``: tensors (n, *shape) and (n,) in, a `Posterior`
@@ -57,7 +59,9 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X : array or Tensor of shape (n, C, H, W) or (n, d)
             uint8 ``u`` means ``u / 127.5 - 1``; floats are taken as they are, float64
             included. Not copied: do not write to it afterwards.
-        y : ignored
+        y : array of shape (n,), default None
+            Labels of any type that sorts, for :meth:`denoise` and :meth:`sample` of a class;
+            without a class all images count. A y of several columns is ignored.
         sample_weight : array of shape (n,), default None
             Non-negative; the prior probability of each image, up to a factor.
 
@@ -68,12 +72,18 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For NaN, infinity, no images, or shapes and weights that do not fit.
+            For NaN, infinity, no images, or shapes, labels and weights that do not fit.
+
+        Notes
+        -----
+        A class whose images lie together in X is a view of them. Where they lie apart they are
+        copied, once, when that class is first asked for: sort X by class to save the memory.
         """
         images, self._layout = check_training_images(self, X, reset=True)
         self.image_shape_ = tuple(images.shape[1:])
         device = check_device(self.device, images)
         weight = check_weights(sample_weight, images, device)
+        self._know(check_labels(y, len(images), weight))
         self._keep(TrainingSet(images.to(device), weight))
         self._resolve()
         return self
@@ -83,7 +93,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Add training images to those fitted before.
 
         Parameters and errors are those of :meth:`fit`; X must have the image shape and dtype
-        of the first call.
+        of the first call. Labels come in every call or in none; new classes may.
 
         Returns
         -------
@@ -98,6 +108,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 "first (uint8 means u / 127.5 - 1)."
             )
         weight = check_weights(sample_weight, images, self._device)
+        self._know_more(check_labels(y, len(images), weight))
         self._add(images.to(self._device), weight)
         self._extend()
         return self
@@ -146,7 +157,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             lambda rows, window: self._windowed_posterior(z[rows], sigma[rows], window),
         )
 
-    def posterior(self, Z, sigma):
+    def posterior(self, Z, sigma, y=None):
         """The posterior over training images of each noisy image.
 
         Parameters
@@ -156,6 +167,9 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             else in float32. Gradients are not tracked.
         sigma : float or array of shape (n,)
             Noise level, in the units of the images; 0 and inf are allowed.
+        y : label or array of shape (n,), default None
+            The class of all noisy images, or of each: the posterior is then over the training
+            images of that class. None: over all of them.
 
         Returns
         -------
@@ -166,26 +180,18 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For NaN, shapes other than those fitted, or a negative sigma.
+            For NaN, shapes other than those fitted, a negative sigma, or a class that was not
+            fitted or whose images all have weight zero.
         """
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._shapes())
         with torch.no_grad():
-            result = self._posterior(z, check_sigma(sigma, len(z)).to(z.device))
+            sigma = check_sigma(sigma, len(z)).to(z.device)
+            if y is None:
+                result = self._posterior(z, sigma)
+            else:
+                result = self._posterior_by_class(z, sigma, y)
         return result.map(lambda t: layout.restore(t, images=t is result.mean))
-
-    def denoise(self, Z, sigma):
-        """The posterior mean D(z; sigma): an estimate of the clean images.
-
-        Parameters and errors are those of :meth:`posterior`. Gradients are not tracked.
-
-        Returns
-        -------
-        array or Tensor
-            Estimates of x0, in the container, layout and float dtype of Z (float32 for uint8
-            and half precision).
-        """
-        return self.posterior(Z, sigma).mean
 
     def transform(self, X):
         """Denoise at the constructor's ``sigma``, so that a Pipeline works.
@@ -203,7 +209,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         check_is_fitted(self)
         return self.denoise(X, self.sigma)
 
-    def score_samples(self, Z, sigma=None):
+    def score_samples(self, Z, sigma=None, y=None):
         """Log evidence log p(z; sigma) of noisy images.
 
         Parameters
@@ -211,6 +217,8 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
         sigma : float or array of shape (n,), default None
             None: the constructor's.
+        y : label or array of shape (n,), default None
+            log p(z | y; sigma), from the training images of the class alone.
 
         Returns
         -------
@@ -219,7 +227,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             `Posterior` for denoisers with many windows.
         """
         check_is_fitted(self)
-        return self.posterior(Z, self.sigma if sigma is None else sigma).log_evidence
+        return self.posterior(Z, self.sigma if sigma is None else sigma, y).log_evidence
 
     def score(self, X, y=None, *, sigmas=None):
         """Minus the mean squared denoising error on clean images: higher is better.
@@ -229,6 +237,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         X : array or Tensor of shape (n, C, H, W) or (n, d)
             Clean images, best held out from training.
         y : ignored
+            All training images count, whatever the class: searches pass labels here.
         sigmas : array of float, default None
             Noise levels to average over; None: 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, which suit
             images on [-1, 1] (uint8 images are). Scale other data first, or pass your own.
@@ -264,6 +273,8 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self,
         n=1,
         *,
+        y=None,
+        guidance=1.0,
         random_state=None,
         sampler="heun",
         n_steps=18,
@@ -279,9 +290,13 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         n : int, default 1
-            How many.
+            How many. An array y or ``initial`` tells it too.
+        y : label or array of shape (n,), default None
+            The class of all samples, or of each. None: any.
+        guidance : float, default 1.0
+            Weight of the class, see :meth:`denoise`.
         random_state : int, RandomState, Generator or None, default None
-            Sample i depends on it and on i only, not on n.
+            Sample i depends on it, on i and on its class only, not on n.
         sampler : {"euler", "heun"} or callable, default "heun"
             A callable ``sampler(denoise, z, sigmas)`` that yields the state after each of
             ``len(sigmas)`` steps, the last at sigma = 0.
@@ -309,7 +324,7 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For an unknown sampler, or parameters out of range.
+            For an unknown sampler or class, or parameters out of range.
         SamplingInterrupted
             On Ctrl-C; it holds the state reached.
         """
@@ -318,11 +333,14 @@ class BaseDenoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             raise ValueError(f"callback must be a callable or None, got {callback!r}.")
         steps = self._sampler(sampler)
         sigmas = [*edm_sigmas(n_steps, sigma_min, sigma_max).tolist(), 0.0]
+        if initial is None and n == 1 and np.ndim(y):
+            n = len(y)
         z = self._initial(n, initial, random_state, sigma_max)
         states, done = [z], 0
         try:
             with torch.no_grad():
-                walk = steps(self._walker(), z, sigmas[:-1])
+                denoise = self._conditional_walker(y, guidance, len(z))
+                walk = steps(denoise, z, sigmas[:-1])
                 for z in progress(walk, n_steps, verbose):
                     done += 1
                     if done > n_steps:

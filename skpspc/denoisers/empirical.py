@@ -52,6 +52,8 @@ class EmpiricalDenoiser(IndexedDenoiser):
         C * H * W.
     training_set_ : TrainingSet
         The images, in their own dtype; X itself is not copied.
+    classes_ : array of shape (n_classes,)
+        Where ``fit`` was given labels: each once, sorted.
 
     See Also
     --------

@@ -59,8 +59,9 @@ class GaussianDenoiser(BaseDenoiser):
     shrinkage_ : float
         The s that was used.
     training_set_ : TrainingSet
-        Only while there are fewer images than values in an image, or more than 12,288 values
-        in an image; otherwise sums over the images are kept instead.
+        Only while there are fewer images than values in an image, more than 12,288 values in
+        an image, or labels to tell classes apart; otherwise sums over the images are kept
+        instead.
     image_shape_, n_features_in_
         As in `EmpiricalDenoiser`.
 
@@ -142,18 +143,21 @@ class GaussianDenoiser(BaseDenoiser):
             self._hold(self.training_set_.extended(images, weight))
         else:
             self._moments.add(TrainingSet(images, weight))
+            if self._labels is not None:
+                self.training_set_ = self.training_set_.extended(images, weight)
         self._gaussian = None
 
     def _hold(self, training_set):
         """Keep the images, or sums over them where those say it all in less space."""
         n_values = training_set.n_values
         self._moments = None
-        if len(training_set) < n_values or n_values > covariance.LARGEST_PROBLEM:
+        few = len(training_set) < n_values or n_values > covariance.LARGEST_PROBLEM
+        if few or self._labels is not None:
             self.training_set_ = training_set
-            return
-        self._moments = covariance.Moments(training_set)
-        if hasattr(self, "training_set_"):
+        elif hasattr(self, "training_set_"):
             del self.training_set_
+        if not few:
+            self._moments = covariance.Moments(training_set)
 
     def _decompose(self):
         """Find the Gaussian from what is kept."""

@@ -156,6 +156,11 @@ class NetworkDenoiser(BaseDenoiser):
         self.batch_size = batch_size
         self.dtype = dtype
 
+    _no_classes = (
+        "NetworkDenoiser knows no classes: its network is called with the image and the noise "
+        "level alone; leave y out, and give a class to the callable itself (functools.partial)."
+    )
+
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
         """Learn the shape of the images; their pixels are only checked.

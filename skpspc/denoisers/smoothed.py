@@ -1,5 +1,6 @@
 """Any denoiser, averaged over small displacements of the noisy image."""
 
+import copy
 import numbers
 from dataclasses import fields
 
@@ -14,6 +15,7 @@ from .base import BaseDenoiser
 
 # Beside the seed: the displacements must not be the noise that `score` and `sample` draw.
 _DISPLACEMENTS = 1
+_ABOUT_CLASSES = "_labels", "_no_classes"
 
 
 class SmoothedDenoiser(BaseDenoiser):
@@ -95,7 +97,8 @@ class SmoothedDenoiser(BaseDenoiser):
         ----------
         X : array or Tensor of shape (n, C, H, W) or (n, d)
             Training images.
-        y : ignored
+        y : array of shape (n,), default None
+            Labels, for the denoiser's own ``fit``.
         sample_weight : array of shape (n,), default None
 
         Returns
@@ -107,10 +110,11 @@ class SmoothedDenoiser(BaseDenoiser):
         ValueError
             As the denoiser's own ``fit``.
         """
-        self.denoiser_ = clone(self.denoiser).fit(X, sample_weight=sample_weight)
+        self.denoiser_ = clone(self.denoiser).fit(X, y, sample_weight=sample_weight)
         seeds = np.random.SeedSequence([noise_seed(self.random_state), _DISPLACEMENTS])
         self._seed = int.from_bytes(seeds.generate_state(4).tobytes(), "little")
         self._adopt("image_shape_", "n_features_in_", "feature_names_in_", "_layout")
+        self._adopt(*_ABOUT_CLASSES)
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -125,7 +129,8 @@ class SmoothedDenoiser(BaseDenoiser):
         """
         if not hasattr(self, "denoiser_"):
             return self.fit(X, y, sample_weight)
-        self.denoiser_.partial_fit(X, sample_weight=sample_weight)
+        self.denoiser_.partial_fit(X, y, sample_weight=sample_weight)
+        self._adopt(*_ABOUT_CLASSES)
         return self
 
     def _adopt(self, *names):
@@ -153,6 +158,11 @@ class SmoothedDenoiser(BaseDenoiser):
     @property
     def _device(self):
         return self.denoiser_._device
+
+    def _of_class(self, code):
+        denoiser = copy.copy(self)
+        denoiser.denoiser_ = self.denoiser_._of_class(code)
+        return denoiser
 
     def _shapes(self):
         return self.denoiser_._shapes()

@@ -1,10 +1,12 @@
 """What is compared with what: the training set and the windows it is seen through."""
 
+from .labels import Labels
 from .neighbours import Neighbours, Recall, check_index
 from .training_set import MirroredTrainingSet, TrainingSet
 from .windows import centred_counts, clip_size, overlap_counts, square_corners
 
 __all__ = [
+    "Labels",
     "MirroredTrainingSet",
     "Neighbours",
     "Recall",

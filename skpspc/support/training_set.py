@@ -86,6 +86,13 @@ class TrainingSet:
             sample_weight = torch.cat([old, new])
         return TrainingSet(torch.cat([self.images, images]), sample_weight)
 
+    def subset(self, rows):
+        """Some of the images, with their weights: a view for a slice, a copy for indices."""
+        if not isinstance(rows, slice):
+            rows = torch.as_tensor(rows, device=self.device)
+        weight = self.sample_weight
+        return TrainingSet(self.images[rows], None if weight is None else weight[rows])
+
     def crop(self, top, left, height, width):
         """The same crop of every image, as a view."""
         area = ..., slice(top, top + height), slice(left, left + width)

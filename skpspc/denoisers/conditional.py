@@ -1,0 +1,198 @@
+"""Denoisers of one class of the training images, and the blend with the denoiser of all."""
+
+import copy
+import math
+import numbers
+import warnings
+from typing import Any
+
+import torch
+from sklearn.base import BaseEstimator
+
+from .._validation import as_labels
+from ..posterior import Posterior
+
+
+class ClassConditional(BaseEstimator):
+    """What `BaseDenoiser` knows of classes.
+
+    The denoiser of a class is a shallow copy of the estimator that has learnt from the images
+    of that class alone, so that kernels, schedules and indexes work as they are. Copies are
+    made when a class is first asked for.
+    """
+
+    _labels: Any = None  # Labels, where `fit` was given any
+    _no_classes = "{name} was fitted without labels; pass fit one label for each image, or no y."
+
+    def denoise(self, Z, sigma, y=None, guidance=1.0):
+        r"""The posterior mean D(z; sigma): an estimate of the clean images.
+
+        With labels y and guidance w, the classes' denoisers are blended with that of all
+        images,
+
+        .. math::
+
+            D_w(z; \sigma) = D(z; \sigma) + w\,\bigl(D(z; \sigma, y) - D(z; \sigma)\bigr),
+
+        which is linear in the scores too: that of :math:`p(z)^{1 - w} p(z \mid y)^w`, or, up
+        to a factor, :math:`p(z)\, p(y \mid z)^w`, at noise level sigma.
+
+        Parameters
+        ----------
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+        sigma : float or array of shape (n,)
+        y : label or array of shape (n,), default None
+            As in :meth:`posterior`.
+        guidance : float, default 1.0
+            w: 1 is the class alone, 0 all images; above 1 the class is overstated, and the
+            answer may leave the convex hull of the images. (In the paper's notation w - 1.)
+
+        Returns
+        -------
+        array or Tensor
+            Estimates of x0, in the container, layout and float dtype of Z (float32 for uint8
+            and half precision). Gradients are not tracked.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`posterior`; for a guidance that is not finite, or one without y.
+
+        References
+        ----------
+        Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, arXiv:2207.12598, Eq. 6.
+        """
+        guidance = check_guidance(guidance, y)
+        mean = self.posterior(Z, sigma, y).mean
+        if guidance == 1:
+            return mean
+        return _blend(self.posterior(Z, sigma).mean, mean, guidance)
+
+    @property
+    def classes_(self):
+        """The labels that `fit` was given, each once, sorted."""
+        if self._labels is None:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute 'classes_': fit had no labels"
+            )
+        return self._labels.classes
+
+    def _know(self, labels):
+        """Take the labels of the training images, and forget the classes' denoisers."""
+        self._labels = labels
+        self._of_classes = {}
+
+    def _know_more(self, labels):
+        """Take those of further images, which come after the present ones."""
+        if (labels is None) != (self._labels is None):
+            before, now = ("no", "some") if self._labels is None else ("some", "no")
+            raise ValueError(
+                f"the training images so far came with {before} labels, and these with {now}; pass "
+                "y, one label for each image, in every call or in none."
+            )
+        self._know(labels if labels is None else self._labels.joined(labels))
+
+    def _codes(self, y, n):
+        """The classes of n noisy images, a list of int.
+
+        Raises
+        ------
+        ValueError
+            For labels that are not known, or not one for each image.
+        """
+        if self._labels is None:
+            raise ValueError(self._no_classes.format(name=type(self).__name__))
+        y = as_labels(y)
+        if y.ndim == 0:
+            return self._labels.find(y.reshape(1)) * n
+        if y.shape not in ((n,), (n, 1)):
+            raise ValueError(
+                f"y must be one label or one for each image, shape ({n},); got shape {y.shape}."
+            )
+        return self._labels.find(y.reshape(n))
+
+    def _of_class(self, code):
+        """The denoiser of a class."""
+        if code not in self._of_classes:
+            self._of_classes[code] = self._fitted_on(code)
+        denoiser = self._of_classes[code]
+        vars(denoiser).update(self.get_params(deep=False))  # they may have been set since
+        return denoiser
+
+    def _fitted_on(self, code):
+        """A copy that has learnt from the images of one class."""
+        images = self.training_set_.subset(self._labels.rows(code))
+        denoiser = copy.copy(self)
+        denoiser._know(None)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # `fit` has said it
+                denoiser._keep(images)
+                denoiser._resolve()
+        except ValueError as error:
+            label = self.classes_.tolist()[code]
+            raise ValueError(f"class {label!r}, of {len(images)} images: {error}") from error
+        return denoiser
+
+    def _posterior_by_class(self, z, sigma, y):
+        """The posterior of noisy images under the images of their classes."""
+        return Posterior.by_group(
+            self._codes(y, len(z)),
+            lambda rows, code: self._of_class(code)._posterior(z[rows], sigma[rows]),
+        )
+
+    def _conditional_walker(self, y, guidance, n):
+        """What a sampler calls on one walk of n images of given classes."""
+        guidance = check_guidance(guidance, y)
+        if y is None:
+            return self._walker()
+        conditional = self._walker_by_class(self._codes(y, n))
+        if guidance == 1:
+            return conditional
+        unconditional = self._walker()
+        return lambda z, sigma: _blend(unconditional(z, sigma), conditional(z, sigma), guidance)
+
+    def _walker_by_class(self, codes):
+        codes = torch.tensor(codes, device=self._device)
+        walks = [
+            ((codes == code).nonzero().squeeze(1), self._of_class(int(code))._walker())
+            for code in codes.unique()
+        ]
+
+        def denoise(z, sigma):
+            x0 = torch.empty_like(z)
+            for rows, walk in walks:
+                x0[rows] = walk(z[rows], sigma)
+            return x0
+
+        return denoise
+
+    def __getstate__(self):
+        state = super().__getstate__().copy()
+        if "_of_classes" in state:  # they share the images; sooner made than read
+            state["_of_classes"] = {}
+        return state
+
+
+def check_guidance(guidance, y):
+    """The weight w of the classes' denoisers, a float.
+
+    Raises
+    ------
+    ValueError
+        If it is no finite number, or there are no classes to weigh.
+    """
+    if not isinstance(guidance, numbers.Real) or not math.isfinite(guidance):
+        raise ValueError(
+            f"guidance must be a finite number, got {guidance!r}; 1 is the class alone, 0 all "
+            "images."
+        )
+    if y is None and guidance != 1:
+        raise ValueError(
+            f"guidance={guidance!r} weighs a class against all images; pass y, or leave it out."
+        )
+    return float(guidance)
+
+
+def _blend(unconditional, conditional, guidance):
+    return unconditional + guidance * (conditional - unconditional)
