@@ -163,6 +163,7 @@ def main():
     metavar="N",
     help="Number of samples.",
 )
+@click.option("--label", metavar="CLASS", help="Draw images of one class of the data.")
 @click.option("--sampler", type=click.Choice(["euler", "heun"]), default="heun", show_default=True)
 @click.option("--steps", type=click.IntRange(min=1), default=18, show_default=True)
 @click.option("--sigma-min", type=float, default=0.002, show_default=True)
@@ -177,6 +178,7 @@ def main():
 @_in_sentences
 def sample(
     n,
+    label,
     sampler,
     steps,
     sigma_min,
@@ -197,13 +199,16 @@ def sample(
     Prints how far, on average, a sample is from the training image nearest to it.
     """
     estimator = _make_denoiser(denoiser, patch_size, seed, device)
-    images = _load(data, max_images, image_size, out).images
-    estimator.fit(images)
+    loaded = _load(data, max_images, image_size, out)
+    images = loaded.images
+    estimator.fit(images, loaded.target)
+    y = None if label is None else _class_number(label, loaded)
 
     walk = {
         "data": data,
         "denoiser": type(estimator).__name__,
         "patch_size": str(estimator.get_params().get("patch_size", "")),
+        "label": label or "",
         "sampler": sampler,
         "sigma_min": sigma_min,
         "seed": seed,
@@ -214,6 +219,7 @@ def sample(
     try:
         samples = estimator.sample(
             **start,
+            y=y,
             random_state=seed,
             sampler=sampler,
             sigma_min=sigma_min,
@@ -346,6 +352,18 @@ def _load(data, max_images, image_size, out):
     if out.suffix.lower() == ".png":
         check_picturable(loaded.images.shape)
     return loaded
+
+
+def _class_number(label, loaded):
+    """What stands in the targets for a class that is named."""
+    if loaded.target is None:
+        raise ValueError("--label is for data with classes, and this data has none.")
+    numbers = np.unique(loaded.target).tolist()
+    named = dict(enumerate(loaded.classes or []))
+    names = [str(named.get(number, number)) for number in numbers]
+    if label not in names:
+        raise ValueError(f"--label must be one of {', '.join(names)}; got {label!r}.")
+    return numbers[names.index(label)]
 
 
 def _distances_to_nearest(estimator, images, samples):

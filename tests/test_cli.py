@@ -404,6 +404,35 @@ def test_bad_input_gets_a_sentence(run, arguments, status, message):
     assert not Path("x.png").exists()
 
 
+def test_samples_of_a_class(run):
+    run("sample", "--label", "7", "-n", 2, "--steps", 3, "--out", "x.npz", *FEW)
+    kept = np.load("x.npz")
+    rows = [i * 1797 // 60 for i in range(60)]
+    X, y = few_digits(), load_digits_images().target[rows]
+    expected = PSPCDenoiser().fit(X[y == 7]).sample(2, random_state=0, n_steps=3)
+    np.testing.assert_allclose(kept["samples"], expected, atol=1e-5)
+    assert kept["label"] == "7"
+
+
+def test_classes_are_named_or_numbered(run):
+    images = np.random.default_rng(0).integers(0, 256, (6, 1, 4, 4), dtype=np.uint8)
+    options = "--data", "x.npz", "--denoiser", "empirical", "-n", 1, "--out", "x.npy"
+
+    def drawn(label):
+        """The training image that comes out: it memorises."""
+        run("sample", *options, "--label", label)
+        return np.abs(images / 127.5 - 1 - np.load("x.npy")).max((1, 2, 3)).argmin()
+
+    np.savez("x.npz", images=images, labels=[5, 1, 5, 1, 1, 5], classes=["a", "b"])
+    assert drawn("b") in (1, 3, 4)
+    assert drawn("5") in (0, 2, 5)  # a number without a name
+    result = run("sample", *options, "--label", "a", status=1)
+    assert "--label must be one of b, 5; got 'a'." in result.stderr
+    np.savez("x.npz", images=images)
+    result = run("sample", *options, "--label", "b", status=1)
+    assert "--label is for data with classes, and this data has none." in result.stderr
+
+
 def test_pictures_of_many_channels_are_refused_before_the_work(run, monkeypatch):
     np.savez("x.npz", images=np.zeros((4, 5, 6, 6), dtype=np.uint8))
     with monkeypatch.context() as patched:
