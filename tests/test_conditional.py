@@ -95,7 +95,8 @@ def test_each_image_has_its_own_class(model, X, Z, y):
         np.testing.assert_array_equal(model.denoise(Z, sigma, y=given), together.mean)
 
 
-def test_without_a_class_all_images_count_as_ever(model, X, Z, y):
+def test_without_a_class_all_images_count_as_ever(model, X, Z):
+    y = SHUFFLED
     weight = np.arange(24) % 4 + 0.0
     plain = clone(model).fit(X, sample_weight=weight)
     model.fit(X, y, sample_weight=weight)
@@ -174,7 +175,8 @@ def test_labels_in_any_container(X, Z):
 
 
 @pytest.mark.parametrize("w", [-0.5, 0.3, 2.5])
-def test_guidance_is_the_blend(model, X, Z, y, w):
+def test_guidance_is_the_blend(model, X, Z, w):
+    y = SHUFFLED
     model.fit(X, y)
     asked = y[[0, 20, 3, 11, 11, 0]]
     every = clone(model).fit(X).denoise(Z, 0.7)
@@ -206,7 +208,8 @@ def test_guidance_weighs_scores(Z, y, X, empirical):
 # ----------------------------------------------------------------------------------- sample
 
 
-def test_samples_of_a_class(model, X, y):
+def test_samples_of_a_class(model, X):
+    y = SHUFFLED
     model.fit(X / 127.5 - 1, y)
     walk = {"random_state": 0, **WALK}
     for label in np.unique(y)[:2]:
@@ -224,7 +227,8 @@ def test_samples_of_a_class(model, X, y):
 
 
 @pytest.mark.parametrize("sampler", ["euler", "heun"])
-def test_trajectories_of_guided_samples(model, X, y, sampler):
+def test_trajectories_of_guided_samples(model, X, sampler):
+    y = SHUFFLED
     model.fit(X / 127.5 - 1, y)
     asked, levels = y[[0, 20, 3]], []
     options = {"y": asked, "guidance": 1.5, "sampler": sampler}
@@ -336,7 +340,8 @@ def test_partial_fit_wants_labels_always_or_never(model, X):
         model.partial_fit(X[9:], SORTED[9:])
 
 
-def test_fitting_again_forgets_classes(model, X, Z, y):
+def test_fitting_again_forgets_classes(model, X, Z):
+    y = SHUFFLED
     model.fit(X, y).denoise(Z, 0.7, y[0])
     model.fit(X[::-1].copy(), y)
     expected = clone(model).fit(X[::-1][y == y[0]].copy()).denoise(Z, 0.7)
@@ -367,7 +372,8 @@ def test_an_index_of_a_class(X, Z, y, options):
         np.testing.assert_array_equal(again.denoise(Z, 0.3, y[:6]), model.denoise(Z, 0.3, y[:6]))
 
 
-def test_weights_follow_their_images(model, X, Z, y):
+def test_weights_follow_their_images(model, X, Z):
+    y = SHUFFLED
     weight = np.random.default_rng(5).integers(0, 3, 24).astype(float)
     weight[[0, 23]] = 2
     model.fit(X, y, sample_weight=weight)
@@ -431,7 +437,8 @@ def test_searches_and_pipelines_pass_labels(digits):
 # ------------------------------------------------------------------------------------ errors
 
 
-def test_unknown_classes(model, X, Z, y):
+def test_unknown_classes(model, X, Z):
+    y = SHUFFLED
     model.fit(X, y)
     known = ", ".join(map(repr, np.unique(y).tolist()))
     message = rf"y holds 'eel', and no training image has that label; the classes are {known}\."

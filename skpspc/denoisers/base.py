@@ -175,7 +175,7 @@ class BaseDenoiser(ClassConditional, OneToOneFeatureMixin, TransformerMixin, Bas
         -------
         Posterior
             Its mean in the container, layout and float dtype of Z (float32 for uint8 and
-            half precision).
+            half precision); of a class, its evidence is log p(z | y).
 
         Raises
         ------
@@ -186,11 +186,7 @@ class BaseDenoiser(ClassConditional, OneToOneFeatureMixin, TransformerMixin, Bas
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._shapes())
         with torch.no_grad():
-            sigma = check_sigma(sigma, len(z)).to(z.device)
-            if y is None:
-                result = self._posterior(z, sigma)
-            else:
-                result = self._posterior_by_class(z, sigma, y)
+            result = self._posterior_of(z, check_sigma(sigma, len(z)).to(z.device), y)
         return result.map(lambda t: layout.restore(t, images=t is result.mean))
 
     def transform(self, X):

@@ -61,6 +61,15 @@ class ClassConditional(BaseEstimator):
         References
         ----------
         Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, arXiv:2207.12598, Eq. 6.
+
+        Examples
+        --------
+        >>> from skpspc import EmpiricalDenoiser
+        >>> model = EmpiricalDenoiser().fit([[-1.0], [0.0], [1.0]], ["a", "b", "b"])
+        >>> model.denoise([[0.5]], sigma=1.0, y="b")
+        array([[0.5]])
+        >>> model.denoise([[0.5]], sigma=1.0, y=["b"], guidance=2.0).round(3)
+        array([[0.733]])
         """
         guidance = check_guidance(guidance, y)
         mean = self.posterior(Z, sigma, y).mean
@@ -134,8 +143,10 @@ class ClassConditional(BaseEstimator):
             raise ValueError(f"class {label!r}, of {len(images)} images: {error}") from error
         return denoiser
 
-    def _posterior_by_class(self, z, sigma, y):
-        """The posterior of noisy images under the images of their classes."""
+    def _posterior_of(self, z, sigma, y):
+        """The posterior of noisy images under the images of their classes, or under all."""
+        if y is None:
+            return self._posterior(z, sigma)
         return Posterior.by_group(
             self._codes(y, len(z)),
             lambda rows, code: self._of_class(code)._posterior(z[rows], sigma[rows]),
