@@ -20,6 +20,7 @@ from ..support.memory import rows_that_fit, working_bytes
 from ..support.windows import overlap_counts
 from .posterior import (
     Posterior,
+    RunningSoftmax,
     exact_scale,
     floored_sigma,
     in_range,
@@ -106,52 +107,20 @@ def _block_posterior(z, a, training_set, window):
         _pair_bytes(z) * len(z), len(training_set), what="A block of noisy images"
     )
     logits = partial(_logits, scaled, scale, factor, window=window)
-    nearest, top, total, squares = _normalisers(logits, training_set, z.dtype, n_rows)
-    log_norm = (nearest + (top + total.log())).to(z.dtype)  # (b, h', w')
+    places = [side - length + 1 for side, length in zip(z.shape[2:], window, strict=True)]
+    softmax = RunningSoftmax(scaled.new_zeros(len(z), *places, dtype=torch.float64), 1, z.dtype)
+    for rows in training_set.slices(n_rows):
+        softmax.add(logits(training_set.take(rows, z.dtype)), training_set.prior(rows))
+    total = softmax.total.to(z.dtype)[:, None]
     mean = torch.zeros_like(z)
     for rows in training_set.slices(n_rows):
         x = training_set.take(rows, z.dtype)
         # not exp(logit - log_norm): at small sigma that difference of large numbers rounds
-        weight = _relative(logits(x), nearest, training_set, rows, z.dtype)
-        weight = weight.sub_(top[:, None]).exp_().div_(total[:, None])  # (b, m, h', w')
+        relative = softmax.relative(logits(x), training_set.prior(rows))
+        weight = relative.exp_().div_(total)  # (b, m, h', w')
         mean += torch.einsum("bmhw,mchw->bchw", box_spread(weight, window), x)
     mean /= torch.as_tensor(overlap_counts(window, z.shape[1:])).to(mean)
-    return mean, log_norm, total.square() / squares
-
-
-def _normalisers(logits, training_set, dtype, n_rows):
-    """Of every window: the largest logit, what is to be added to it, and two sums.
-
-    Weights are exp(logit - nearest + log v_i - top) with v_i the sample weight: log v_i would
-    be lost beside the large logits of a small sigma. ``top`` is the largest of the first three
-    terms, zero without sample weights.
-    """
-    nearest = top = total = squares = None
-    for rows in training_set.slices(n_rows):
-        logit = logits(training_set.take(rows, dtype))
-        peak = logit.amax(1)  # (b, h', w')
-        if nearest is None:
-            nearest, top = peak, torch.full_like(peak, -torch.inf, dtype=dtype)
-            total, squares = torch.zeros_like(top), torch.zeros_like(top)
-        nearer = torch.maximum(nearest, peak)
-        relative = _relative(logit, nearer, training_set, rows, dtype)
-        moved = top + (nearest - nearer).to(dtype)
-        weighted = training_set.log_weight is not None
-        top = torch.maximum(moved, relative.amax(1)) if weighted else torch.zeros_like(top)
-        shrink = (moved - top).exp_()
-        weight = relative.sub_(top[:, None]).exp_()
-        total = total * shrink + weight.sum(1)
-        squares = squares * shrink.square() + weight.square().sum(1)
-        nearest = nearer
-    return nearest, top, total, squares
-
-
-def _relative(logit, nearest, training_set, rows, dtype):
-    """Logits (b, m, h', w') of some rows, relative to the nearest, with their log weights."""
-    relative = logit.sub_(nearest[:, None]).to(dtype)
-    if training_set.log_weight is not None:
-        relative += training_set.log_weight[rows].to(relative).view(1, -1, 1, 1)
-    return relative
+    return mean, softmax.log_norm.to(z.dtype), softmax.effective_sample_size.to(z.dtype)
 
 
 def _logits(scaled, scale, factor, x, *, window):

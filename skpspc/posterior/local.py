@@ -12,6 +12,7 @@ from .box import box_sum
 from .patches import QUERY_ROWS, PatchDictionary, patch_posterior, sliding_patches
 from .posterior import (
     Posterior,
+    RunningSoftmax,
     exact_scale,
     floored_sigma,
     log_gauss_constant,
@@ -63,10 +64,7 @@ def local_posterior(z, sigma, training_set, size):
 
 
 def _local_block(z, a, training_set, reach, pair_bytes):
-    """Mean, log normaliser (float64) and effective sample size for a few noisy images.
-
-    One pass keeps running sums; their reference is split in two as in `box._normalisers`.
-    """
+    """Mean, log normaliser (float64) and effective sample size for a few noisy images."""
     _, channels, height, width = z.shape
     window = [2 * r + 1 for r in reach]
     padding = [reach[1], reach[1], reach[0], reach[0]]
@@ -74,9 +72,9 @@ def _local_block(z, a, training_set, reach, pair_bytes):
     scale = scale.to(z.dtype).view(-1, 1, 1, 1, 1)
     factor = factor.view(-1, 1, 1, 1)
     scaled = z[:, None] * scale  # (b, 1, C, H, W)
-    nearest = scaled.new_full((len(z), height, width), -torch.inf, dtype=torch.float64)
-    total, squares = torch.zeros_like(nearest), torch.zeros_like(nearest)
-    top = torch.zeros_like(nearest)
+    softmax = RunningSoftmax(
+        scaled.new_zeros(len(z), height, width, dtype=torch.float64), 1, z.dtype
+    )
     values = torch.zeros_like(z, dtype=torch.float64)
     n_rows = rows_that_fit(pair_bytes * len(z), len(training_set), what="A block of noisy images")
     for rows in training_set.slices(n_rows):
@@ -85,24 +83,12 @@ def _local_block(z, a, training_set, reach, pair_bytes):
         # float32 sums over a wide window would be the largest error of the logits
         padded = torch.nn.functional.pad(squared.double(), padding)
         logit = box_sum(padded, window).mul_(-factor)
-        nearer = torch.maximum(nearest, logit.amax(1))
-        relative = logit.sub_(nearer[:, None]).to(z.dtype)
-        moved = top + (nearest - nearer)
-        top = torch.zeros_like(nearer)
-        if training_set.log_weight is not None:
-            relative += training_set.log_weight[rows].to(relative).view(1, -1, 1, 1)
-            top = torch.maximum(moved, relative.amax(1).double())
-            relative -= top[:, None].to(relative)
-        shrink = (moved - top).exp_()
-        weight = relative.exp_()
-        total = total * shrink + weight.sum(1)
-        squares = squares * shrink.square() + weight.square().sum(1)
+        _, weight, shrink = softmax.add(logit, training_set.prior(rows))
         values *= shrink[:, None]
         for channel in range(channels):
             values[:, channel] += (weight * x[None, :, channel]).sum(1)
-        nearest = nearer
-    mean = (values / total[:, None]).to(z.dtype)
-    return mean, nearest + (top + total.log()), (total.square() / squares).to(z.dtype)
+    mean = (values / softmax.total[:, None]).to(z.dtype)
+    return mean, softmax.log_norm, softmax.effective_sample_size.to(z.dtype)
 
 
 def equivariant_posterior(z, sigma, training_set, size, boundary):

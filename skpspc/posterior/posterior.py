@@ -124,7 +124,7 @@ class Posterior:
 
 
 class RunningSoftmax:
-    """Sums of weights over training images that come in chunks, for K softmaxes at once.
+    """Sums of weights over training images that come in chunks, for many softmaxes at once.
 
     A weight is ``exp(logit - nearest + log v - top)`` with v the sample weight, ``nearest`` the
     largest logit and ``top`` the largest of the first three terms (zero without sample weights):
@@ -132,46 +132,55 @@ class RunningSoftmax:
 
     Parameters
     ----------
-    like : Tensor of shape (K,)
-        Gives length, dtype and device.
+    like : Tensor of shape (...)
+        Gives shape, dtype and device of the sums.
+    dim : int, default 0
+        Which axis of logits counts the images of a chunk.
+    dtype : torch.dtype, default None
+        That of the weights; None: that of the sums.
 
     Attributes
     ----------
-    nearest, top, total, squares : Tensor of shape (K,)
+    nearest, top, total, squares : Tensor of shape (...)
         The two references, the sum of the weights and that of their squares.
     """
 
-    def __init__(self, like):
+    def __init__(self, like, dim=0, dtype=None):
+        self._dim, self._dtype = dim, dtype or like.dtype
         self.nearest = torch.full_like(like, -torch.inf)
         self.top, self.total, self.squares = (torch.zeros_like(like) for _ in range(3))
 
     def relative(self, logit, prior):
-        """Logits (m, K) with ``prior``, log v (m,) or None, less the references; in place."""
-        logit -= self.nearest
-        return logit if prior is None else logit.add_(prior.to(logit)[:, None]).sub_(self.top)
+        """Logits (overwritten) less the references, with ``prior``: log v (m,), or None."""
+        relative = logit.sub_(self.nearest.unsqueeze(self._dim)).to(self._dtype)
+        if prior is None:
+            return relative
+        relative += prior.to(relative).view(-1, *[1] * (logit.dim() - self._dim - 1))
+        return relative.sub_(self.top.unsqueeze(self._dim))
 
     def add(self, logit, prior):
-        """Take in logits (m, K) of m images, which are overwritten.
+        """Take in logits (..., m, ...) of m images, which are overwritten.
 
         Returns
         -------
-        relative : Tensor of shape (m, K)
+        relative : Tensor of the shape of ``logit``
             Logs of the weights.
-        weight : Tensor of shape (m, K)
-        shrink : Tensor of shape (K,)
+        weight : Tensor of the shape of ``logit``
+        shrink : Tensor of shape (...)
             What sums over weights given before are to be multiplied by.
         """
-        nearer = torch.maximum(self.nearest, logit.amax(0))
+        dim = self._dim
+        nearer = torch.maximum(self.nearest, logit.amax(dim))
         moved = self.top + (self.nearest - nearer)
         self.nearest, self.top = nearer, torch.zeros_like(moved)
         relative = self.relative(logit, prior)
         if prior is not None:
-            self.top = torch.maximum(moved, relative.amax(0))
-            relative -= self.top
+            self.top = torch.maximum(moved, relative.amax(dim).to(moved))
+            relative -= self.top.unsqueeze(dim).to(relative)
         shrink = (moved - self.top).exp_()
         weight = relative.exp()
-        self.total = self.total * shrink + weight.sum(0)
-        self.squares = self.squares * shrink.square() + weight.square().sum(0)
+        self.total = self.total * shrink + weight.sum(dim)
+        self.squares = self.squares * shrink.square() + weight.square().sum(dim)
         return relative, weight, shrink
 
     @property
