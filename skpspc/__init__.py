@@ -8,12 +8,14 @@ from .denoisers import (
     NetworkDenoiser,
     PatchDenoiser,
     PCALocalityDenoiser,
+    PosteriorMeanCollection,
     PSPCDenoiser,
     SmoothedDenoiser,
     load_network,
 )
 from .posterior import Posterior
 from .sampling import PatchSchedule, SamplingInterrupted, edm_sigmas
+from .support import tapered_windows
 
 __version__ = "0.1.0"
 
@@ -28,9 +30,11 @@ __all__ = [
     "PatchDenoiser",
     "PatchSchedule",
     "Posterior",
+    "PosteriorMeanCollection",
     "SamplingInterrupted",
     "SmoothedDenoiser",
     "__version__",
     "edm_sigmas",
     "load_network",
+    "tapered_windows",
 ]

@@ -21,9 +21,11 @@ from skpspc import (
     PatchDenoiser,
     PatchSchedule,
     PCALocalityDenoiser,
+    PosteriorMeanCollection,
     PSPCDenoiser,
     SamplingInterrupted,
     SmoothedDenoiser,
+    tapered_windows,
 )
 
 
@@ -36,6 +38,16 @@ class SizeAt:
 
     def __call__(self, sigma):
         return self.small if sigma < 1 else self.large
+
+
+@dataclass(frozen=True)
+class SoftSquares:
+    """Windows for images of any shape, that can be pickled, and print alike in every process."""
+
+    width: float
+
+    def __call__(self, sigma, image_shape):
+        return tapered_windows(image_shape, 2 if sigma < 1 else 3, self.width)
 
 
 SCHEDULE = PatchSchedule([0.1, 1.0, 10.0], [1, 3, 5])
@@ -80,6 +92,9 @@ class LinearNetwork:
         LocalScoreDenoiser(1, equivariant=True, boundary="circular"),
         LocalScoreDenoiser(1, equivariant=True),
         LocalScoreDenoiser(3, equivariant=True, boundary="broken"),
+        PosteriorMeanCollection(),
+        PosteriorMeanCollection(SoftSquares(1.0), source="flips"),
+        PosteriorMeanCollection(SoftSquares(0.5), SoftSquares(np.inf), source="translates"),
     ]
 )
 def test_scikit_learn(estimator, check):
@@ -111,6 +126,10 @@ DENOISERS = {
     "local-circular": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True, boundary="circular"),
     "local-zero": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True),
     "local-broken": LocalScoreDenoiser(SCHEDULE, equivariant=True, boundary="broken"),
+    "collection": PosteriorMeanCollection(),
+    "collection-soft": PosteriorMeanCollection(SoftSquares(1.0), SoftSquares(np.inf)),
+    "collection-flips": PosteriorMeanCollection(SoftSquares(0.5), source="flips"),
+    "collection-moves": PosteriorMeanCollection(SoftSquares(1.0), source="translates"),
 }
 SHAPE = (2, 5, 4)
 

@@ -1,6 +1,7 @@
 """The faces: one estimator a file."""
 
 from ._checkpoint import load_network
+from .collection import PosteriorMeanCollection
 from .empirical import EmpiricalDenoiser
 from .flexible import FlexibleWindows
 from .gaussian import GaussianDenoiser
@@ -20,6 +21,7 @@ __all__ = [
     "PCALocalityDenoiser",
     "PSPCDenoiser",
     "PatchDenoiser",
+    "PosteriorMeanCollection",
     "SmoothedDenoiser",
     "load_network",
 ]

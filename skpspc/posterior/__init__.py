@@ -1,5 +1,6 @@
 """The kernels: arrays in, a posterior out. They know nothing of estimators."""
 
+from .collection import collection_posterior
 from .dense import dense_posterior
 from .gaussian import Gaussian, gaussian_posterior
 from .local import equivariant_posterior, local_posterior
@@ -12,6 +13,7 @@ __all__ = [
     "ENGINES",
     "Gaussian",
     "Posterior",
+    "collection_posterior",
     "dense_posterior",
     "equivariant_posterior",
     "flexible_posterior",

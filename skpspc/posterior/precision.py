@@ -53,13 +53,13 @@ def precision_posterior(z, sigma, training_set, precision, batch_size=None):
         for row, level in zip(z.flatten(1), precision_root(sigma), strict=True)
     ]
     mean, log_norm, ess = (torch.stack(part) for part in zip(*parts, strict=True))
-    log_evidence = _per_number(log_norm.double() + training_set.log_uniform, sigma, counts)
+    log_evidence = per_number(log_norm.double() + training_set.log_uniform, sigma, counts)
     return Posterior(
         mean.view(z.shape), log_evidence.to(z.dtype), ess, torch.zeros_like(mean[:, 0])
     )
 
 
-def _per_number(log_norm, sigma, counts):
+def per_number(log_norm, sigma, counts):
     """Log evidence over the sum of precisions, and zero where nothing was compared."""
     constant = -0.5 * (math.log(2 * math.pi) + 2 * sigma.log())
     compared = counts > 0

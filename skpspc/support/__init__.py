@@ -3,7 +3,7 @@
 from .labels import Labels
 from .neighbours import Neighbours, Recall, check_index
 from .training_set import MirroredTrainingSet, TrainingSet
-from .windows import centred_counts, clip_size, overlap_counts, square_corners
+from .windows import centred_counts, clip_size, overlap_counts, square_corners, tapered_windows
 
 __all__ = [
     "Labels",
@@ -16,4 +16,5 @@ __all__ = [
     "clip_size",
     "overlap_counts",
     "square_corners",
+    "tapered_windows",
 ]

@@ -5,6 +5,8 @@ left corner. Along an axis shorter than ``s`` it spans the whole axis, so that a
 shape (C, 1, W) is a signal with windows of ``s`` samples.
 """
 
+import numbers
+
 import numpy as np
 
 
@@ -62,3 +64,65 @@ def centred_counts(size, image_shape):
 
     _, height, width = image_shape
     return np.outer(along(height), along(width)).astype(np.float64)
+
+
+def tapered_windows(image_shape, patch_size, width=None):
+    r"""Every square window that fits, with precisions that fall off from its centre.
+
+    .. math::
+
+        \pi_{kj} = \exp\bigl(-|j - c_k|^2 / 2 w^2\bigr) \text{ for } j \in P_k,
+        \text{ else } 0
+
+    with :math:`c_k` the centre of square :math:`P_k`: what is near the edge of a window counts
+    less than what is in its middle, and no pixel jumps in or out as a window moves. They are a
+    ``query``, a ``response`` or both for `PosteriorMeanCollection`.
+
+    Parameters
+    ----------
+    image_shape : tuple of (C, H, W)
+    patch_size : int
+        Side of the squares, at least 1; clipped to the image along each axis.
+    width : float, default None
+        w, the standard deviation of the taper, in pixels, positive. None: ``patch_size / 4``.
+        inf: plain squares, those of `PSPCDenoiser`.
+
+    Returns
+    -------
+    ndarray of shape (K, H, W), float64
+        One window a row, in row-major order of their corners; channels share it.
+
+    Raises
+    ------
+    ValueError
+        If the size or the width is out of range.
+
+    References
+    ----------
+    "Filtered Posterior Mean Collections", 2026, arXiv:2605.24192, on soft windows.
+
+    Examples
+    --------
+    >>> from skpspc import tapered_windows
+    >>> tapered_windows((1, 1, 4), patch_size=3, width=1.0).round(2)
+    array([[[0.61, 1.  , 0.61, 0.  ]],
+    <BLANKLINE>
+           [[0.  , 0.61, 1.  , 0.61]]])
+    """
+    if not isinstance(patch_size, numbers.Integral) or patch_size < 1:
+        raise ValueError(f"patch_size must be an int of at least 1, got {patch_size!r}.")
+    width = patch_size / 4 if width is None else width
+    if not width > 0:
+        raise ValueError(
+            f"width must be a positive number of pixels, got {width!r}; inf gives plain squares."
+        )
+    h, w = clip_size(int(patch_size), image_shape)
+    column, row = (
+        np.exp(-0.5 * ((np.arange(side) - (side - 1) / 2) / width) ** 2) for side in (h, w)
+    )
+    taper = np.outer(column, row)
+    corners = square_corners((h, w), image_shape)
+    windows = np.zeros((len(corners), *image_shape[1:]))
+    for window, (top, left) in zip(windows, corners, strict=True):
+        window[top : top + h, left : left + w] = taper
+    return windows

@@ -1,0 +1,241 @@
+"""Posterior means through any windows: the general formula behind the other denoisers."""
+
+import itertools
+import numbers
+
+import numpy as np
+import torch
+from sklearn.utils._param_validation import Interval, StrOptions
+
+from ..posterior import collection_posterior
+from ..posterior.collection import AS_IT_IS
+from .base import BaseDenoiser
+
+
+class PosteriorMeanCollection(BaseDenoiser):
+    r"""Posterior means through windows of any shape, softness and number, put together.
+
+    .. math::
+
+        D(z; \sigma)_p = \frac{\sum_k r_{kp} \sum_i w_i^k x_{ip}}{\sum_k r_{kp}}, \qquad
+        w^k = \operatorname{softmax}_i\Bigl(-\frac{1}{2 \sigma^2}
+        \sum_j \pi_{kj} (z_j - x_{ij})^2 + \log v_i\Bigr)
+
+    with :math:`\pi_k \ge 0` the query precisions of window k, that is where it looks,
+    :math:`r_k \ge 0` its response weights, that is where it answers, and :math:`v_i` the sample
+    weights. Every denoiser here that compares training images is such a collection, computed
+    faster; this is the place to try out windows that have no name yet.
+
+    Parameters
+    ----------
+    query : array of shape (K, C, H, W), (K, H, W) or (K, C * H * W), or callable, default None
+        The precisions of K windows; all channels share those of (K, H, W). None: one window,
+        the whole image. A callable ``query(sigma, image_shape)`` gives the array at a noise
+        level, a float, for images of shape (C, H, W), and may give more windows at one level
+        than at another.
+    response : array or callable, as ``query``, default None
+        The response weights of the same windows; only their ratios count. None: the query's.
+    source : {"images", "flips", "translates"}, default "images"
+        What windows are compared with. "images": the training images. "flips": these and
+        their left-right mirror images. "translates": the training images moved by up to
+        ``max_shift`` rows and columns. Nothing is invented beyond the edges: a window is
+        compared with a moved image if every coordinate that it looks at or answers for falls
+        on a pixel of it, so that a window at an edge sees fewer of them, and one over the
+        whole image only the images themselves. The copies are never held; each counts as the
+        image that it is a copy of, shared evenly.
+    max_shift : int, default 1
+        Of "translates", which are (2 * max_shift + 1)^2 for each image; the others ignore it.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the
+        images (uint8 images live on [-1, 1]).
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat; None: a flat row is a 1 x d image.
+    device : str or torch.device, default None
+        Where to work; None: where X is.
+    random_state : int, RandomState, Generator or None, default 0
+        Fixes the noise of :meth:`score`.
+
+    Attributes
+    ----------
+    image_shape_, n_features_in_, training_set_
+        As in `EmpiricalDenoiser`.
+
+    Raises
+    ------
+    ValueError
+        While fitting (while denoising, from callables): for arrays of another shape, negative
+        or not finite values, another number of responses than of queries, or a coordinate
+        for which no window answers.
+
+    See Also
+    --------
+    tapered_windows : Soft squares, for ``query`` and ``response``.
+    PSPCDenoiser, LocalScoreDenoiser, PCALocalityDenoiser : Special cases, and much faster.
+
+    Notes
+    -----
+    One noisy image costs about 2 N K D operations, D = C * H * W, times the number of copies,
+    and holds a K x D array.
+
+    A window counts as many numbers as its precisions add up to. ``log_evidence`` is the
+    composite of `Posterior`, D times the mean over windows of the log-likelihood per number
+    compared (0 for a window that compares none). ``effective_sample_size`` counts mirrored and
+    moved copies one by one.
+
+    References
+    ----------
+    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
+    ICML 2025, arXiv:2411.19339; "Filtered Posterior Mean Collections", 2026, arXiv:2605.24192
+    (soft windows and augmented sources).
+
+    Examples
+    --------
+    >>> from skpspc import PosteriorMeanCollection, tapered_windows
+    >>> from skpspc.datasets import load_digits_images
+    >>> X = load_digits_images().images
+    >>> model = PosteriorMeanCollection(tapered_windows((1, 8, 8), 5), source="flips").fit(X)
+    >>> model.denoise(X[:2], sigma=0.5).shape
+    (2, 1, 8, 8)
+
+    Windows that grow with the noise:
+
+    >>> def squares(sigma, image_shape):
+    ...     return tapered_windows(image_shape, 3 if sigma < 1 else 7)
+    >>> PosteriorMeanCollection(squares).fit(X).sample(random_state=0, n_steps=4).shape
+    (1, 1, 8, 8)
+    """
+
+    _parameter_constraints = {
+        **BaseDenoiser._parameter_constraints,
+        "query": ["array-like", callable, None],
+        "response": ["array-like", callable, None],
+        "source": [StrOptions({"images", "flips", "translates"})],
+        "max_shift": [Interval(numbers.Integral, 0, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        query=None,
+        response=None,
+        *,
+        source="images",
+        max_shift=1,
+        sigma=0.5,
+        image_shape=None,
+        device=None,
+        random_state=0,
+    ):
+        super().__init__(
+            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+        )
+        self.query = query
+        self.response = response
+        self.source = source
+        self.max_shift = max_shift
+
+    def _resolve(self):
+        self._given = {
+            name: value if callable(value) else self._as_windows(value, name)
+            for name, value in (("query", self.query), ("response", self.response))
+        }
+        self._fixed = None
+        if not self._depends_on_sigma:
+            self._fixed = self._paired(**self._given)
+
+    @property
+    def _depends_on_sigma(self):
+        return any(map(callable, self._given.values()))
+
+    def _as_windows(self, value, name, where=""):
+        """Windows as a float64 tensor (K, C, H, W), or None."""
+        if value is None:
+            return None
+        shape = self.image_shape_
+        windows = _as_float64(value, name, where)
+        known = {2: (self.n_features_in_,), 3: shape[1:], 4: shape}
+        if known.get(windows.ndim) != tuple(windows.shape[1:]) or len(windows) == 0:
+            raise ValueError(
+                f"{name} must have shape (K, {', '.join(map(str, shape))}), (K, {shape[1]}, "
+                f"{shape[2]}) or (K, {self.n_features_in_}) for images of shape {shape}, got "
+                f"{tuple(windows.shape)}{where}."
+            )
+        bad = windows[~(windows.isfinite() & (windows >= 0))]
+        if len(bad):
+            raise ValueError(
+                f"{name} must be finite and non-negative, got {float(bad[0])}{where}; 0 leaves a "
+                "coordinate out."
+            )
+        if windows.ndim == 3:
+            windows = windows[:, None].expand(-1, *shape)
+        return windows.reshape(-1, *shape).to(self._device)
+
+    def _paired(self, query, response, where=""):
+        """Query and response of the same windows, which together answer everywhere."""
+        if query is None:
+            ones = torch.ones(1, *self.image_shape_, dtype=torch.float64)
+            query = ones.to(self._device)
+        response = query if response is None else response
+        if len(response) != len(query):
+            raise ValueError(
+                f"query has {len(query)} windows and response {len(response)}{where}; give each "
+                "window a row in both."
+            )
+        uncovered = (response.sum(0) == 0).nonzero().tolist()
+        if uncovered:
+            channel, row, column = uncovered[0]
+            raise ValueError(
+                f"no window answers for {len(uncovered)} coordinates{where}, the first of which "
+                f"is channel {channel}, row {row}, column {column}; give it a positive response "
+                "in at least one window."
+            )
+        return query, response
+
+    def _window(self, sigma):
+        """What the windows at a sigma depend on."""
+        return sigma if self._depends_on_sigma else None
+
+    def _windows_at(self, sigma):
+        """Query and response at a sigma, two float64 tensors (K, C, H, W)."""
+        if not self._depends_on_sigma:
+            return self._fixed
+        where = f" at sigma = {sigma}"
+        found = {
+            name: self._as_windows(given(sigma, self.image_shape_), name, where)
+            if callable(given)
+            else given
+            for name, given in self._given.items()
+        }
+        return self._paired(**found, where=where)
+
+    def _moves(self):
+        """Mirror images and displacements of the source."""
+        if self.source == "flips":
+            return [AS_IT_IS, (True, 0, 0)]
+        if self.source == "images":
+            return [AS_IT_IS]
+        reach = [min(self.max_shift, side - 1) for side in self.image_shape_[1:]]
+        down, right = (range(-most, most + 1) for most in reach)
+        return [(False, *shift) for shift in itertools.product(down, right)]
+
+    def _posterior(self, z, sigma):
+        return self._posterior_by_window(z, sigma)
+
+    def _windowed_posterior(self, z, sigma, window):
+        """The posterior of images that share their windows."""
+        query, response = self._windows_at(window)
+        moves = self._moves()
+        posterior = collection_posterior(z, sigma, self.training_set_, query, response, moves)
+        return posterior.pooled(self.n_features_in_, 1)
+
+
+def _as_float64(value, name, where):
+    """An array of any kind as a float64 tensor."""
+    try:
+        if isinstance(value, torch.Tensor):
+            return value.detach().to(torch.float64)
+        return torch.from_numpy(np.array(value, dtype=np.float64))
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be an array of numbers, got {type(value).__name__}{where}; each row is "
+            "one window."
+        ) from None
