@@ -1,6 +1,7 @@
 """Training-free diffusion denoisers with the manners of scikit-learn."""
 
 from .denoisers import (
+    BlendedDenoiser,
     EmpiricalDenoiser,
     FlexibleWindows,
     GaussianDenoiser,
@@ -20,6 +21,7 @@ from .support import tapered_windows
 __version__ = "0.1.0"
 
 __all__ = [
+    "BlendedDenoiser",
     "EmpiricalDenoiser",
     "FlexibleWindows",
     "GaussianDenoiser",

@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import generators
 from skpspc import (
+    BlendedDenoiser,
     EmpiricalDenoiser,
     FlexibleWindows,
     GaussianDenoiser,
@@ -92,6 +93,10 @@ class LinearNetwork:
         LocalScoreDenoiser(1, equivariant=True, boundary="circular"),
         LocalScoreDenoiser(1, equivariant=True),
         LocalScoreDenoiser(3, equivariant=True, boundary="broken"),
+        BlendedDenoiser([("a", GaussianDenoiser()), ("b", EmpiricalDenoiser())], n_images=2),
+        BlendedDenoiser(
+            [("pspc", PSPCDenoiser(1))], LocalScoreDenoiser(1), sigmas=[0.3, 2.0], n_images=2
+        ),
         PosteriorMeanCollection(),
         PosteriorMeanCollection(SoftSquares(1.0), source="flips"),
         PosteriorMeanCollection(SoftSquares(0.5), SoftSquares(np.inf), source="translates"),
@@ -126,6 +131,10 @@ DENOISERS = {
     "local-circular": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True, boundary="circular"),
     "local-zero": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True),
     "local-broken": LocalScoreDenoiser(SCHEDULE, equivariant=True, boundary="broken"),
+    "blended": BlendedDenoiser([("a", PSPCDenoiser(2)), ("b", EmpiricalDenoiser())], n_images=4),
+    "blended-against": BlendedDenoiser(
+        [("a", GaussianDenoiser()), ("b", PSPCDenoiser(3))], PSPCDenoiser(1), n_images=3
+    ),
     "collection": PosteriorMeanCollection(),
     "collection-soft": PosteriorMeanCollection(SoftSquares(1.0), SoftSquares(np.inf)),
     "collection-flips": PosteriorMeanCollection(SoftSquares(0.5), source="flips"),
@@ -147,7 +156,8 @@ def configure(model, **parameters):
 
 def images_of(model):
     """The training images that a fitted model holds."""
-    return getattr(model, "denoiser_", model).training_set_.images
+    inner = getattr(model, "denoisers_", [getattr(model, "denoiser_", model)])
+    return inner[-1].training_set_.images
 
 
 def learns(model):
@@ -166,6 +176,12 @@ def Z(X):
     """Noisy images, (5, 2, 5, 4) float64."""
     noise = np.random.default_rng(2).standard_normal((5, *SHAPE))
     return X[:5] / 127.5 - 1 + 0.4 * noise
+
+
+def rounding(model):
+    """Error to expect where X comes in another dtype or with weights instead of copies."""
+    # the weights of a blend are found in the dtype of X: float32, for uint8
+    return 1e-6 if isinstance(model, BlendedDenoiser) else 1e-12
 
 
 def flat(images):
@@ -199,7 +215,7 @@ def test_training_images_in_any_container(model, X, Z, container):
     configure(model, image_shape=SHAPE).fit(given)
     assert model.image_shape_ == SHAPE
     assert model.n_features_in_ == 40
-    np.testing.assert_allclose(model.denoise(Z, 0.4), expected, atol=1e-12)
+    np.testing.assert_allclose(model.denoise(Z, 0.4), expected, atol=rounding(model))
     as_tensor = configure(model, image_shape=None).fit(torch.from_numpy(X))
     np.testing.assert_array_equal(as_tensor.denoise(Z, 0.4), expected)
 
@@ -302,7 +318,7 @@ def test_not_fitted(model, Z):
 def test_fitting_again_forgets(model, X, Z):
     expected = model.fit(X).denoise(Z, 0.4)
     np.testing.assert_array_equal(model.fit(X).denoise(Z, 0.4), expected)
-    model.fit(np.zeros((3, 1, 7, 7))).denoise(np.zeros((1, 1, 7, 7)), 1.0)
+    model.fit(np.eye(49)[:6].reshape(6, 1, 7, 7)).denoise(np.zeros((1, 1, 7, 7)), 1.0)
     np.testing.assert_array_equal(model.fit(X).denoise(Z, 0.4), expected)
 
 
@@ -362,11 +378,12 @@ def test_sample_weight(model, X, Z):
     scaled = model.fit(X, sample_weight=7.5 * weight).posterior(Z, 0.7)
     as_list = model.fit(X, sample_weight=weight.tolist()).posterior(Z, 0.7)
     repeated = model.fit(np.repeat(X, weight, axis=0)).posterior(Z, 0.7)
+    tol = rounding(model)
     for other in (scaled, repeated, as_list):
-        np.testing.assert_allclose(other.mean, weighted.mean, rtol=0, atol=1e-12)
-        np.testing.assert_allclose(other.log_evidence, weighted.log_evidence, rtol=1e-10)
+        np.testing.assert_allclose(other.mean, weighted.mean, rtol=0, atol=tol)
+        np.testing.assert_allclose(other.log_evidence, weighted.log_evidence, rtol=100 * tol)
     removed = model.fit(X[weight > 0], sample_weight=weight[weight > 0]).denoise(Z, 0.7)
-    np.testing.assert_allclose(removed, weighted.mean, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(removed, weighted.mean, rtol=0, atol=tol)
     unweighted = model.fit(X).posterior(Z, 0.7)
     if learns(model):
         assert np.abs(unweighted.mean - weighted.mean).max() > 1e-3

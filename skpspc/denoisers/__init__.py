@@ -1,6 +1,7 @@
 """The faces: one estimator a file."""
 
 from ._checkpoint import load_network
+from .blended import BlendedDenoiser
 from .collection import PosteriorMeanCollection
 from .empirical import EmpiricalDenoiser
 from .flexible import FlexibleWindows
@@ -13,6 +14,7 @@ from .pspc import PSPCDenoiser
 from .smoothed import SmoothedDenoiser
 
 __all__ = [
+    "BlendedDenoiser",
     "EmpiricalDenoiser",
     "FlexibleWindows",
     "GaussianDenoiser",

@@ -1,0 +1,352 @@
+"""Several denoisers in one: the mixture that errs least at each noise level."""
+
+import numbers
+from dataclasses import fields
+
+import numpy as np
+import scipy.optimize
+import torch
+from sklearn import config_context
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.utils import gen_batches
+from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
+from sklearn.utils.metaestimators import _BaseComposition
+from sklearn.utils.validation import check_is_fitted
+
+from .._validation import check_sigma
+from ..posterior import Posterior
+from ..sampling import draw_noise, noise_seed
+from ..support.holdout import hold_out
+from ..support.memory import rows_that_fit
+from .base import BaseDenoiser
+
+# On images in [-1, 1]: from where images are hardly noisy to where they are hardly seen.
+_SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
+# Beside the seed: what is drawn here must not be the noise that `score` and `sample` draw.
+_CALIBRATION = 2
+
+
+class BlendedDenoiser(BaseDenoiser, _BaseComposition):
+    r"""Convex combination of denoisers, with the best weights at each noise level.
+
+    .. math::
+
+        D(z; \sigma) = \sum_m w_m(\sigma) D_m(z; \sigma), \qquad
+        w(\sigma) = \operatorname*{argmin}_{w \ge 0,\, \sum_m w_m = 1}
+        \operatorname{E} \Bigl\| \sum_m w_m D_m(x + \sigma \epsilon; \sigma) - y \Bigr\|^2
+
+    over images x that the :math:`D_m` were not fitted on and standard normal noise, with y
+    = x, or what another denoiser, such as a trained network, makes of :math:`x + \sigma
+    \epsilon`. It is stacking, with one regression for each noise level.
+
+    Parameters
+    ----------
+    denoisers : list of (str, BaseDenoiser)
+        The members :math:`D_m` with their names; clones of them are fitted. One that is not to
+        be cloned or fitted, a large network for example, may be wrapped in
+        `sklearn.frozen.FrozenEstimator`.
+    against : "clean" or denoiser, default "clean"
+        What the blend is to be near to. "clean": the held-out images. A denoiser, a fitted
+        `NetworkDenoiser` for example: its answers, asked for once for each held-out image and
+        noise level. It is used as it is if it is fitted; if not, as `sklearn.base.clone` leaves
+        it, a clone is fitted beside the members. `sklearn.frozen.FrozenEstimator` keeps one
+        fitted.
+    sigmas : array of float, default None
+        Noise levels at which weights are found, positive; in between they are interpolated,
+        linearly in log sigma, and beyond the ends they stay. None: 0.05, 0.1, 0.2, ..., 6.4,
+        which suit images on [-1, 1]. Against a network, stay within what it was trained on.
+    n_images : int, default 128
+        How many different images of X are held out, at least 2. The weights are fitted on one
+        half of them (the larger one) and ``errors_`` measured on the other.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the
+        images (uint8 images live on [-1, 1]).
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat; None: a flat row is a 1 x d image. Members are
+        given whole images, and need none.
+    device : str or torch.device, default None
+        Where to work; None: where X is.
+    random_state : int, RandomState, Generator or None, default 0
+        Decides which images are held out and their noise, at fit, and fixes the noise of
+        :meth:`score`.
+
+    Attributes
+    ----------
+    weights_ : ndarray of shape (n_sigmas, n_denoisers)
+        Non-negative, each row with a sum of one.
+    sigmas_ : ndarray of shape (n_sigmas,)
+        The noise levels, increasing.
+    errors_ : ndarray of shape (n_sigmas, n_denoisers + 1)
+        Mean squared error per pixel of each member and, in the last column, of the blend, on
+        the half of the held-out images on which no weight was fitted.
+    denoisers_ : list of BaseDenoiser
+        The members, fitted on all of X.
+    image_shape_, n_features_in_, training_set_
+        As in `EmpiricalDenoiser`.
+
+    Raises
+    ------
+    ValueError
+        While fitting: without members, for names that are not unique, a member that answers
+        with less than whole images, too few images to hold some out, or a network that
+        answers with NaN.
+
+    Notes
+    -----
+    Fitting takes two rounds, as in scikit-learn's searches: the members are fitted on what is
+    not held out, asked for the held-out images, and then fitted again, on all of X.
+    ``errors_`` are those of the first round. Images that occur more than once in X are held
+    out together, so that no member has seen a held-out image, and count as often in the
+    mean, as sample weights do. :meth:`partial_fit` does it all again on all images.
+
+    With :math:`A_{mn}` the mean product of the errors of members m and n, the weights minimise
+    :math:`w^T A w`, which non-negative least squares solve exactly.
+
+    ``log_evidence`` and ``effective_sample_size`` are the members' weighted means;
+    ``error_bound`` and ``standard_error`` too, which by the triangle inequality are bounds for
+    the blend. A member without weight is not asked, and one that does not know a quantity, as
+    networks do not know log p(z), makes it NaN where it has weight.
+
+    References
+    ----------
+    Breiman, "Stacked Regressions", Machine Learning 24, 1996; Lawson and Hanson, "Solving Least
+    Squares Problems", 1974, ch. 23.
+
+    Examples
+    --------
+    >>> from skpspc import BlendedDenoiser, GaussianDenoiser, PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> X = load_digits_images().images
+    >>> members = [("gaussian", GaussianDenoiser()), ("pspc", PSPCDenoiser(4))]
+    >>> model = BlendedDenoiser(members, sigmas=[0.2, 1.0]).fit(X)
+    >>> model.weights_.round(1)
+    array([[..., ...],
+           [..., ...]])
+    >>> bool((model.errors_[:, 2] < model.errors_[:, :2].min(axis=1)).all())
+    True
+    """
+
+    _parameter_constraints = {
+        **BaseDenoiser._parameter_constraints,
+        "denoisers": [list, tuple],
+        "against": [StrOptions({"clean"}), HasMethods(["denoise"])],
+        "sigmas": ["array-like", None],
+        "n_images": [Interval(numbers.Integral, 2, None, closed="left")],
+    }
+
+    def __init__(
+        self,
+        denoisers,
+        against="clean",
+        *,
+        sigmas=None,
+        n_images=128,
+        sigma=0.5,
+        image_shape=None,
+        device=None,
+        random_state=0,
+    ):
+        super().__init__(
+            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+        )
+        self.denoisers = denoisers
+        self.against = against
+        self.sigmas = sigmas
+        self.n_images = n_images
+
+    def get_params(self, deep=True):
+        """Parameters, and with ``deep`` the members by name and their parameters.
+
+        Parameters
+        ----------
+        deep : bool, default True
+
+        Returns
+        -------
+        dict
+        """
+        return self._get_params("denoisers", deep=deep)
+
+    def set_params(self, **params):
+        """Set parameters; ``name`` replaces a member and ``name__parameter`` sets one of its.
+
+        Parameters
+        ----------
+        **params : dict
+
+        Returns
+        -------
+        self
+        """
+        return self._set_params("denoisers", **params)
+
+    def _resolve(self):
+        self._check_members()
+        self.sigmas_ = self._grid()
+        rng = np.random.default_rng([noise_seed(self.random_state), _CALIBRATION])
+        kept, held = hold_out(self.training_set_, self.n_images, rng)
+        members = self._fitted_members(kept)
+        products = self._error_products(members, self._reference(kept), held, noise_seed(rng))
+        fitting, reporting = products
+        self.weights_ = np.stack([_simplex_weights(product) for product in fitting])
+        blend = np.einsum("sm,smn,sn->s", self.weights_, reporting, self.weights_)
+        single = np.diagonal(reporting, axis1=1, axis2=2)
+        self.errors_ = np.column_stack([single, blend])
+        self.denoisers_ = self._fitted_members(self.training_set_)
+
+    def _check_members(self):
+        """Refuse what is no list of at least one (name, denoiser)."""
+        for member in self.denoisers:
+            if not (isinstance(member, tuple) and len(member) == 2 and isinstance(member[0], str)):
+                raise ValueError(
+                    f"denoisers must be a list of (name, denoiser) pairs, got {member!r} in it."
+                )
+            if not (hasattr(member[1], "_posterior") and hasattr(member[1], "fit")):
+                raise ValueError(
+                    f"the member {member[0]!r} must be a denoiser, got {member[1]!r}; wrap a "
+                    "network in NetworkDenoiser."
+                )
+        if len(self.denoisers) == 0:
+            raise ValueError(
+                "denoisers must hold at least one (name, denoiser) pair, got none of them."
+            )
+        self._validate_names([name for name, _ in self.denoisers])
+
+    def _grid(self):
+        """The noise levels of the calibration, increasing."""
+        given = _SIGMAS if self.sigmas is None else self.sigmas
+        try:
+            sigmas = np.unique(np.asarray(given, dtype=np.float64))
+        except (TypeError, ValueError):
+            sigmas = np.empty(0)
+        if len(sigmas) == 0 or not (np.isfinite(sigmas) & (sigmas > 0)).all():
+            raise ValueError(
+                f"sigmas must be positive, finite and at least one, got {self.sigmas!r}."
+            )
+        return sigmas
+
+    def _fitted_members(self, training_set):
+        """Clones of the members, fitted on some of the images."""
+        return [_fitted(denoiser, training_set) for _, denoiser in self.denoisers]
+
+    def _reference(self, kept):
+        """The denoiser whose answers are to be met, or None for clean images."""
+        if isinstance(self.against, str):
+            return None
+        if hasattr(self.against, "fit"):
+            try:
+                check_is_fitted(self.against)
+            except NotFittedError:
+                return _fitted(self.against, kept)
+        return self.against
+
+    def _error_products(self, members, reference, held, seed):
+        """Mean products of the members' errors on both halves, two of (n_sigmas, M, M)."""
+        half = (len(held) + 1) // 2
+        shape = (len(self.sigmas_), *self.image_shape_)
+        row_bytes = 8 * self.n_features_in_ * (len(self.sigmas_) + 2 * len(members) + 4)
+        n_rows = rows_that_fit(row_bytes, len(held), what="The noise of one image")
+        products = np.zeros((2, len(self.sigmas_), len(members), len(members)))
+        for part, (start, stop) in enumerate(((0, half), (half, len(held)))):
+            weight = held.sample_weight[start:stop] / held.sample_weight[start:stop].sum()
+            for rows in gen_batches(stop - start, n_rows):
+                some = slice(start + rows.start, start + rows.stop)
+                clean = held.take(some, self._layout.dtype)
+                noise = draw_noise(shape, len(clean), seed, start=some.start).to(clean)
+                for j, sigma in enumerate(self.sigmas_):
+                    z = clean + sigma * noise[:, j]
+                    target = clean if reference is None else self._target(reference, z, sigma)
+                    errors = self._errors(members, z, sigma, target)
+                    product = torch.einsum("mid,nid,i->mn", errors, errors, weight[rows])
+                    products[part, j] += product.cpu().numpy() / self.n_features_in_
+        return products
+
+    def _target(self, reference, z, sigma):
+        """What the reference makes of noisy images."""
+        answer = reference.denoise(z, float(sigma))
+        if not isinstance(answer, torch.Tensor) or answer.shape != z.shape:
+            got = tuple(getattr(answer, "shape", ())) or type(answer).__name__
+            raise ValueError(
+                f"against must answer with a tensor of shape {tuple(z.shape)} where it is given "
+                f"one, got {got}; pass a denoiser of whole images."
+            )
+        if not answer.isfinite().all():
+            raise ValueError(
+                f"against answered with NaN or infinity at sigma = {sigma}; choose sigmas at "
+                "which it is at home."
+            )
+        return answer
+
+    def _errors(self, members, z, sigma, target):
+        """Errors of the members' answers, (M, n, D) float64."""
+        errors = []
+        with torch.no_grad():
+            for (name, _), member in zip(self.denoisers, members, strict=True):
+                mean = _ask(member, z, check_sigma(sigma, len(z))).mean
+                if mean.shape != z.shape:
+                    raise ValueError(
+                        f"the member {name!r} answers with {tuple(mean.shape[1:])} for an image "
+                        f"of shape {self.image_shape_}; only denoisers of whole images can be "
+                        "blended."
+                    )
+                errors.append((mean.double() - target.double()).flatten(1))
+        return torch.stack(errors)
+
+    def _weights_at(self, sigma):
+        """Weights (n, M), float64, at noise levels (n,)."""
+        with np.errstate(divide="ignore"):
+            at = np.log(sigma.cpu().numpy())
+        grid = np.log(self.sigmas_)
+        columns = [np.interp(at, grid, weight) for weight in self.weights_.T]
+        return torch.from_numpy(np.column_stack(columns)).to(sigma.device)
+
+    def _posterior(self, z, sigma):
+        sums = {field.name: z.new_zeros(len(z)) for field in fields(Posterior)}
+        sums["mean"] = torch.zeros_like(z)
+        for member, weight in zip(self.denoisers_, self._weights_at(sigma).T, strict=True):
+            rows = weight.nonzero().squeeze(1)
+            if len(rows) == 0:
+                continue
+            part = _ask(member, z[rows], sigma[rows])
+            for name, total in sums.items():
+                value = getattr(part, name).to(total)
+                share = weight[rows].to(total).view(-1, *[1] * (value.ndim - 1))
+                total[rows] += share * value
+        return Posterior(**sums)
+
+
+def _fitted(denoiser, training_set):
+    """A clone of a denoiser, fitted."""
+    # its parameters are not those that have been checked so far
+    with config_context(skip_parameter_validation=False):
+        weight = training_set.sample_weight
+        return clone(denoiser).fit(training_set.images, None, sample_weight=weight)
+
+
+def _ask(member, z, sigma):
+    """The posterior of a member that may live on another device."""
+    part = member._posterior(z.to(member._device), sigma.to(member._device))
+    return part.map(lambda tensor: tensor.to(z.device))
+
+
+def _simplex_weights(product):
+    r"""The non-negative w with sum one that minimises w^T A w.
+
+    With u = t w, :math:`u^T A u + (\sum u - 1)^2` is least over t at :math:`q / (1 + q)` with
+    q = w^T A w, which grows with q: least squares over u >= 0 find w, whatever the scale of A.
+
+    Parameters
+    ----------
+    product : ndarray of shape (M, M)
+        A, symmetric, with no negative eigenvalue.
+
+    Returns
+    -------
+    ndarray of shape (M,)
+    """
+    values, vectors = np.linalg.eigh(product / (product.trace() or 1.0))
+    root = np.sqrt(values.clip(0))[:, None] * vectors.T
+    rows = np.vstack([root, np.ones(len(root))])
+    u, _ = scipy.optimize.nnls(rows, np.eye(len(rows))[-1])
+    return u / u.sum()

@@ -1,0 +1,76 @@
+"""Some of the training images set aside."""
+
+import torch
+
+from .memory import rows_that_fit
+from .training_set import TrainingSet
+
+# Images whose projections differ by less than this, relative to the largest possible, are one.
+_SAME = 1e-12
+
+
+def hold_out(training_set, n_images, rng):
+    """Set some of the different images aside, with all their copies.
+
+    An image that occurs twice is never on both sides, and the split depends neither on the
+    order of the images nor on whether copies or sample weights tell how often one occurs.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    n_images : int
+        How many different images.
+    rng : numpy.random.Generator
+        Decides which.
+
+    Returns
+    -------
+    kept : TrainingSet
+        The other images, in their order.
+    held : TrainingSet
+        ``n_images`` different images in random order; copies are counted as weight.
+
+    Raises
+    ------
+    ValueError
+        If nothing would be kept.
+    """
+    group = _groups(training_set, rng)
+    n_groups = int(group.max()) + 1
+    if n_groups <= n_images:
+        raise ValueError(
+            f"n_samples={n_groups} different training images are too few to hold out "
+            f"n_images={n_images} and to fit on others; pass more images, or a smaller n_images."
+        )
+    place = torch.from_numpy(rng.permutation(n_groups)).to(group.device)[group]  # (N,)
+    aside = place < n_images
+    rows, places = aside.nonzero().squeeze(1), place[aside]
+    weight = training_set.sample_weight
+    ones = torch.ones(len(training_set), dtype=torch.float64, device=group.device)
+    count = (ones if weight is None else weight)[aside]
+    total = count.new_zeros(n_images).index_add_(0, places, count)
+    one_each = places.new_empty(n_images)
+    one_each[places] = rows
+    images = training_set.images
+    kept = TrainingSet(images[~aside], None if weight is None else weight[~aside])
+    return kept, TrainingSet(images[one_each], total)
+
+
+def _groups(training_set, rng):
+    """Number of the group of equal images that each is in, (N,), by a random projection."""
+    direction = torch.from_numpy(rng.standard_normal(training_set.n_values))
+    direction /= direction.norm()
+    direction = direction.to(training_set.device)
+    row_bytes = 16 * training_set.n_values
+    n_rows = rows_that_fit(row_bytes, len(training_set), what="One training image")
+    key = torch.cat(
+        [
+            training_set.take(rows, torch.float64).flatten(1) @ direction
+            for rows in training_set.slices(n_rows)
+        ]
+    )
+    key, order = key.sort()
+    tolerance = _SAME * training_set.abs_max * training_set.n_values**0.5
+    group = torch.zeros_like(order)
+    group[order[1:]] = (key.diff() > tolerance).cumsum(0)
+    return group
