@@ -131,3 +131,11 @@ def test_images_nearly_alike(side, sigma):
     np.testing.assert_allclose(
         posterior.effective_sample_size, 1 / np.square(weight).sum(), rtol=1e-3
     )
+
+
+def test_no_noise_far_from_images_that_hardly_differ(rng):
+    """The squared distance, 1e30 in units of the noise, leaves no digit for the differences."""
+    for _ in range(50):
+        X, Z = 1e-14 * rng.standard_normal((9, 3)).round(1), rng.standard_normal((5, 3))
+        mean = EmpiricalDenoiser().fit(X).denoise(Z, 0.0)
+        assert np.abs(mean).max() <= (1 + 1e-12) * np.abs(X).max()

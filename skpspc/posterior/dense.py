@@ -108,16 +108,26 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
     peak = torch.empty_like(square)
     for row, relative in enumerate(logit):
         decisive = (relative >= least[row]).nonzero().squeeze(1)
+        if not len(decisive):
+            peak[row] = relative.max()
+            relative -= peak[row].to(relative)
+            peak[row] -= square[row]
+            continue
         exact = _exact_logits(z[row], a[row], training_set, decisive)
-        relative[decisive] = -torch.inf
-        others = relative.max().double() - square[row]
-        nearest = exact.max() if len(exact) else others
+        leader = exact.argmax()
+        nearest = exact[leader].clone()
         exact -= nearest
+        # the others relative to the leader as the products say: beside a large square, which all
+        # of them share, their differences would be lost
+        base = relative[decisive[leader]].clone()
         if training_set.log_weight is not None:  # last: beside large logits it would be lost
-            exact += training_set.log_weight[decisive]
-        top = torch.cat([exact, (others - nearest)[None]]).max()
+            prior = training_set.log_weight[decisive]
+            exact += prior
+            base -= prior[leader].to(base)
+        relative[decisive] = -torch.inf
+        top = torch.maximum(exact.max(), (relative.max() - base).double())
         peak[row] = nearest + top
-        relative -= (peak[row] + square[row]).to(relative)
+        relative -= (base.double() + top).to(relative)
         relative[decisive] = (exact - top).to(relative)
     return peak
 
