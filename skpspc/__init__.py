@@ -15,12 +15,13 @@ from .denoisers import (
     load_network,
 )
 from .posterior import Posterior
-from .sampling import PatchSchedule, SamplingInterrupted, edm_sigmas
+from .sampling import BandwidthSchedule, PatchSchedule, SamplingInterrupted, edm_sigmas
 from .support import tapered_windows
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "BandwidthSchedule",
     "BlendedDenoiser",
     "EmpiricalDenoiser",
     "FlexibleWindows",

@@ -34,6 +34,12 @@ class EmpiricalDenoiser(IndexedDenoiser):
         With ``n_neighbors``: so many other training images, drawn with ``random_state``, stand for
         all others; of use where the posterior is flat, that is at large sigma. The posterior's
         ``standard_error`` tells what the draw may change.
+    bandwidth : float, callable or "calibrated", default 0.0
+        h in [0, 1]: training images are drawn towards their mean by sqrt(1 - h^2) and blurred
+        by h^2 times their covariance, which leaves the mean and covariance of the whole as
+        they are. 0 is this denoiser, 1 exactly the `GaussianDenoiser`. A callable, such as a
+        `BandwidthSchedule`, maps a float sigma to h. "calibrated": the h of least error on
+        held-out images at each of 7 noise levels, chosen while fitting (see Notes).
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the
         images (uint8 images live on [-1, 1]).
@@ -54,10 +60,43 @@ class EmpiricalDenoiser(IndexedDenoiser):
         The images, in their own dtype; X itself is not copied.
     classes_ : array of shape (n_classes,)
         Where ``fit`` was given labels: each once, sorted.
+    bandwidth_schedule_ : BandwidthSchedule
+        Only if ``bandwidth="calibrated"``.
+
+    Raises
+    ------
+    ValueError
+        While fitting with a bandwidth, if there is an index to ask too, or for more than
+        12,288 images of more than 12,288 values each.
 
     See Also
     --------
     PSPCDenoiser : The same posterior through many small windows; it generalises.
+
+    Notes
+    -----
+    With a bandwidth h > 0, and :math:`\mu, \Sigma` the mean and covariance of the training set,
+
+    .. math::
+
+        D = \mu + A (z - \mu) + (I - A) \sum_i w_i y_i, \qquad
+        A = h^2 \Sigma (h^2 \Sigma + \sigma^2)^{-1}, \qquad
+        y_i = \sqrt{1 - h^2} (x_i - \mu),
+
+    .. math::
+
+        w = \operatorname{softmax}_i\bigl(-\tfrac12 (z - \mu - y_i)^T
+        (h^2 \Sigma + \sigma^2)^{-1} (z - \mu - y_i) + \log v_i\bigr):
+
+    the posterior mean, and ``log_evidence`` that evidence, under a mixture of Gaussians. While
+    it answers, one filtered copy of the training set is held for one sigma at a time, in the
+    float dtype of Z.
+
+    "calibrated" holds out 16 of the training images (a tenth where there are fewer than 160),
+    fits at most 2,000 others, drawn with ``random_state``, and compares seven bandwidths at
+    sigma = 0.05 to 8 standard deviations of a pixel. All images are used for answers.
+    Fewer images want more blur, so where there are many more than 2,000 the choice errs on
+    that side.
 
     References
     ----------

@@ -10,7 +10,6 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..posterior import Gaussian
 from ..sampling.schedules import check_grid, nearest_level
-from ..support import covariance
 from ..support.memory import rows_that_fit
 from .gaussian import GaussianDenoiser
 
@@ -148,7 +147,7 @@ class FlexibleWindows(BaseEstimator):
         """What gives the heat maps of a level."""
         heatmaps = self.heatmaps
         if isinstance(heatmaps, str) and heatmaps == "data":
-            gaussian = Gaussian.of(covariance.exact_spectrum(training_set))
+            gaussian = Gaussian.of(training_set)
             return _WienerHeat(gaussian, training_set.image_shape)
         if isinstance(heatmaps, GaussianDenoiser):
             check_is_fitted(heatmaps)

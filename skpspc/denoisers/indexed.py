@@ -6,19 +6,25 @@ from functools import partial
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..posterior import Posterior, dense_posterior, nearest_posterior, tolerant_posterior
+from ..posterior import (
+    Posterior,
+    dense_posterior,
+    nearest_posterior,
+    smoothed_posterior,
+    tolerant_posterior,
+)
 from ..sampling import noise_seed
 from ..support import Neighbours, Recall, check_index
-from .base import BaseDenoiser
+from .bandwidth import BandwidthDenoiser
 
 _TOL = 1e-3  # of algorithm="faiss", where nothing else is said
 
 
-class IndexedDenoiser(BaseDenoiser):
+class IndexedDenoiser(BandwidthDenoiser):
     """Base of denoisers with whole-image (or whole-crop) posteriors, exact or from an index."""
 
     _parameter_constraints = {
-        **BaseDenoiser._parameter_constraints,
+        **BandwidthDenoiser._parameter_constraints,
         "algorithm": [StrOptions({"auto", "exact", "faiss"})],
         "n_neighbors": [Interval(numbers.Integral, 1, None, closed="left"), callable, None],
         "tol": [Interval(numbers.Real, 0, None, closed="neither"), None],
@@ -34,6 +40,7 @@ class IndexedDenoiser(BaseDenoiser):
         tol=None,
         index="Flat",
         n_remainder=0,
+        bandwidth=0.0,
         sigma=0.5,
         image_shape=None,
         device=None,
@@ -47,6 +54,7 @@ class IndexedDenoiser(BaseDenoiser):
         self.tol = tol
         self.index = index
         self.n_remainder = n_remainder
+        self.bandwidth = bandwidth
 
     @property
     def _may_leave_out(self):
@@ -61,11 +69,13 @@ class IndexedDenoiser(BaseDenoiser):
     def _resolve(self):
         self._neighbours = {}
         self._check_approximation()
+        self._learn_bandwidth()
 
     def _extend(self):
         self._check_approximation()
         for place, neighbours in self._neighbours.items():
             neighbours.extend(self._seen_from(place))
+        self._learn_bandwidth()
 
     def _check_approximation(self):
         """Whether the parameters fit one another and the training set."""
@@ -81,17 +91,13 @@ class IndexedDenoiser(BaseDenoiser):
             )
         if isinstance(self.n_neighbors, numbers.Integral):
             self._checked_k(self.n_neighbors)
+        if self._smooths and not self._is_exact:
+            raise ValueError(
+                f"bandwidth={self.bandwidth!r} blurs all training images; leave n_neighbors and "
+                "tol at None and algorithm at 'auto', or bandwidth at 0."
+            )
         if not self._is_exact:
             check_index(self.index, self._seen_from(self._places[0]))
-
-    @property
-    def _places(self):
-        """Where the training set is seen from, each with an index of its own."""
-        return [None]
-
-    def _seen_from(self, place):
-        """The training set seen from a place: the whole of it."""
-        return self.training_set_
 
     def _checked_k(self, k):
         n = len(self.training_set_)
@@ -112,7 +118,8 @@ class IndexedDenoiser(BaseDenoiser):
         """
         training_set = self._seen_from(place)
         if self._is_exact:
-            return dense_posterior(z, sigma, training_set)
+            plain = partial(dense_posterior, training_set=training_set)
+            return self._by_bandwidth(z, sigma, plain, partial(self._smoothed_at, place))
         neighbours = self._neighbours.setdefault(place, Neighbours(training_set, self.index))
         if self.n_neighbors is None:
             tol = _TOL if self.tol is None else self.tol
@@ -126,6 +133,11 @@ class IndexedDenoiser(BaseDenoiser):
             return posterior
         better = tolerant_posterior(z[off], sigma[off], training_set, neighbours, self.tol)
         return posterior.updated(off, better)
+
+    def _smoothed_at(self, place, z, sigma, bandwidth):
+        """The same for images of one sigma, at a bandwidth above zero."""
+        training_set, gaussian = self._seen_from(place), self._gaussian(place)
+        return smoothed_posterior(z, sigma, training_set, gaussian, bandwidth, z.shape[2:])
 
     def _nearest(self, z, sigma, training_set, neighbours):
         """Posterior from as many neighbours as are wanted at each sigma."""

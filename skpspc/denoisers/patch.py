@@ -34,6 +34,9 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
         each, if one is asked for.
     algorithm, n_neighbors, tol, index, n_remainder
         Exact, or from the patches that an index finds; as in `EmpiricalDenoiser`.
+    bandwidth : float, callable or "calibrated", default 0.0
+        Between the patches' posterior and that of a Gaussian with their mean and covariance;
+        as in `EmpiricalDenoiser`. With ``location="all"``, a covariance is kept for each place.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`.
     image_shape : tuple of (C, H, W), default None
@@ -48,7 +51,7 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
     corners_ : list of (top, left)
     window_ : tuple of (h, w)
         Shape of the patch.
-    image_shape_, n_features_in_, training_set_
+    image_shape_, n_features_in_, training_set_, bandwidth_schedule_
         As in `EmpiricalDenoiser`.
 
     Notes
@@ -87,6 +90,7 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
         tol=None,
         index="Flat",
         n_remainder=0,
+        bandwidth=0.0,
         sigma=0.5,
         image_shape=None,
         device=None,
@@ -98,6 +102,7 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
             tol=tol,
             index=index,
             n_remainder=n_remainder,
+            bandwidth=bandwidth,
             sigma=sigma,
             image_shape=image_shape,
             device=device,

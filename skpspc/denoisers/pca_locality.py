@@ -7,7 +7,6 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..posterior import Gaussian, Posterior, precision_posterior
-from ..support import covariance
 from .base import BaseDenoiser
 
 # At a coordinate that never varies W is nothing but rounding.
@@ -123,7 +122,7 @@ class PCALocalityDenoiser(BaseDenoiser):
         self.batch_size = batch_size
 
     def _resolve(self):
-        self._gaussian = Gaussian.of(covariance.exact_spectrum(self.training_set_))
+        self._gaussian = Gaussian.of(self.training_set_)
 
     def neighbours(self, sigma):
         """The matrix B: which coordinates are compared for which.

@@ -1,18 +1,25 @@
 """Patch Set Posterior Composites."""
 
 import numbers
+from functools import partial
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._validation import warn_if_clipped
-from ..posterior import ENGINES, flexible_posterior, square_posterior
+from ..posterior import (
+    ENGINES,
+    flexible_posterior,
+    smoothed_posterior,
+    smoothed_windows_posterior,
+    square_posterior,
+)
 from ..sampling import paper_schedule
 from ..support import MirroredTrainingSet, clip_size
-from .base import BaseDenoiser
+from .bandwidth import BandwidthDenoiser
 from .flexible import FlexibleWindows
 
 
-class PSPCDenoiser(BaseDenoiser):
+class PSPCDenoiser(BandwidthDenoiser):
     r"""Patch Set Posterior Composite: the posterior means of all patches, averaged in place.
 
     .. math::
@@ -47,6 +54,14 @@ class PSPCDenoiser(BaseDenoiser):
         within 1e-5 of the exact answer where z is as noisy as sigma says. Beyond the reach of
         float32 logits (sigma under 1e-4 of the data's size, or infinite), and for a patch as
         large as the image, torch computes in any case.
+    bandwidth : float, callable or "calibrated", default 0.0
+        h in [0, 1]: training images are drawn towards their mean by sqrt(1 - h^2) and blurred
+        by h^2 times their covariance. 0 is this denoiser; 1 is Gaussian. A callable, such as a
+        `BandwidthSchedule`, maps a float sigma to h; "calibrated": see `EmpiricalDenoiser`.
+    smoothing : {"window", "global"}, default "window"
+        With a bandwidth. "window": by the covariance of every window, in it; a window costs a
+        product of its matrix with all training images. "global": by that of the whole image,
+        in which windows then compare filtered images; faster (see Notes).
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`.
     image_shape : tuple of (C, H, W), default None
@@ -58,7 +73,7 @@ class PSPCDenoiser(BaseDenoiser):
 
     Attributes
     ----------
-    image_shape_, n_features_in_, training_set_
+    image_shape_, n_features_in_, training_set_, bandwidth_schedule_
         As in `EmpiricalDenoiser`.
     windows_ : ResolvedWindows or None
         The windows as they are for X; None for squares.
@@ -73,6 +88,22 @@ class PSPCDenoiser(BaseDenoiser):
     --------
     EmpiricalDenoiser : The same with a single patch as large as the image.
     PatchDenoiser : The patches before they are averaged.
+
+    Notes
+    -----
+    With a bandwidth and ``smoothing="window"``, every patch's posterior mean is that of
+    `PatchDenoiser` with this bandwidth; at h = 1 the answer is the composite of the windows'
+    Gaussian denoisers. With ``smoothing="global"``, :math:`\mu, \Sigma` the mean and covariance
+    of the training set, and A and y as in `EmpiricalDenoiser`,
+
+    .. math::
+
+        D = \mu + A (z - \mu) + F \, C(F (z - \mu)), \qquad F = (I - A)^{1/2},
+
+    where C is the composite, as above, of the images :math:`F y_i` at sigma: globally linear,
+    locally nonlinear. At h = 1 that is the `GaussianDenoiser`, and with windows as large as the
+    image both are the `EmpiricalDenoiser` of this bandwidth. One filtered copy of the training
+    set, or of its crop to a window, is held for one sigma at a time, in the float dtype of Z.
 
     References
     ----------
@@ -89,7 +120,7 @@ class PSPCDenoiser(BaseDenoiser):
     """
 
     _parameter_constraints = {
-        **BaseDenoiser._parameter_constraints,
+        **BandwidthDenoiser._parameter_constraints,
         "patch_size": [
             Interval(numbers.Integral, 1, None, closed="left"),
             StrOptions({"paper"}),
@@ -98,6 +129,7 @@ class PSPCDenoiser(BaseDenoiser):
         "windows": [FlexibleWindows, None],
         "flip": ["boolean"],
         "engine": [StrOptions(set(ENGINES))],
+        "smoothing": [StrOptions({"window", "global"})],
     }
 
     def __init__(
@@ -107,6 +139,8 @@ class PSPCDenoiser(BaseDenoiser):
         windows=None,
         flip=False,
         engine="auto",
+        bandwidth=0.0,
+        smoothing="window",
         sigma=0.5,
         image_shape=None,
         device=None,
@@ -119,6 +153,8 @@ class PSPCDenoiser(BaseDenoiser):
         self.windows = windows
         self.flip = flip
         self.engine = engine
+        self.bandwidth = bandwidth
+        self.smoothing = smoothing
 
     def _resolve(self):
         known = self.training_set_
@@ -136,6 +172,7 @@ class PSPCDenoiser(BaseDenoiser):
         self._schedule = self.patch_size
         if self.patch_size == "paper":
             self._schedule = paper_schedule(self.image_shape_)
+        self._learn_bandwidth()
 
     def _window(self, sigma):
         """Height and width of the patches at a sigma, or the level of the windows."""
@@ -155,10 +192,18 @@ class PSPCDenoiser(BaseDenoiser):
     def _windowed_posterior(self, z, sigma, window):
         """The posterior of images that share a window."""
         if self.windows_ is None:
-            posterior = square_posterior(z, sigma, self._source, window, self.engine)
-            size = window[0] * window[1]
+            known = {"training_set": self._source, "window": window, "engine": self.engine}
+            plain, size = partial(square_posterior, **known), window[0] * window[1]
         else:
             precision = self.windows_.at(window)
-            posterior = flexible_posterior(z, sigma, self._source, precision, self.engine)
-            size = precision.sum((1, 2))
+            known = {"training_set": self._source, "precision": precision, "engine": self.engine}
+            plain, size = partial(flexible_posterior, **known), precision.sum((1, 2))
+        posterior = self._by_bandwidth(z, sigma, plain, partial(self._smoothed, window))
         return posterior.pooled(self.n_features_in_, self.image_shape_[0] * size)
+
+    def _smoothed(self, window, z, sigma, bandwidth):
+        """The posterior of images of one sigma, at a bandwidth above zero."""
+        args = z, sigma, self._source, self._gaussian(), bandwidth, window
+        if self.smoothing == "global":
+            return smoothed_posterior(*args, self.engine)
+        return smoothed_windows_posterior(*args)

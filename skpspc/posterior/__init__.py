@@ -1,5 +1,6 @@
 """The kernels: arrays in, a posterior out. They know nothing of estimators."""
 
+from .bandwidth import smoothed_posterior, smoothed_windows_posterior
 from .collection import collection_posterior
 from .dense import dense_posterior
 from .gaussian import Gaussian, gaussian_posterior
@@ -21,6 +22,8 @@ __all__ = [
     "local_posterior",
     "nearest_posterior",
     "precision_posterior",
+    "smoothed_posterior",
+    "smoothed_windows_posterior",
     "square_posterior",
     "tolerant_posterior",
 ]

@@ -14,8 +14,12 @@ from functools import cached_property
 
 import torch
 
+from ..support.covariance import exact_spectrum, leading
 from ..support.memory import rows_that_fit
 from .posterior import Posterior, floored_sigma, log_gauss_constant
+
+# Standard deviations below this share of the mean image are rounding.
+_ROUNDING = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +48,6 @@ class Gaussian:
     sampled: torch.Tensor
     n_images: float
 
-    @classmethod
-    def of(cls, spectrum):
-        """The Gaussian of mean and covariance as found, a `covariance.Spectrum`."""
-        found = spectrum.mean, spectrum.components, spectrum.eigenvalues
-        return cls(*found, 0.0, spectrum.eigenvalues, spectrum.n_effective)
-
     @cached_property
     def abs_max(self):
         """Size of its values: the largest mean or standard deviation."""
@@ -67,6 +65,46 @@ class Gaussian:
     def __getstate__(self):
         """What cannot be computed again."""
         return {key: value for key, value in vars(self).items() if key != "_single"}
+
+    @classmethod
+    def of(cls, training_set):
+        """That of a training set, by the smaller of the D x D and the N x N problem.
+
+        Raises
+        ------
+        ValueError
+            If both are too large.
+        """
+        spectrum = exact_spectrum(training_set)
+        parts = spectrum.mean, spectrum.components, spectrum.eigenvalues
+        return cls._sampled(*parts, spectrum.n_effective)
+
+    @classmethod
+    def _sampled(cls, mean, components, eigenvalues, n_images):
+        """Without shrinkage, and without directions in which there is but rounding."""
+        kept = eigenvalues.sqrt() > _ROUNDING * mean.abs().max()
+        eigenvalues = eigenvalues[kept]
+        return cls(mean, components[kept], eigenvalues, 0.0, eigenvalues, n_images)
+
+    def marginal(self, index):
+        """That of some coordinates alone, where nothing is left across the components.
+
+        Parameters
+        ----------
+        index : Tensor of int64, shape (d,)
+
+        Returns
+        -------
+        Gaussian
+        """
+        root = self.eigenvalues.sqrt()[:, None] * self.components[:, index]  # (r, d)
+        if len(root) < len(index):
+            _, spread, components = torch.linalg.svd(root, full_matrices=False)
+            eigenvalues = spread.square()
+        else:
+            eigenvalues, vectors = leading(root.T @ root, len(index))
+            components = vectors.T.contiguous()
+        return self._sampled(self.mean[index], components, eigenvalues, self.n_images)
 
     def gains(self, sigma):
         """Share S / (S + sigma^2) of a deviation that is kept along each direction.

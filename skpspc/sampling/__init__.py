@@ -3,10 +3,17 @@
 from . import convert
 from .noise import draw_noise, noise_seed
 from .samplers import SAMPLERS, SamplingInterrupted, euler, heun
-from .schedules import PatchSchedule, edm_sigmas, local_score_schedule, paper_schedule
+from .schedules import (
+    BandwidthSchedule,
+    PatchSchedule,
+    edm_sigmas,
+    local_score_schedule,
+    paper_schedule,
+)
 
 __all__ = [
     "SAMPLERS",
+    "BandwidthSchedule",
     "PatchSchedule",
     "SamplingInterrupted",
     "convert",

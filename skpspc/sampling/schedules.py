@@ -1,6 +1,7 @@
-"""Which sigmas a sampler visits, and which patch size belongs to a sigma."""
+"""Which sigmas a sampler visits, and which patch size or bandwidth belongs to a sigma."""
 
-from numbers import Integral
+from collections.abc import Sequence
+from numbers import Integral, Real
 
 import numpy as np
 
@@ -94,7 +95,42 @@ def nearest_level(grid, sigma):
     return int(np.abs(grid - np.clip(sigma, grid.min(), grid.max())).argmin())
 
 
-class PatchSchedule:
+class _Schedule:
+    """A value for every sigma: that of the nearest sigma on a grid."""
+
+    sigmas: Sequence[float]
+    _values: str  # name of the second parameter
+
+    def _check(self):
+        """Refuse a grid that is none; the values are the subclass's matter."""
+        sigmas, values = self.sigmas, getattr(self, self._values)
+        grid = np.asarray(sigmas, dtype=np.float64)
+        if grid.ndim != 1 or len(grid) == 0 or grid.shape != np.shape(values):
+            raise ValueError(
+                f"sigmas and {self._values} must be sequences of the same length, at least 1; got "
+                f"shapes {np.shape(sigmas)} and {np.shape(values)}."
+            )
+        check_grid(sigmas)
+
+    def _at(self, sigma):
+        """Value at ``sigma``; beyond the grid, that of its end."""
+        grid = np.asarray(self.sigmas, dtype=np.float64)
+        return getattr(self, self._values)[nearest_level(grid, sigma)]
+
+    def __repr__(self):
+        values = getattr(self, self._values)
+        return f"{type(self).__name__}(sigmas={self.sigmas!r}, {self._values}={values!r})"
+
+    def __eq__(self, other):
+        if type(other) is not type(self):
+            return NotImplemented
+        names = ("sigmas", self._values)
+        return all(np.array_equal(getattr(self, name), getattr(other, name)) for name in names)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class PatchSchedule(_Schedule):
     """Patch size as a function of sigma: that of the nearest sigma on a grid.
 
     Parameters
@@ -116,33 +152,56 @@ class PatchSchedule:
     7
     """
 
+    _values = "sizes"
+
     def __init__(self, sigmas, sizes):
         self.sigmas = sigmas
         self.sizes = sizes
-        grid = np.asarray(sigmas, dtype=np.float64)
-        if grid.ndim != 1 or len(grid) == 0 or grid.shape != np.shape(sizes):
-            raise ValueError(
-                "sigmas and sizes must be sequences of the same length, at least 1; got shapes "
-                f"{np.shape(sigmas)} and {np.shape(sizes)}."
-            )
-        check_grid(sigmas)
+        self._check()
         for size in sizes:
             if not isinstance(size, Integral) or size < 1:
                 raise ValueError(f"sizes must be ints of at least 1, got {size!r}.")
 
     def __call__(self, sigma):
         """Patch size at ``sigma`` (a float; beyond the grid, that of its end)."""
-        return int(self.sizes[nearest_level(np.asarray(self.sigmas, dtype=np.float64), sigma)])
+        return int(self._at(sigma))
 
-    def __repr__(self):
-        return f"PatchSchedule(sigmas={self.sigmas!r}, sizes={self.sizes!r})"
 
-    def __eq__(self, other):
-        if not isinstance(other, PatchSchedule):
-            return NotImplemented
-        return np.array_equal(self.sigmas, other.sigmas) and np.array_equal(self.sizes, other.sizes)
+class BandwidthSchedule(_Schedule):
+    """Bandwidth as a function of sigma: that of the nearest sigma on a grid.
 
-    __hash__ = None  # type: ignore[assignment]
+    Parameters
+    ----------
+    sigmas : sequence of float
+        Non-negative, distinct, in any order; in the units of the images.
+    bandwidths : sequence of float
+        Between 0 and 1, one at each.
+
+    Raises
+    ------
+    ValueError
+        If the two differ in length, are empty, or hold values out of range.
+
+    Examples
+    --------
+    >>> schedule = BandwidthSchedule([0.1, 1.0, 10.0], [0.0, 0.5, 0.9])
+    >>> schedule(0.7)
+    0.5
+    """
+
+    _values = "bandwidths"
+
+    def __init__(self, sigmas, bandwidths):
+        self.sigmas = sigmas
+        self.bandwidths = bandwidths
+        self._check()
+        for bandwidth in bandwidths:
+            if not (isinstance(bandwidth, Real) and 0 <= float(bandwidth) <= 1):
+                raise ValueError(f"bandwidths must be between 0 and 1, got {bandwidth!r}.")
+
+    def __call__(self, sigma):
+        """Bandwidth at ``sigma`` (a float; beyond the grid, that of its end)."""
+        return float(self._at(sigma))
 
 
 def paper_schedule(image_shape):

@@ -93,7 +93,7 @@ def spectrum_of_rows(training_set):
     gram = mean.new_zeros(len(share), len(share))
     for _, block in _columns(training_set, share, mean):
         gram.addmm_(block, block.T)
-    eigenvalues, vectors = _leading(gram, training_set.n_values)
+    eigenvalues, vectors = leading(gram, training_set.n_values)
     components = mean.new_empty(training_set.n_values, len(eigenvalues))
     for columns, block in _columns(training_set, share, mean):
         components[columns] = block.T @ vectors
@@ -137,7 +137,7 @@ def spectrum_by_iteration(training_set, rank):
         basis = torch.linalg.qr(basis)[0]
         image = _covariance_times(training_set, share, mean, basis)
         projected, basis = basis, image
-    eigenvalues, vectors = _leading(projected.T @ image, n_values)
+    eigenvalues, vectors = leading(projected.T @ image, n_values)
     components = (projected @ vectors).T[:rank].contiguous()
     lengths = _centred_lengths(training_set, mean)
     return Spectrum(
@@ -228,7 +228,7 @@ class Moments:
         fourth = self._fourth_about(mean) / self.unit**4
         covariance /= self.unit**2
         trace, squares = float(covariance.trace()), float(covariance.square().sum())
-        eigenvalues, vectors = _leading(covariance, len(covariance))
+        eigenvalues, vectors = leading(covariance, len(covariance))
         return Spectrum(
             _in_image_units(mean + self.shift, self.unit),
             vectors.T.contiguous(),
@@ -324,7 +324,7 @@ def _centred_lengths(training_set, mean):
     return torch.cat(parts)
 
 
-def _leading(matrix, size):
+def leading(matrix, size):
     """Eigenvalues, decreasing, and eigenvectors (columns) that are not mere rounding."""
     eigenvalues, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)

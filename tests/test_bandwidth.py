@@ -1,0 +1,408 @@
+"""Training images blurred along the data's covariance, against the slow formula."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.special import logsumexp
+from scipy.stats import multivariate_normal
+from sklearn import config_context
+
+import generators
+import oracle
+from helpers import finite_difference_gradient
+from skpspc import (
+    BandwidthSchedule,
+    EmpiricalDenoiser,
+    GaussianDenoiser,
+    PatchDenoiser,
+    PatchSchedule,
+    PSPCDenoiser,
+)
+from skpspc.denoisers import bandwidth as of_denoisers
+from skpspc.sampling import draw_noise
+from skpspc.support import covariance
+
+bandwidths = st.floats(0.01, 1.0)
+
+
+def smoothed_bootstrap(X, bandwidth, weight=None):
+    """Mean (D,), covariance (D, D), components' means (N, D) and prior (N,), by the textbook."""
+    x = oracle.as_float(X)
+    prior = np.ones(len(x)) if weight is None else np.asarray(weight, float)
+    prior = prior / prior.sum()
+    mean = prior @ x
+    cov = (x - mean).T @ (prior[:, None] * (x - mean))
+    return mean, cov, mean + np.sqrt(1 - bandwidth**2) * (x - mean), prior
+
+
+def whole_oracle(Z, X, sigma, bandwidth, weight=None):
+    """Posterior mean and log evidence under the mixture of Gaussians."""
+    mean, cov, y, prior = smoothed_bootstrap(X, bandwidth, weight)
+    eye = np.eye(len(mean))
+    means, evidence = [], []
+    for z, level in zip(oracle.as_float(Z), np.broadcast_to(sigma, len(Z)), strict=True):
+        noisy = bandwidth**2 * cov + level**2 * eye
+        log_p = [multivariate_normal(one, noisy).logpdf(z) for one in y] + np.log(prior)
+        weights = np.exp(log_p - logsumexp(log_p))
+        A = bandwidth**2 * np.linalg.solve(noisy, cov).T
+        means.append(mean + A @ (z - mean) + (eye - A) @ (weights @ y - mean))
+        evidence.append(logsumexp(log_p))
+    return np.array(means), np.array(evidence)
+
+
+def windows_oracle(Z, X, sigma, bandwidth, masks):
+    """The same inside every window, averaged where they overlap."""
+    z, x = oracle.as_float(Z), oracle.as_float(X)
+    total, count, evidence = np.zeros(z.shape), np.zeros(z.shape[1]), []
+    for mask in masks:
+        part, log_p = whole_oracle(z[:, mask], x[:, mask], sigma, bandwidth)
+        total[:, mask] += part
+        count[mask] += 1
+        evidence.append(log_p / mask.sum())
+    return total / count, z.shape[1] * np.mean(evidence, 0)
+
+
+def global_oracle(Z, X, sigma, bandwidth, masks):
+    """Windows compare images that one matrix has filtered, and it filters what they compose."""
+    mean, cov, y, prior = smoothed_bootstrap(X, bandwidth)
+    values, vectors = np.linalg.eigh(cov)
+    means, evidence = [], []
+    for z, level in zip(oracle.as_float(Z), np.broadcast_to(sigma, len(Z)), strict=True):
+        gain = bandwidth**2 * values.clip(0) / (bandwidth**2 * values.clip(0) + level**2)
+        A = (vectors * gain) @ vectors.T
+        F = (vectors * np.sqrt(1 - gain)) @ vectors.T
+        total, count, log_p = np.zeros(len(z)), np.zeros(len(z)), []
+        for mask in masks:
+            seen = F @ (z - mean), (y - mean) @ F
+            weights, one = oracle.window_weights(*seen, level, mask, prior)
+            total[mask] += weights @ seen[1][:, mask]
+            count[mask] += 1
+            log_p.append(one / mask.sum())
+        means.append(mean + A @ (z - mean) + F @ (total / count))
+        evidence.append(len(z) * np.mean(log_p) + np.log(np.linalg.det(F)))
+    return np.array(means), np.array(evidence)
+
+
+def agree(posterior, expected):
+    mean, evidence = expected
+    np.testing.assert_allclose(posterior.mean.reshape(mean.shape), mean, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(posterior.log_evidence, evidence, rtol=1e-7, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------- in between
+
+
+@given(generators.cases(low=0.05, high=50), bandwidths, st.booleans())
+def test_empirical_oracle(device, case, bandwidth, weighted):
+    weight = np.arange(len(case.X)) % 3 + 0.5 if weighted else None
+    model = EmpiricalDenoiser(bandwidth=bandwidth, device=device)
+    posterior = model.fit(case.X, sample_weight=weight).posterior(case.Z, case.sigma)
+    agree(posterior, whole_oracle(case.Z, case.X, case.sigma, bandwidth, weight))
+
+
+@given(generators.cases(low=0.05, high=50), bandwidths)
+def test_windows_oracle(device, case, bandwidth):
+    model = PSPCDenoiser(lambda sigma: case.size, bandwidth=bandwidth, device=device)
+    posterior = model.fit(case.X).posterior(case.Z, case.sigma)
+    masks = oracle.square_masks(case.size, case.shape)
+    agree(posterior, windows_oracle(case.Z, case.X, case.sigma, bandwidth, masks))
+
+
+@given(generators.cases(low=0.05, high=50), bandwidths)
+def test_global_oracle(device, case, bandwidth):
+    model = PSPCDenoiser(
+        lambda sigma: case.size, bandwidth=bandwidth, smoothing="global", device=device
+    )
+    posterior = model.fit(case.X).posterior(case.Z, case.sigma)
+    masks = oracle.square_masks(case.size, case.shape)
+    agree(posterior, global_oracle(case.Z, case.X, case.sigma, bandwidth, masks))
+
+
+@pytest.mark.parametrize("smoothing", ["window", "global"])
+@pytest.mark.parametrize("n", [40, 1700])  # fewer and more images than values in a window
+@pytest.mark.parametrize("sigma", [0.05, 0.3, 2.0])
+def test_float32(digits, device, engine, smoothing, n, sigma):
+    X = digits[:n]
+    Z = oracle.as_float(digits[-4:]) + sigma * draw_noise((64,), 4, 0).numpy()
+    Z = Z.reshape(4, 1, 8, 8)
+    model = PSPCDenoiser(5, bandwidth=0.4, smoothing=smoothing, engine=engine, device=device)
+    mean = model.fit(X).denoise(Z.astype(np.float32), sigma)
+    assert mean.dtype == np.float32
+    exact = model.set_params(engine="auto").denoise(Z.astype(np.float32).astype(float), sigma)
+    assert np.abs(mean - exact).max() < 3e-5
+
+
+def test_patches_are_those_of_the_composite(digits):
+    Z = digits[:3] / 127.5 - 1 + 0.2
+    patch = PatchDenoiser(5, location=(1, 2), bandwidth=0.6).fit(digits).posterior(Z, 0.5)
+    x, z = digits[:, :, 1:6, 2:7], Z[:, :, 1:6, 2:7]
+    whole = EmpiricalDenoiser(bandwidth=0.6).fit(x).posterior(z, 0.5)
+    np.testing.assert_allclose(patch.mean, whole.mean, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(patch.log_evidence, whole.log_evidence)
+    every = PatchDenoiser(7, location="all", bandwidth=0.6).fit(digits).denoise(Z, 0.5)
+    total, count = np.zeros(Z.shape), np.zeros(Z.shape)
+    for k, (top, left) in enumerate([(0, 0), (0, 1), (1, 0), (1, 1)]):
+        total[..., top : top + 7, left : left + 7] += every[:, k]
+        count[..., top : top + 7, left : left + 7] += 1
+    composite = PSPCDenoiser(7, bandwidth=0.6).fit(digits).denoise(Z, 0.5)
+    np.testing.assert_allclose(composite, total / count, rtol=0, atol=1e-10)
+
+
+def test_windows_as_large_as_the_image(digits):
+    Z = digits[:3] / 127.5 - 1 + 0.2
+    whole = EmpiricalDenoiser(bandwidth=0.5).fit(digits).posterior(Z, 0.5)
+    for smoothing in ("window", "global"):
+        model = PSPCDenoiser(8, bandwidth=0.5, smoothing=smoothing).fit(digits)
+        posterior = model.posterior(Z, 0.5)
+        np.testing.assert_array_equal(posterior.mean, whole.mean)
+        np.testing.assert_allclose(posterior.log_evidence, whole.log_evidence)
+
+
+def test_tweedie(digits, rng):
+    """D = z + sigma^2 grad log p."""
+    z = rng.standard_normal(64)
+    model = EmpiricalDenoiser(bandwidth=0.4).fit(digits[:200].reshape(200, -1))
+    for sigma in (0.2, 1.0, 5.0):
+        slope = finite_difference_gradient(
+            lambda rows, s=sigma: model.score_samples(rows, s), z, 1e-4
+        )
+        expected = z + sigma**2 * slope
+        np.testing.assert_allclose(model.denoise(z[None], sigma)[0], expected, atol=1e-4)
+
+
+# -------------------------------------------------------------------------------- the ends
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        EmpiricalDenoiser(),
+        PatchDenoiser(3),
+        PatchDenoiser(3, location="all"),
+        PSPCDenoiser(3),
+        PSPCDenoiser(3, smoothing="global"),
+    ],
+)
+def test_no_bandwidth_is_the_plain_denoiser(model, digits):
+    Z = (digits[:4] / 127.5 - 1 + 0.2).astype(np.float32)
+    plain = model.fit(digits).posterior(Z, [0.0, 0.3, 1.0, np.inf])
+    model.set_params(bandwidth=lambda sigma: 0 * sigma if np.isfinite(sigma) else 0)
+    for bandwidth in (model.bandwidth, 0, 0.0):
+        again = model.set_params(bandwidth=bandwidth).fit(digits)
+        posterior = again.posterior(Z, [0.0, 0.3, 1.0, np.inf])
+        np.testing.assert_array_equal(posterior.mean, plain.mean)
+        np.testing.assert_array_equal(posterior.log_evidence, plain.log_evidence)
+        assert not hasattr(again, "bandwidth_schedule_")
+    # and the limit: nothing jumps at zero
+    near = model.set_params(bandwidth=1e-7).fit(digits).denoise(Z.astype(float), 0.3)
+    expected = model.set_params(bandwidth=0.0).fit(digits).denoise(Z.astype(float), 0.3)
+    np.testing.assert_allclose(near, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("n", [30, 1700])  # a covariance of low rank, and one of its own
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_bandwidth_of_one_is_the_gaussian_denoiser(digits, n, dtype):
+    X = digits[:n]
+    Z = (digits[-4:] / 127.5 - 1 + 0.2).astype(dtype)
+    sigma = [0.0, 0.3, 2.0, np.inf]
+    tolerance = 1e-9 if dtype == np.float64 else 1e-5
+    expected = GaussianDenoiser().fit(X).posterior(Z, sigma)
+    for model in (
+        EmpiricalDenoiser(bandwidth=1),
+        PSPCDenoiser(8, bandwidth=1.0),
+        PSPCDenoiser(3, bandwidth=1.0, smoothing="global"),
+    ):
+        posterior = model.fit(X).posterior(Z, sigma)
+        np.testing.assert_allclose(posterior.mean, expected.mean, rtol=0, atol=tolerance)
+        np.testing.assert_allclose(posterior.effective_sample_size, n, rtol=1e-5)
+        if isinstance(model, EmpiricalDenoiser):
+            np.testing.assert_allclose(
+                posterior.log_evidence[1:3], expected.log_evidence[1:3], rtol=1e-5
+            )
+
+
+def test_windows_at_a_bandwidth_of_one_are_gaussian_denoisers(digits):
+    Z = digits[-4:] / 127.5 - 1 + 0.2
+    total, count = np.zeros(Z.shape), np.zeros(Z.shape)
+    for top in range(4):
+        for left in range(4):
+            area = ..., slice(top, top + 5), slice(left, left + 5)
+            total[area] += GaussianDenoiser().fit(digits[area]).denoise(Z[area], 0.3)
+            count[area] += 1
+    model = PSPCDenoiser(5, bandwidth=1.0).fit(digits)
+    np.testing.assert_allclose(model.denoise(Z, 0.3), total / count, rtol=0, atol=1e-10)
+
+
+@given(
+    generators.cases(),
+    bandwidths,
+    st.sampled_from([0.0, 1e-300, 1e-38, 1e-8, 1.0, 1e12, 1e300, np.inf]),
+    st.sampled_from([0.0, 1000.0]),
+    st.sampled_from([np.float32, np.float64]),
+)
+def test_no_nan_leaves(case, bandwidth, sigma, offset, dtype):
+    X, Z = (case.x + offset).astype(dtype), (case.Z + offset).astype(dtype)
+    for smoothing in ("window", "global"):
+        model = PSPCDenoiser(lambda s: case.size, bandwidth=bandwidth, smoothing=smoothing)
+        posterior = model.fit(X).posterior(Z, sigma)
+        assert np.isfinite(posterior.mean).all()
+        assert not np.isnan(posterior.log_evidence).any()
+        assert np.isfinite(posterior.effective_sample_size).all()
+        assert posterior.mean.dtype == dtype
+
+
+def test_images_that_do_not_vary(rng):
+    one, Z = rng.standard_normal((1, 2, 4, 4)), rng.standard_normal((4, 2, 4, 4))
+    for X in (one, one.repeat(5, 0)):
+        for smoothing in ("window", "global"):
+            model = PSPCDenoiser(3, bandwidth=0.5, smoothing=smoothing).fit(X)
+            mean = model.denoise(Z, [0.0, 0.4, 1e6, np.inf])
+            np.testing.assert_allclose(mean, one.repeat(4, 0), rtol=0, atol=1e-12)
+    assert EmpiricalDenoiser(bandwidth="calibrated").fit(one).bandwidth_schedule_(1.0) == 0
+    # pixels that never vary are answered by their value
+    X = rng.standard_normal((20, 1, 5, 5))
+    X[:, 0, :2] = 0.7
+    for smoothing in ("window", "global"):
+        mean = PSPCDenoiser(2, bandwidth=0.5, smoothing=smoothing).fit(X).denoise(X + 0.3, 0.4)
+        np.testing.assert_allclose(mean[:, 0, :1], 0.7, rtol=0, atol=1e-12)
+
+
+# ------------------------------------------------------------------------- one for each sigma
+
+
+@pytest.mark.parametrize("smoothing", ["window", "global"])
+def test_a_schedule_serves_every_sigma(digits, smoothing):
+    Z = digits[:5] / 127.5 - 1 + 0.2
+    sigmas = np.array([0.1, 0.5, 0.1, 3.0, 1.0])
+    schedule = BandwidthSchedule([0.1, 1.0, 3.0], [0.0, 0.4, 1.0])
+    sizes = PatchSchedule([0.1, 1.0, 3.0], [3, 5, 8])
+    model = PSPCDenoiser(sizes, bandwidth=schedule, smoothing=smoothing).fit(digits)
+    together = model.posterior(Z, sigmas)
+    for i, sigma in enumerate(sigmas):
+        single = PSPCDenoiser(sizes(sigma), bandwidth=schedule(sigma), smoothing=smoothing)
+        alone = single.fit(digits).posterior(Z[[i]], sigma)
+        np.testing.assert_allclose(together.mean[[i]], alone.mean, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(together.log_evidence[[i]], alone.log_evidence, rtol=1e-12)
+
+
+def test_more_images_change_the_covariance(digits):
+    Z = digits[:3] / 127.5 - 1 + 0.2
+    for model in (
+        EmpiricalDenoiser(bandwidth=0.5),
+        PatchDenoiser(4, location="all", bandwidth=0.5),
+        PSPCDenoiser(4, bandwidth=0.5),
+    ):
+        parts = model.fit(digits[:100]).partial_fit(digits[100:300]).denoise(Z, 0.5)
+        np.testing.assert_array_equal(parts, model.fit(digits[:300]).denoise(Z, 0.5))
+
+
+# ---------------------------------------------------------------------------- calibration
+
+
+def test_calibrated_bandwidths_are_the_best_on_held_out_images(digits, monkeypatch):
+    """By hand: the held-out images are the first of a permutation, the rest is fitted."""
+    monkeypatch.setattr(of_denoisers, "_FITTED", 200)
+    model = PSPCDenoiser(4, bandwidth="calibrated", smoothing="global", random_state=3)
+    schedule = model.fit(digits).bandwidth_schedule_
+    order = np.random.default_rng(3).permutation(len(digits))
+    held, rest = digits[order[:16]] / 127.5 - 1, digits[order[16:216]]
+    assert len(schedule.sigmas) == 7
+    assert len(set(schedule.bandwidths)) > 1
+    spread = (digits / 127.5 - 1).var(0).mean() ** 0.5
+    np.testing.assert_allclose(schedule.sigmas, spread * edm(7, 0.05, 8), rtol=1e-9)
+    noise = draw_noise((1, 1, 8, 8), 16, 3).numpy()[:, 0]
+    for sigma, chosen in zip(schedule.sigmas, schedule.bandwidths, strict=True):
+        errors = {}
+        for h in (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0):
+            one = PSPCDenoiser(4, bandwidth=h, smoothing="global").fit(rest)
+            errors[h] = ((one.denoise(held + sigma * noise, sigma) - held) ** 2).mean()
+        assert errors[chosen] == pytest.approx(min(errors.values()), rel=1e-6)
+    # it serves as the parameter too, and every image is used for answers
+    Z = held + noise
+    fixed = PSPCDenoiser(4, bandwidth=schedule, smoothing="global").fit(digits)
+    np.testing.assert_array_equal(fixed.denoise(Z, 1.0), model.denoise(Z, 1.0))
+    assert not hasattr(fixed, "bandwidth_schedule_")
+    assert not hasattr(model.set_params(bandwidth=0.3).fit(digits), "bandwidth_schedule_")
+
+
+def edm(n, low, high):
+    return np.linspace(high ** (1 / 7), low ** (1 / 7), n) ** 7
+
+
+def test_calibration_generalises(digits):
+    """On other images than those it saw, no worse than either end at any noise level."""
+    train, test = digits[:1500], digits[1500:1700]
+    for model in (EmpiricalDenoiser(), PatchDenoiser(5)):
+        calibrated = model.set_params(bandwidth="calibrated").fit(train)
+        schedule = calibrated.bandwidth_schedule_
+        for sigma in (0.1, 0.5, 2.0):
+            best = calibrated.score(test, sigmas=[sigma])
+            for h in (0.0, 1.0):
+                end = type(model)(bandwidth=h).set_params(**patch_size(model)).fit(train)
+                assert best >= 1.02 * end.score(test, sigmas=[sigma]), (schedule, sigma, h)
+
+
+def patch_size(model):
+    return {"patch_size": model.patch_size} if isinstance(model, PatchDenoiser) else {}
+
+
+def test_few_images_can_be_calibrated(rng):
+    for n in (1, 2, 3, 11):
+        X = rng.standard_normal((n, 1, 3, 4))
+        model = PSPCDenoiser(2, bandwidth="calibrated").fit(X, sample_weight=np.arange(n) + 1.0)
+        assert np.isfinite(model.denoise(X, 0.5)).all()
+
+
+# ------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("bandwidth", [-0.1, 1.1, np.nan, "auto", None])
+def test_bandwidths_out_of_range(digits, bandwidth):
+    for model in (EmpiricalDenoiser(), PatchDenoiser(3), PSPCDenoiser(3)):
+        with pytest.raises(ValueError, match="'bandwidth' parameter"):
+            model.set_params(bandwidth=bandwidth).fit(digits)
+
+
+def test_bad_schedules(digits):
+    for given_back in (1.5, -1, np.nan, "0.5"):
+        model = PSPCDenoiser(3, bandwidth=lambda sigma, h=given_back: h).fit(digits)
+        sentence = r"bandwidth must give a number between 0 and 1 .* at sigma = 0\.5"
+        with pytest.raises(ValueError, match=sentence):
+            model.denoise(digits[:1], 0.5)
+    with pytest.raises(ValueError, match="'smoothing' parameter"):
+        PSPCDenoiser(3, smoothing="local").fit(digits)
+    with pytest.raises(ValueError, match=r"bandwidths must be between 0 and 1, got 1\.5"):
+        BandwidthSchedule([1.0], [1.5])
+    with pytest.raises(ValueError, match="sigmas and bandwidths must be sequences of the same"):
+        BandwidthSchedule([1.0, 2.0], [0.5])
+    schedule = BandwidthSchedule([1.0, 2.0], [0.5, 1])
+    assert repr(schedule) == "BandwidthSchedule(sigmas=[1.0, 2.0], bandwidths=[0.5, 1])"
+    assert schedule == BandwidthSchedule((1.0, 2.0), [0.5, 1.0])
+    assert schedule != PatchSchedule([1.0, 2.0], [1, 1])
+
+
+@pytest.mark.parametrize("parameters", [{"tol": 0.1}, {"n_neighbors": 3}, {"algorithm": "faiss"}])
+def test_no_index_with_a_bandwidth(digits, parameters):
+    for bandwidth in (0.5, "calibrated", lambda sigma: 0.0):
+        with pytest.raises(ValueError, match=r"blurs all training images; leave n_neighbors"):
+            EmpiricalDenoiser(bandwidth=bandwidth, **parameters).fit(digits)
+
+
+def test_large_problems(digits, monkeypatch):
+    monkeypatch.setattr(covariance, "LARGEST_PROBLEM", 50)
+    for smoothing in ("window", "global"):
+        model = PSPCDenoiser(3, bandwidth=0.5, smoothing=smoothing)
+        with pytest.raises(ValueError, match=r"takes at most 50\s+images or values; pass fewer"):
+            model.fit(digits)
+        # few large images: nothing D x D is made
+        few = model.fit(digits[:40]).denoise(digits[:2], 0.5)
+        assert np.isfinite(few).all()
+
+
+def test_a_copy_that_does_not_fit(rng):
+    X = rng.standard_normal((2000, 1, 8, 10)).astype(np.float32)
+    model = EmpiricalDenoiser(bandwidth=0.5).fit(X[:100]).partial_fit(X[100:])
+    sentence = r"The filtered training set needs 0\.6 MiB"
+    with config_context(working_memory=0.5), pytest.raises(MemoryError, match=sentence):
+        model.denoise(X[:1], 0.5)
