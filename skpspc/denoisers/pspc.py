@@ -103,7 +103,7 @@ class PSPCDenoiser(BandwidthDenoiser):
     where C is the composite, as above, of the images :math:`F y_i` at sigma: globally linear,
     locally nonlinear. At h = 1 that is the `GaussianDenoiser`, and with windows as large as the
     image both are the `EmpiricalDenoiser` of this bandwidth. One filtered copy of the training
-    set, or of its crop to a window, is held for one sigma at a time, in the float dtype of Z.
+    set, or of its crops to a few windows, is held for one sigma at a time.
 
     References
     ----------

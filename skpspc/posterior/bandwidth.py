@@ -39,9 +39,16 @@ import torch
 
 from ..support import TrainingSet, overlap_counts, square_corners
 from ..support.memory import rows_that_fit
+from ..support.training_set import to_compute
 from .gaussian import Gaussian
-from .posterior import Posterior
+from .posterior import Posterior, log_gauss_constant
 from .select import square_posterior
+
+# Admissible rounding of a logit in products.
+_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+_EPS64 = torch.finfo(torch.float64).eps
+# At noise so many times the data the weights are those of the prior.
+_FLAT = 1e12
 
 
 def smoothed_posterior(z, sigma, training_set, gaussian, bandwidth, window, engine="auto"):
@@ -104,14 +111,18 @@ def smoothed_windows_posterior(z, sigma, training_set, gaussian, bandwidth, wind
     """
     if window == z.shape[2:]:
         return smoothed_posterior(z, sigma, training_set, gaussian, bandwidth, window)
+    corners = square_corners(window, z.shape[1:])
+    n_values = z.shape[1] * window[0] * window[1]
+    window_bytes = 8 * n_values * (2 * len(training_set) + len(gaussian.eigenvalues))
+    block = rows_that_fit(window_bytes, len(corners), what="The training set seen in a window")
     total, parts = torch.zeros_like(z), []
-    number = torch.arange(gaussian.mean.numel(), device=z.device).view(z.shape[1:])
-    for top, left in square_corners(window, z.shape[1:]):
-        area = ..., slice(top, top + window[0]), slice(left, left + window[1])
-        crop = training_set.crop(top, left, *window)
-        marginal = gaussian.marginal(number[area].flatten())
-        part = smoothed_posterior(z[area], sigma, crop, marginal, bandwidth, window)
-        total[area] += part.mean
+    for start in range(0, len(corners), block):
+        some = corners[start : start + block]
+        windows = _Windows(some, window, gaussian, bandwidth, z.shape[1:])
+        part = windows.posterior(z, sigma, training_set)
+        for k, (top, left) in enumerate(windows.corners):
+            area = ..., slice(top, top + window[0]), slice(left, left + window[1])
+            total[area] += part.mean[:, k].view(total[area].shape)
         parts.append(part)
     return Posterior(
         total / torch.as_tensor(overlap_counts(window, z.shape[1:])).to(total),
@@ -119,6 +130,128 @@ def smoothed_windows_posterior(z, sigma, training_set, gaussian, bandwidth, wind
         torch.cat([part.effective_sample_size for part in parts], 1),
         parts[0].error_bound,
     )
+
+
+class _Windows:
+    """Some windows of one shape, worked on together: k of them, with d numbers each.
+
+    Logits are products ``q.p - |p|^2 / 2`` in the windows' eigenbases, where the filter is
+    diagonal, of deviations from the mean: they cancel less than those of images.
+    """
+
+    def __init__(self, corners, shape, gaussian, bandwidth, image_shape):
+        self.corners = corners
+        self._shape = shape
+        self._gaussian = gaussian
+        self._bandwidth = bandwidth
+        number = torch.arange(gaussian.mean.numel(), device=gaussian.mean.device)
+        self._index = self._crops(number.view(1, *image_shape)).flatten(1)  # (k, d)
+        self._mean = gaussian.mean[self._index][:, None]  # (k, 1, d)
+        root = gaussian.eigenvalues.sqrt()[:, None] * gaussian.components
+        root = root[:, self._index].transpose(0, 1)  # (k, r, d)
+        variances, self._vectors = torch.linalg.eigh(root.mT @ root)  # (k, d), (k, d, d)
+        # beside the largest of a window, or its mean, the rest is rounding
+        least = variances.amax(1, keepdim=True) * (variances.shape[1] * _EPS64)
+        least = torch.maximum(least, (1e-14 * self._mean.abs().amax(2)).square())
+        self._varies = variances > least
+        self._variances = variances.where(self._varies, torch.zeros_like(variances))
+
+    def posterior(self, z, sigma, training_set):
+        """Mean (n, k, d); log_evidence and effective_sample_size (n, k)."""
+        sigma = Smoothing.at(z, sigma, self._gaussian, self._bandwidth).sigma
+        ratio = self._bandwidth * self._variances.sqrt() / sigma
+        remainder = 1 / torch.hypot(ratio, torch.ones_like(ratio))[:, None]  # (k, 1, d)
+        offset = (self._crops(z).double() - self._mean) @ self._vectors  # (k, n, d)
+        query = offset * (remainder / sigma)
+        dtype = self._product_dtype(query, remainder[:, 0] / sigma, z.dtype)
+        if dtype is None:
+            return self._one_by_one(z, sigma, training_set)
+        # where the weights are those of the prior, the points' mean is zero
+        unit = sigma if sigma < _FLAT * self._gaussian.abs_max else math.inf
+        points = self._points(training_set, remainder / unit, dtype)
+        mean, log_norm, ess = _product_posterior(query.to(dtype), points, training_set)
+        mean = mean.double() * (unit if math.isfinite(unit) else 0.0)
+        gain = (ratio[:, None] * remainder).square()
+        answer = self._mean + (gain * offset + remainder * mean) @ self._vectors.mT
+        evidence = log_norm - query.square().sum(2) / 2 + remainder.log().sum(2)
+        evidence += training_set.log_uniform
+        level = torch.tensor([sigma], dtype=torch.float64, device=z.device)
+        evidence += log_gauss_constant(self._index.shape[1], level)
+        return Posterior(
+            answer.transpose(0, 1).to(z.dtype),
+            evidence.T.to(z.dtype),
+            ess.T.to(z.dtype),
+            torch.zeros_like(z[:, 0, 0, 0]),
+        )
+
+    @property
+    def _shrink(self):
+        return math.sqrt((1 - self._bandwidth) * (1 + self._bandwidth))
+
+    def _product_dtype(self, query, scale, dtype):
+        """In what logits keep their last digits as products; None: in nothing."""
+        reach = 2 * self._shrink * (scale.square() * self._variances).sum(1).sqrt()  # (k,)
+        size = reach * (2 * (query * self._varies[:, None]).norm(dim=2).amax(1) + reach)
+        for candidate in (dtype, torch.float64):
+            if torch.finfo(candidate).eps * float(size.max()) <= _TOLERANCE[dtype]:
+                return candidate
+        return None
+
+    def _points(self, training_set, scale, dtype):
+        """Scaled, filtered deviations of the training images in the eigenbases, (k, N, d)."""
+        to_points = self._vectors * (self._shrink * scale * self._varies[:, None])
+        x = self._crops(training_set.images, dtype)
+        return x.sub_(self._mean.to(dtype)) @ to_points.to(dtype)
+
+    def _crops(self, images, dtype=None):
+        """What every window sees of images (m, C, H, W): (k, m, d), or (k, d) of one."""
+        h, w = self._shape
+        crops = [
+            images[..., top : top + h, left : left + w].flatten(1) for top, left in self.corners
+        ]
+        return torch.stack([crop if dtype is None else to_compute(crop, dtype) for crop in crops])
+
+    def _one_by_one(self, z, sigma, training_set):
+        """The same by the kernel that compares near ties again by subtraction."""
+        parts, (h, w) = [], self._shape
+        for (top, left), some in zip(self.corners, self._index, strict=True):
+            crop = training_set.crop(top, left, h, w)
+            seen = z[..., top : top + h, left : left + w]
+            marginal = self._gaussian.marginal(some)
+            parts.append(
+                smoothed_posterior(seen, sigma, crop, marginal, self._bandwidth, self._shape)
+            )
+        return Posterior(
+            torch.stack([part.mean.flatten(1) for part in parts], 1),
+            torch.cat([part.log_evidence for part in parts], 1),
+            torch.cat([part.effective_sample_size for part in parts], 1),
+            parts[0].error_bound,
+        )
+
+
+def _product_posterior(query, points, training_set):
+    """Mean (k, n, d), log normaliser (k, n) float64 and effective sample size (k, n).
+
+    Of noise of standard deviation one; what all logits of a query share is left out.
+    """
+    row_bytes = 3 * points[..., 0].nbytes
+    n_rows = rows_that_fit(row_bytes, query.shape[1], what="One row of posterior weights")
+    parts = [_block_posterior(some, points, training_set) for some in query.split(n_rows, 1)]
+    return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
+
+
+def _block_posterior(query, points, training_set):
+    """The same of few noisy images."""
+    logit = query @ points.mT  # (k, n, N)
+    logit -= torch.linalg.vector_norm(points, dim=2).square()[:, None] / 2
+    if training_set.log_weight is not None:
+        logit += training_set.log_weight.to(logit)
+    peak = logit.amax(2, keepdim=True)
+    weight = logit.sub_(peak).exp_()
+    total = weight.sum(2, keepdim=True)
+    ess = (total / torch.linalg.vector_norm(weight, dim=2, keepdim=True)).square()
+    log_norm = peak.double() + total.double().log()
+    return weight @ points / total, log_norm[..., 0], ess[..., 0]
 
 
 @dataclass(frozen=True, eq=False)
