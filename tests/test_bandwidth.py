@@ -314,7 +314,7 @@ def test_calibrated_bandwidths_are_the_best_on_held_out_images(digits, monkeypat
     noise = draw_noise((1, 1, 8, 8), 16, 3).numpy()[:, 0]
     for sigma, chosen in zip(schedule.sigmas, schedule.bandwidths, strict=True):
         errors = {}
-        for h in (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0):
+        for h in (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0):
             one = PSPCDenoiser(4, bandwidth=h, smoothing="global").fit(rest)
             errors[h] = ((one.denoise(held + sigma * noise, sigma) - held) ** 2).mean()
         assert errors[chosen] == pytest.approx(min(errors.values()), rel=1e-6)

@@ -17,7 +17,7 @@ from .base import BaseDenoiser
 _HELD_OUT = 16
 _FITTED = 2000
 _SPREADS = tuple(edm_sigmas(7, 0.05, 8.0).tolist())  # noise levels, in standard deviations
-_BANDWIDTHS = (0.0, 0.15, 0.3, 0.5, 0.7, 0.85, 1.0)
+_BANDWIDTHS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
 
 
 class BandwidthDenoiser(BaseDenoiser):
@@ -137,14 +137,19 @@ def calibrated_schedule(denoiser):
         warnings.simplefilter("ignore")  # said before, of the denoiser itself
         model.fit(known.images[rest], sample_weight=None if weight is None else weight[rest])
     clean = known.images[held]
-    sigmas, best = [spread * level for level in _SPREADS], []
-    for sigma in sigmas:
-        scores = {
-            bandwidth: model.set_params(bandwidth=bandwidth).score(clean, sigmas=[sigma])
-            for bandwidth in _BANDWIDTHS
-        }
-        best.append(max(_BANDWIDTHS, key=scores.__getitem__))
-    return BandwidthSchedule(sigmas, best)
+    sigmas = [spread * level for level in _SPREADS]
+    return BandwidthSchedule(sigmas, [best_bandwidth(model, clean, sigma) for sigma in sigmas])
+
+
+def best_bandwidth(model, clean, sigma):
+    """The bandwidth of highest score; past the first peak only the next two are tried."""
+    scores = {}
+    for bandwidth in _BANDWIDTHS:
+        scores[bandwidth] = model.set_params(bandwidth=bandwidth).score(clean, sigmas=[sigma])
+        best = max(scores, key=scores.__getitem__)
+        if _BANDWIDTHS.index(bandwidth) >= _BANDWIDTHS.index(best) + 2:
+            break
+    return best
 
 
 def pixel_spread(denoiser):

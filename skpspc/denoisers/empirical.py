@@ -93,10 +93,11 @@ class EmpiricalDenoiser(IndexedDenoiser):
     float dtype of Z.
 
     "calibrated" holds out 16 of the training images (a tenth where there are fewer than 160),
-    fits at most 2,000 others, drawn with ``random_state``, and compares seven bandwidths at
-    sigma = 0.05 to 8 standard deviations of a pixel. All images are used for answers.
-    Fewer images want more blur, so where there are many more than 2,000 the choice errs on
-    that side.
+    fits at most 2,000 others, drawn with ``random_state``, and compares up to nine bandwidths,
+    from zero to past the first best, at sigma = 0.05 to 8 standard deviations of a pixel. All
+    images are used for answers. Fewer images want more blur, so where there are many more than
+    2,000 the choice errs on that side. It is the denoising error that is least, which need not
+    be the distance to a network.
 
     References
     ----------
