@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
@@ -20,6 +21,7 @@ from skpspc import (
     PSPCDenoiser,
 )
 from skpspc.denoisers import bandwidth as of_denoisers
+from skpspc.posterior import bandwidth as of_posteriors
 from skpspc.sampling import draw_noise
 from skpspc.support import covariance
 
@@ -147,6 +149,28 @@ def test_patches_are_those_of_the_composite(digits):
         count[..., top : top + 7, left : left + 7] += 1
     composite = PSPCDenoiser(7, bandwidth=0.6).fit(digits).denoise(Z, 0.5)
     np.testing.assert_allclose(composite, total / count, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_windows_one_by_one_and_together(digits, monkeypatch, dtype):
+    """Where products would round, windows are compared by subtraction: the same answer."""
+    Z = (digits[-5:] / 127.5 - 1 + 0.2).astype(dtype)
+    model = PSPCDenoiser(4, bandwidth=0.3).fit(digits, sample_weight=np.arange(1797) % 5 + 1)
+    together = model.posterior(Z, 0.2)
+    monkeypatch.setattr(of_posteriors, "_TOLERANCE", {torch.float32: 0.0, torch.float64: 0.0})
+    apart = model.posterior(Z, 0.2)
+    tolerance = 1e-5 if dtype == np.float32 else 1e-11
+    assert (apart.mean != together.mean).any()
+    np.testing.assert_allclose(apart.mean, together.mean, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(apart.log_evidence, together.log_evidence, rtol=1e-5)
+    np.testing.assert_allclose(
+        apart.effective_sample_size, together.effective_sample_size, rtol=1e-3
+    )
+    # and in as many batches as the memory asks for
+    monkeypatch.undo()
+    with config_context(working_memory=0.5):
+        few = model.posterior(Z, 0.2)
+    np.testing.assert_allclose(few.mean, together.mean, rtol=0, atol=tolerance)
 
 
 def test_windows_as_large_as_the_image(digits):
