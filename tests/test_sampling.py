@@ -68,8 +68,8 @@ def test_a_patch_schedule_is_a_value():
     ("sigmas", "sizes", "message"),
     [
         ([1, 2], [3], "same length"),
-        ([], [], "at least 1"),
-        ([[1, 2]], [[3, 4]], "sequences"),
+        ([], [], "at least one"),
+        ([[1, 2]], [[3, 4]], "a sequence"),
         ([1, -2], [3, 4], "non-negative"),
         ([1, np.nan], [3, 4], "finite"),
         ([1, 1], [3, 4], "distinct"),

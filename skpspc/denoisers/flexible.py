@@ -117,10 +117,6 @@ class FlexibleWindows(BaseEstimator):
             not finite, a map is zero, or a pixel is in no window.
         """
         self._validate_params()
-        if np.ndim(self.sigmas) != 1 or len(self.sigmas) == 0:
-            raise ValueError(
-                f"sigmas must be a sequence of at least one noise level, got {self.sigmas!r}."
-            )
         grid = check_grid(self.sigmas)
         thresholds = self._checked_thresholds(grid)
         heat = self._heat(training_set, len(grid))

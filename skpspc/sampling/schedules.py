@@ -80,9 +80,11 @@ def check_grid(sigmas):
     Raises
     ------
     ValueError
-        If they are not finite, non-negative and distinct.
+        If they are none, or not finite, non-negative and distinct.
     """
     grid = np.asarray(sigmas, dtype=np.float64)
+    if grid.ndim != 1 or len(grid) == 0:
+        raise ValueError(f"sigmas must be a sequence of at least one noise level, got {sigmas!r}.")
     if not (np.isfinite(grid).all() and (grid >= 0).all()):
         raise ValueError(f"sigmas must be finite and non-negative, got {sigmas!r}.")
     if len(np.unique(grid)) < len(grid):
@@ -91,7 +93,8 @@ def check_grid(sigmas):
 
 
 def nearest_level(grid, sigma):
-    """Index of the noise level of an array ``grid`` that is nearest to a float ``sigma``."""
+    """Index of the noise level of a sequence ``grid`` that is nearest to a float ``sigma``."""
+    grid = np.asarray(grid, dtype=np.float64)
     return int(np.abs(grid - np.clip(sigma, grid.min(), grid.max())).argmin())
 
 
@@ -103,19 +106,16 @@ class _Schedule:
 
     def _check(self):
         """Refuse a grid that is none; the values are the subclass's matter."""
-        sigmas, values = self.sigmas, getattr(self, self._values)
-        grid = np.asarray(sigmas, dtype=np.float64)
-        if grid.ndim != 1 or len(grid) == 0 or grid.shape != np.shape(values):
+        grid, values = check_grid(self.sigmas), getattr(self, self._values)
+        if grid.shape != np.shape(values):
             raise ValueError(
-                f"sigmas and {self._values} must be sequences of the same length, at least 1; got "
-                f"shapes {np.shape(sigmas)} and {np.shape(values)}."
+                f"sigmas and {self._values} must be sequences of the same length; got shapes "
+                f"{grid.shape} and {np.shape(values)}."
             )
-        check_grid(sigmas)
 
     def _at(self, sigma):
         """Value at ``sigma``; beyond the grid, that of its end."""
-        grid = np.asarray(self.sigmas, dtype=np.float64)
-        return getattr(self, self._values)[nearest_level(grid, sigma)]
+        return getattr(self, self._values)[nearest_level(self.sigmas, sigma)]
 
     def __repr__(self):
         values = getattr(self, self._values)
