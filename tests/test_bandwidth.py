@@ -15,6 +15,7 @@ from helpers import finite_difference_gradient
 from skpspc import (
     BandwidthSchedule,
     EmpiricalDenoiser,
+    FlexibleWindows,
     GaussianDenoiser,
     PatchDenoiser,
     PatchSchedule,
@@ -183,6 +184,59 @@ def test_windows_as_large_as_the_image(digits):
         np.testing.assert_allclose(posterior.log_evidence, whole.log_evidence)
 
 
+@given(
+    generators.cases(low=0.05, high=50),
+    bandwidths,
+    st.booleans(),
+    st.sampled_from(["window", "global"]),
+)
+def test_mirror_images_are_training_images(device, case, bandwidth, weighted, smoothing):
+    """Mean and covariance too are those of images and mirror images."""
+    weight = np.arange(len(case.X)) % 4 + 0.5 if weighted else None
+    both = np.concatenate([case.X, case.X[..., ::-1]])
+    twice = None if weight is None else np.concatenate([weight, weight])
+    known = {"bandwidth": bandwidth, "smoothing": smoothing, "device": device}
+    model = PSPCDenoiser(lambda sigma: case.size, flip=True, **known)
+    posterior = model.fit(case.X, sample_weight=weight).posterior(case.Z, case.sigma)
+    appended = PSPCDenoiser(lambda sigma: case.size, **known).fit(both, sample_weight=twice)
+    other = appended.posterior(case.Z, case.sigma)
+    np.testing.assert_allclose(posterior.mean, other.mean, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(posterior.effective_sample_size, other.effective_sample_size)
+    if not weighted:
+        oracles = {"window": windows_oracle, "global": global_oracle}
+        masks = oracle.square_masks(case.size, case.shape)
+        agree(posterior, oracles[smoothing](case.Z, both, case.sigma, bandwidth, masks))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mirror_images_one_by_one_and_together(digits, monkeypatch, dtype):
+    X, Z = digits[:200], (digits[-3:] / 127.5 - 1 + 0.2).astype(dtype)
+    both = np.concatenate([X, X[..., ::-1]])
+    expected = PSPCDenoiser(5, bandwidth=0.4).fit(both).denoise(Z.astype(np.float64), 0.3)
+    for tolerance in ({}, {torch.float32: 0.0, torch.float64: 0.0}):
+        for key, value in tolerance.items():
+            monkeypatch.setitem(of_posteriors._TOLERANCE, key, value)
+        mean = PSPCDenoiser(5, bandwidth=0.4, flip=True).fit(X).denoise(Z, 0.3)
+        atol = 3e-5 if dtype == np.float32 else 1e-10
+        np.testing.assert_allclose(mean, expected, rtol=0, atol=atol)
+
+
+@given(generators.cases(low=0.05, high=50), bandwidths)
+def test_windows_of_any_shape_in_filtered_images(device, case, bandwidth):
+    channels, height, width = case.shape
+    heat = np.random.default_rng(0).random((1, height, width, height, width))
+    heat += np.eye(height * width).reshape(heat.shape)  # every pixel is in a window
+    model = PSPCDenoiser(
+        windows=FlexibleWindows(heat, 0.7, [1.0]),
+        bandwidth=bandwidth,
+        smoothing="global",
+        device=device,
+    ).fit(case.X)
+    masks = [np.tile(mask, channels) for mask in model.windows_.at(0).flatten(1).numpy()]
+    posterior = model.posterior(case.Z, case.sigma)
+    agree(posterior, global_oracle(case.Z, case.X, case.sigma, bandwidth, masks))
+
+
 def test_tweedie(digits, rng):
     """D = z + sigma^2 grad log p."""
     z = rng.standard_normal(64)
@@ -299,8 +353,8 @@ def test_images_that_do_not_vary(rng):
 def test_a_schedule_serves_every_sigma(digits, smoothing):
     Z = digits[:5] / 127.5 - 1 + 0.2
     sigmas = np.array([0.1, 0.5, 0.1, 3.0, 1.0])
-    schedule = BandwidthSchedule([0.1, 1.0, 3.0], [0.0, 0.4, 1.0])
-    sizes = PatchSchedule([0.1, 1.0, 3.0], [3, 5, 8])
+    schedule = BandwidthSchedule([0.1, 0.5, 1.0, 3.0], [0.0, 0.2, 0.4, 1.0])
+    sizes = PatchSchedule([0.1, 1.0, 3.0], [3, 5, 8])  # 3 with and without a bandwidth
     model = PSPCDenoiser(sizes, bandwidth=schedule, smoothing=smoothing).fit(digits)
     together = model.posterior(Z, sigmas)
     for i, sigma in enumerate(sigmas):
@@ -406,6 +460,13 @@ def test_bad_schedules(digits):
     assert schedule != PatchSchedule([1.0, 2.0], [1, 1])
 
 
+def test_no_covariance_of_other_windows(digits):
+    windows = FlexibleWindows("data", 0.9, [0.5])
+    for bandwidth in (0.5, "calibrated"):
+        with pytest.raises(ValueError, match=r"are given; pass smoothing='global', or bandwidth=0"):
+            PSPCDenoiser(windows=windows, bandwidth=bandwidth).fit(digits)
+
+
 @pytest.mark.parametrize("parameters", [{"tol": 0.1}, {"n_neighbors": 3}, {"algorithm": "faiss"}])
 def test_no_index_with_a_bandwidth(digits, parameters):
     for bandwidth in (0.5, "calibrated", lambda sigma: 0.0):
@@ -427,6 +488,6 @@ def test_large_problems(digits, monkeypatch):
 def test_a_copy_that_does_not_fit(rng):
     X = rng.standard_normal((2000, 1, 8, 10)).astype(np.float32)
     model = EmpiricalDenoiser(bandwidth=0.5).fit(X[:100]).partial_fit(X[100:])
-    sentence = r"The filtered training set needs 0\.6 MiB"
+    sentence = r"The filtered training set needs 0\.61 MiB"
     with config_context(working_memory=0.5), pytest.raises(MemoryError, match=sentence):
         model.denoise(X[:1], 0.5)

@@ -102,6 +102,7 @@ def expected_failures(estimator):
         PSPCDenoiser(windows=FlexibleWindows("data", [0.6, 0.9], [0.1, 1.0])),
         PSPCDenoiser(windows=FlexibleWindows("data", 0.9, [0.5], soft=True), flip=True),
         PSPCDenoiser(2, bandwidth=1.0),
+        PSPCDenoiser(2, bandwidth="calibrated", flip=True),
         PSPCDenoiser(2, bandwidth="calibrated", smoothing="global"),
         LocalScoreDenoiser(),
         LocalScoreDenoiser(SizeAt(1, 5), sigma=0.0),
@@ -146,6 +147,10 @@ DENOISERS = {
     "patch-bandwidth": PatchDenoiser(3, bandwidth=BANDWIDTHS, location="all"),
     "pspc-bandwidth": PSPCDenoiser(SCHEDULE, bandwidth=BANDWIDTHS),
     "pspc-global": PSPCDenoiser(SCHEDULE, bandwidth=0.6, smoothing="global"),
+    "pspc-bandwidth-flip": PSPCDenoiser(2, bandwidth=0.4, flip=True),
+    "pspc-bandwidth-flexible": PSPCDenoiser(
+        windows=FlexibleWindows("data", 0.9, [0.5]), bandwidth=BANDWIDTHS, smoothing="global"
+    ),
     "local": LocalScoreDenoiser(),
     "local-schedule": LocalScoreDenoiser(SCHEDULE),
     "local-circular": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True, boundary="circular"),

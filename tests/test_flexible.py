@@ -194,6 +194,10 @@ def test_mirrored_reads_are_those_of_a_copy(rng):
     for n_rows in (1, 3, 5, 7, 20):
         for rows in lazy.slices(n_rows):
             assert torch.equal(lazy.stored(rows), copy.stored(rows))
+    for area in ((0, 0, 3, 4), (1, 0, 2, 3), (0, 1, 2, 2), (2, 3, 1, 1)):
+        assert torch.equal(lazy.crop(*area).images, copy.crop(*area).images)
+    for columns in (slice(0, 24), slice(5, 14)):
+        assert torch.equal(lazy.values(columns), copy.values(columns))
     rows = torch.tensor([9, 0, 4, 5, 5])
     assert torch.equal(lazy.take(rows, torch.float64), copy.take(rows, torch.float64))
     for name in ("centred_norms", "abs_max", "centre", "span", "log_uniform"):

@@ -137,7 +137,7 @@ class IndexedDenoiser(BandwidthDenoiser):
     def _smoothed_at(self, place, z, sigma, bandwidth):
         """The same for images of one sigma, at a bandwidth above zero."""
         training_set, gaussian = self._seen_from(place), self._gaussian(place)
-        return smoothed_posterior(z, sigma, training_set, gaussian, bandwidth, z.shape[2:])
+        return smoothed_posterior(z, sigma, training_set, gaussian, bandwidth)
 
     def _nearest(self, z, sigma, training_set, neighbours):
         """Posterior from as many neighbours as are wanted at each sigma."""

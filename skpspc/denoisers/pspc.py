@@ -10,7 +10,7 @@ from ..posterior import (
     ENGINES,
     flexible_posterior,
     smoothed_posterior,
-    smoothed_windows_posterior,
+    smoothed_windows_posteriors,
     square_posterior,
 )
 from ..sampling import paper_schedule
@@ -58,10 +58,12 @@ class PSPCDenoiser(BandwidthDenoiser):
         h in [0, 1]: training images are drawn towards their mean by sqrt(1 - h^2) and blurred
         by h^2 times their covariance. 0 is this denoiser; 1 is Gaussian. A callable, such as a
         `BandwidthSchedule`, maps a float sigma to h; "calibrated": see `EmpiricalDenoiser`.
+        With ``flip``, mean and covariance are those of images and mirror images.
     smoothing : {"window", "global"}, default "window"
         With a bandwidth. "window": by the covariance of every window, in it; a window costs a
         product of its matrix with all training images. "global": by that of the whole image,
-        in which windows then compare filtered images; faster (see Notes).
+        in which windows then compare filtered images; faster (see Notes), and the only one
+        for ``windows``.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`.
     image_shape : tuple of (C, H, W), default None
@@ -69,7 +71,7 @@ class PSPCDenoiser(BandwidthDenoiser):
     device : str or torch.device, default None
         Where to work; None: where X is.
     random_state : int, RandomState, Generator or None, default 0
-        Fixes the noise of :meth:`score`.
+        Fixes the noise of :meth:`score` and the draw of calibration.
 
     Attributes
     ----------
@@ -81,8 +83,8 @@ class PSPCDenoiser(BandwidthDenoiser):
     Raises
     ------
     ValueError
-        While fitting, if ``patch_size`` is given beside ``windows``, or as `FlexibleWindows`
-        tells.
+        While fitting, if ``patch_size``, or a bandwidth with ``smoothing="window"``, is given
+        beside ``windows``, or as `FlexibleWindows` tells.
 
     See Also
     --------
@@ -166,6 +168,11 @@ class PSPCDenoiser(BandwidthDenoiser):
                     f"windows take the place of squares, but patch_size={self.patch_size!r} is "
                     "given too; leave patch_size at 'paper', or windows at None."
                 )
+            if self._smooths and self.smoothing == "window":
+                raise ValueError(
+                    "smoothing='window' keeps a covariance for every square window, and windows "
+                    "of other shapes are given; pass smoothing='global', or bandwidth=0."
+                )
             self.windows_ = self.windows.resolve(known)
         if isinstance(self.patch_size, numbers.Integral):
             warn_if_clipped(self.patch_size, self.image_shape_)
@@ -192,18 +199,27 @@ class PSPCDenoiser(BandwidthDenoiser):
     def _windowed_posterior(self, z, sigma, window):
         """The posterior of images that share a window."""
         if self.windows_ is None:
-            known = {"training_set": self._source, "window": window, "engine": self.engine}
-            plain, size = partial(square_posterior, **known), window[0] * window[1]
+            compare = partial(square_posterior, window=window, engine=self.engine)
+            size = window[0] * window[1]
         else:
             precision = self.windows_.at(window)
-            known = {"training_set": self._source, "precision": precision, "engine": self.engine}
-            plain, size = partial(flexible_posterior, **known), precision.sum((1, 2))
-        posterior = self._by_bandwidth(z, sigma, plain, partial(self._smoothed, window))
-        return posterior.pooled(self.n_features_in_, self.image_shape_[0] * size)
+            compare = partial(flexible_posterior, precision=precision, engine=self.engine)
+            size = precision.sum((1, 2))
 
-    def _smoothed(self, window, z, sigma, bandwidth):
-        """The posterior of images of one sigma, at a bandwidth above zero."""
-        args = z, sigma, self._source, self._gaussian(), bandwidth, window
-        if self.smoothing == "global":
-            return smoothed_posterior(*args, self.engine)
-        return smoothed_windows_posterior(*args)
+        def plain(z, sigma):
+            return pooled(compare(z, sigma, training_set=self._source))
+
+        def smoothed(z, sigma, bandwidth):
+            known = self._source, self._gaussian()
+            if self.smoothing == "global":
+                share = size / (self.image_shape_[1] * self.image_shape_[2])
+                return pooled(smoothed_posterior(z, sigma, *known, bandwidth, compare, share))
+            return pooled(smoothed_windows_posteriors(z, sigma, *known, [bandwidth], window)[0])
+
+        def pooled(posterior):
+            return posterior.pooled(self.n_features_in_, self.image_shape_[0] * size)
+
+        return self._by_bandwidth(z, sigma, plain, smoothed)
+
+    def _seen_from(self, place):
+        return self._source

@@ -1,6 +1,6 @@
 """The kernels: arrays in, a posterior out. They know nothing of estimators."""
 
-from .bandwidth import smoothed_posterior, smoothed_windows_posterior
+from .bandwidth import smoothed_posterior, smoothed_windows_posteriors
 from .collection import collection_posterior
 from .dense import dense_posterior
 from .gaussian import Gaussian, gaussian_posterior
@@ -23,7 +23,7 @@ __all__ = [
     "nearest_posterior",
     "precision_posterior",
     "smoothed_posterior",
-    "smoothed_windows_posterior",
+    "smoothed_windows_posteriors",
     "square_posterior",
     "tolerant_posterior",
 ]

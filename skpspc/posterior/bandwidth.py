@@ -40,9 +40,9 @@ import torch
 from ..support import TrainingSet, overlap_counts, square_corners
 from ..support.memory import rows_that_fit
 from ..support.training_set import to_compute
+from .dense import dense_posterior
 from .gaussian import Gaussian
 from .posterior import Posterior, log_gauss_constant
-from .select import square_posterior
 
 # Admissible rounding of a logit in products.
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
@@ -51,7 +51,9 @@ _EPS64 = torch.finfo(torch.float64).eps
 _FLAT = 1e12
 
 
-def smoothed_posterior(z, sigma, training_set, gaussian, bandwidth, window, engine="auto"):
+def smoothed_posterior(
+    z, sigma, training_set, gaussian, bandwidth, compare=dense_posterior, share=1.0
+):
     """Posterior of noisy images of one noise level, through one filter of the whole image.
 
     Holds one filtered copy of the training set, N * D numbers of the dtype of z.
@@ -66,10 +68,11 @@ def smoothed_posterior(z, sigma, training_set, gaussian, bandwidth, window, engi
         Mean and covariance of the training set.
     bandwidth : float
         h, in [0, 1].
-    window : tuple of (h, w)
-        Windows to see the filtered images through; (H, W) is none.
-    engine : {"auto", "numba", "torch"}, default "auto"
-        As in `square_posterior`.
+    compare : callable, default dense_posterior
+        ``compare(z, sigma, training_set)`` gives the posterior of filtered images, through
+        windows or whole.
+    share : float or Tensor of shape (K,), default 1.0
+        The share of an image's values that is in each window.
 
     Returns
     -------
@@ -86,50 +89,54 @@ def smoothed_posterior(z, sigma, training_set, gaussian, bandwidth, window, engi
     offset = (z.flatten(1).double() - gaussian.mean).to(z.dtype)
     query = smoothing.filter(offset).view(z.shape)
     level = torch.full((len(z),), smoothing.sigma, dtype=torch.float64, device=z.device)
-    part = square_posterior(query, level, source, window, engine)
+    part = compare(query, level, training_set=source)
     change = smoothing.linear(offset) + smoothing.filter(part.mean.flatten(1))
     mean = (gaussian.mean + change).to(z.dtype)
     # the change of variables, shared out among the numbers of the image
-    share = window[0] * window[1] / (z.shape[2] * z.shape[3])
     evidence = part.log_evidence + share * smoothing.log_det
     return Posterior(mean.view(z.shape), evidence, part.effective_sample_size, part.error_bound)
 
 
-def smoothed_windows_posterior(z, sigma, training_set, gaussian, bandwidth, window):
+def smoothed_windows_posteriors(z, sigma, training_set, gaussian, bandwidths, window):
     """The same through every window of one shape, each with the filter of its own covariance.
+
+    Most of the work, the eigenbases of the windows and the training images in them, serves all
+    bandwidths.
 
     Parameters
     ----------
-    z, sigma, training_set, gaussian, bandwidth
+    z, sigma, training_set, gaussian
         As in `smoothed_posterior`.
+    bandwidths : sequence of float
     window : tuple of (h, w)
 
     Returns
     -------
-    Posterior
-        mean (n, C, H, W); log_evidence and effective_sample_size (n, K).
+    list of Posterior
+        One for each bandwidth: mean (n, C, H, W); log_evidence and effective_sample_size (n, K).
     """
+    known = training_set, gaussian
     if window == z.shape[2:]:
-        return smoothed_posterior(z, sigma, training_set, gaussian, bandwidth, window)
+        return [smoothed_posterior(z, sigma, *known, bandwidth) for bandwidth in bandwidths]
     corners = square_corners(window, z.shape[1:])
     n_values = z.shape[1] * window[0] * window[1]
     window_bytes = 8 * n_values * (2 * len(training_set) + len(gaussian.eigenvalues))
     block = rows_that_fit(window_bytes, len(corners), what="The training set seen in a window")
-    total, parts = torch.zeros_like(z), []
+    totals = [torch.zeros_like(z) for _ in bandwidths]
+    evidence: list[list[torch.Tensor]] = [[] for _ in bandwidths]
+    ess: list[list[torch.Tensor]] = [[] for _ in bandwidths]
     for start in range(0, len(corners), block):
-        some = corners[start : start + block]
-        windows = _Windows(some, window, gaussian, bandwidth, z.shape[1:])
-        part = windows.posterior(z, sigma, training_set)
-        for k, (top, left) in enumerate(windows.corners):
-            area = ..., slice(top, top + window[0]), slice(left, left + window[1])
-            total[area] += part.mean[:, k].view(total[area].shape)
-        parts.append(part)
-    return Posterior(
-        total / torch.as_tensor(overlap_counts(window, z.shape[1:])).to(total),
-        torch.cat([part.log_evidence for part in parts], 1),
-        torch.cat([part.effective_sample_size for part in parts], 1),
-        parts[0].error_bound,
-    )
+        windows = _Windows(corners[start : start + block], window, *known, z.shape[1:])
+        for i, bandwidth in enumerate(bandwidths):
+            part = windows.posterior(z, sigma, bandwidth)
+            windows.add_to(totals[i], part.mean)
+            evidence[i].append(part.log_evidence)
+            ess[i].append(part.effective_sample_size)
+    count = torch.as_tensor(overlap_counts(window, z.shape[1:])).to(z)
+    return [
+        Posterior(totals[i] / count, torch.cat(evidence[i], 1), torch.cat(ess[i], 1), _no_error(z))
+        for i in range(len(bandwidths))
+    ]
 
 
 class _Windows:
@@ -139,11 +146,11 @@ class _Windows:
     diagonal, of deviations from the mean: they cancel less than those of images.
     """
 
-    def __init__(self, corners, shape, gaussian, bandwidth, image_shape):
-        self.corners = corners
+    def __init__(self, corners, shape, training_set, gaussian, image_shape):
+        self._corners = corners
         self._shape = shape
+        self._training_set = training_set
         self._gaussian = gaussian
-        self._bandwidth = bandwidth
         number = torch.arange(gaussian.mean.numel(), device=gaussian.mean.device)
         self._index = self._crops(number.view(1, *image_shape)).flatten(1)  # (k, d)
         self._mean = gaussian.mean[self._index][:, None]  # (k, 1, d)
@@ -155,20 +162,23 @@ class _Windows:
         least = torch.maximum(least, (1e-14 * self._mean.abs().amax(2)).square())
         self._varies = variances > least
         self._variances = variances.where(self._varies, torch.zeros_like(variances))
+        self._projected: dict[torch.dtype, torch.Tensor] = {}  # of one dtype at a time
 
-    def posterior(self, z, sigma, training_set):
+    def posterior(self, z, sigma, bandwidth):
         """Mean (n, k, d); log_evidence and effective_sample_size (n, k)."""
-        sigma = Smoothing.at(z, sigma, self._gaussian, self._bandwidth).sigma
-        ratio = self._bandwidth * self._variances.sqrt() / sigma
+        training_set = self._training_set
+        sigma = Smoothing.at(z, sigma, self._gaussian, bandwidth).sigma
+        shrink = math.sqrt((1 - bandwidth) * (1 + bandwidth))
+        ratio = bandwidth * self._variances.sqrt() / sigma
         remainder = 1 / torch.hypot(ratio, torch.ones_like(ratio))[:, None]  # (k, 1, d)
         offset = (self._crops(z).double() - self._mean) @ self._vectors  # (k, n, d)
         query = offset * (remainder / sigma)
-        dtype = self._product_dtype(query, remainder[:, 0] / sigma, z.dtype)
+        dtype = self._product_dtype(query, shrink * remainder[:, 0] / sigma, z.dtype)
         if dtype is None:
-            return self._one_by_one(z, sigma, training_set)
+            return self._one_by_one(z, sigma, bandwidth)
         # where the weights are those of the prior, the points' mean is zero
         unit = sigma if sigma < _FLAT * self._gaussian.abs_max else math.inf
-        points = self._points(training_set, remainder / unit, dtype)
+        points = self._points(dtype) * (shrink * remainder / unit).to(dtype)
         mean, log_norm, ess = _product_posterior(query.to(dtype), points, training_set)
         mean = mean.double() * (unit if math.isfinite(unit) else 0.0)
         gain = (ratio[:, None] * remainder).square()
@@ -181,52 +191,60 @@ class _Windows:
             answer.transpose(0, 1).to(z.dtype),
             evidence.T.to(z.dtype),
             ess.T.to(z.dtype),
-            torch.zeros_like(z[:, 0, 0, 0]),
+            _no_error(z),
         )
 
-    @property
-    def _shrink(self):
-        return math.sqrt((1 - self._bandwidth) * (1 + self._bandwidth))
+    def add_to(self, total, mean):
+        """Add means (n, k, d) in their places to images (n, C, H, W)."""
+        h, w = self._shape
+        for k, (top, left) in enumerate(self._corners):
+            area = total[..., top : top + h, left : left + w]
+            area += mean[:, k].view(area.shape)
 
     def _product_dtype(self, query, scale, dtype):
         """In what logits keep their last digits as products; None: in nothing."""
-        reach = 2 * self._shrink * (scale.square() * self._variances).sum(1).sqrt()  # (k,)
+        reach = 2 * (scale.square() * self._variances).sum(1).sqrt()  # (k,)
         size = reach * (2 * (query * self._varies[:, None]).norm(dim=2).amax(1) + reach)
         for candidate in (dtype, torch.float64):
             if torch.finfo(candidate).eps * float(size.max()) <= _TOLERANCE[dtype]:
                 return candidate
         return None
 
-    def _points(self, training_set, scale, dtype):
-        """Scaled, filtered deviations of the training images in the eigenbases, (k, N, d)."""
-        to_points = self._vectors * (self._shrink * scale * self._varies[:, None])
-        x = self._crops(training_set.images, dtype)
-        return x.sub_(self._mean.to(dtype)) @ to_points.to(dtype)
+    def _points(self, dtype):
+        """Deviations of the training images from their mean in the eigenbases, (k, N, d)."""
+        if dtype not in self._projected:
+            crops = (self._training_set.crop(*corner, *self._shape) for corner in self._corners)
+            x = torch.stack([to_compute(crop.images.flatten(1), dtype) for crop in crops])
+            basis = (self._vectors * self._varies[:, None]).to(dtype)
+            self._projected = {dtype: x.sub_(self._mean.to(dtype)) @ basis}
+        return self._projected[dtype]
 
-    def _crops(self, images, dtype=None):
+    def _crops(self, images):
         """What every window sees of images (m, C, H, W): (k, m, d), or (k, d) of one."""
         h, w = self._shape
-        crops = [
-            images[..., top : top + h, left : left + w].flatten(1) for top, left in self.corners
-        ]
-        return torch.stack([crop if dtype is None else to_compute(crop, dtype) for crop in crops])
+        return torch.stack(
+            [images[..., top : top + h, left : left + w].flatten(1) for top, left in self._corners]
+        )
 
-    def _one_by_one(self, z, sigma, training_set):
+    def _one_by_one(self, z, sigma, bandwidth):
         """The same by the kernel that compares near ties again by subtraction."""
         parts, (h, w) = [], self._shape
-        for (top, left), some in zip(self.corners, self._index, strict=True):
-            crop = training_set.crop(top, left, h, w)
+        for (top, left), some in zip(self._corners, self._index, strict=True):
+            crop = self._training_set.crop(top, left, h, w)
             seen = z[..., top : top + h, left : left + w]
             marginal = self._gaussian.marginal(some)
-            parts.append(
-                smoothed_posterior(seen, sigma, crop, marginal, self._bandwidth, self._shape)
-            )
+            parts.append(smoothed_posterior(seen, sigma, crop, marginal, bandwidth))
         return Posterior(
             torch.stack([part.mean.flatten(1) for part in parts], 1),
             torch.cat([part.log_evidence for part in parts], 1),
             torch.cat([part.effective_sample_size for part in parts], 1),
-            parts[0].error_bound,
+            _no_error(z),
         )
+
+
+def _no_error(z):
+    """The error bound of noisy images (n, C, H, W) where all training images were used."""
+    return torch.zeros_like(z[:, 0, 0, 0])
 
 
 def _product_posterior(query, points, training_set):

@@ -194,7 +194,7 @@ class Moments:
             equal, weight = float(weight[0]), None
         n_rows = min(_EXACT_ROWS, _rows(training_set))
         for rows in training_set.slices(n_rows):
-            raw = training_set.images[rows].flatten(1)
+            raw = training_set.stored(rows).flatten(1)
             if weight is None:
                 self._add_chunk(raw, None, equal)
             else:
@@ -288,7 +288,7 @@ def _mean(training_set, share):
     total = torch.zeros(training_set.n_values, dtype=torch.float64, device=training_set.device)
     uniform = training_set.log_weight is None
     for rows in training_set.slices(_rows(training_set)):
-        raw = training_set.images[rows].flatten(1).to(torch.float64)
+        raw = training_set.stored(rows).flatten(1).to(torch.float64)
         total += raw.sum(0) if uniform else share[rows] @ raw
     return _in_image_units(total / len(training_set) if uniform else total, training_set.unit)
 
@@ -296,12 +296,11 @@ def _mean(training_set, share):
 def _columns(training_set, share, mean):
     """Slices of coordinates, and all images there, centred, times the root of their share."""
     n, n_values = len(training_set), training_set.n_values
-    flat = training_set.images.flatten(1)
     root = share.sqrt()[:, None]
     n_columns = rows_that_fit(24 * n, n_values, what="One pixel of all training images")
     for start in range(0, n_values, n_columns):
         columns = slice(start, start + n_columns)
-        raw = flat[:, columns].to(torch.float64)
+        raw = training_set.values(columns).to(torch.float64)
         x = _in_image_units(raw, training_set.unit)
         yield columns, (x - mean[columns]) * root
 

@@ -111,6 +111,10 @@ class TrainingSet:
             return self.images[rows]
         return self.images.index_select(0, rows)  # faster than [rows]
 
+    def values(self, columns):
+        """A slice of the values of every flat image, (N, m), as they are stored."""
+        return self.images.flatten(1)[:, columns]
+
     def take(self, rows, dtype):
         """The images of some rows (a slice or indices), (m, C, H, W), as floats."""
         return to_compute(self.stored(rows), dtype)
@@ -199,6 +203,22 @@ class MirroredTrainingSet(TrainingSet):
             return torch.cat([self.images[rows], mirrored]) if rows.start < n else mirrored
         some = self.images.index_select(0, rows % n)
         return some.where((rows < n).view(-1, 1, 1, 1), some.flip(-1))
+
+    def values(self, columns):
+        """A slice of the values of every flat image, (N, m), as they are stored."""
+        number = torch.arange(self.n_values, device=self.device).view(self.image_shape)
+        flat = self.images.flatten(1)
+        return torch.cat([flat[:, columns], flat[:, number.flip(-1).flatten()[columns]]])
+
+    def crop(self, top, left, height, width):
+        """The same crop of every image, a copy: a crop's mirror image lies elsewhere."""
+        starts = left, self.image_shape[2] - left - width
+        here, there = (
+            self.images[..., top : top + height, start : start + width] for start in starts
+        )
+        cropped = TrainingSet(torch.cat([here, there.flip(-1)]), self.sample_weight)
+        cropped.abs_max = self.abs_max
+        return cropped
 
     @cached_property
     def extremes(self):
