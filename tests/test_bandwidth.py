@@ -24,7 +24,8 @@ from skpspc import (
 from skpspc.denoisers import bandwidth as of_denoisers
 from skpspc.posterior import bandwidth as of_posteriors
 from skpspc.sampling import draw_noise
-from skpspc.support import covariance
+from skpspc.support import TrainingSet, covariance
+from skpspc.support.holdout import different
 
 bandwidths = st.floats(0.01, 1.0)
 
@@ -378,30 +379,56 @@ def test_more_images_change_the_covariance(digits):
 # ---------------------------------------------------------------------------- calibration
 
 
-def test_calibrated_bandwidths_are_the_best_on_held_out_images(digits, monkeypatch):
-    """By hand: the held-out images are the first of a permutation, the rest is fitted."""
+@pytest.mark.parametrize("smoothing", ["window", "global"])
+@pytest.mark.parametrize("flip", [False, True])
+def test_calibrated_bandwidths_are_the_best_on_held_out_images(
+    digits, monkeypatch, smoothing, flip
+):
+    """By hand: of images drawn by what they show, the first are held out, the rest is fitted."""
     monkeypatch.setattr(of_denoisers, "_FITTED", 200)
-    model = PSPCDenoiser(4, bandwidth="calibrated", smoothing="global", random_state=3)
-    schedule = model.fit(digits).bandwidth_schedule_
-    order = np.random.default_rng(3).permutation(len(digits))
-    held, rest = digits[order[:16]] / 127.5 - 1, digits[order[16:216]]
+    known = {"smoothing": smoothing, "flip": flip, "random_state": 3}
+    model = PSPCDenoiser(4, bandwidth="calibrated", **known)
+    weight = np.arange(len(digits)) % 3 + 1.0
+    schedule = model.fit(digits, sample_weight=weight).bandwidth_schedule_
+    everything = TrainingSet(torch.from_numpy(digits), torch.from_numpy(weight))
+    drawn = different(everything, 216, np.random.default_rng(3))
+    images, weights = drawn.images.numpy(), drawn.sample_weight.numpy()
+    held, rest = images[:16] / 127.5 - 1, images[16:]
     assert len(schedule.sigmas) == 7
     assert len(set(schedule.bandwidths)) > 1
-    spread = (digits / 127.5 - 1).var(0).mean() ** 0.5
+    x = np.concatenate([digits, digits[..., ::-1]] if flip else [digits]) / 127.5 - 1
+    prior = np.tile(weight, 1 + flip) / weight.sum() / (1 + flip)
+    mean = np.tensordot(prior, x, 1)
+    spread = np.tensordot(prior, (x - mean) ** 2, 1).mean() ** 0.5
     np.testing.assert_allclose(schedule.sigmas, spread * edm(7, 0.05, 8), rtol=1e-9)
-    noise = draw_noise((1, 1, 8, 8), 16, 3).numpy()[:, 0]
+    noise = draw_noise((1, 8, 8), 16, 3).numpy()
     for sigma, chosen in zip(schedule.sigmas, schedule.bandwidths, strict=True):
         errors = {}
         for h in (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0):
-            one = PSPCDenoiser(4, bandwidth=h, smoothing="global").fit(rest)
-            errors[h] = ((one.denoise(held + sigma * noise, sigma) - held) ** 2).mean()
+            one = PSPCDenoiser(4, bandwidth=h, **known).fit(rest, sample_weight=weights[16:])
+            error = ((one.denoise(held + sigma * noise, sigma) - held) ** 2).mean((1, 2, 3))
+            errors[h] = np.average(error, weights=weights[:16])
         assert errors[chosen] == pytest.approx(min(errors.values()), rel=1e-6)
     # it serves as the parameter too, and every image is used for answers
     Z = held + noise
-    fixed = PSPCDenoiser(4, bandwidth=schedule, smoothing="global").fit(digits)
+    fixed = PSPCDenoiser(4, bandwidth=schedule, **known).fit(digits, sample_weight=weight)
     np.testing.assert_array_equal(fixed.denoise(Z, 1.0), model.denoise(Z, 1.0))
     assert not hasattr(fixed, "bandwidth_schedule_")
     assert not hasattr(model.set_params(bandwidth=0.3).fit(digits), "bandwidth_schedule_")
+
+
+@pytest.mark.parametrize(
+    "model", [EmpiricalDenoiser(), PatchDenoiser(5, location="all"), PSPCDenoiser(4)]
+)
+def test_calibration_takes_copies_for_weights(model, digits):
+    """Whatever their order, and however many there are."""
+    X, count = digits[:150], np.arange(150) % 4
+    model.set_params(bandwidth="calibrated")
+    weighted = model.fit(X, sample_weight=count).bandwidth_schedule_
+    copies = np.repeat(X, count, axis=0)[::-1].copy()
+    repeated = model.fit(copies).bandwidth_schedule_
+    assert repeated.bandwidths == weighted.bandwidths
+    np.testing.assert_allclose(repeated.sigmas, weighted.sigmas, rtol=1e-12)
 
 
 def edm(n, low, high):

@@ -64,14 +64,6 @@ class LinearNetwork:
         return x / (1 + torch.as_tensor(c).reshape(-1, 1, 1, 1) ** 2)
 
 
-def expected_failures(estimator):
-    """Checks of scikit-learn that a denoiser cannot pass."""
-    if getattr(estimator, "bandwidth", None) == "calibrated":
-        draw = "it is drawn which images are held out, and a weight of 2 is drawn once"
-        return {"check_sample_weight_equivalence_on_dense_data": draw}
-    return {}
-
-
 # scikit-learn's data sets are flat: rows of 1 to a few numbers, seen as signals.
 @pytest.mark.filterwarnings("ignore:patch_size=8 is larger than the image")
 @parametrize_with_checks(
@@ -116,8 +108,7 @@ def expected_failures(estimator):
         PosteriorMeanCollection(),
         PosteriorMeanCollection(SoftSquares(1.0), source="flips"),
         PosteriorMeanCollection(SoftSquares(0.5), SoftSquares(np.inf), source="translates"),
-    ],
-    expected_failed_checks=expected_failures,
+    ]
 )
 def test_scikit_learn(estimator, check):
     check(estimator)
@@ -151,6 +142,8 @@ DENOISERS = {
     "pspc-bandwidth-flexible": PSPCDenoiser(
         windows=FlexibleWindows("data", 0.9, [0.5]), bandwidth=BANDWIDTHS, smoothing="global"
     ),
+    "empirical-calibrated": EmpiricalDenoiser(bandwidth="calibrated"),
+    "pspc-calibrated": PSPCDenoiser(2, bandwidth="calibrated"),
     "local": LocalScoreDenoiser(),
     "local-schedule": LocalScoreDenoiser(SCHEDULE),
     "local-circular": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True, boundary="circular"),

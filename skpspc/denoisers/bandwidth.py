@@ -1,5 +1,6 @@
 """What denoisers share that may blur their training images along the data's covariance."""
 
+import math
 import numbers
 import warnings
 from typing import Any
@@ -10,12 +11,13 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..posterior import Gaussian, Posterior
-from ..sampling import BandwidthSchedule, edm_sigmas, noise_seed
+from ..sampling import BandwidthSchedule, draw_noise, edm_sigmas, noise_seed
+from ..support.holdout import different
 from .base import BaseDenoiser
 
 # Calibration: images held out, images fitted, and what is tried.
 _HELD_OUT = 16
-_FITTED = 2000
+_FITTED = 1000
 _SPREADS = tuple(edm_sigmas(7, 0.05, 8.0).tolist())  # noise levels, in standard deviations
 _BANDWIDTHS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
 
@@ -109,6 +111,14 @@ class BandwidthDenoiser(BaseDenoiser):
 
         return Posterior.by_group(keys, of_one_kind)
 
+    def _means(self, z, sigma, bandwidths):
+        """Posterior means at one noise level, a float, with the bandwidths they are of."""
+        level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
+        for bandwidth in bandwidths:
+            self.bandwidth = bandwidth
+            with torch.no_grad():
+                yield bandwidth, self._posterior(z, level).mean
+
 
 def calibrated_schedule(denoiser):
     """The bandwidths of least error on held-out training images.
@@ -124,30 +134,48 @@ def calibrated_schedule(denoiser):
     """
     known = denoiser.training_set_
     spread = pixel_spread(denoiser)
-    n_held = min(_HELD_OUT, -(-len(known) // 10))
-    if len(known) == n_held or spread == 0:
-        return BandwidthSchedule([1.0], [0.0])
     seed = noise_seed(denoiser.random_state)
-    order = np.random.default_rng(seed).permutation(len(known))[: n_held + _FITTED]
-    held, rest = torch.from_numpy(order).to(known.device).tensor_split([n_held])
-    weight = known.sample_weight
+    drawn = different(known, _HELD_OUT + _FITTED, np.random.default_rng(seed))
+    n_held = min(_HELD_OUT, math.ceil(len(drawn) / 10))
+    if len(drawn) == n_held or spread == 0:
+        return BandwidthSchedule([1.0], [0.0])
+    held, rest = drawn.subset(slice(n_held)), drawn.subset(slice(n_held, None))
     model = clone(denoiser).set_params(bandwidth=1.0, random_state=seed)
     model.set_params(image_shape=known.image_shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said before, of the denoiser itself
-        model.fit(known.images[rest], sample_weight=None if weight is None else weight[rest])
-    clean = known.images[held]
+        model.fit(rest.images, sample_weight=rest.sample_weight)
+    noise = draw_noise(known.image_shape, n_held, seed).to(known.device)
     sigmas = [spread * level for level in _SPREADS]
-    return BandwidthSchedule(sigmas, [best_bandwidth(model, clean, sigma) for sigma in sigmas])
+    return BandwidthSchedule(sigmas, [best_bandwidth(model, held, noise, s) for s in sigmas])
 
 
-def best_bandwidth(model, clean, sigma):
-    """The bandwidth of highest score; past the first peak only the next two are tried."""
-    scores = {}
-    for bandwidth in _BANDWIDTHS:
-        scores[bandwidth] = model.set_params(bandwidth=bandwidth).score(clean, sigmas=[sigma])
-        best = max(scores, key=scores.__getitem__)
-        if _BANDWIDTHS.index(bandwidth) >= _BANDWIDTHS.index(best) + 2:
+def best_bandwidth(model, held, noise, sigma):
+    """The bandwidth of least squared error; past the first valley only two more are tried.
+
+    Parameters
+    ----------
+    model : BandwidthDenoiser
+        Fitted on other images.
+    held : TrainingSet
+        Clean images.
+    noise : Tensor of shape (n, C, H, W)
+    sigma : float
+
+    Returns
+    -------
+    float
+    """
+    dtype = torch.float64 if held.images.dtype == torch.float64 else torch.float32
+    clean = held.take(slice(0, len(held)), dtype)
+    target, share = model._respond(clean).double(), held.sample_weight / held.sample_weight.sum()
+    least, best, n_worse = math.inf, 0.0, 0
+    for bandwidth, mean in model._means(clean + sigma * noise.to(dtype), sigma, _BANDWIDTHS):
+        error = float(share @ (mean - target).square().flatten(1).mean(1))
+        n_worse += 1
+        if error < least:
+            least, best, n_worse = error, bandwidth, 0
+        if n_worse == 2:
             break
     return best
 

@@ -49,7 +49,7 @@ class EmpiricalDenoiser(IndexedDenoiser):
         Where to keep the training set and do the work; None: where X is.
     random_state : int, RandomState, Generator or None, default 0
         Fixes the noise of :meth:`score`, so that scores of different settings compare, and the
-        draw of ``n_remainder``. None draws anew at each call.
+        draws of ``n_remainder`` and of calibration. None draws anew at each call.
 
     Attributes
     ----------
@@ -92,12 +92,14 @@ class EmpiricalDenoiser(IndexedDenoiser):
     it answers, one filtered copy of the training set is held for one sigma at a time, in the
     float dtype of Z.
 
-    "calibrated" holds out 16 of the training images (a tenth where there are fewer than 160),
-    fits at most 2,000 others, drawn with ``random_state``, and compares up to nine bandwidths,
-    from zero to past the first best, at sigma = 0.05 to 8 standard deviations of a pixel. All
-    images are used for answers. Fewer images want more blur, so where there are many more than
-    2,000 the choice errs on that side. It is the denoising error that is least, which need not
-    be the distance to a network.
+    "calibrated" draws 1,016 different training images with ``random_state`` (all, if there are
+    fewer), holds out 16 of them (a tenth, of fewer than 160) and fits the others; copies and
+    sample weights count alike. At each of seven noise levels, 0.05 to 8 standard deviations of
+    a pixel, the bandwidths 0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85 and 1 are tried in this
+    order on the same noise, until two in a row are worse than the best. All images are used for
+    answers. Fewer images want more blur, so where there are many more than 1,000 the choice
+    errs on that side. It is the denoising error that is least, which need not be the distance to
+    a network.
 
     References
     ----------

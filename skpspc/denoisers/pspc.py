@@ -223,3 +223,11 @@ class PSPCDenoiser(BandwidthDenoiser):
 
     def _seen_from(self, place):
         return self._source
+
+    def _means(self, z, sigma, bandwidths):
+        shared = [h for h in bandwidths if h > 0 and self.smoothing == "window"]
+        yield from super()._means(z, sigma, [h for h in bandwidths if h not in shared])
+        if shared:
+            known = self._source, self._gaussian()
+            found = smoothed_windows_posteriors(z, sigma, *known, shared, self._window(sigma))
+            yield from ((h, part.mean) for h, part in zip(shared, found, strict=True))

@@ -1,4 +1,4 @@
-"""Some of the training images set aside."""
+"""Some of the training images, by what they show."""
 
 import torch
 
@@ -35,25 +35,55 @@ def hold_out(training_set, n_images, rng):
     ValueError
         If nothing would be kept.
     """
-    group = _groups(training_set, rng)
-    n_groups = int(group.max()) + 1
+    place, n_groups = _places(training_set, rng)
     if n_groups <= n_images:
         raise ValueError(
             f"n_samples={n_groups} different training images are too few to hold out "
             f"n_images={n_images} and to fit on others; pass more images, or a smaller n_images."
         )
-    place = torch.from_numpy(rng.permutation(n_groups)).to(group.device)[group]  # (N,)
+    kept = training_set.subset((place >= n_images).nonzero().squeeze(1))
+    return kept, _one_each(training_set, place, n_images)
+
+
+def different(training_set, n_images, rng):
+    """Different training images in random order; copies are counted as weight.
+
+    Which ones depends on no more than in `hold_out`.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    n_images : int
+        How many, at most: all of them, if there are fewer.
+    rng : numpy.random.Generator
+        Decides which.
+
+    Returns
+    -------
+    TrainingSet
+    """
+    place, n_groups = _places(training_set, rng)
+    return _one_each(training_set, place, min(n_images, n_groups))
+
+
+def _one_each(training_set, place, n_images):
+    """One of each group of equal images at the places below ``n_images``, in their order."""
     aside = place < n_images
     rows, places = aside.nonzero().squeeze(1), place[aside]
     weight = training_set.sample_weight
-    ones = torch.ones(len(training_set), dtype=torch.float64, device=group.device)
+    ones = torch.ones(len(training_set), dtype=torch.float64, device=place.device)
     count = (ones if weight is None else weight)[aside]
     total = count.new_zeros(n_images).index_add_(0, places, count)
     one_each = places.new_empty(n_images)
     one_each[places] = rows
-    images = training_set.images
-    kept = TrainingSet(images[~aside], None if weight is None else weight[~aside])
-    return kept, TrainingSet(images[one_each], total)
+    return TrainingSet(training_set.images[one_each], total)
+
+
+def _places(training_set, rng):
+    """Random place of the group of equal images that each is in, (N,), and how many there are."""
+    group = _groups(training_set, rng)
+    n_groups = int(group.max()) + 1
+    return torch.from_numpy(rng.permutation(n_groups)).to(group.device)[group], n_groups
 
 
 def _groups(training_set, rng):
