@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import generators
+from skpspc import EmpiricalDenoiser
 from skpspc.support import Neighbours, TrainingSet
 from skpspc.support import index as index_module
 from skpspc.support.coordinates import Coordinates
@@ -249,3 +250,10 @@ def test_leaders(n_pairs, k, seed):
         mine = query == row
         expected = ids[mine][distances[mine].argsort()][:k].tolist()
         assert leaders[row].tolist() == expected + [-7] * (k - len(expected))
+
+
+def test_a_progress_bar_while_an_index_is_built(capfd, photos):
+    EmpiricalDenoiser(tol=1e-3, verbose=1).fit(photos).denoise(photos[:1], 0.1)
+    assert "indexing" in capfd.readouterr().err
+    EmpiricalDenoiser(tol=1e-3).fit(photos).denoise(photos[:1], 0.1)
+    assert capfd.readouterr().err == ""

@@ -40,6 +40,8 @@ class EmpiricalDenoiser(IndexedDenoiser):
         they are. 0 is this denoiser, 1 exactly the `GaussianDenoiser`. A callable, such as a
         `BandwidthSchedule`, maps a float sigma to h. "calibrated": the h of least error on
         held-out images at each of 7 noise levels, chosen while fitting (see Notes).
+    verbose : int, default 0
+        Above zero, show a progress bar while an index is built, at the first call that needs it.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the
         images (uint8 images live on [-1, 1]).

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._progress import progress
 from ..posterior import (
     Posterior,
     dense_posterior,
@@ -30,6 +31,7 @@ class IndexedDenoiser(BandwidthDenoiser):
         "tol": [Interval(numbers.Real, 0, None, closed="neither"), None],
         "index": [str],
         "n_remainder": [Interval(numbers.Integral, 0, None, closed="left")],
+        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -41,6 +43,7 @@ class IndexedDenoiser(BandwidthDenoiser):
         index="Flat",
         n_remainder=0,
         bandwidth=0.0,
+        verbose=0,
         sigma=0.5,
         image_shape=None,
         device=None,
@@ -55,6 +58,7 @@ class IndexedDenoiser(BandwidthDenoiser):
         self.index = index
         self.n_remainder = n_remainder
         self.bandwidth = bandwidth
+        self.verbose = verbose
 
     @property
     def _may_leave_out(self):
@@ -120,7 +124,9 @@ class IndexedDenoiser(BandwidthDenoiser):
         if self._is_exact:
             plain = partial(dense_posterior, training_set=training_set)
             return self._by_bandwidth(z, sigma, plain, partial(self._smoothed_at, place))
-        neighbours = self._neighbours.setdefault(place, Neighbours(training_set, self.index))
+        neighbours = self._neighbours.setdefault(
+            place, Neighbours(training_set, self.index, self._track)
+        )
         if self.n_neighbors is None:
             tol = _TOL if self.tol is None else self.tol
             recall = recalls[place] if recalls else None
@@ -138,6 +144,10 @@ class IndexedDenoiser(BandwidthDenoiser):
         """The same for images of one sigma, at a bandwidth above zero."""
         training_set, gaussian = self._seen_from(place), self._gaussian(place)
         return smoothed_posterior(z, sigma, training_set, gaussian, bandwidth)
+
+    def _track(self, blocks):
+        """Blocks of images on their way into an index, with a progress bar if one is wanted."""
+        return progress(blocks, None, self.verbose, what="indexing")
 
     def _nearest(self, z, sigma, training_set, neighbours):
         """Posterior from as many neighbours as are wanted at each sigma."""

@@ -2,12 +2,20 @@
 
 import math
 import numbers
+from functools import partial
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..posterior import equivariant_posterior, local_posterior
+from .._progress import progress
+from ..posterior import (
+    equivariant_posterior,
+    local_posterior,
+    patch_posterior,
+    visiting_posterior,
+)
 from ..support import centred_counts
+from ..support.cells import PatchCells
 from .base import BaseDenoiser
 
 
@@ -51,6 +59,14 @@ class LocalScoreDenoiser(BaseDenoiser):
         image face pixels in the training image. "circular" is what the published ELS code
         does; "broken" pads both alike. Where the window is at least as large as the image,
         "broken" is LS.
+    tol : float, default None
+        With ``equivariant=True``: largest admissible ``error_bound``, as estimated, of the
+        posterior. A window is then compared with the patches that are like it, which an index
+        finds; it is made at the first call for each window size. None: with all patches. Where
+        few patches do not do (at large sigma), and where there is no compiled code, the answer is
+        exact.
+    verbose : int, default 0
+        Above zero, show a progress bar while an index is made.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`.
     image_shape : tuple of (C, H, W), default None
@@ -76,7 +92,10 @@ class LocalScoreDenoiser(BaseDenoiser):
     in the image (LS, "broken"), or all of them, padding included (ELS, "zero" and "circular").
 
     ELS compares each of H * W windows with up to N * H * W patches: one image of 32 x 32 takes
-    thousands of times the work of LS, whose distances are box sums as in `PSPCDenoiser`.
+    thousands of times the work of LS, whose distances are box sums as in `PSPCDenoiser`. ``tol``
+    makes that many times less where a posterior rests on few of millions of patches. Its
+    ``error_bound`` takes the patches of a cell to be spread as a Gaussian: it is an estimate, far
+    above most errors and below some of single pixels. The index keeps 4 bytes a patch.
 
     References
     ----------
@@ -98,6 +117,8 @@ class LocalScoreDenoiser(BaseDenoiser):
         "patch_size": [Interval(numbers.Integral, 1, None, closed="left"), callable],
         "equivariant": ["boolean"],
         "boundary": [StrOptions({"zero", "circular", "broken"})],
+        "tol": [Interval(numbers.Real, 0, None, closed="neither"), None],
+        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -106,6 +127,8 @@ class LocalScoreDenoiser(BaseDenoiser):
         *,
         equivariant=False,
         boundary="zero",
+        tol=None,
+        verbose=0,
         sigma=0.5,
         image_shape=None,
         device=None,
@@ -117,6 +140,8 @@ class LocalScoreDenoiser(BaseDenoiser):
         self.patch_size = patch_size
         self.equivariant = equivariant
         self.boundary = boundary
+        self.tol = tol
+        self.verbose = verbose
 
     def _resolve(self):
         if not self.equivariant and self.boundary != "zero":
@@ -124,6 +149,12 @@ class LocalScoreDenoiser(BaseDenoiser):
                 f"boundary={self.boundary!r} is about windows that look at other places; pass "
                 "equivariant=True with it, or boundary='zero'."
             )
+        if not self.equivariant and self.tol is not None:
+            raise ValueError(
+                f"tol={self.tol} is about windows that look at all places; pass equivariant=True "
+                "with it, or tol=None."
+            )
+        self._cells = {}
         if not callable(self.patch_size):
             self._check_size(self.patch_size)
         for size in getattr(self.patch_size, "sizes", ()):
@@ -169,7 +200,9 @@ class LocalScoreDenoiser(BaseDenoiser):
         """The posterior of images that share a window size."""
         channels, *sides = self.image_shape_
         if self.equivariant:
-            posterior = equivariant_posterior(z, sigma, self.training_set_, size, self.boundary)
+            posterior = equivariant_posterior(
+                z, sigma, self.training_set_, size, self.boundary, self._answer
+            )
         else:
             posterior = local_posterior(z, sigma, self.training_set_, size)
         if self._has_inner_patches_only():
@@ -178,3 +211,20 @@ class LocalScoreDenoiser(BaseDenoiser):
             counts = torch.as_tensor(centred_counts(size, self.image_shape_))
             n_values = channels * counts.flatten().to(z)
         return posterior.pooled(self.n_features_in_, n_values)
+
+    def _answer(self, queries, sigma, dictionary):
+        """The posterior of windows that do not overhang the image."""
+        if self.tol is None:
+            return patch_posterior(queries, sigma, dictionary)
+        cells = partial(self._cells_of, dictionary)
+        return visiting_posterior(queries, sigma, dictionary, cells, self.tol)
+
+    def _cells_of(self, dictionary):
+        """The index of the patches of a dictionary; made at the first call."""
+        if dictionary.window not in self._cells:
+
+            def track(parts):
+                return progress(parts, len(parts), self.verbose, what="indexing patches")
+
+            self._cells[dictionary.window] = PatchCells(dictionary, track)
+        return self._cells[dictionary.window]

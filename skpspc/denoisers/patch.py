@@ -37,6 +37,8 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
     bandwidth : float, callable or "calibrated", default 0.0
         Between the patches' posterior and that of a Gaussian with their mean and covariance;
         as in `EmpiricalDenoiser`. With ``location="all"``, a covariance is kept for each place.
+    verbose : int, default 0
+        Above zero, show a progress bar while an index is built.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`.
     image_shape : tuple of (C, H, W), default None
@@ -91,6 +93,7 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
         index="Flat",
         n_remainder=0,
         bandwidth=0.0,
+        verbose=0,
         sigma=0.5,
         image_shape=None,
         device=None,
@@ -103,6 +106,7 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
             index=index,
             n_remainder=n_remainder,
             bandwidth=bandwidth,
+            verbose=verbose,
             sigma=sigma,
             image_shape=image_shape,
             device=device,

@@ -1,10 +1,12 @@
 """The kernels: arrays in, a posterior out. They know nothing of estimators."""
 
 from .bandwidth import smoothed_posterior, smoothed_windows_posteriors
+from .cells import visiting_posterior
 from .collection import collection_posterior
 from .dense import dense_posterior
 from .gaussian import Gaussian, gaussian_posterior
 from .local import equivariant_posterior, local_posterior
+from .patches import patch_posterior
 from .posterior import Posterior
 from .precision import precision_posterior
 from .select import ENGINES, flexible_posterior, square_posterior
@@ -21,9 +23,11 @@ __all__ = [
     "gaussian_posterior",
     "local_posterior",
     "nearest_posterior",
+    "patch_posterior",
     "precision_posterior",
     "smoothed_posterior",
     "smoothed_windows_posteriors",
     "square_posterior",
     "tolerant_posterior",
+    "visiting_posterior",
 ]

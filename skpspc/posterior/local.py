@@ -9,7 +9,7 @@ import torch
 from ..support.memory import rows_that_fit
 from ..support.windows import centred_counts
 from .box import box_sum
-from .patches import QUERY_ROWS, PatchDictionary, patch_posterior, sliding_patches
+from .patches import PatchDictionary, patch_posterior, sliding_patches
 from .posterior import (
     Posterior,
     RunningSoftmax,
@@ -19,8 +19,9 @@ from .posterior import (
     precision_root,
 )
 
-# Noisy images that share one pass over the training set.
+# Noisy images, and windows of them, that share one pass over the training set.
 _NOISY_IMAGES = 8
+_WINDOWS = 8192
 
 
 def local_posterior(z, sigma, training_set, size):
@@ -91,7 +92,7 @@ def _local_block(z, a, training_set, reach, pair_bytes):
     return mean, softmax.log_norm, softmax.effective_sample_size.to(z.dtype)
 
 
-def equivariant_posterior(z, sigma, training_set, size, boundary):
+def equivariant_posterior(z, sigma, training_set, size, boundary, answer=patch_posterior):
     """Posterior of every pixel from the window around it, at all places in every image.
 
     Parameters
@@ -108,6 +109,9 @@ def equivariant_posterior(z, sigma, training_set, size, boundary):
         "circular", "zero": the noisy image is padded, and compared with every patch that lies
         inside a training image; along no axis may the window exceed the image. "broken":
         where a window overhangs an edge, it is cut, and compared with patches cut alike.
+    answer : callable, default `patch_posterior`
+        ``answer(queries, sigma, dictionary)`` gives the posterior of windows that do not
+        overhang.
 
     Returns
     -------
@@ -115,38 +119,37 @@ def equivariant_posterior(z, sigma, training_set, size, boundary):
         mean (n, C, H, W); log_evidence and effective_sample_size (in patches) (n, H, W).
     """
     if boundary == "broken":
-        return _broken_posterior(z, sigma, training_set, size)
+        return _broken_posterior(z, sigma, training_set, size, answer)
     h, w = (1 if side == 1 else size for side in z.shape[2:])
     mode = {"circular": "circular", "zero": "constant"}[boundary]
     padded = torch.nn.functional.pad(z, (w // 2, w // 2, h // 2, h // 2), mode=mode)
-    return _sliding_posterior(
-        padded, sigma, PatchDictionary(training_set, (h, w), (h // 2, w // 2))
-    )
+    dictionary = PatchDictionary(training_set, (h, w), (h // 2, w // 2))
+    return _sliding_posterior(padded, sigma, dictionary, answer)
 
 
-def _sliding_posterior(z, sigma, dictionary):
+def _sliding_posterior(z, sigma, dictionary, answer):
     """Posterior of every window that fits z, (n, C, H-h+1, W-w+1) its mean."""
     view = sliding_patches(z, dictionary.window)
     n_lines, n_columns = view.shape[1:3]
     n_places = n_lines * n_columns
     image_bytes = n_places * dictionary.n_values * z.element_size()
-    n_images = max(1, QUERY_ROWS // n_places)
+    n_images = max(1, _WINDOWS // n_places)
     n_images = rows_that_fit(image_bytes, n_images, what="The patches of a noisy image")
     parts = []
     for i in range(0, len(z), n_images):
         queries = view[i : i + n_images].reshape(-1, dictionary.n_values)
         level = sigma[i : i + n_images].repeat_interleave(n_places)
-        parts.append(patch_posterior(queries, level, dictionary))
+        parts.append(answer(queries, level, dictionary))
     places = (len(z), n_lines, n_columns)
     return Posterior(
         torch.cat([part.mean for part in parts]).view(*places, -1).permute(0, 3, 1, 2),
         torch.cat([part.log_evidence for part in parts]).view(places),
         torch.cat([part.effective_sample_size for part in parts]).view(places),
-        z.new_zeros(len(z)),
+        torch.cat([part.error_bound for part in parts]).view(places).amax((1, 2)),
     )
 
 
-def _broken_posterior(z, sigma, training_set, size):
+def _broken_posterior(z, sigma, training_set, size, answer):
     """The posterior whose equivariance ends at the borders, class of pixels by class."""
     _, _, height, width = z.shape
     every = local_posterior(z, sigma, training_set, size)  # right where a pixel is alone
@@ -160,11 +163,15 @@ def _broken_posterior(z, sigma, training_set, size):
                 rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
             )
             dictionary = PatchDictionary(crop, (h, w), (first_row, first_column))
-            part = _sliding_posterior(z[:, :, rows, columns], sigma, dictionary)
+            inside = bottom - top > 1 and right - left > 1
+            part = _sliding_posterior(
+                z[:, :, rows, columns], sigma, dictionary, answer if inside else patch_posterior
+            )
             pixels = ..., slice(top, bottom), slice(left, right)
             every.mean[pixels] = part.mean
             every.log_evidence[pixels] = part.log_evidence
             every.effective_sample_size[pixels] = part.effective_sample_size
+            every.error_bound.copy_(torch.maximum(every.error_bound, part.error_bound))
     return every
 
 

@@ -22,6 +22,7 @@ the answer, whose distances are computed again by subtraction.
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ..support.memory import rows_that_fit
@@ -124,6 +125,18 @@ class PatchDictionary:
             for line in range(0, n_lines, length):
                 view = self._view[rows, line : line + length]
                 yield self._chunk(view, rows, math.prod(view.shape[1:3]))
+
+    def weights(self, index):
+        """Sample weights of the patches of some numbers (array of int), (m,) float64."""
+        weight = self.training_set.log_weight
+        if weight is None:
+            return np.ones(len(index))
+        return weight.exp().cpu().numpy()[index // math.prod(self.grid)]
+
+    @property
+    def grid(self):
+        """How many patches there are down and across an image."""
+        return tuple(self._view.shape[1:3])
 
     def take(self, index):
         """The patches of some numbers (Tensor of int64), as a `PatchChunk`."""

@@ -24,6 +24,8 @@ class Neighbours:
     training_set : TrainingSet
     factory : str, default "Flat"
         See `make_index`.
+    track : callable, default None
+        ``track(iterable)`` passes on the blocks of images that are still to be added.
 
     Attributes
     ----------
@@ -31,9 +33,10 @@ class Neighbours:
         Whether the floors that `search` gives are lower bounds, or estimates.
     """
 
-    def __init__(self, training_set, factory="Flat"):
+    def __init__(self, training_set, factory="Flat", track=None):
         self.training_set = training_set
         self.factory = factory
+        self._track = track or iter
         self._coordinates = self._index = None
         self._lock = Lock()
 
@@ -75,7 +78,7 @@ class Neighbours:
                 coordinates = self._coordinates or Coordinates(self.training_set)
                 index = make_index(self.factory, coordinates.n_dims, self.training_set.device)
                 index.train(coordinates(self._training_points(index)))
-                for points in coordinates.of(self.training_set):
+                for points in self._track(coordinates.of(self.training_set)):
                     index.add(points)
                 self._coordinates, self._index = coordinates, index
             return self._coordinates, self._index
@@ -90,6 +93,7 @@ class Neighbours:
     def __getstate__(self):
         state = self.__dict__.copy()
         del state["_lock"], state["training_set"]  # whoever owns it puts it back
+        state["_track"] = iter
         if self._index is not None and self._index.cheap:  # sooner built than read
             state["_index"] = None
         return state

@@ -1,0 +1,214 @@
+"""Visits of query patches to cells of training patches, compiled for the CPU."""
+
+import numpy as np
+
+from ._box_kernels import LOWEST
+from ._box_kernels import _exp as exp_negative
+from ._jit import jit
+
+
+def fast(function):
+    """Compile with sums in any order."""
+    return jit(function, fastmath={"nnan", "nsz", "contract", "reassoc", "arcp"})
+
+
+_ZERO = np.float32(0.0)
+_BINS = 128  # of log masses
+_WIDTH = np.float32(0.25)  # of one, in nats
+
+
+@fast
+def choose(log_mass, log_sum, share, upper, lower, rest, chosen, ends):
+    """Choose the cells that each query is to visit: those of most mass.
+
+    Parameters
+    ----------
+    log_mass : float32 array (Q, K)
+        Estimated log sums of weights.
+    log_sum : float32 array (Q,)
+        Log of the sum of weights that is known of each query; -inf where none is: it is estimated.
+    share : float
+        The cells that are left out hold at most so much of it, as estimated.
+    upper : float32 array (Q,)
+        Cells from there on have been visited.
+    lower, rest : float32 arrays (Q,)
+        Results: the least log mass of a chosen cell, and the log of the mass left out.
+    chosen : int32 array (Q K,)
+        Result: numbers of cells, query by query.
+    ends : int64 array (Q + 1,)
+        Result: where those of each query begin, and where the last end.
+    """
+    count = np.empty(_BINS, np.int64)
+    n = 0
+    for q in range(len(log_mass)):
+        line = log_mass[q]
+        count[:] = 0
+        top = LOWEST
+        for k in range(len(line)):
+            if line[k] > top and line[k] < upper[q]:
+                top = line[k]
+        floor = top - _BINS * _WIDTH
+        for k in range(len(line)):
+            v = line[k]
+            if v > floor and v < upper[q]:
+                count[np.int64((top - v) / _WIDTH)] += 1
+        total = np.exp(min(np.float64(log_sum[q]) - top, 600.0))
+        if log_sum[q] == -np.inf:
+            for at in range(_BINS):
+                total += count[at] * np.exp(-np.float64(at * _WIDTH))
+        left, at = 1e-30, _BINS
+        while at > 0:
+            more = left + count[at - 1] * np.exp(-np.float64((at - 1) * _WIDTH))
+            if more > share * total:
+                break
+            left, at = more, at - 1
+        lower[q] = min(upper[q], top - at * _WIDTH)
+        rest[q] = top + np.log(left)
+        ends[q] = n
+        for k in range(len(line)):
+            if line[k] >= lower[q] and line[k] < upper[q]:
+                chosen[n] = k
+                n += 1
+    ends[len(log_mass)] = n
+
+
+@jit
+def by_cell(chosen, ends, first, visitors):
+    """Turn cells by query into queries by cell; ``first`` (K + 1,) and ``visitors`` are written."""
+    first[:] = 0
+    for i in range(ends[-1]):
+        first[chosen[i] + 1] += 1
+    for k in range(1, len(first)):
+        first[k] += first[k - 1]
+    at = first.copy()
+    for q in range(len(ends) - 1):
+        for i in range(ends[q], ends[q + 1]):
+            visitors[at[chosen[i]]] = q
+            at[chosen[i]] += 1
+
+
+@fast
+def _square(line):
+    total = line[0] * line[0]
+    for d in range(1, len(line)):
+        total += line[d] * line[d]
+    return total
+
+
+@fast
+def _load(x, window, grid, centre, ids, tile):
+    """Write the patches of some numbers, less the centre, as (m, C h w)."""
+    n_lines, n_columns = grid
+    for j in range(len(ids)):
+        number = np.int64(ids[j])
+        image = number // (n_lines * n_columns)
+        top = number // n_columns % n_lines
+        left = number % n_columns
+        at = 0
+        for c in range(x.shape[1]):
+            for row in range(top, top + window[0]):
+                for column in range(left, left + window[1]):
+                    tile[j, at] = x[image, c, row, column] - centre
+                    at += 1
+
+
+@fast
+def visit(
+    x, window, grid, centre, middle, order, ends, cells, visitors, first, queries, squares, scale,
+    prior, cut, state,
+):  # fmt: skip
+    """Add the patches of some cells to the sums of the queries that visit them.
+
+    Parameters
+    ----------
+    x : array (N, C, H, W), uint8 or float32
+    window, grid : tuple of two int
+        Shape of the patches, and how many there are down and across an image.
+    centre : float
+        What is taken off pixels, and has been taken off the queries.
+    middle : int
+        Which of the h w pixels of a patch is its value.
+    order, ends : arrays (M,) and (K + 1,)
+        Numbers of patches, cell by cell.
+    cells : tuple of two int
+        From which cell to which.
+    visitors, first : arrays (p,) and (K + 1,)
+        Numbers of queries, cell by cell.
+    queries : array (Q, d), in the unit of x
+        float32 or float64: what distances are computed in.
+    squares : array (Q,) of that dtype
+        Their squared norms.
+    scale : array (Q,) of that dtype
+        1 / (2 sigma^2), in the unit of x.
+    prior : array (N,) or of length 0, of that dtype
+        Log weights of the images.
+    cut : float
+        Weights below its exponential, beside the largest, do not count.
+    state : float64 array (Q, 3 + C)
+        Largest logit, sums of weights and of their squares, and sums of weighted values.
+    """
+    n_channels = x.shape[1]
+    area = window[0] * window[1]
+    n_places = grid[0] * grid[1]
+    n_values = queries.shape[1]
+    for cell in range(cells[0], cells[1]):
+        n_queries = first[cell + 1] - first[cell]
+        if n_queries == 0:
+            continue
+        ids = order[ends[cell] : ends[cell + 1]]
+        n = len(ids)
+        tile = np.empty((n, n_values), queries.dtype)
+        _load(x, window, grid, centre, ids, tile)
+        norm = np.empty(n, queries.dtype)
+        for j in range(n):
+            norm[j] = _square(tile[j])
+        some = np.empty((n_queries, n_values), queries.dtype)
+        for i in range(n_queries):
+            q = visitors[first[cell] + i]
+            for d in range(n_values):
+                some[i, d] = queries[q, d]
+        product = np.dot(some, tile.T)
+        values = np.empty((n_channels, n), np.float32)
+        for c in range(n_channels):
+            for j in range(n):
+                values[c, j] = tile[j, c * area + middle]
+        for i in range(n_queries):
+            q = visitors[first[cell] + i]
+            line = product[i]
+            factor = scale[q]
+            square = squares[q]
+            peak = line[0] * _ZERO + LOWEST
+            for j in range(n):
+                v = factor * (line[j] + line[j] - norm[j] - square)
+                line[j] = v
+                peak = v if v > peak else peak
+            if len(prior):
+                peak = peak * _ZERO + LOWEST
+                for j in range(n):
+                    line[j] += prior[ids[j] // n_places]
+                    peak = max(peak, line[j])
+            top = state[q, 0]
+            if peak < top + cut:
+                continue
+            if peak > top:
+                shrink = exp_negative(np.float32(top - peak))
+                top = peak
+                state[q, 0] = peak
+                state[q, 1] *= shrink
+                state[q, 2] *= shrink * shrink
+                for c in range(n_channels):
+                    state[q, 3 + c] *= shrink
+            total = _ZERO
+            concentration = _ZERO
+            for j in range(n):
+                weight = exp_negative(np.float32(line[j] - top))
+                line[j] = weight
+                total += weight
+                concentration += weight * weight
+            state[q, 1] += total
+            state[q, 2] += concentration
+            for c in range(n_channels):
+                value = _ZERO
+                for j in range(n):
+                    value += line[j] * values[c, j]
+                state[q, 3 + c] += value
