@@ -518,3 +518,11 @@ def test_a_copy_that_does_not_fit(rng):
     sentence = r"The filtered training set needs 0\.61 MiB"
     with config_context(working_memory=0.5), pytest.raises(MemoryError, match=sentence):
         model.denoise(X[:1], 0.5)
+
+
+@pytest.mark.parametrize("random_state", [None, 3, np.random.default_rng(0)])
+def test_a_class_is_calibrated_whatever_draws(digits, random_state):
+    y = np.arange(60) % 2
+    model = EmpiricalDenoiser(bandwidth="calibrated", random_state=random_state)
+    answer = model.fit(digits[:60], y).denoise(digits[:2], 0.4, y=1)
+    assert np.isfinite(answer).all()

@@ -14,18 +14,23 @@ from skpspc.support import TrainingSet
 from skpspc.support.cells import PatchCells
 
 pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
-SIGMAS = [0.05, 0.1]
+SIGMAS = [0.15, 0.25]
 
 
 @pytest.fixture(scope="module")
 def photos():
-    """Larger crops: an index of few patches is of no use."""
-    return load_photo_patches(size=32, n_images=406, random_state=0).images
+    """Larger crops, of which there are many patches."""
+    return load_photo_patches(size=32, n_images=126, random_state=0).images
+
+
+@pytest.fixture(autouse=True)
+def even_among_few_patches(monkeypatch):
+    monkeypatch.setattr("skpspc.posterior.cells._WORTH_IT", 0)
 
 
 @pytest.fixture(scope="module")
 def model(photos):
-    return LocalScoreDenoiser(3, equivariant=True, boundary="circular", tol=1e-3).fit(photos[:400])
+    return LocalScoreDenoiser(3, equivariant=True, boundary="circular", tol=1e-3).fit(photos[:120])
 
 
 def noisy(images, sigma, seed=0):
@@ -44,23 +49,23 @@ def exact(model):
 @pytest.mark.parametrize("sigma", SIGMAS)
 @pytest.mark.parametrize("held_out", [False, True])
 def test_errors_are_as_estimated(model, photos, sigma, held_out):
-    Z = noisy(photos[400:402] if held_out else photos[:2], sigma)
+    Z = noisy(photos[120:121] if held_out else photos[:1], sigma)
     posterior, truth = model.posterior(Z, sigma), exact(model).posterior(Z, sigma)
     error = np.abs(posterior.mean - truth.mean)
     assert (posterior.error_bound > 0).all()  # few patches were enough
     assert (posterior.error_bound <= 1e-3).all()
     # an estimate: it may fail where the nearest patch is in the outskirts of its cell
     assert (error <= posterior.error_bound[:, None, None, None] + 1e-5).mean() > 0.995
-    np.testing.assert_allclose(posterior.log_evidence, truth.log_evidence, rtol=1e-3)
+    np.testing.assert_allclose(posterior.log_evidence, truth.log_evidence, rtol=1e-2)
 
 
 def test_a_smaller_tolerance_is_met_by_looking_further(photos, model):
-    Z = noisy(photos[400:402], 0.1)
-    truth = exact(model).denoise(Z, 0.1)
+    Z = noisy(photos[120:121], 0.2)
+    truth = exact(model).denoise(Z, 0.2)
     errors = []
     for tol in (0.5, 1e-2, 1e-5):
-        posterior = LocalScoreDenoiser(**{**model.get_params(), "tol": tol}).fit(photos[:400])
-        posterior = posterior.posterior(Z, 0.1)
+        posterior = LocalScoreDenoiser(**{**model.get_params(), "tol": tol}).fit(photos[:120])
+        posterior = posterior.posterior(Z, 0.2)
         assert (posterior.error_bound <= tol).all()
         errors.append(float(np.square(posterior.mean - truth).mean()))
     assert errors == sorted(errors, reverse=True)
@@ -68,8 +73,8 @@ def test_a_smaller_tolerance_is_met_by_looking_further(photos, model):
 
 
 def test_each_image_has_its_own_sigma(photos, model):
-    sigma = np.array([0.05, 0.1])
-    Z = np.concatenate([noisy(photos[400 + i : 401 + i], s) for i, s in enumerate(sigma)])
+    sigma = np.array([0.15, 0.2])
+    Z = np.concatenate([noisy(photos[120 + i : 121 + i], s) for i, s in enumerate(sigma)])
     together = model.denoise(Z, sigma)
     alone = np.concatenate([model.denoise(Z[i : i + 1], s) for i, s in enumerate(sigma)])
     np.testing.assert_allclose(together, alone, rtol=0, atol=1e-3)
@@ -77,66 +82,66 @@ def test_each_image_has_its_own_sigma(photos, model):
 
 @pytest.mark.parametrize("sigma", [0.0, 50.0, np.inf])
 def test_where_few_patches_do_not_do_it_is_exact(photos, model, sigma):
-    Z = noisy(photos[400:402], min(sigma, 50.0))
+    Z = noisy(photos[120:121], min(sigma, 50.0))
     posterior = model.posterior(Z, sigma)
     np.testing.assert_array_equal(posterior.mean, exact(model).denoise(Z, sigma))
     assert (posterior.error_bound == 0).all()
 
 
 def test_float64_is_exact(photos, model):
-    Z = noisy(photos[400:402], 0.3).astype(np.float64)
+    Z = noisy(photos[120:121], 0.3).astype(np.float64)
     np.testing.assert_array_equal(model.denoise(Z, 0.3), exact(model).denoise(Z, 0.3))
 
 
 @pytest.mark.parametrize("boundary", ["zero", "broken"])
 def test_other_boundaries(photos, boundary):
-    model = LocalScoreDenoiser(3, equivariant=True, boundary=boundary, tol=1e-3).fit(photos[:300])
-    Z = noisy(photos[400:402], 0.1)
-    posterior = model.posterior(Z, 0.1)
-    error = np.abs(posterior.mean - exact(model).denoise(Z, 0.1))
+    model = LocalScoreDenoiser(3, equivariant=True, boundary=boundary, tol=1e-3).fit(photos[:80])
+    Z = noisy(photos[120:121], 0.2)
+    posterior = model.posterior(Z, 0.2)
+    error = np.abs(posterior.mean - exact(model).denoise(Z, 0.2))
     assert (posterior.error_bound > 0).all()
     assert (error <= 1e-3).mean() > 0.995
 
 
 def test_sample_weights_and_float_images(photos):
-    X = (photos[:300] / 127.5 - 1).astype(np.float32)
-    weight = np.arange(300) % 5 + 0.1
+    X = (photos[:80] / 127.5 - 1).astype(np.float32)
+    weight = np.arange(80) % 5 + 0.1
     weight[3] = 0
     model = LocalScoreDenoiser(3, equivariant=True, boundary="circular", tol=1e-3)
     model.fit(X, sample_weight=weight)
-    Z = noisy(photos[:2], 0.1)
-    posterior, truth = model.posterior(Z, 0.1), exact(model).posterior(Z, 0.1)
+    Z = noisy(photos[:1], 0.2)
+    posterior, truth = model.posterior(Z, 0.2), exact(model).posterior(Z, 0.2)
     assert (posterior.error_bound > 0).all()
     assert (np.abs(posterior.mean - truth.mean) <= 1e-3).mean() > 0.995
     unweighted = LocalScoreDenoiser(3, equivariant=True, boundary="circular").fit(X)
-    assert (np.abs(unweighted.denoise(Z, 0.1) - truth.mean) <= 1e-3).mean() < 0.9
+    assert (np.abs(unweighted.denoise(Z, 0.2) - truth.mean) <= 1e-3).mean() < 0.9
 
 
 def test_threads_do_not_change_a_bit(photos, model):
-    Z = noisy(photos[400:402], 0.1)
+    Z = noisy(photos[120:121], 0.2)
     before = torch.get_num_threads()
     answers = []
     for n in (1, 3):
         torch.set_num_threads(n)
-        answers.append(model.denoise(Z, 0.1))
+        answers.append(model.denoise(Z, 0.2))
     torch.set_num_threads(before)
     np.testing.assert_array_equal(*answers)
 
 
 def test_the_index_goes_with_the_model(monkeypatch, photos, model):
-    Z = noisy(photos[400:402], 0.1)
-    expected = model.denoise(Z, 0.1)
+    Z = noisy(photos[120:121], 0.2)
+    expected = model.denoise(Z, 0.2)
     again = pickle.loads(pickle.dumps(model))
     monkeypatch.setattr("skpspc.denoisers.local_score.PatchCells", None)  # not made again
-    np.testing.assert_array_equal(again.denoise(Z, 0.1), expected)
+    np.testing.assert_array_equal(again.denoise(Z, 0.2), expected)
 
 
 def test_new_images_are_found(photos):
     model = LocalScoreDenoiser(3, equivariant=True, boundary="circular", tol=1e-3)
-    model.fit(photos[:300]).denoise(noisy(photos[:1], 0.1), 0.1)
-    model.partial_fit(photos[300:400])
-    Z = noisy(photos[350:351], 0.1)
-    difference = np.abs(model.denoise(Z, 0.1) - exact(model).denoise(Z, 0.1))
+    model.fit(photos[:80]).denoise(noisy(photos[:1], 0.2), 0.2)
+    model.partial_fit(photos[80:120])
+    Z = noisy(photos[100:101], 0.2)
+    difference = np.abs(model.denoise(Z, 0.2) - exact(model).denoise(Z, 0.2))
     assert (difference <= 1e-3).mean() > 0.995
 
 
@@ -179,14 +184,14 @@ def test_tol_is_for_windows_that_look_everywhere(photos):
 
 def test_a_progress_bar_while_the_index_is_made(capfd, photos):
     model = LocalScoreDenoiser(3, equivariant=True, boundary="circular", tol=1e-3, verbose=1)
-    model.fit(photos[:20]).denoise(noisy(photos[:1], 0.1), 0.1)
+    model.fit(photos[:20]).denoise(noisy(photos[:1], 0.2), 0.2)
     assert "indexing patches" in capfd.readouterr().err
 
 
 def test_without_compiled_code_it_is_exact(monkeypatch, photos, model):
     monkeypatch.setattr("skpspc.posterior.cells.compiled_serves", lambda z: False)
     dictionary = PatchDictionary(model.training_set_, (3, 3), (1, 1))
-    queries = torch.from_numpy(noisy(photos[400:401], 0.3)).reshape(-1)[:540].reshape(20, 27)
+    queries = torch.from_numpy(noisy(photos[120:121], 0.3)).reshape(-1)[:540].reshape(20, 27)
     sigma = torch.full((20,), 0.3, dtype=torch.float64)
     part = visiting_posterior(queries, sigma, dictionary, None, 1e-3)
     expected = patches.patch_posterior(queries, sigma, dictionary)

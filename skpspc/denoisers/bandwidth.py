@@ -140,7 +140,7 @@ def calibrated_schedule(denoiser):
     if len(drawn) == n_held or spread == 0:
         return BandwidthSchedule([1.0], [0.0])
     held, rest = drawn.subset(slice(n_held)), drawn.subset(slice(n_held, None))
-    model = clone(denoiser).set_params(bandwidth=1.0, random_state=seed)
+    model = clone(denoiser).set_params(bandwidth=1.0, random_state=0)
     model.set_params(image_shape=known.image_shape)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # said before, of the denoiser itself

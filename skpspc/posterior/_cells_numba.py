@@ -14,7 +14,7 @@ def fast(function):
 
 _ZERO = np.float32(0.0)
 _BINS = 128  # of log masses
-_WIDTH = np.float32(0.25)  # of one, in nats
+_SPAN = 32.0  # of all of them, in nats, where no sum is known
 
 
 @fast
@@ -47,22 +47,30 @@ def choose(log_mass, log_sum, share, upper, lower, rest, chosen, ends):
         for k in range(len(line)):
             if line[k] > top and line[k] < upper[q]:
                 top = line[k]
-        floor = top - _BINS * _WIDTH
+        span = _SPAN
+        if log_sum[q] > -np.inf:  # as far down as single cells matter
+            span = max(span, top - log_sum[q] - np.log(share / len(line)) + 1)
+        width = np.float32(span / _BINS)
+        floor = top - _BINS * width
+        n_below = 0
         for k in range(len(line)):
             v = line[k]
-            if v > floor and v < upper[q]:
-                count[np.int64((top - v) / _WIDTH)] += 1
+            if v < upper[q]:
+                if v > floor:
+                    count[min(_BINS - 1, np.int64((top - v) / width))] += 1
+                else:
+                    n_below += 1
         total = np.exp(min(np.float64(log_sum[q]) - top, 600.0))
         if log_sum[q] == -np.inf:
             for at in range(_BINS):
-                total += count[at] * np.exp(-np.float64(at * _WIDTH))
-        left, at = 1e-30, _BINS
+                total += count[at] * np.exp(-np.float64(at * width))
+        left, at = max(n_below * np.exp(-np.float64(_BINS * width)), 1e-300), _BINS
         while at > 0:
-            more = left + count[at - 1] * np.exp(-np.float64((at - 1) * _WIDTH))
+            more = left + count[at - 1] * np.exp(-np.float64((at - 1) * width))
             if more > share * total:
                 break
             left, at = more, at - 1
-        lower[q] = min(upper[q], top - at * _WIDTH)
+        lower[q] = min(upper[q], top - at * width)
         rest[q] = top + np.log(left)
         ends[q] = n
         for k in range(len(line)):

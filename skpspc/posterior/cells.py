@@ -19,7 +19,8 @@ from .patches import patch_posterior
 from .posterior import Posterior, floored_sigma, log_gauss_constant, precision_root
 from .select import compiled_serves
 
-_LARGEST_SHARE = 1 / 12  # of the patches; beyond, the exact kernel is faster
+_LARGEST_SHARE = 1 / 12  # of the patches, for one query; beyond, the exact kernel is faster
+_WORTH_IT = 2**18  # patches; among fewer, cells are too coarse to tell much
 _QUERIES = 8192  # that share the patches of a visited cell
 _SCORED = 128  # queries whose estimates are looked at together
 _TASKS = 16  # into which visits are divided; independent of the threads
@@ -49,7 +50,7 @@ def visiting_posterior(queries, sigma, dictionary, cells, tol):
     training_set = dictionary.training_set
     sigma = floored_sigma(sigma, queries, training_set)
     dtype = _dtype_that_serves(sigma, dictionary, tol) if compiled_serves(queries) else None
-    if dtype is None:
+    if dtype is None or len(dictionary) < _WORTH_IT:
         return patch_posterior(queries, sigma, dictionary)
     cells = cells()
     block = rows_that_fit(
@@ -57,9 +58,13 @@ def visiting_posterior(queries, sigma, dictionary, cells, tol):
     )
     parts = []
     for rows in torch.arange(len(queries)).split(block):
-        some = queries[rows], sigma[rows], dictionary
-        part = _Visits(*some, cells, dtype).posterior(tol)
-        parts.append((rows, patch_posterior(*some) if part is None else part))
+        visits = _Visits(queries[rows], sigma[rows], dictionary, cells, dtype)
+        part = visits.posterior(tol)
+        left = torch.from_numpy(visits.given_up).nonzero().squeeze(1)
+        if len(left):
+            some = rows[left]
+            part = part.updated(left, patch_posterior(queries[some], sigma[some], dictionary))
+        parts.append((rows, part))
     return Posterior.gathered(parts, len(queries))
 
 
@@ -92,74 +97,80 @@ class _Visits:
         )
         self._state = np.zeros((len(queries), 3 + dictionary.n_channels))
         self._state[:, 0] = -1e37
+        self._n_patches = np.zeros(len(queries), np.int64)
+        self.given_up = np.zeros(len(queries), bool)  # those that are better asked exactly
 
     def posterior(self, tol):
-        """The posterior, or None where it would take too many patches."""
+        """The posterior; it says nothing of queries that are `given_up`."""
         low, high = (t.flatten(1) for t in self._known.extremes)
         low, high = low.amin(1), high.amax(1)
         share = tol / self._known.span
         rows = np.arange(len(self._queries))
         upper = np.full(len(rows), np.inf, np.float32)
-        log_sum = np.full(len(rows), -np.inf, np.float32)
-        log_rest = np.empty(len(rows))
+        log_sums = np.full(len(rows), -np.inf)
+        log_rest = np.zeros(len(rows))
+        bound = torch.zeros(len(rows), dtype=torch.float64)
+        mean = torch.zeros(len(rows), self._dictionary.n_channels, dtype=torch.float64)
         while len(rows):
-            chosen = self._chosen(rows, log_sum, share, upper)
-            if chosen is None:
-                return None
-            lower, rest, ends, visited = chosen
-            log_rest[rows] = rest
-            self._visit(rows, ends, visited)
-            log_sums = self._state[:, 0] + np.log(self._state[:, 1])
-            mean = torch.from_numpy(self._state[:, 3:] / self._state[:, 1:2] / self._known.unit)
+            rows = self._visit_more(rows, log_sums, share, upper, log_rest)
+            total = np.maximum(self._state[:, 1:2], np.finfo(np.float64).tiny)
+            log_sums = self._state[:, 0] + np.log(total[:, 0])
+            mean = torch.from_numpy(self._state[:, 3:] / total / self._known.unit)
             mean += self._known.centre
             missed = torch.from_numpy(log_rest - log_sums).sigmoid()
             bound = missed * torch.maximum(high - mean, mean - low).amax(1).clamp_min(0)
-            todo = bound.numpy()[rows] > tol
-            rows, upper = rows[todo], lower[todo]
-            log_sum = log_sums[rows].astype(np.float32)
-        n_values = self._dictionary.n_values
+            rows = rows[bound.numpy()[rows] > tol]
         log_evidence = torch.from_numpy(log_sums) + self._dictionary.log_uniform
-        log_evidence += log_gauss_constant(n_values, self._sigma)
-        concentration = torch.from_numpy(np.square(self._state[:, 1]) / self._state[:, 2])
+        log_evidence += log_gauss_constant(self._dictionary.n_values, self._sigma)
+        squares = np.maximum(self._state[:, 2], np.finfo(np.float64).tiny)
+        concentration = torch.from_numpy(np.square(self._state[:, 1]) / squares)
         return Posterior(*(t.float() for t in (mean, log_evidence, concentration, bound)))
 
-    def _chosen(self, rows, log_sum, share, upper):
-        """For some queries: the least mass chosen, that left out, and the cells to be visited.
+    def _visit_more(self, rows, log_sums, share, upper, log_rest):
+        """Let some queries visit the cells that they still need, and return those that did.
 
-        None if those hold too many patches.
+        ``upper``, from where on their cells have been visited, and ``log_rest`` are kept up.
         """
+        sizes = np.diff(self._cells.ends)
+        most = _LARGEST_SHARE * len(self._dictionary)
+        buffer = np.empty(_SCORED * len(self._cells), np.int32)
+        gone, counts, visited = [rows[:0]], [rows[:0]], [buffer[:0]]
+        levels, at = np.unique(self._sigma[rows].numpy(), return_inverse=True)
+        for level, some in zip(levels, (rows[at == i] for i in range(len(levels))), strict=True):
+            masses = self._cells.masses(level)
+            if masses is None:
+                self.given_up[some] = True
+                continue
+            for part in np.array_split(some, math.ceil(len(some) / _SCORED)):
+                ends, chosen = self._chosen(masses, part, log_sums, share, upper, log_rest, buffer)
+                patches = np.append(0, sizes[chosen].cumsum())[ends]
+                self._n_patches[part] += np.diff(patches)
+                keep = self._n_patches[part] <= most
+                self.given_up[part[~keep]] = True
+                gone.append(part[keep])
+                counts.append(np.diff(ends)[keep])
+                visited.append(chosen[np.repeat(keep, np.diff(ends))])
+        rows = np.concatenate(gone)
+        ends = np.append(0, np.concatenate(counts).cumsum())
+        self._visit(rows, ends, np.concatenate(visited))
+        return rows
+
+    def _chosen(self, masses, rows, log_sums, share, upper, log_rest, buffer):
+        """Cells that some queries of one sigma are to visit: where each query's end, and which."""
         from . import _cells_numba
 
-        lower, rest = np.empty_like(upper), np.empty_like(upper)
-        buffer = np.empty(_SCORED * len(self._cells), np.int32)
-        sizes = np.diff(self._cells.ends)
-        most = _LARGEST_SHARE * len(rows) * len(self._dictionary)
-        ends, visited, n_patches = [np.zeros(1, np.int64)], [], 0
-        levels, at = np.unique(self._sigma[rows].numpy(), return_inverse=True)
-        by_level = np.argsort(at, kind="stable")  # estimates are made for one sigma at a time
-        for level, some in zip(
-            levels, np.split(by_level, np.bincount(at).cumsum()[:-1]), strict=True
-        ):
-            masses = self._cells.masses(level)
-            for part in np.array_split(some, math.ceil(len(some) / _SCORED)):
-                mass = masses(self._queries[rows[part]]).numpy()
-                low, left, stops = lower[part], rest[part], np.empty(len(part) + 1, np.int64)
-                _cells_numba.choose(
-                    mass, log_sum[part], share, upper[part], low, left, buffer, stops
-                )
-                lower[part], rest[part] = low, left
-                visited.append(buffer[: stops[-1]].copy())
-                ends.append(stops[1:] + ends[-1][-1])
-                n_patches += sizes[visited[-1]].sum()
-                if n_patches > most:
-                    return None
-        return lower, rest, (rows[by_level], np.concatenate(ends)), np.concatenate(visited)
+        mass = masses(self._queries[rows]).numpy()
+        lower, rest = np.empty((2, len(rows)), np.float32)
+        ends = np.empty(len(rows) + 1, np.int64)
+        log_sum = log_sums[rows].astype(np.float32)
+        _cells_numba.choose(mass, log_sum, share, upper[rows], lower, rest, buffer, ends)
+        upper[rows], log_rest[rows] = lower, rest
+        return ends, buffer[: ends[-1]].copy()
 
     def _visit(self, rows, ends, visited):
         """Visit the chosen cells."""
         from . import _cells_numba
 
-        rows, ends = ends
         n_cells = len(self._cells)
         first, visitors = np.empty(n_cells + 1, np.int64), np.empty(len(visited), np.int32)
         _cells_numba.by_cell(visited, ends, first, visitors)

@@ -29,7 +29,7 @@ from .dense import dense_posterior
 from .pairs import pair_squares
 from .posterior import Posterior, floored_sigma, log_gauss_constant
 
-_LARGEST_SHARE = 1 / 6  # of the training set; beyond, the exact kernel is faster
+_LARGEST_SHARE = 1 / 2  # of the training set; beyond, the exact kernel is faster
 _PROBES = 4  # noisy images that are tried before all of them are
 _RECALLED = 64  # pairs a noisy image, on average, up to which those of the last step are tried
 _BLOCK = 256  # images that are summed together: they stay in the cache

@@ -26,6 +26,7 @@ _TRAINED_ON = 12  # patches a cell
 _CHUNK = 2**16
 _KEPT_VARIANCE = 0.995  # of all patches, along the leading directions
 _PROBES = 4096  # training patches on which the formula is tried
+_MOST_SHORTFALL = 25.0  # nats; beyond, nearly all cells would be visited
 _SURE = 0.9  # of them have at least their own weight in it
 
 
@@ -112,13 +113,16 @@ class PatchCells:
 
         Returns
         -------
-        callable
+        callable or None
             From queries (Q, d), float32, to logs of the sums of exp(-|q - y|^2 / 2 sigma^2) over
-            each cell, (Q, K).
+            each cell, (Q, K). None if cells are too wide, beside sigma, to tell.
         """
         spread = self._variance + sigma**2
         constant = self._log_weight - 0.5 * (spread / sigma**2).log().sum(1)
-        constant += self._shortfall(sigma, spread, constant)
+        shortfall = self._shortfall(sigma, spread, constant)
+        if shortfall > _MOST_SHORTFALL:
+            return None
+        constant += shortfall
         constant -= 0.5 * (self._mean.square() / spread).sum(1)
         right = torch.cat([(self._mean / spread).T, (-0.5 / spread).T, constant[None]])
 
