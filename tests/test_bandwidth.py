@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -526,3 +527,11 @@ def test_a_class_is_calibrated_whatever_draws(digits, random_state):
     model = EmpiricalDenoiser(bandwidth="calibrated", random_state=random_state)
     answer = model.fit(digits[:60], y).denoise(digits[:2], 0.4, y=1)
     assert np.isfinite(answer).all()
+
+
+def test_windows_one_by_one_where_memory_is_short(digits):
+    model = PSPCDenoiser(6, bandwidth=0.5).fit(digits[:1000])
+    noisy = digits[1000:1002].astype(np.float32) / 127.5 - 1
+    expected = model.denoise(noisy, 0.5)
+    with sklearn.config_context(working_memory=0.5):
+        np.testing.assert_allclose(model.denoise(noisy, 0.5), expected, rtol=0, atol=1e-5)

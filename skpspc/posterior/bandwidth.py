@@ -38,7 +38,7 @@ from functools import cached_property
 import torch
 
 from ..support import TrainingSet, overlap_counts, square_corners
-from ..support.memory import rows_that_fit
+from ..support.memory import fits, rows_that_fit
 from ..support.training_set import to_compute
 from .dense import dense_posterior
 from .gaussian import Gaussian
@@ -121,14 +121,16 @@ def smoothed_windows_posteriors(z, sigma, training_set, gaussian, bandwidths, wi
     corners = square_corners(window, z.shape[1:])
     n_values = z.shape[1] * window[0] * window[1]
     window_bytes = 8 * n_values * (2 * len(training_set) + len(gaussian.eigenvalues))
-    block = rows_that_fit(window_bytes, len(corners), what="The training set seen in a window")
+    together = fits(window_bytes)
+    block = rows_that_fit(window_bytes, len(corners), what="A window") if together else 1
     totals = [torch.zeros_like(z) for _ in bandwidths]
     evidence: list[list[torch.Tensor]] = [[] for _ in bandwidths]
     ess: list[list[torch.Tensor]] = [[] for _ in bandwidths]
     for start in range(0, len(corners), block):
         windows = _Windows(corners[start : start + block], window, *known, z.shape[1:])
         for i, bandwidth in enumerate(bandwidths):
-            part = windows.posterior(z, sigma, bandwidth)
+            ask = windows.posterior if together else windows.one_by_one
+            part = ask(z, sigma, bandwidth)
             windows.add_to(totals[i], part.mean)
             evidence[i].append(part.log_evidence)
             ess[i].append(part.effective_sample_size)
@@ -175,7 +177,7 @@ class _Windows:
         query = offset * (remainder / sigma)
         dtype = self._product_dtype(query, shrink * remainder[:, 0] / sigma, z.dtype)
         if dtype is None:
-            return self._one_by_one(z, sigma, bandwidth)
+            return self.one_by_one(z, sigma, bandwidth)
         # where the weights are those of the prior, the points' mean is zero
         unit = sigma if sigma < _FLAT * self._gaussian.abs_max else math.inf
         points = self._points(dtype) * (shrink * remainder / unit).to(dtype)
@@ -226,7 +228,7 @@ class _Windows:
             [images[..., top : top + h, left : left + w].flatten(1) for top, left in self._corners]
         )
 
-    def _one_by_one(self, z, sigma, bandwidth):
+    def one_by_one(self, z, sigma, bandwidth):
         """The same by the kernel that compares near ties again by subtraction."""
         parts, (h, w) = [], self._shape
         for (top, left), some in zip(self._corners, self._index, strict=True):

@@ -28,14 +28,19 @@ def rows_that_fit(row_bytes, max_rows, *, what):
     MemoryError
         If a single row does not fit ``sklearn.get_config()["working_memory"]`` (MiB).
     """
-    allowed = get_config()["working_memory"] * 2**20
-    if row_bytes > allowed:
+    if not fits(row_bytes):
+        allowed = get_config()["working_memory"] * 2**20
         raise MemoryError(
             f"{what} needs {row_bytes / 2**20:.3g} MiB of working memory and "
             f"{allowed / 2**20:.3g} MiB are allowed; raise it with "
             f"sklearn.set_config(working_memory={int(row_bytes / 2**20) + 1})."
         )
     return int(max(1, min(max_rows, working_bytes() // max(1, row_bytes))))
+
+
+def fits(n_bytes):
+    """Whether ``working_memory`` holds so many bytes."""
+    return n_bytes <= get_config()["working_memory"] * 2**20
 
 
 def working_bytes():
