@@ -1,0 +1,48 @@
+"""The scripts in benchmarks/ run."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from skpspc import GaussianDenoiser
+from skpspc.sampling import draw_noise
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+def script(name):
+    """A benchmark as a module."""
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_family(digits, capsys):
+    family = script("family")
+    images = digits[np.random.default_rng(0).permutation(len(digits))]
+
+    def network(z, sigma):  # the denoiser of pixels that are normal, with mean 0 and variance 1/2
+        return z / (1 + 2 * sigma**2)
+
+    levels = (0.3, 1.0)
+    case = family.Case("digits", images[:1000], images[1000:], {"shrinkage": (network, levels)})
+    family.main(["--quick"], [case])
+    printed = capsys.readouterr().out
+    tables = {}
+    for source in ("training", "held-out"):
+        title = f"``shrinkage``, digits, noisy images from {source} images"
+        tables[source] = printed.split(title)[1].split("Weights of")[0]
+        for name in [*family.rows_of(images.shape[1:], levels), family.BLEND, family.PLAIN_BLEND]:
+            assert re.search(rf"(?m)^{re.escape(name)}( |$)", tables[source]), name
+    (row,) = re.findall(r"(?m)^Gaussian \+(.*)$", tables["held-out"])
+    clean = torch.from_numpy(images[1000:1016]) / 127.5 - 1
+    noise = draw_noise(clean.shape[1:], 16, random_state=0).float()
+    gaussian = GaussianDenoiser().fit(images[:1000])
+    for sigma, error in zip(levels, row.split(), strict=False):
+        z = (clean + sigma * noise)[8:]
+        expected = (gaussian.denoise(z, sigma) - network(z, sigma)).square().mean()
+        np.testing.assert_allclose(float(error), expected, atol=6e-6)
