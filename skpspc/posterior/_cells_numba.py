@@ -6,15 +6,14 @@ from ._box_kernels import LOWEST
 from ._box_kernels import _exp as exp_negative
 from ._jit import jit
 
+_ZERO = np.float32(0.0)
+_BINS = 128  # of log masses
+_SPAN = 32.0  # of all of them, in nats, where no sum is known
+
 
 def fast(function):
     """Compile with sums in any order."""
     return jit(function, fastmath={"nnan", "nsz", "contract", "reassoc", "arcp"})
-
-
-_ZERO = np.float32(0.0)
-_BINS = 128  # of log masses
-_SPAN = 32.0  # of all of them, in nats, where no sum is known
 
 
 @fast
@@ -185,7 +184,7 @@ def visit(
             line = product[i]
             factor = scale[q]
             square = squares[q]
-            peak = line[0] * _ZERO + LOWEST
+            peak = line[0] * _ZERO + LOWEST  # of the dtype of the line
             for j in range(n):
                 v = factor * (line[j] + line[j] - norm[j] - square)
                 line[j] = v

@@ -104,7 +104,8 @@ class _Visits:
         """The posterior; it says nothing of queries that are `given_up`."""
         low, high = (t.flatten(1) for t in self._known.extremes)
         low, high = low.amin(1), high.amax(1)
-        share = tol / self._known.span
+        # not `span`: what is left out may come from any place
+        share = tol / max(float((high - low).max()), np.finfo(np.float64).tiny)
         rows = np.arange(len(self._queries))
         upper = np.full(len(rows), np.inf, np.float32)
         log_sums = np.full(len(rows), -np.inf)
