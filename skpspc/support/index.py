@@ -141,18 +141,17 @@ class BruteIndex:
         """First by a few coordinates, then by all of them where that left few or leaves many."""
         coarse = band_norms(queries, self._ends)
         squares, offset = self._squares(coarse, self._coarse)
-        near = squares.topk(min(LEADERS, len(self)), dim=1, largest=False).indices
+        near = _one_of_each_part(squares)
         radius = radius_of(rows, near)
         inside = squares <= (radius.square() - offset).to(squares)[:, None]
-        count = inside.sum(1)
-        if int(count.sum()) > _FEW * inside.numel():
+        if int(inside.count_nonzero()) > _FEW * inside.numel():
             squares, offset = self._squares(queries, self._points)
-            near = squares.topk(near.shape[1], dim=1, largest=False).indices
+            near = squares.topk(min(LEADERS, len(self)), dim=1, largest=False).indices
             radius = torch.minimum(radius, radius_of(rows, near))
             inside = squares <= (radius.square() - offset).to(squares)[:, None]
-            query, ids = inside.nonzero().unbind(1)
+            query, ids = _places(inside)
         else:
-            query, ids = inside.nonzero().unbind(1)
+            query, ids = _places(inside)
             distances = self._pair_distances(queries, query, ids)
             for n_leaders in (1, LEADERS):  # few of them first: fewer are to be sorted then
                 near = _leaders(query, ids, distances, near[:, :1].expand(-1, n_leaders))
@@ -183,6 +182,23 @@ class BruteIndex:
         squares = torch.addmm(self._norms, queries, points.T, alpha=-2)
         slack = rounding(queries, float(self._norms.max()) ** 0.5)
         return squares, queries.double().square().sum(1) - slack
+
+
+def _one_of_each_part(squares):
+    """Columns (b, k) of the smallest entries of k parts of each row: half the time of `topk`."""
+    n_points = squares.shape[1]
+    n_parts = min(LEADERS, n_points)
+    size = n_points // n_parts
+    parts = squares[:, : n_parts * size].unflatten(1, (n_parts, size))
+    return parts.argmin(2) + size * torch.arange(n_parts, device=squares.device)
+
+
+def _places(inside):
+    """Rows and columns of what is true in a matrix, by row and then by column."""
+    if inside.device.type != "cpu":
+        return inside.nonzero().unbind(1)
+    flat = torch.from_numpy(np.flatnonzero(inside.numpy()))  # a third of the time of `nonzero`
+    return flat // inside.shape[1], flat % inside.shape[1]
 
 
 def _leaders(query, ids, distances, default):
