@@ -1,0 +1,272 @@
+"""The paper's evidence, again, with other networks: curves, tables, heat maps and samples.
+
+    python benchmarks/reproduce.py --data path/to/cifar10.zip --out docs/reproduction
+
+writes pictures and tables (rst) into a folder; ``--only`` names some of the parts. The networks are
+the three of `networks.py`, whose weights are in ``benchmarks/weights``.
+
+The tables follow Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model
+Generalization", ICML 2025, arXiv:2411.19339: noisy images are made of training images (the
+forward process), or are what the network's sampler visits (the reverse process).
+"""
+
+import argparse
+import time
+from functools import cached_property
+from pathlib import Path
+
+import networks
+import numpy as np
+import torch
+from skpspc.inspection import (
+    calibrate_patch_size,
+    compare,
+    cosine,
+    error_curve,
+    heat_maps,
+    locality_radius,
+    memorised_fraction,
+    nearest_training_distance,
+    pearson_r,
+    save_heat_maps,
+)
+
+from skpspc import (
+    EmpiricalDenoiser,
+    FlexibleWindows,
+    GaussianDenoiser,
+    NetworkDenoiser,
+    PSPCDenoiser,
+)
+from skpspc._optional import load
+from skpspc.datasets import load_edm_zip
+from skpspc.sampling import edm_sigmas
+
+SIGMAS = (0.3, 0.6, 1.1, 1.9, 3.3)
+# Of flexible windows, as the paper has them at the nearest levels of its grid.
+FRACTIONS = (0.4, 0.4, 0.4, 0.5, 0.7)
+SIZES = (2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 19, 23, 27, 32)
+N_CHOSEN = 16  # training images on which sizes and masks are chosen
+N_HEAT = 2  # of them, for heat maps of all pixels: as many backward passes as an image has numbers
+N_FLEXIBLE = 10_000  # training images of flexible windows: every pixel has its own
+OPTIMAL, GAUSSIAN, PAPER = "optimal", "Gaussian", "PSPC-Square, paper's sizes"
+
+
+class Study:
+    """Images, networks, and the denoisers that are compared with them, each fitted once."""
+
+    def __init__(self, train, out, *, n=64, weights=networks.WEIGHTS):
+        self.train, self.out, self.n = train, out, n
+        # What is told of a network is told on these, and never reported on them.
+        self.chosen_on, self.reported = train[-N_CHOSEN:], train[:-N_CHOSEN]
+        self.networks = {}
+        for name in networks.ARCHITECTURES:
+            module, told = networks.load(name, weights)
+            network = NetworkDenoiser(module, "edm", sigma_data=told["sigma_data"], batch_size=64)
+            self.networks[name] = network.fit(train[:1])
+
+    @cached_property
+    def whole(self):
+        """Denoisers of all training images that know no network."""
+        members = {
+            OPTIMAL: EmpiricalDenoiser(),
+            GAUSSIAN: GaussianDenoiser(),
+            PAPER: PSPCDenoiser(),
+        }
+        return {name: model.fit(self.train) for name, model in members.items()}
+
+    @cached_property
+    def flexible(self):
+        """PSPC-Flex, whose masks come from the data alone."""
+        return {f"PSPC-Flex, from data{self._few}": self._flexible("data")}
+
+    def told(self, name):
+        """Denoisers that are told what a network does."""
+        network = self.networks[name]
+        schedule, _ = calibrate_patch_size(
+            PSPCDenoiser(),
+            self.train,
+            SIGMAS,
+            sizes=[size for size in SIZES if size <= self.train.shape[-1]],
+            against=network,
+            held_out=self.chosen_on,
+        )
+        sizes = " ".join(str(schedule(sigma)) for sigma in SIGMAS)
+        heat = self.out / f"heat-{name}.npy"
+        save_heat_maps(heat, network, self.chosen_on, SIGMAS, n_images=N_HEAT)
+        return {
+            f"PSPC-Square, calibrated to {name}: {sizes}": PSPCDenoiser(schedule).fit(self.train),
+            f"PSPC-Flex, from {name}{self._few}": self._flexible(str(heat)),
+        }
+
+    def _flexible(self, heat):
+        windows = FlexibleWindows(heat, FRACTIONS, SIGMAS)
+        return PSPCDenoiser(windows=windows).fit(self.train[:N_FLEXIBLE])
+
+    @property
+    def _few(self):
+        return f" (N = {min(N_FLEXIBLE, len(self.train)):,})"
+
+    def write(self, name, *blocks):
+        """A file of rst."""
+        (self.out / f"{name}.rst").write_text("\n\n".join(blocks) + "\n")
+
+    def save(self, figure, name):
+        """A picture, and the rst that shows it."""
+        figure.savefig(self.out / f"{name}.png", dpi=110, bbox_inches="tight")
+
+
+def curve(study):
+    """Networks against the optimum: low at both ends, high between."""
+    pyplot = load("matplotlib.pyplot")
+    sigmas = [float(s) for s in edm_sigmas(18)]
+    table = error_curve(study.networks, study.reported, sigmas, n=study.n, X_train=study.train)
+    figure, ax = pyplot.subplots(figsize=(6.4, 3.6), layout="constrained")
+    peaks = []
+    for name, errors, spread, marker in zip(
+        table.names, table.errors.T, table.standard_errors.T, "os^", strict=True
+    ):
+        ax.errorbar(table.sigmas, errors, spread, marker=marker, ms=4, capsize=2, label=name)
+        top = int(errors.argmax())
+        peaks.append(f"{name} {errors[top]:.3f} at sigma = {table.sigmas[top]:.2f}")
+    ax.axvline(3, color="0.6", ls=":", label="the paper's peak")
+    ax.set(xscale="log", xlabel="sigma", ylabel="mean squared difference", ylim=(0, None))
+    ax.set_title("Networks against the optimal denoiser, noisy training images", fontsize=10)
+    ax.legend(frameon=False)
+    study.save(figure, "curve")
+    study.write("curve", f"Largest difference: {'; '.join(peaks)}.", table.to_rst())
+
+
+def tables(study):
+    """The paper's two tables: how far from each network, and how far from one another."""
+    told = {name: study.told(name) for name in study.networks}
+    alike = {**study.networks, **study.whole, **study.flexible}
+    everything = {**alike, **{k: v for members in told.values() for k, v in members.items()}}
+    pairs = compare(everything, study.reported, SIGMAS, n=study.n)
+    names, blocks = pairs.names, []
+    for name in study.networks:
+        rows = [k for k in names if k not in study.networks and (k in alike or k in told[name])]
+        column = pairs.errors[:, names.index(name)]
+        lines = [[k, *(f"{v:#.3g}" for v in column[:, names.index(k)])] for k in rows]
+        blocks += [f"To the {name}, forward process, {study.n} images", error_table(lines)]
+    for name, network in study.networks.items():
+        members = {**study.whole, **study.flexible, **told[name]}
+        table = error_curve(
+            members, study.reported, SIGMAS, against=network, process="reverse", n=study.n // 2
+        )
+        lines = [
+            [k, *(f"{v:#.3g}" for v in column)]
+            for k, column in zip(table.names, table.errors.T, strict=True)
+        ]
+        blocks += [f"To the {name}, reverse process, {table.n} walks", error_table(lines)]
+    study.write("differences", *blocks)
+    blocks = []
+    for j, sigma in enumerate(SIGMAS):
+        some = [names.index(k) for k in alike]
+        lines = [[names[a], *(f"{pairs.errors[j, a, b]:#.3g}" for b in some)] for a in some]
+        blocks += [f"sigma = {sigma:g}", rst_table(["", *(names[b] for b in some)], lines)]
+    study.write("pairs", *blocks)
+
+
+def error_table(lines):
+    """Errors at each of SIGMAS."""
+    return rst_table(["sigma", *(f"{sigma:g}" for sigma in SIGMAS)], lines)
+
+
+def locality(study, levels=(0.1, 0.3, 0.6, 1.1, 1.9, 3.3, 8.4)):
+    """Heat maps of pixels, and how large they are at each noise level."""
+    pyplot = load("matplotlib.pyplot")
+    pixels = [(16, 16), (16, 6), (6, 16), (24, 24)]
+    models = {**study.networks, PAPER: PSPCDenoiser().fit(study.train[:2000])}
+    models[GAUSSIAN] = study.whole[GAUSSIAN]
+    figure, axes = pyplot.subplots(
+        len(models), len(levels), figsize=(1.3 * len(levels), 1.3 * len(models) + 0.3),
+        layout="constrained", squeeze=False,
+    )  # fmt: skip
+    lines = []
+    for row, (name, model) in zip(axes, models.items(), strict=True):
+        heat = heat_maps(model, study.chosen_on, levels, pixels=pixels, n_images=8)
+        radius = locality_radius(heat, 0.8, pixels=pixels).mean(1)
+        lines.append([name, *(f"{r:.1f}" for r in radius)])
+        print(lines[-1], flush=True)
+        for ax, sigma, maps in zip(row, levels, heat[:, 0], strict=True):
+            ax.imshow(np.sqrt(maps), cmap="magma")
+            ax.set(xticks=[], yticks=[])
+            if row is axes[0]:
+                ax.set_title(f"sigma {sigma:g}", fontsize=8)
+        row[0].set_ylabel(name.replace(", ", "\n"), fontsize=8)
+    study.save(figure, "locality")
+    head = ["sigma", *(f"{sigma:g}" for sigma in levels)]
+    study.write("locality", rst_table(head, lines))
+
+
+def samples(study, n=32):
+    """Images from the same noise: of the networks, and of the denoisers."""
+    pyplot = load("matplotlib.pyplot")
+    models = {**study.networks, **{k: study.whole[k] for k in (PAPER, GAUSSIAN, OPTIMAL)}}
+    images, lines = {}, []
+    for name, model in models.items():
+        started = time.perf_counter()
+        images[name] = np.asarray(model.sample(n, random_state=0), np.float32)
+        x = images[name].reshape(n, *study.train.shape[1:]).clip(-1, 1)
+        images[name] = x
+        away = nearest_training_distance(x, study.train)
+        copied = memorised_fraction(x, study.train)
+        like = [f"{cosine(images[k], x):.2f}" for k in study.networks]
+        like += [f"{pearson_r(images[k], x):.2f}" for k in study.networks]
+        lines.append([name, f"{away:.3f}", f"{copied:.2f}", *like])
+        print(*lines[-1], f"{time.perf_counter() - started:.0f} s", flush=True)
+    figure, axes = pyplot.subplots(
+        len(models), 10, figsize=(10, 1.02 * len(models)), layout="constrained"
+    )
+    for row, (name, some) in zip(axes, images.items(), strict=True):
+        for ax, image in zip(row, some, strict=False):
+            ax.imshow((image.transpose(1, 2, 0) + 1) / 2)
+            ax.set(xticks=[], yticks=[])
+        label = name.replace(", paper's sizes", "")
+        row[0].set_ylabel(label, fontsize=8, rotation=0, ha="right", va="center")
+    study.save(figure, "samples")
+    head = ["samples of", "distance", "memorised"]
+    head += [f"{what}, {name}" for what in ("cosine", "r") for name in study.networks]
+    study.write("samples", rst_table(head, lines))
+
+
+def rst_table(head, lines):
+    """A simple table."""
+    widths = [max(map(len, column)) for column in zip(head, *lines, strict=True)]
+    bar = "  ".join("=" * width for width in widths)
+
+    def line(cells):
+        return "  ".join(c.ljust(w) for c, w in zip(cells, widths, strict=True)).rstrip()
+
+    return "\n".join([bar, line(head), bar, *map(line, lines), bar])
+
+
+PARTS = {part.__name__: part for part in (curve, tables, locality, samples)}
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="zip in EDM layout")
+    parser.add_argument("--out", type=Path, required=True, help="folder for tables and pictures")
+    parser.add_argument("--only", choices=sorted(PARTS), action="append")
+    parser.add_argument("--max-images", type=int, help="of the training images")
+    parser.add_argument("--n", type=int, default=64, help="noisy images at each noise level")
+    parser.add_argument("--weights", type=Path, default=networks.WEIGHTS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    given.out.mkdir(parents=True, exist_ok=True)
+    images = load_edm_zip(given.data, max_images=given.max_images).images
+    # the archive is sorted by class
+    train = images[np.random.default_rng(0).permutation(len(images))]
+    study = Study(train, given.out, n=given.n, weights=given.weights)
+    for name in given.only or PARTS:
+        PARTS[name](study)
+
+
+if __name__ == "__main__":
+    main()
