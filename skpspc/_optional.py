@@ -6,7 +6,13 @@ from types import ModuleType
 from ._threads import undisturbed
 
 # Which extra brings which module.
-_EXTRAS = {"numba": "cpu", "faiss": "cpu", "matplotlib": "plot"}
+_EXTRAS = {
+    "numba": "cpu",
+    "faiss": "cpu",
+    "matplotlib": "plot",
+    "pandas": "metrics",
+    "skimage": "metrics",
+}
 
 
 def load(name: str) -> ModuleType:

@@ -1,0 +1,32 @@
+"""Instruments: how near denoisers are to one another, to the optimum, and to copying."""
+
+from ._plot.error_curve import ErrorCurveDisplay
+from ._plot.sample_grid import SampleGridDisplay
+from ._plot.trajectory import TrajectoryDisplay
+from .curves import compare, error_curve
+from .distributions import fid, kid
+from .memorisation import memorised_fraction, nearest_training_distance, nearest_training_images
+from .metrics import Measurement, cosine, mse, pearson_r, psnr, r2_score, ssim
+from .tables import ComparisonTable, ErrorTable
+
+__all__ = [
+    "ComparisonTable",
+    "ErrorCurveDisplay",
+    "ErrorTable",
+    "Measurement",
+    "SampleGridDisplay",
+    "TrajectoryDisplay",
+    "compare",
+    "cosine",
+    "error_curve",
+    "fid",
+    "kid",
+    "memorised_fraction",
+    "mse",
+    "nearest_training_distance",
+    "nearest_training_images",
+    "pearson_r",
+    "psnr",
+    "r2_score",
+    "ssim",
+]

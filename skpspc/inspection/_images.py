@@ -1,0 +1,61 @@
+"""Images as the instruments take them."""
+
+import numpy as np
+import torch
+from sklearn.utils import check_array
+
+from .._validation import as_container
+
+
+def as_images(X, name):
+    """Images as an array, in the dtype in which they came where the library knows it.
+
+    Parameters
+    ----------
+    X : array or Tensor of shape (n, C, H, W) or (n, d)
+    name : str
+        What the caller calls them.
+
+    Returns
+    -------
+    ndarray of the same shape, uint8, float32 or float64
+
+    Raises
+    ------
+    ValueError
+        For NaN, infinity, no images, or another number of axes.
+    """
+    X = as_container(X)
+    if isinstance(X, torch.Tensor):
+        X = X.detach().cpu()
+        X = (X.float() if X.dtype in (torch.float16, torch.bfloat16) else X).numpy()
+    if getattr(X, "ndim", None) == 0 or (hasattr(X, "__len__") and len(X) == 0):
+        raise ValueError(f"{name} holds no images; give at least one.")
+    images = check_array(
+        X, dtype=[np.float64, np.float32, np.uint8], allow_nd=True, order="C", input_name=name
+    )
+    if images.ndim not in (2, 4):
+        remedy = (
+            "add the channel axis of gray images, X[:, None]" if images.ndim == 3 else "reshape"
+        )
+        raise ValueError(
+            f"{name} must have shape (n, channels, height, width) or (n, features), got "
+            f"{images.shape}; {remedy}."
+        )
+    return images
+
+
+def as_floats(images, dtype=np.float64):
+    """Images as floats; uint8 ``u`` becomes ``u / 127.5 - 1``."""
+    if images.dtype == np.uint8:
+        return images.astype(dtype) / dtype(127.5) - dtype(1)
+    return images.astype(dtype, copy=False)
+
+
+def check_alike(images, others, name, other_name):
+    """Refuse images of two shapes."""
+    if images.shape[1:] != others.shape[1:]:
+        raise ValueError(
+            f"{name} holds images of shape {images.shape[1:]}, {other_name} of shape "
+            f"{others.shape[1:]}; reshape one of them."
+        )

@@ -1,0 +1,177 @@
+"""Samples beside the training images that are nearest to them."""
+
+import numpy as np
+
+from .._images import as_images
+from ..memorisation import memorised_fraction, nearest_training_images
+from ._cells import GREY, WARNING, as_pictures, box_size, canvas, draw, limits
+
+_PAD = 0.12  # between boxes
+_MARGIN = 1.25  # for the names of rows
+_TEXT = 0.34  # for a line of text
+
+
+class SampleGridDisplay:
+    """Samples, under each the nearest training image, and how far it is.
+
+    Framed pairs are copies, by the rule of `memorised_fraction`. Make one with
+    :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    samples, nearest : ndarray of shape (n, C, H, W)
+        Drawn as pictures, or as lines where they are one pixel high or wide; numbers of
+        channels other than 3 as their mean.
+    distances : ndarray of shape (n,)
+        Root mean square over pixels, as `nearest_training_images` gives them.
+    memorised : ndarray of shape (n,), bool
+        Which samples are copies.
+    n_train : int
+        Training images.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+
+    Examples
+    --------
+    >>> from skpspc import PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import SampleGridDisplay
+    >>> X = load_digits_images().images[:200]
+    >>> model = PSPCDenoiser(patch_size=4).fit(X)
+    >>> display = SampleGridDisplay.from_estimator(model, X, n=4, n_steps=8)
+    >>> bool((display.distances > 0.05).all())
+    True
+    """
+
+    def __init__(self, samples, nearest, distances, memorised, n_train):
+        self.samples = samples
+        self.nearest = nearest
+        self.distances = distances
+        self.memorised = memorised
+        self.n_train = n_train
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, X_train, *, n=8, ax=None, n_columns=8, data_range=None, **parameters
+    ):
+        """Draw samples from a fitted denoiser, and show them.
+
+        Parameters
+        ----------
+        estimator : denoiser
+            Fitted.
+        X_train : array or Tensor of shape (N, C, H, W) or (N, d)
+            Training images, two or more.
+        n : int, default 8
+            Samples.
+        ax, n_columns, data_range
+            As in :meth:`plot`.
+        **parameters
+            Of `EmpiricalDenoiser.sample`: ``n_steps``, ``sampler`` and others; ``random_state``
+            is 0 unless it is given.
+
+        Returns
+        -------
+        SampleGridDisplay
+        """
+        samples = estimator.sample(n, **{"random_state": 0, **parameters})
+        shape = estimator.image_shape_
+        display = cls._measured(samples, X_train, shape)
+        return display.plot(ax, n_columns=n_columns, data_range=data_range)
+
+    @classmethod
+    def from_predictions(cls, samples, X_train, *, ax=None, n_columns=8, data_range=None):
+        """Show samples that have been drawn.
+
+        Parameters
+        ----------
+        samples : array or Tensor of shape (n, C, H, W) or (n, d)
+        X_train, ax, n_columns, data_range
+            As in :meth:`from_estimator`. Where both are flat they are signals.
+
+        Returns
+        -------
+        SampleGridDisplay
+        """
+        return cls._measured(samples, X_train, None).plot(
+            ax, n_columns=n_columns, data_range=data_range
+        )
+
+    @classmethod
+    def _measured(cls, samples, X_train, image_shape):
+        samples, train = as_images(samples, "samples"), as_images(X_train, "X_train")
+        # the range is only recorded; here it is that of the training images
+        low, high = (-1.0, 1.0) if train.dtype == np.uint8 else (train.min(), train.max())
+        span = {"data_range": (low, high)} if low < high else {}
+        distances, indices = nearest_training_images(samples, train)
+        memorised = memorised_fraction(samples, train, **span).values > 0
+        nearest = as_pictures(train[indices[:, 0]], image_shape)
+        samples = as_pictures(samples, image_shape)
+        return cls(samples, nearest, distances[:, 0], memorised, len(train))
+
+    def plot(self, ax=None, *, n_columns=8, data_range=None):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default None
+            Where to draw; None makes a figure.
+        n_columns : int, default 8
+            Pairs in a row.
+        data_range : tuple of (low, high), default None
+            Values that are black and white. None: (-1, 1) for images that live there, else the
+            smallest and the largest of what is shown.
+
+        Returns
+        -------
+        self
+        """
+        n = len(self.samples)
+        n_columns = min(n, n_columns)
+        box, height = box_size(self.samples.shape[1:])
+        cell, band = box + _PAD, 2 * (height + _PAD / 2) + _TEXT + _PAD
+        n_bands = -(-n // n_columns)
+        ax = canvas(ax, _MARGIN + n_columns * cell, n_bands * band)
+        self.ax_, self.figure_ = ax, ax.figure
+        data_range = limits(self.nearest, self.samples) if data_range is None else data_range
+        for i in range(n):
+            left, top = _MARGIN + i % n_columns * cell, i // n_columns * band
+            self._pair(i, left, top, box, height, data_range)
+        for top in band * np.arange(n_bands):
+            self._row_names(top, height)
+        title = f"{n} samples, nearest of {self.n_train} training images"
+        ax.set_title(f"{title}; {self.memorised.sum()} copied (framed)", fontsize="medium")
+        return self
+
+    def _pair(self, i, left, top, box, height, data_range):
+        """One sample, its neighbour, and their distance."""
+        copied = bool(self.memorised[i])
+        frame = {"edge": WARNING, "linewidth": 2.0} if copied else {}
+        draw(self.ax_, self.samples[i], left, top, data_range, **frame)
+        below = top + height + _PAD / 2
+        draw(self.ax_, self.nearest[i], left, below, data_range, **frame)
+        self.ax_.text(
+            left + box / 2,
+            below + height + _TEXT / 2,
+            f"{self.distances[i]:.3f}",
+            ha="center",
+            va="center",
+            fontsize="small",
+            color=WARNING if copied else "black",
+            fontweight="bold" if copied else "normal",
+        )
+
+    def _row_names(self, top, height):
+        """What the rows of a band are."""
+        rows = {
+            "sample": top + height / 2,
+            "nearest\ntraining\nimage": top + 1.5 * height + _PAD / 2,
+            "distance\n(RMS)": top + 2 * height + _PAD / 2 + _TEXT / 2,
+        }
+        for name, middle in rows.items():
+            self.ax_.text(
+                _MARGIN - _PAD, middle, name, ha="right", va="center", fontsize="small", color=GREY
+            )

@@ -1,0 +1,388 @@
+r"""How far denoisers are from the optimum, from clean images, and from one another.
+
+The paper asks it of noisy images of two kinds:
+
+- *forward*: :math:`z = x + \sigma \epsilon` with x an image and :math:`\epsilon` standard normal;
+- *reverse*: the states that a sampler visits, walking from noise to an image with one of the
+  denoisers. They are what a denoiser is given in use; there is no clean image to compare with.
+"""
+
+import numpy as np
+import torch
+from sklearn.utils import gen_batches
+from sklearn.utils.validation import check_is_fitted
+
+from .._validation import as_container
+from ..denoisers import EmpiricalDenoiser
+from ..sampling import SAMPLERS, draw_noise, edm_sigmas, noise_seed
+from ..sampling.schedules import check_grid
+from ..support.memory import rows_that_fit
+from ._images import as_floats, as_images
+from .tables import ComparisonTable, ErrorTable
+
+_DEFAULT_N = 64
+# Beside the seed: what is drawn here must not be the noise that `score` and `sample` draw.
+_INSPECTION = 3
+
+
+def error_curve(
+    denoisers,
+    X,
+    sigmas,
+    *,
+    against="optimal",
+    process="forward",
+    n=None,
+    X_train=None,
+    along=None,
+    sampler="heun",
+    n_steps=18,
+    sigma_max=80.0,
+    random_state=0,
+):
+    r"""Mean squared error of denoisers at each noise level.
+
+    .. math::
+
+        E(\sigma) = \frac{1}{n D} \sum_{j=1}^n |D(z_j; \sigma) - R(z_j; \sigma)|^2
+
+    with R the optimal denoiser of the training set, another denoiser, or the clean image. All
+    denoisers are given the same noisy images.
+
+    Parameters
+    ----------
+    denoisers : dict of str to denoiser, list of denoisers, or denoiser
+        Fitted. Wrap networks in `skpspc.NetworkDenoiser`; they may live on another device, or
+        compute in another dtype.
+    X : array or Tensor of shape (N, C, H, W) or (N, d)
+        Clean images, from which noisy ones are made. The paper takes training images, for which
+        the error of networks against the optimum is small at both ends, where there is hardly
+        any noise and where there is hardly anything else, and large in between. Of held-out
+        images it is large at small noise levels too: the optimum is a training image there.
+    sigmas : array of float of shape (n_sigmas,)
+        Noise levels, non-negative, finite and distinct, in any order; in the units of the images.
+    against : "optimal", "clean" or denoiser, default "optimal"
+        R: "optimal" is an `EmpiricalDenoiser` of all of ``X_train``, exact; "clean" the
+        images of X.
+    process : {"forward", "reverse"}, default "forward"
+        Where the noisy images come from. "forward": images of X and noise. "reverse": the
+        states at ``sigmas`` of n walks of a sampler from noise; X then tells nothing but the
+        training set.
+    n : int, default None
+        How many noisy images at each noise level, or walks; None: 64, or as many as X holds.
+        Images are drawn from X without replacement.
+    X_train : array or Tensor of shape (N, C, H, W) or (N, d), default None
+        Training images of "optimal"; None: X.
+    along : str or denoiser, default None
+        With whom the sampler of "reverse" walks: one of ``denoisers``, by name, or any other.
+        None: with the one that ``against`` gives, as in the paper, where it is the network.
+    sampler : {"euler", "heun"} or callable, default "heun"
+        As in `EmpiricalDenoiser.sample`.
+    n_steps : int, default 18
+        Steps of the walk from ``sigma_max`` to the smallest of ``sigmas`` on the grid of
+        `skpspc.edm_sigmas`; ``sigmas`` are further steps.
+    sigma_max : float, default 80.0
+        Where the walk begins, or the largest of ``sigmas`` if that is larger.
+    random_state : int, RandomState, Generator or None, default 0
+        Decides which images are drawn, and their noise: one draw for each image, used at
+        every noise level. The first n are the same whatever n and ``sigmas`` are.
+
+    Returns
+    -------
+    ErrorTable
+
+    Raises
+    ------
+    ValueError
+        For no noise levels, n larger than X, an unknown ``against``, ``process`` or
+        ``along``, clean images asked for in reverse, or denoisers that answer with another shape,
+        with NaN or with infinity.
+    sklearn.exceptions.NotFittedError
+        For a denoiser that is not fitted.
+
+    References
+    ----------
+    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
+    ICML 2025, arXiv:2411.19339, sec. 3 and 6.
+
+    Examples
+    --------
+    >>> from skpspc import GaussianDenoiser, PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import error_curve
+    >>> X = load_digits_images().images
+    >>> denoisers = {"Gaussian": GaussianDenoiser().fit(X), "PSPC": PSPCDenoiser(4).fit(X)}
+    >>> table = error_curve(denoisers, X, [0.01, 0.5, 50.0], n=8)
+    >>> table.errors.shape
+    (3, 2)
+    >>> table.errors[1].min() > table.errors[[0, 2]].max()  # far from the optimum in between
+    True
+    """
+    members = named_denoisers(denoisers)
+    reference, words = _reference(against, X if X_train is None else X_train)
+    if process == "reverse" and reference is None:
+        raise ValueError(
+            "against='clean' needs process='forward': a sampler's states have no clean images; "
+            "pass a denoiser, or 'optimal'."
+        )
+    walker = _walker(along, members, reference, process)
+    sigmas = np.sort(check_grid(sigmas))
+    source = _source(X, n, process, walker, sampler, n_steps, sigma_max, random_state)
+    errors = np.empty((len(sigmas), len(members), source.n))
+    for j, rows, clean, z in source.noisy(sigmas):
+        sigma = float(sigmas[j])
+        target = clean if reference is None else _answer(reference, z, sigma, "against")
+        for m, (name, denoiser) in enumerate(members.items()):
+            errors[j, m, rows] = _squares(_answer(denoiser, z, sigma, name), target)
+    mean, error = _summary(errors)
+    names = list(members)
+    return ErrorTable(sigmas, names, mean, error, source.n, process, words, source.words)
+
+
+def compare(
+    denoisers,
+    X,
+    sigmas,
+    *,
+    process="forward",
+    n=None,
+    along=None,
+    sampler="heun",
+    n_steps=18,
+    sigma_max=80.0,
+    random_state=0,
+):
+    r"""Mean squared difference of each two denoisers at each noise level.
+
+    Parameters
+    ----------
+    denoisers, X, sigmas, process, n, sampler, n_steps, sigma_max, random_state
+        As in `error_curve`. X may be None where ``process="reverse"``.
+    along : str or denoiser, default None
+        With whom the sampler of "reverse" walks; None: the first of ``denoisers``.
+
+    Returns
+    -------
+    ComparisonTable
+
+    Raises
+    ------
+    ValueError
+        As in `error_curve`.
+
+    Examples
+    --------
+    >>> from skpspc import EmpiricalDenoiser, GaussianDenoiser, PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import compare
+    >>> X = load_digits_images().images[:500]
+    >>> denoisers = [model.fit(X) for model in (EmpiricalDenoiser(), GaussianDenoiser())]
+    >>> compare(denoisers, X, [0.5], n=4).errors.shape
+    (1, 2, 2)
+    """
+    members = named_denoisers(denoisers)
+    walker = _walker(along, members, next(iter(members.values())), process)
+    sigmas = np.sort(check_grid(sigmas))
+    source = _source(X, n, process, walker, sampler, n_steps, sigma_max, random_state)
+    errors = np.zeros((len(sigmas), len(members), len(members), source.n))
+    for j, rows, _, z in source.noisy(sigmas):
+        answers = [_answer(d, z, float(sigmas[j]), name) for name, d in members.items()]
+        for a, b in zip(*np.triu_indices(len(members), 1), strict=True):
+            errors[j, a, b, rows] = errors[j, b, a, rows] = _squares(answers[a], answers[b])
+    mean, error = _summary(errors)
+    return ComparisonTable(sigmas, list(members), mean, error, source.n, process, source.words)
+
+
+def named_denoisers(denoisers):
+    """Denoisers by name; those without one are called by their class, and numbered.
+
+    Parameters
+    ----------
+    denoisers : dict of str to denoiser, list of denoisers, or denoiser
+
+    Returns
+    -------
+    dict of str to denoiser
+
+    Raises
+    ------
+    ValueError
+        For none, or something that does not denoise.
+    sklearn.exceptions.NotFittedError
+    """
+    if not isinstance(denoisers, dict):
+        given = denoisers if isinstance(denoisers, (list, tuple)) else [denoisers]
+        denoisers = {}
+        for denoiser in given:
+            name = type(denoiser).__name__
+            repeats = sum(type(other) is type(denoiser) for other in denoisers.values())
+            denoisers[f"{name} {repeats + 1}" if repeats else name] = denoiser
+    if not denoisers:
+        raise ValueError("denoisers must hold at least one denoiser, got none of them.")
+    for name, denoiser in denoisers.items():
+        _check_denoiser(denoiser, name)
+    return {str(name): denoiser for name, denoiser in denoisers.items()}
+
+
+def _check_denoiser(denoiser, name):
+    if not callable(getattr(denoiser, "denoise", None)):
+        raise ValueError(
+            f"{name} must be a fitted denoiser, got {denoiser!r}; wrap a network in "
+            "NetworkDenoiser(network, image_shape=...)."
+        )
+    if hasattr(denoiser, "fit"):
+        check_is_fitted(denoiser)
+
+
+def _reference(against, X_train):
+    """The denoiser that errors are measured from, None for clean images, and its name."""
+    if not isinstance(against, str):
+        _check_denoiser(against, "against")
+        return against, type(against).__name__
+    if against == "clean":
+        return None, "the clean images"
+    if against == "optimal":
+        if X_train is None:
+            raise ValueError("against='optimal' needs training images; pass X_train, or X.")
+        return EmpiricalDenoiser().fit(X_train), "the optimal denoiser"
+    raise ValueError(f"against must be 'optimal', 'clean' or a denoiser, got {against!r}.")
+
+
+def _walker(along, members, default, process):
+    """Whose trajectories are walked, or None where there are none."""
+    if process not in ("forward", "reverse"):
+        raise ValueError(f"process must be 'forward' or 'reverse', got {process!r}.")
+    if process == "forward":
+        if along is not None:
+            raise ValueError("along says with whom a sampler walks; pass process='reverse' too.")
+        return None
+    if along is None:
+        return default
+    if isinstance(along, str):
+        if along not in members:
+            raise ValueError(f"along must be one of {list(members)} or a denoiser, got {along!r}.")
+        return members[along]
+    _check_denoiser(along, "along")
+    return along
+
+
+def _source(X, n, process, walker, sampler, n_steps, sigma_max, random_state):
+    rng = np.random.default_rng([noise_seed(random_state), _INSPECTION])
+    if process == "forward":
+        return _Forward(X, n, rng)
+    return _Reverse(walker, n, rng, sampler, n_steps, sigma_max)
+
+
+def _checked_n(n):
+    if n is not None and not (isinstance(n, (int, np.integer)) and n >= 1):
+        raise ValueError(f"n must be an int of at least 1, got {n!r}.")
+
+
+class _Forward:
+    """Images and noise: ``n`` of them, described by ``words``."""
+
+    def __init__(self, X, n, rng):
+        _checked_n(n)
+        if X is None:
+            raise ValueError("process='forward' makes noisy images of X, got None; pass images.")
+        X = as_container(X)
+        X = X if isinstance(X, (np.ndarray, torch.Tensor)) else as_images(X, "X")
+        if n is not None and n > len(X):
+            raise ValueError(f"n={n} images are asked for, but X holds {len(X)}; pass more, or n.")
+        self.n = min(_DEFAULT_N, len(X)) if n is None else int(n)
+        chosen = rng.permutation(len(X))[: self.n]
+        self.images = as_images(X[chosen], "X")
+        self.seed = noise_seed(rng)
+        self.words = "noisy images (forward process)"
+
+    def noisy(self, sigmas):
+        """Number of the noise level, rows, clean images and noisy ones, batch by batch."""
+        double = self.images.dtype == np.float64
+        shape = self.images.shape[1:]
+        for rows in _batches(shape, self.n):
+            clean = as_floats(self.images[rows], np.float64 if double else np.float32)
+            clean = torch.from_numpy(clean.copy())
+            noise = draw_noise(shape, len(clean), self.seed, start=rows.start).to(clean)
+            for j, sigma in enumerate(sigmas):
+                yield j, rows, clean, clean + float(sigma) * noise
+
+
+class _Reverse:
+    """The states of a sampler: ``n`` walks, described by ``words``."""
+
+    def __init__(self, walker, n, rng, sampler, n_steps, sigma_max):
+        _checked_n(n)
+        if not hasattr(walker, "sample"):
+            raise ValueError(
+                f"process='reverse' walks with a denoiser of this library, got {walker!r}; wrap a "
+                "network in NetworkDenoiser."
+            )
+        if not (callable(sampler) or (isinstance(sampler, str) and sampler in SAMPLERS)):
+            raise ValueError(
+                f"sampler must be one of {sorted(SAMPLERS)} or a callable, got {sampler!r}."
+            )
+        self.n = _DEFAULT_N if n is None else int(n)
+        self.seed = noise_seed(rng)
+        self.walker, self.n_steps, self.sigma_max = walker, n_steps, sigma_max
+        self.steps = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
+        self.words = f"walks of {type(walker).__name__} (reverse process)"
+
+    def noisy(self, sigmas):
+        """Number of the noise level, rows, None and states, batch by batch."""
+        if sigmas[0] <= 0:
+            raise ValueError("sigmas must be positive for process='reverse'; leave 0 out.")
+        grid = self.grid(sigmas)
+        shape = self.walker.image_shape_
+        for rows in _batches((len(grid), *shape), self.n):
+            noise = draw_noise(shape, rows.stop - rows.start, self.seed, start=rows.start)
+            _, states = self.walker.sample(
+                initial=grid[0] * noise,
+                sampler=lambda denoise, z, _: self.steps(denoise, z, grid),
+                n_steps=len(grid),
+                sigma_max=grid[0],
+                sigma_min=grid[-1],
+                return_trajectory=True,
+            )
+            for j, sigma in enumerate(sigmas):
+                yield j, rows, None, torch.as_tensor(states[grid.index(sigma)]).cpu()
+
+    def grid(self, sigmas):
+        """The steps of the walk, decreasing: those of `edm_sigmas`, and ``sigmas``, increasing."""
+        steps = edm_sigmas(self.n_steps, sigmas[0], max(self.sigma_max, sigmas[-1]))
+        twice = np.isclose(steps[:, None], sigmas, rtol=1e-6, atol=0).any(1)
+        return np.union1d(steps[~twice], sigmas)[::-1].tolist()
+
+
+def _batches(shape, n):
+    """Slices of n rows that fit the memory."""
+    return gen_batches(n, rows_that_fit(64 * int(np.prod(shape)), n, what="The noise of one image"))
+
+
+def _answer(denoiser, z, sigma, name):
+    """What a denoiser makes of noisy images, a tensor where z is."""
+    answer = torch.as_tensor(denoiser.denoise(z, sigma)).to(z.device)
+    if answer.shape != z.shape:
+        raise ValueError(
+            f"{name} answers with shape {tuple(answer.shape)} to noisy images of shape "
+            f"{tuple(z.shape)}; only denoisers of whole images can be compared."
+        )
+    if not answer.isfinite().all():
+        raise ValueError(
+            f"{name} answers with NaN or infinity at sigma = {sigma:.4g}; leave out noise levels "
+            "at which it is not at home."
+        )
+    return answer
+
+
+def _squares(answer, target):
+    """Mean squared difference of each image, (n,)."""
+    difference = answer.double() - target.double()
+    return difference.square().flatten(1).mean(1).numpy()
+
+
+def _summary(errors):
+    """Mean over the last axis, and its standard error."""
+    n = errors.shape[-1]
+    if n == 1:
+        return errors[..., 0], np.full(errors.shape[:-1], np.nan)
+    return errors.mean(-1), errors.std(-1, ddof=1) / np.sqrt(n)

@@ -1,0 +1,202 @@
+"""How near a set of images is to another set, seen through features."""
+
+import math
+
+import numpy as np
+import torch
+from sklearn.metrics.pairwise import polynomial_kernel
+from sklearn.utils import check_array, check_random_state, gen_batches
+
+from ._images import as_floats, as_images, check_alike
+from .metrics import Measurement, check_range
+
+
+def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
+    r"""Fréchet distance between the features of two sets of images.
+
+    .. math::
+
+        |\mu - \nu|^2 + \operatorname{tr}\bigl(S + T - 2 (S T)^{1/2}\bigr)
+
+    with :math:`\mu, \nu` the means and :math:`S, T` the (unbiased) covariances of the features.
+
+    Parameters
+    ----------
+    X_true : array or Tensor of shape (N, C, H, W) or (N, d)
+        Images of the data. uint8 ``u`` means ``u / 127.5 - 1``; floats are taken as they are.
+    X : array or Tensor of shape (n, C, H, W) or (n, d)
+        Generated images, of the same shape.
+    feature : callable
+        ``feature(images)`` maps a float32 Tensor (m, C, H, W), or (m, d), to an array or
+        Tensor (m, n_features). What is called *the* FID takes the last pooling layer of an
+        Inception network; numbers compare only under one feature and equal n, as few images
+        make it larger. No weights are downloaded here.
+    batch_size : int, default 256
+        Images that ``feature`` sees at once.
+    data_range : tuple of (low, high), default (-1, 1)
+        What the values of images live on; only recorded.
+
+    Returns
+    -------
+    Measurement
+        One value; ``n`` counts X and ``n_reference`` X_true.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two images, NaN, infinity, two shapes, or features that are not one
+        row an image.
+
+    References
+    ----------
+    Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash
+    Equilibrium", NeurIPS 2017, Eq. 6.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpspc.inspection import fid
+    >>> X = np.random.default_rng(0).normal(size=(100, 4))
+    >>> round(fid(X, X + 2.0, feature=lambda images: images, data_range=(-3, 3)), 4)
+    16.0
+    """
+    true, other = _features_of_both(X_true, X, feature, batch_size)
+    root, other_root = (_covariance_root(features) for features in (true, other))
+    # With S = R^T R and T = Q^T Q the eigenvalues of S T are the squared singular values of R Q^T.
+    # No root of a matrix is taken, which for fewer images than features would not exist.
+    cross = np.linalg.norm(root @ other_root.T, "nuc")
+    shift = np.square(true.mean(0) - other.mean(0)).sum()
+    value = shift + np.square(root).sum() + np.square(other_root).sum() - 2 * cross
+    return _measurement("fid", [max(value, 0.0)], true, other, data_range)
+
+
+def kid(
+    X_true,
+    X,
+    feature,
+    *,
+    subset_size=1000,
+    n_subsets=100,
+    batch_size=256,
+    random_state=0,
+    data_range=(-1, 1),
+):
+    r"""Kernel distance between the features of two sets of images.
+
+    .. math::
+
+        \operatorname{mean}_{i \ne j} k(a_i, a_j) + \operatorname{mean}_{i \ne j} k(b_i, b_j)
+        - 2 \operatorname{mean}_{i, j} k(a_i, b_j),
+        \qquad k(a, b) = (a \cdot b / d + 1)^3
+
+    with :math:`a_i, b_j` the features of the two sets, d numbers each: the squared maximum mean
+    discrepancy. It is unbiased whatever the number of images, and may be negative.
+
+    Parameters
+    ----------
+    X_true, X, feature, batch_size, data_range
+        As in `fid`.
+    subset_size : int, default 1000
+        Images of each set in a subset, or all of a smaller set.
+    n_subsets : int, default 100
+        How many random subsets to average; one where both sets are used whole.
+    random_state : int, RandomState or None, default 0
+        Draws them.
+
+    Returns
+    -------
+    Measurement
+        Its ``values`` are those of the subsets.
+
+    Raises
+    ------
+    ValueError
+        As `fid`.
+
+    References
+    ----------
+    Binkowski et al., "Demystifying MMD GANs", ICLR 2018, Eq. 4.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpspc.inspection import kid
+    >>> X = np.random.default_rng(0).normal(size=(100, 4))
+    >>> kid(X[:50], X[50:], feature=lambda images: images, data_range=(-3, 3)).n
+    50
+    """
+    if subset_size < 2 or n_subsets < 1:
+        raise ValueError(
+            "subset_size must be 2 or more and n_subsets 1 or more, got "
+            f"{subset_size!r} and {n_subsets!r}."
+        )
+    true, other = _features_of_both(X_true, X, feature, batch_size)
+    sizes = [min(subset_size, len(features)) for features in (true, other)]
+    if sizes == [len(true), len(other)]:
+        n_subsets = 1
+    rng = check_random_state(random_state)
+    values = []
+    for _ in range(n_subsets):
+        drawn = [
+            features[rng.choice(len(features), size, replace=False)]
+            for features, size in zip((true, other), sizes, strict=True)
+        ]
+        values.append(_discrepancy(*drawn))
+    return _measurement("kid", values, true, other, data_range)
+
+
+def _features_of_both(X_true, X, feature, batch_size):
+    """Features (N, d) and (n, d), float64."""
+    true, other = as_images(X_true, "X_true"), as_images(X, "X")
+    check_alike(true, other, "X_true", "X")
+    if min(len(true), len(other)) < 2:
+        raise ValueError(
+            f"two images or more of each set are needed, got {len(true)} and {len(other)}."
+        )
+    return _features(true, feature, batch_size), _features(other, feature, batch_size)
+
+
+def _features(images, feature, batch_size):
+    """What ``feature`` makes of images, (n, d) float64."""
+    parts = []
+    for rows in gen_batches(len(images), batch_size):
+        batch = torch.from_numpy(as_floats(images[rows], np.float32).copy())
+        with torch.no_grad():
+            answer = feature(batch)
+        if isinstance(answer, torch.Tensor):
+            answer = answer.detach().cpu().numpy()
+        if np.ndim(answer) != 2 or len(answer) != len(batch):
+            raise ValueError(
+                f"feature must map {len(batch)} images to an array of shape ({len(batch)}, "
+                f"n_features), got shape {np.shape(answer)}; flatten its answer."
+            )
+        parts.append(check_array(answer, dtype=np.float64, input_name="feature(images)"))
+    return np.concatenate(parts)
+
+
+def _covariance_root(features):
+    """R (at most d rows, d) with R^T R the covariance of rows."""
+    centred = (features - features.mean(0)) / math.sqrt(len(features) - 1)
+    return np.linalg.qr(centred, mode="r")
+
+
+def _discrepancy(a, b):
+    """Squared maximum mean discrepancy of rows, unbiased."""
+
+    def within(x):
+        kernel = polynomial_kernel(x, degree=3)  # (x.y / d + 1)^3
+        return (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1))
+
+    return within(a) + within(b) - 2 * polynomial_kernel(a, b, degree=3).mean()
+
+
+def _measurement(name, values, true, other, data_range):
+    values = np.asarray(values, dtype=np.float64)
+    return Measurement(
+        values.mean(),
+        name=name,
+        values=values,
+        n=len(other),
+        n_reference=len(true),
+        data_range=check_range(data_range),
+    )

@@ -1,0 +1,377 @@
+r"""How near images are to other images, one by one.
+
+With :math:`x` a true image and :math:`y` what was made of it, D numbers each:
+
+    MSE = |x - y|^2 / D,  PSNR = 10 log10(range^2 / MSE),  cosine = x.y / |x| |y|,
+    Pearson r = cosine of x - mean(x) and y - mean(y),  R^2 = 1 - |x - y|^2 / |x - mean(x)|^2.
+
+"r2" means the last two, and others, in the literature, and numbers on [0, 1] and on [-1, 1] are
+both reported: every result here is under its true name, and says its range and n.
+"""
+
+import math
+import warnings
+
+import numpy as np
+from sklearn.utils import gen_batches
+
+from .. import _optional
+from ..support.memory import rows_that_fit
+from ._images import as_floats, as_images, check_alike
+
+
+class Measurement(float):
+    """A number measured on images, and what it was measured on.
+
+    It is a float, the mean of ``values``, and is compared, formatted and computed with as one.
+
+    Parameters
+    ----------
+    value : float
+
+    Attributes
+    ----------
+    name : str
+        What was measured.
+    values : ndarray of shape (n,)
+        One for each image; of a measure of whole sets, one for each draw of images.
+    n : int
+        Images that count in the mean.
+    n_reference : int or None
+        Images that they were compared with, where it is a set: the training images.
+    data_range : tuple of (low, high)
+        What the values of images live on; the unit of errors and distances.
+    """
+
+    name: str
+    values: np.ndarray
+    n: int
+    n_reference: int | None
+    data_range: tuple[float, float]
+
+    def __new__(cls, value, **about):
+        """A float with attributes."""
+        self = super().__new__(cls, value)
+        vars(self).update(about)
+        return self
+
+    @property
+    def standard_error(self):
+        """Of the mean, from how much ``values`` differ; NaN where there is only one."""
+        values = self.values[~np.isnan(self.values)]
+        return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else np.nan
+
+    def __repr__(self):
+        low, high = self.data_range
+        against = "" if self.n_reference is None else f", n_reference={self.n_reference}"
+        return (
+            f"{self.name} {float(self):.4g} (n={self.n}{against}, data_range=({low:g}, {high:g}))"
+        )
+
+
+def check_range(data_range):
+    """Low and high as floats, low below high."""
+    try:
+        low, high = map(float, data_range)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if not low < high:
+        raise ValueError(
+            f"data_range must be (low, high) with low < high, got {data_range!r}; uint8 images "
+            "live on (-1, 1) here."
+        )
+    return low, high
+
+
+def warn_outside(low, high, data_range, name):
+    """Warn where images take values from low to high, and that is beyond their range."""
+    slack = 1e-6 * (data_range[1] - data_range[0])
+    if low < data_range[0] - slack or high > data_range[1] + slack:
+        warnings.warn(
+            f"{name} takes values from {low:.4g} to {high:.4g}, beyond data_range={data_range}; "
+            "pass the range that the images live on.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _of_pairs(name, X_true, X_pred, data_range, measure):
+    """A measure of pairs of images: ``measure(x, y)`` maps two (m, *shape) to (m,)."""
+    true, pred = as_images(X_true, "X_true"), as_images(X_pred, "X_pred")
+    data_range = check_range(data_range)
+    check_alike(true, pred, "X_true", "X_pred")
+    if len(true) != len(pred):
+        raise ValueError(
+            f"X_true holds {len(true)} images and X_pred {len(pred)}; give one for each."
+        )
+    row_bytes = 8 * 6 * math.prod(true.shape[1:])
+    n_rows = rows_that_fit(row_bytes, len(true), what="A pair of images")
+    values, low, high = np.empty(len(true)), math.inf, -math.inf
+    for rows in gen_batches(len(true), n_rows):
+        x, y = as_floats(true[rows]), as_floats(pred[rows])
+        low, high = min(low, x.min()), max(high, x.max())
+        values[rows] = measure(x, y)
+    warn_outside(low, high, data_range, "X_true")
+    defined = ~np.isnan(values)
+    if not defined.all():
+        warnings.warn(
+            f"{name} is undefined (NaN) for {(~defined).sum()} of {len(values)} images, which do "
+            "not vary; the mean is over the others.",
+            UserWarning,
+            stacklevel=3,
+        )
+    mean = values[defined].mean() if defined.any() else np.nan
+    return Measurement(
+        mean,
+        name=name,
+        values=values,
+        n=int(defined.sum()),
+        n_reference=None,
+        data_range=data_range,
+    )
+
+
+def _ratio(numerator, denominator):
+    """Of two (m,); NaN where the denominator is zero."""
+    safe = np.where(denominator > 0, denominator, np.nan)
+    return numerator / safe
+
+
+def _flat(function):
+    """A measure of rows as one of images."""
+    return lambda x, y: function(x.reshape(len(x), -1), y.reshape(len(y), -1))
+
+
+def _centred(x):
+    """Rows less their means; rows that do not vary are exactly zero."""
+    varies = x.max(1) > x.min(1)
+    return np.where(varies[:, None], x - x.mean(1, keepdims=True), 0.0)
+
+
+def _squares(x, y):
+    return np.square(x - y).mean(1)
+
+
+def _cosines(x, y):
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    return _ratio((x * y).sum(1), norms).clip(-1, 1)
+
+
+def mse(X_true, X_pred, *, data_range=(-1, 1)):
+    r"""Mean squared error, :math:`|x - y|^2 / D`.
+
+    Parameters
+    ----------
+    X_true, X_pred : array or Tensor of shape (n, C, H, W) or (n, d)
+        Clean images and their estimates, or the answers of two denoisers. uint8 ``u`` means
+        ``u / 127.5 - 1``; floats are taken as they are. Computed in float64.
+    data_range : tuple of (low, high), default (-1, 1)
+        What the values of X_true live on. It is only recorded here, and a warning tells where
+        it cannot be true: errors on (-1, 1) are four times those on (0, 1).
+
+    Returns
+    -------
+    Measurement
+        Its ``values`` are those of the images.
+
+    Raises
+    ------
+    ValueError
+        For no images, NaN, infinity, or two shapes.
+
+    Examples
+    --------
+    >>> from skpspc.inspection import mse
+    >>> mse([[0.0, 1.0]], [[0.0, 0.5]])
+    mse 0.125 (n=1, data_range=(-1, 1))
+    """
+    return _of_pairs("mse", X_true, X_pred, data_range, _flat(_squares))
+
+
+def psnr(X_true, X_pred, *, data_range=(-1, 1)):
+    r"""Peak signal-to-noise ratio in dB, :math:`10 \log_{10}((high - low)^2 / MSE)`.
+
+    Parameters
+    ----------
+    X_true, X_pred, data_range
+        As in `mse`; the range matters here.
+
+    Returns
+    -------
+    Measurement
+        The mean of the images' ratios; infinite where an estimate is exact.
+
+    Raises
+    ------
+    ValueError
+        As `mse`.
+
+    Examples
+    --------
+    >>> from skpspc.inspection import psnr
+    >>> psnr([[0.0, 1.0]], [[0.2, 0.8]])
+    psnr 20 (n=1, data_range=(-1, 1))
+    """
+    low, high = check_range(data_range)
+
+    def measure(x, y):
+        with np.errstate(divide="ignore"):
+            return 20 * math.log10(high - low) - 10 * np.log10(_squares(x, y))
+
+    return _of_pairs("psnr", X_true, X_pred, data_range, _flat(measure))
+
+
+def cosine(X_true, X_pred, *, data_range=(-1, 1)):
+    r"""Cosine of the angle between images, :math:`x \cdot y / |x| |y|`.
+
+    Parameters
+    ----------
+    X_true, X_pred, data_range
+        As in `mse`.
+
+    Returns
+    -------
+    Measurement
+        NaN, with a warning, for an image of zeros.
+
+    Raises
+    ------
+    ValueError
+        As `mse`.
+
+    Examples
+    --------
+    >>> from skpspc.inspection import cosine
+    >>> cosine([[0.0, 1.0]], [[0.0, 0.5]])
+    cosine 1 (n=1, data_range=(-1, 1))
+    """
+    return _of_pairs("cosine", X_true, X_pred, data_range, _flat(_cosines))
+
+
+def pearson_r(X_true, X_pred, *, data_range=(-1, 1)):
+    r"""Pearson correlation of the D numbers of two images, about the mean of each image.
+
+    .. math::
+
+        r = \frac{(x - \bar x) \cdot (y - \bar y)}{|x - \bar x| |y - \bar y|}
+
+    with :math:`\bar x` the mean over all pixels and channels. Not squared: it is what Kamb and
+    Ganguli report as "r2".
+
+    Parameters
+    ----------
+    X_true, X_pred, data_range
+        As in `mse`.
+
+    Returns
+    -------
+    Measurement
+        NaN, with a warning, where one of the two images is constant.
+
+    Raises
+    ------
+    ValueError
+        As `mse`.
+
+    References
+    ----------
+    Kamb and Ganguli, "An analytic theory of creativity in convolutional diffusion models",
+    ICML 2025, arXiv:2412.20292.
+
+    Examples
+    --------
+    >>> from skpspc.inspection import pearson_r
+    >>> pearson_r([[0.0, 0.5, 1.0]], [[0.1, 0.2, 0.3]])
+    pearson_r 1 (n=1, data_range=(-1, 1))
+    """
+    measure = _flat(lambda x, y: _cosines(_centred(x), _centred(y)))
+    return _of_pairs("pearson_r", X_true, X_pred, data_range, measure)
+
+
+def r2_score(X_true, X_pred, *, data_range=(-1, 1)):
+    r"""Coefficient of determination of each image, :math:`1 - |x - y|^2 / |x - \bar x|^2`.
+
+    Parameters
+    ----------
+    X_true, X_pred, data_range
+        As in `mse`. The first is the one that is to be explained: the two are not alike.
+
+    Returns
+    -------
+    Measurement
+        Its ``values`` are at most 1; NaN, with a warning, where X_true is constant.
+
+    Raises
+    ------
+    ValueError
+        As `mse`.
+
+    Examples
+    --------
+    >>> from skpspc.inspection import r2_score
+    >>> r2_score([[0.0, 0.5, 1.0]], [[0.0, 0.5, 0.5]])
+    r2_score 0.5 (n=1, data_range=(-1, 1))
+    """
+
+    def measure(x, y):
+        return 1 - _ratio(_squares(x, y), np.square(_centred(x)).mean(1))
+
+    return _of_pairs("r2_score", X_true, X_pred, data_range, _flat(measure))
+
+
+def ssim(X_true, X_pred, *, data_range=(-1, 1)):
+    """Structural similarity, by scikit-image (the extra ``metrics``).
+
+    Gaussian windows of standard deviation 1.5 and the constants of the paper; the average is over
+    channels and over the pixels that are 5 or more from the border. Images smaller than 11
+    pixels are continued by reflection, and one or two pixels in their middle count.
+
+    Parameters
+    ----------
+    X_true, X_pred, data_range
+        As in `mse`; the range matters here. Flat images, and images one pixel high or wide,
+        are signals.
+
+    Returns
+    -------
+    Measurement
+
+    Raises
+    ------
+    ValueError
+        As `mse`.
+    ImportError
+        Without scikit-image.
+
+    References
+    ----------
+    Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE
+    Transactions on Image Processing 13, 2004, Eq. 13 and sec. III-C.
+    """
+    similarity = _optional.load("skimage.metrics").structural_similarity
+    low, high = check_range(data_range)
+
+    def measure(x, y):
+        x, y = (_extended(images) for images in (x, y))
+        side = min(x.shape[2:])
+        return [
+            similarity(
+                one,
+                other,
+                data_range=high - low,
+                channel_axis=0,
+                win_size=min(11, side - 1 + side % 2),
+                gaussian_weights=True,
+                sigma=1.5,
+                use_sample_covariance=False,
+            )
+            for one, other in zip(x, y, strict=True)
+        ]
+
+    return _of_pairs("ssim", X_true, X_pred, data_range, measure)
+
+
+def _extended(images):
+    """Images (m, C, ...) without axes of length one; flat ones with one channel."""
+    n, channels, *sides = (len(images), 1, *images.shape[1:]) if images.ndim == 2 else images.shape
+    return images.reshape(n, channels, *([side for side in sides if side > 1] or [1]))

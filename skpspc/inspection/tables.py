@@ -1,0 +1,178 @@
+"""What error curves and comparisons come as."""
+
+import html
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import _optional
+
+
+class _Table(ABC):
+    """Text, HTML, reStructuredText and a data frame."""
+
+    @property
+    @abstractmethod
+    def title(self):
+        """What the numbers are, in one line."""
+
+    @abstractmethod
+    def _cells(self):
+        """Header and rows, lists of str."""
+
+    @abstractmethod
+    def _frame(self, pandas):
+        """The errors as a data frame."""
+
+    def __repr__(self):
+        header, rows = self._cells()
+        widths = _widths(header, rows)
+        lines = ["  ".join(map(str.rjust, row, widths)).rstrip() for row in [header, *rows]]
+        return "\n".join([self.title, *lines])
+
+    def _repr_html_(self):
+        header, rows = self._cells()
+
+        def line(cells, tag):
+            return "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells)
+
+        body = "".join(f"<tr>{line(row, 'td')}</tr>" for row in rows)
+        return (
+            f"<table><caption>{html.escape(self.title)}</caption>"
+            f"<thead><tr>{line(header, 'th')}</tr></thead><tbody>{body}</tbody></table>"
+        )
+
+    def to_rst(self):
+        """The numbers as a simple table of reStructuredText.
+
+        Returns
+        -------
+        str
+        """
+        header, rows = self._cells()
+        widths = _widths(header, rows)
+        rule = "  ".join("=" * width for width in widths)
+        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in [header, *rows]]
+        return "\n".join([rule, lines[0], rule, *lines[1:], rule, ""])
+
+    def to_frame(self):
+        """The errors as a pandas DataFrame (the extra ``metrics``), a row for each noise level.
+
+        Returns
+        -------
+        DataFrame
+            Of a comparison, a row for each noise level and denoiser.
+
+        Raises
+        ------
+        ImportError
+            Without pandas.
+        """
+        return self._frame(_optional.load("pandas"))
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ErrorTable(_Table):
+    """Mean squared errors of denoisers at noise levels, as `error_curve` gives them.
+
+    Attributes
+    ----------
+    sigmas : ndarray of shape (n_sigmas,)
+        Increasing.
+    names : list of str
+        Of the denoisers.
+    errors : ndarray of shape (n_sigmas, n_denoisers)
+        Mean over images of the mean squared error of their pixels.
+    standard_errors : ndarray of shape (n_sigmas, n_denoisers)
+        Of that mean over images; NaN where there is only one.
+    n : int
+        Images.
+    process : {"forward", "reverse"}
+    against : str
+        What the errors are measured from.
+    source : str
+        Where the noisy images come from, in words.
+    """
+
+    sigmas: np.ndarray
+    names: list
+    errors: np.ndarray
+    standard_errors: np.ndarray
+    n: int
+    process: str
+    against: str
+    source: str
+
+    @property
+    def title(self):
+        """What the numbers are, in one line."""
+        return f"Mean squared error against {self.against}, {self.n} {self.source}"
+
+    def _cells(self):
+        rows = [
+            [f"{sigma:.4g}", *map(_number, row)]
+            for sigma, row in zip(self.sigmas, self.errors, strict=True)
+        ]
+        return ["sigma", *self.names], rows
+
+    def _frame(self, pandas):
+        index = pandas.Index(self.sigmas, name="sigma")
+        return pandas.DataFrame(self.errors, index=index, columns=self.names)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ComparisonTable(_Table):
+    """Mean squared differences of denoisers from one another, as `compare` gives them.
+
+    Attributes
+    ----------
+    sigmas : ndarray of shape (n_sigmas,)
+        Increasing.
+    names : list of str
+        Of the denoisers.
+    errors, standard_errors : ndarray of shape (n_sigmas, n_denoisers, n_denoisers)
+        Symmetric, with zeros on the diagonal; see `ErrorTable`.
+    n : int
+        Images.
+    process : {"forward", "reverse"}
+    source : str
+        Where the noisy images come from, in words.
+    """
+
+    sigmas: np.ndarray
+    names: list
+    errors: np.ndarray
+    standard_errors: np.ndarray
+    n: int
+    process: str
+    source: str
+
+    @property
+    def title(self):
+        """What the numbers are, in one line."""
+        return f"Mean squared differences, {self.n} {self.source}"
+
+    def _cells(self):
+        rows = [
+            [f"{sigma:.4g}", name, *map(_number, row)]
+            for sigma, matrix in zip(self.sigmas, self.errors, strict=True)
+            for name, row in zip(self.names, matrix, strict=True)
+        ]
+        return ["sigma", "denoiser", *self.names], rows
+
+    def _frame(self, pandas):
+        index = pandas.MultiIndex.from_product(
+            [self.sigmas, self.names], names=["sigma", "denoiser"]
+        )
+        values = self.errors.reshape(-1, len(self.names))
+        return pandas.DataFrame(values, index=index, columns=self.names)
+
+
+def _number(value):
+    """Three significant digits."""
+    return f"{value:#.3g}" if value else "0"
+
+
+def _widths(header, rows):
+    return [max(map(len, column)) for column in zip(header, *rows, strict=True)]

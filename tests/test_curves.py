@@ -1,0 +1,380 @@
+"""Error curves and comparisons against formulas written here."""
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from sklearn.exceptions import NotFittedError
+
+import oracle
+from skpspc import (
+    EmpiricalDenoiser,
+    GaussianDenoiser,
+    NetworkDenoiser,
+    PatchDenoiser,
+    PSPCDenoiser,
+    edm_sigmas,
+)
+from skpspc.inspection import compare, error_curve
+
+SHAPE = (1, 8, 8)
+
+
+class Recorder:
+    """A denoiser that answers with a multiple of what it is given, and remembers it."""
+
+    def __init__(self, factor):
+        self.factor, self.seen = factor, {}
+
+    def denoise(self, z, sigma):
+        self.seen.setdefault(sigma, []).append(torch.as_tensor(z).clone())
+        return self.factor * z
+
+    def given(self, sigma):
+        return torch.cat(self.seen[sigma]).double().numpy()
+
+
+def shrink(x, c):
+    """The denoiser of pixels that are standard normal."""
+    return x / (1 + c.view(-1, 1, 1, 1) ** 2)
+
+
+@pytest.fixture
+def shrinkage():
+    return NetworkDenoiser(shrink, image_shape=SHAPE, dtype="float64")
+
+
+def rows_of(clean, X):
+    """Which image of X each is, by its pixels."""
+    squares = ((clean.reshape(len(clean), 1, -1) - oracle.as_float(X)) ** 2).sum(-1)
+    assert (squares.min(1) < 1e-8).all()
+    return squares.argmin(1)
+
+
+def test_forward_process_is_images_and_noise(digits):
+    """One draw of noise for each image, the same for all denoisers and noise levels."""
+    first, second = Recorder(0.5), Recorder(0.25)
+    error_curve({"a": first, "b": second}, digits, [0.0, 0.5, 2.0], against="clean", n=200)
+    clean = first.given(0.0)
+    assert len(np.unique(rows_of(clean, digits))) == 200
+    noise = (first.given(2.0) - clean) / 2
+    np.testing.assert_allclose((first.given(0.5) - clean) / 0.5, noise, atol=1e-5)
+    assert abs(noise.mean()) < 4 / np.sqrt(noise.size)
+    assert abs(noise.std() - 1) < 4 / np.sqrt(2 * noise.size)
+    for sigma in (0.0, 0.5, 2.0):
+        np.testing.assert_array_equal(first.given(sigma), second.given(sigma))
+
+
+@pytest.mark.parametrize("container", ["uint8", "float32", "float64", "torch", "flat"])
+def test_errors_against_clean_images(digits, container):
+    X = digits[:50]
+    if container == "flat":
+        X = oracle.as_float(X)
+    elif container == "torch":
+        X = torch.from_numpy(X.copy())
+    elif container != "uint8":
+        X = (X / 127.5 - 1).astype(container)
+    models = {"half": Recorder(0.5), "tenth": Recorder(0.1)}
+    table = error_curve(models, X, [0.0, 0.7], against="clean", n=12)
+    clean = models["half"].given(0.0)
+    for j, sigma in enumerate([0.0, 0.7]):
+        for m, factor in enumerate([0.5, 0.1]):
+            z = models["half"].given(sigma)
+            squares = ((factor * z - clean) ** 2).reshape(12, -1).mean(1)
+            np.testing.assert_allclose(table.errors[j, m], squares.mean(), rtol=1e-6)
+            np.testing.assert_allclose(
+                table.standard_errors[j, m], squares.std(ddof=1) / np.sqrt(12), rtol=1e-5
+            )
+    z = models["half"].seen[0.7][0]
+    assert z.dtype == (torch.float64 if container in ("float64", "flat") else torch.float32)
+    assert z.shape[1:] == ((64,) if container == "flat" else SHAPE)
+    assert (table.n, table.process, table.names) == (12, "forward", ["half", "tenth"])
+
+
+def test_the_optimum_is_that_of_all_training_images(digits):
+    X = digits[:60].astype(np.float64) / 127.5 - 1
+    model = Recorder(0.5)
+    table = error_curve(model, X, [0.2, 0.8], n=5)
+    for j, sigma in enumerate([0.2, 0.8]):
+        z = model.given(sigma).reshape(5, -1)
+        optimum = oracle.collection(z, X, sigma, oracle.whole_mask((64,))).mean
+        np.testing.assert_allclose(table.errors[j, 0], ((0.5 * z - optimum) ** 2).mean(), rtol=1e-8)
+    assert table.names == ["Recorder"]
+
+
+def test_the_optimum_of_other_images(digits):
+    X, X_train = (digits[:20] / 127.5 - 1), (digits[20:80] / 127.5 - 1)
+    model = Recorder(0.5)
+    table = error_curve([model], X, [0.5], n=6, X_train=X_train)
+    z = model.given(0.5).reshape(6, -1)
+    optimum = oracle.collection(z, X_train, 0.5, oracle.whole_mask((64,))).mean
+    np.testing.assert_allclose(table.errors[0, 0], ((0.5 * z - optimum) ** 2).mean(), rtol=1e-8)
+
+
+def test_another_denoiser_as_reference(digits):
+    a, b = Recorder(0.5), Recorder(0.2)
+    table = error_curve(a, digits, [0.5], against=b, n=6)
+    z = a.given(0.5)
+    np.testing.assert_allclose(table.errors[0, 0], (0.3**2 * z**2).mean(), rtol=1e-5)
+    assert "Recorder" in table.title
+
+
+def test_first_images_do_not_depend_on_n_or_sigmas(digits):
+    few, many = Recorder(1.0), Recorder(1.0)
+    error_curve(few, digits, [0.5], against="clean", n=4)
+    error_curve(many, digits, [3.0, 0.5, 0.1], against="clean", n=30)
+    np.testing.assert_array_equal(few.given(0.5), many.given(0.5)[:4])
+    other = Recorder(1.0)
+    error_curve(other, digits, [0.5], against="clean", n=4, random_state=1)
+    assert np.abs(other.given(0.5) - few.given(0.5)).max() > 0.1
+
+
+def test_unsorted_noise_levels_are_sorted(digits):
+    levels = [2.0, 0.1, 0.5]
+    table = error_curve(GaussianDenoiser().fit(digits), digits, levels, n=4)
+    np.testing.assert_array_equal(table.sigmas, [0.1, 0.5, 2.0])
+    for sigma, row in zip(table.sigmas, table.errors, strict=True):
+        alone = error_curve(GaussianDenoiser().fit(digits), digits, [sigma], n=4)
+        np.testing.assert_allclose(alone.errors[0], row, rtol=1e-6)
+
+
+def test_default_number_of_images(digits):
+    model = Recorder(0.5)
+    assert error_curve(model, digits, [0.5], against="clean").n == 64
+    assert error_curve(model, digits[:10], [0.5], against="clean").n == 10
+    assert np.isnan(error_curve(model, digits[:1], [0.5], against="clean").standard_errors).all()
+
+
+def test_the_curve_of_training_images_peaks_in_between(digits):
+    """The paper's U: near the optimum where there is hardly any noise, and hardly any image."""
+    models = {"Gaussian": GaussianDenoiser().fit(digits), "PSPC": PSPCDenoiser(4).fit(digits)}
+    table = error_curve(models, digits, [0.01, 0.1, 0.5, 2.0, 50.0], n=16)
+    assert (table.errors.max(0) > 20 * table.errors[[0, -1]].max(0)).all()
+    assert (table.errors[1:4].argmax(0) + 1 == table.errors.argmax(0)).all()
+    held_out = error_curve(models, digits[1000:], [0.01], n=16, X_train=digits[:1000])
+    assert (held_out.errors > 20 * table.errors[0]).all()
+
+
+# Reverse
+
+
+def heun_states(z, sigma_max, levels, n_steps):
+    """States at increasing noise levels of the walk with `shrink`, by Karras et al., Alg. 1."""
+
+    def denoise(z, sigma):
+        return z / (1 + sigma**2)
+
+    inner = edm_sigmas(n_steps, levels[0], sigma_max)[1:-1]
+    grid = sorted({*inner.tolist(), *levels, sigma_max}, reverse=True)
+    states = {grid[0]: z}
+    for sigma, target in pairwise(grid):
+        slope = (z - denoise(z, sigma)) / sigma
+        euler = z + (target - sigma) * slope
+        slope = (slope + (euler - denoise(euler, target)) / target) / 2
+        z = z + (target - sigma) * slope
+        states[target] = z
+    return [states[sigma] for sigma in levels]
+
+
+@pytest.mark.parametrize("how", ["against", "along", "name"])
+def test_reverse_process_walks_with_a_denoiser(shrinkage, digits, how):
+    levels = [0.3, 1.5, 30.0]
+    model = Recorder(0.5)
+    models = {"model": model, "walker": shrinkage}
+    parameters = {
+        "against": {"against": shrinkage},
+        "along": {"against": "optimal", "along": shrinkage},
+        "name": {"against": "optimal", "along": "walker"},
+    }[how]
+    table = error_curve(
+        models, digits[:30], levels, process="reverse", n=3, n_steps=9, sigma_max=30.0, **parameters
+    )
+    start = model.given(30.0)
+    assert start.shape == (3, *SHAPE)
+    assert abs(start.std() / 30 - 1) < 0.2
+    for sigma, expected in zip(levels, heun_states(start, 30.0, levels, 9), strict=True):
+        np.testing.assert_allclose(model.given(sigma), expected, rtol=2e-5, atol=1e-5)
+    if how == "against":
+        z = model.given(1.5)
+        expected = ((0.5 * z - z / (1 + 1.5**2)) ** 2).mean()
+        np.testing.assert_allclose(table.errors[1, 0], expected, rtol=1e-5)
+        np.testing.assert_array_equal(table.errors[:, 1], 0)
+    assert "walks of NetworkDenoiser (reverse process)" in table.title
+
+
+def test_reverse_process_needs_no_images(shrinkage):
+    """As many walks as one likes, and no X."""
+    table = error_curve(Recorder(0.5), None, [0.5], against=shrinkage, process="reverse", n=5)
+    assert table.n == 5
+    assert compare([shrinkage, Recorder(0.5)], None, [0.5], process="reverse", n=2).n == 2
+
+
+def test_reverse_of_the_optimum_is_near_the_training_images(digits):
+    """The optimum's own walk ends where the forward process starts."""
+    model = Recorder(0.5)
+    error_curve(model, digits[:40], [0.01], process="reverse", n=4)
+    squares = ((model.given(0.01).reshape(4, 1, -1) - oracle.as_float(digits[:40])) ** 2).mean(-1)
+    assert squares.min(1).max() < 4 * 0.01**2
+
+
+def test_reverse_walks_of_flat_images(digits):
+    flat = digits.reshape(len(digits), -1)[:50]
+    models = {
+        "pspc": PSPCDenoiser(4, image_shape=SHAPE).fit(flat),
+        "gauss": GaussianDenoiser().fit(flat),
+    }
+    table = error_curve(models, flat, [0.5], process="reverse", along="pspc", n=2)
+    assert np.isfinite(table.errors).all()
+
+
+def test_first_walks_do_not_depend_on_n(shrinkage):
+    few, many = Recorder(1.0), Recorder(1.0)
+    for model, n in ((few, 2), (many, 5)):
+        error_curve(model, None, [0.5], against=shrinkage, process="reverse", n=n)
+    np.testing.assert_allclose(few.given(0.5), many.given(0.5)[:2], rtol=1e-6)
+
+
+# Comparison
+
+
+def test_comparison_is_every_pair(digits, device):
+    X = digits[:100]
+    models = {
+        "optimal": EmpiricalDenoiser(device=device).fit(X),
+        "gauss": GaussianDenoiser(device=device).fit(X),
+        "pspc": PSPCDenoiser(4, device=device).fit(X),
+    }
+    levels = [0.3, 1.0]
+    table = compare(models, X, levels, n=8)
+    assert table.errors.shape == (2, 3, 3)
+    np.testing.assert_array_equal(table.errors, table.errors.transpose(0, 2, 1))
+    np.testing.assert_array_equal(np.diagonal(table.errors, axis1=1, axis2=2), 0)
+    for name, column in zip(models, range(3), strict=True):
+        curve = error_curve(models, X, levels, against=models[name], n=8)
+        np.testing.assert_allclose(curve.errors, table.errors[:, column], rtol=1e-6)
+        np.testing.assert_allclose(
+            curve.standard_errors, table.standard_errors[:, column], rtol=1e-5, atol=1e-12
+        )
+
+
+class Blur(torch.nn.Module):
+    """A network that does not look at the noise level."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def forward(self, x, c):
+        return self.layer(x)
+
+
+def test_networks_of_another_dtype_and_device(digits, device):
+    network = Blur()
+    there = Blur().double()
+    there.load_state_dict(network.state_dict())
+    models = [NetworkDenoiser(net, image_shape=SHAPE) for net in (network, there.to(device))]
+    for X in (digits, torch.from_numpy(digits[:50] / 127.5 - 1)):
+        table = compare(models, X, [0.5], n=4)
+        assert 0 < table.errors.max() < 1e-10
+        assert table.names == ["NetworkDenoiser", "NetworkDenoiser 2"]
+
+
+# Tables
+
+
+@pytest.fixture
+def curve(digits):
+    return error_curve({"a & b": Recorder(0.5), "c": Recorder(0.1)}, digits, [0.5, 2], n=4)
+
+
+def test_tables_as_text(curve):
+    lines = repr(curve).splitlines()
+    assert (
+        lines[0]
+        == "Mean squared error against the optimal denoiser, 4 noisy images (forward process)"
+    )
+    assert lines[1].split() == ["sigma", "a", "&", "b", "c"]
+    assert [float(v) for v in lines[2].split()] == pytest.approx([0.5, *curve.errors[0]], rel=6e-3)
+    markup = curve._repr_html_()
+    assert "a &amp; b" in markup
+    assert markup.count("<tr>") == 3
+    (
+        rule,
+        header,
+        _,
+        *rows,
+        last,
+    ) = curve.to_rst().splitlines()
+    assert rule == last
+    assert set(rule) == {"=", " "}
+    assert header.startswith("sigma")
+    assert len(rows) == 2
+
+
+def test_tables_as_frames(curve, digits):
+    pytest.importorskip("pandas", reason="pandas is not installed (extra metrics)")
+    frame = curve.to_frame()
+    assert list(frame.columns) == ["a & b", "c"]
+    assert frame.loc[0.5, "c"] == curve.errors[0, 1]
+    table = compare({"a": Recorder(0.5), "b": Recorder(0.1)}, digits, [0.5, 2], n=4)
+    assert table.to_frame().loc[(2.0, "b"), "a"] == table.errors[1, 1, 0]
+    assert len(repr(table).splitlines()) == 6
+    assert "Mean squared differences, 4 noisy images" in table._repr_html_()
+
+
+# Bad input
+
+
+@pytest.mark.parametrize("levels", [[], [0.5, 0.5], [-1.0], [np.nan], [np.inf], 0.5])
+def test_bad_noise_levels(digits, levels):
+    with pytest.raises(ValueError, match="sigmas must be"):
+        error_curve(Recorder(0.5), digits, levels, against="clean")
+
+
+def test_more_images_than_there_are(digits):
+    with pytest.raises(ValueError, match="n=11 images are asked for, but X holds 10"):
+        error_curve(Recorder(0.5), digits[:10], [0.5], n=11)
+    for n in (0, 2.5):
+        with pytest.raises(ValueError, match="n must be an int of at least 1"):
+            compare(Recorder(0.5), digits, [0.5], n=n)
+
+
+def test_bad_denoisers(digits, shrinkage):
+    X = digits[:20]
+    with pytest.raises(ValueError, match="at least one denoiser"):
+        error_curve({}, X, [0.5])
+    with pytest.raises(ValueError, match="wrap a network in NetworkDenoiser"):
+        error_curve({"net": shrink}, X, [0.5])
+    with pytest.raises(NotFittedError):
+        error_curve(PSPCDenoiser(4), X, [0.5])
+    with pytest.raises(NotFittedError):
+        error_curve(Recorder(0.5), X, [0.5], against=EmpiricalDenoiser())
+    with pytest.raises(ValueError, match="only denoisers of whole images"):
+        error_curve({"patch": PatchDenoiser(4).fit(X)}, X, [0.5])
+    with pytest.raises(ValueError, match=r"nothing answers with NaN or infinity at sigma = 0\.5"):
+        error_curve({"nothing": Recorder(np.nan)}, X, [0.5])
+
+
+def test_bad_choices(digits, shrinkage):
+    X, model = digits[:20], Recorder(0.5)
+    with pytest.raises(ValueError, match="against must be"):
+        error_curve(model, X, [0.5], against="best")
+    with pytest.raises(ValueError, match="process must be"):
+        error_curve(model, X, [0.5], process="backward")
+    with pytest.raises(ValueError, match="no clean images"):
+        error_curve(model, X, [0.5], against="clean", process="reverse")
+    with pytest.raises(ValueError, match="pass process='reverse' too"):
+        error_curve(model, X, [0.5], along=shrinkage)
+    with pytest.raises(ValueError, match="along must be one of"):
+        error_curve({"a": model}, X, [0.5], process="reverse", along="b")
+    with pytest.raises(ValueError, match="walks with a denoiser of this library"):
+        compare(model, X, [0.5], process="reverse")
+    with pytest.raises(ValueError, match="sampler must be one of"):
+        error_curve(model, X, [0.5], process="reverse", sampler="ddpm")
+    with pytest.raises(ValueError, match="must be positive for process='reverse'"):
+        error_curve(model, X, [0.0, 0.5], process="reverse")
+    with pytest.raises(ValueError, match="pass X_train, or X"):
+        error_curve(model, None, [0.5])
+    with pytest.raises(ValueError, match="pass images"):
+        compare(model, None, [0.5])

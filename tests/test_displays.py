@@ -1,0 +1,235 @@
+"""Displays of curves, samples and trajectories: what is drawn is what was measured."""
+
+import numpy as np
+import pytest
+import torch
+
+from skpspc import EmpiricalDenoiser, GaussianDenoiser, PSPCDenoiser, edm_sigmas
+from skpspc.inspection import (
+    ErrorCurveDisplay,
+    ErrorTable,
+    SampleGridDisplay,
+    TrajectoryDisplay,
+    error_curve,
+    nearest_training_images,
+)
+from skpspc.inspection._plot.error_curve import spread_out
+
+matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _close():
+    yield
+    matplotlib.pyplot.close("all")
+
+
+@pytest.fixture
+def plt():
+    from matplotlib import pyplot
+
+    return pyplot
+
+
+def texts(ax):
+    return [text.get_text() for text in ax.texts]
+
+
+def table_of(errors, sigmas=None, names=None):
+    errors = np.asarray(errors, dtype=float)
+    sigmas = 10.0 ** np.arange(len(errors)) if sigmas is None else np.asarray(sigmas)
+    names = [f"denoiser {m}" for m in range(errors.shape[1])] if names is None else names
+    return ErrorTable(
+        sigmas, names, errors, errors / 10, 5, "forward", "the optimal denoiser", "noisy images"
+    )
+
+
+# Error curves
+
+
+def test_error_curve_shows_the_table(digits):
+    models = {"gauss": GaussianDenoiser().fit(digits), "pspc": PSPCDenoiser(4).fit(digits)}
+    display = ErrorCurveDisplay.from_estimator(models, digits, [2.0, 0.1, 0.5], n=4)
+    table = error_curve(models, digits, [0.1, 0.5, 2.0], n=4)
+    assert display.ax_.get_xscale() == display.ax_.get_yscale() == "log"
+    assert display.figure_ is display.ax_.figure
+    for m, line in enumerate(display.lines_):
+        np.testing.assert_allclose(line.get_xdata(), table.sigmas)
+        np.testing.assert_allclose(line.get_ydata(), table.errors[:, m], rtol=1e-6)
+    assert texts(display.ax_) == ["gauss", "pspc"]
+    assert display.ax_.get_ylabel() == "MSE against the optimal denoiser"
+    assert "4 noisy images (forward process)" in display.ax_.get_title()
+
+
+def test_lines_differ_by_colour_marker_and_style():
+    display = ErrorCurveDisplay.from_predictions(table_of(np.ones((3, 14))))
+    looks = [(line.get_color(), line.get_marker(), line.get_linestyle()) for line in display.lines_]
+    assert len(set(looks)) == 14
+    assert len({color for color, _, _ in looks[:7]}) == len({m for _, m, _ in looks[:7]}) == 7
+
+
+def test_labels_of_lines_that_meet_do_not_overlap():
+    errors = np.array([[1.0, 2.0, 3.0, 4.0], [0.1, 0.1, 0.1, 0.1]])
+    display = ErrorCurveDisplay.from_predictions(table_of(errors))
+    display.figure_.canvas.draw()
+    boxes = [text.get_window_extent() for text in display.ax_.texts]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+        assert display.figure_.bbox.contains(box.x1, box.y1)
+
+
+def test_zeros_are_left_out_of_logarithmic_axes():
+    table = table_of([[1.0, 0.0], [0.5, 0.0], [0.0, 0.0]], sigmas=[0.0, 1.0, 2.0])
+    display = ErrorCurveDisplay.from_predictions(table)
+    assert display.lines_[0].get_xdata().tolist() == [1.0]
+    assert len(display.lines_[1].get_xdata()) == 0
+    assert texts(display.ax_) == ["denoiser 0"]
+
+
+def test_error_curve_in_given_axes(plt):
+    figure, axes = plt.subplots(1, 2)
+    display = ErrorCurveDisplay(table_of([[1.0], [2.0]])).plot(axes[1], line_kw={"color": "red"})
+    assert display.ax_ is axes[1]
+    assert display.figure_ is figure
+    assert display.lines_[0].get_color() == "red"
+    assert not axes[0].lines
+
+
+def test_spread_out():
+    np.testing.assert_allclose(spread_out([0.5, 0.1, 0.9], 0.1), [0.5, 0.1, 0.9])
+    np.testing.assert_allclose(spread_out([0.5, 0.5, 0.5], 0.1), [0.4, 0.5, 0.6])
+    np.testing.assert_allclose(spread_out([0.52, 0.5, 0.9], 0.1), [0.56, 0.46, 0.9])
+    assert len(spread_out([], 0.1)) == 0
+
+
+# Samples
+
+
+def test_sample_grid_shows_pairs_and_distances(digits):
+    train = digits[:200]
+    display = SampleGridDisplay.from_estimator(PSPCDenoiser(4).fit(train), train, n=5, n_columns=3)
+    samples = PSPCDenoiser(4).fit(train).sample(5, random_state=0)
+    distances, indices = nearest_training_images(samples, train)
+    np.testing.assert_allclose(display.distances, distances[:, 0])
+    assert len(display.ax_.images) == 10
+    for i, (sample, index) in enumerate(zip(samples, indices[:, 0], strict=True)):
+        shown, below = display.ax_.images[2 * i : 2 * i + 2]
+        np.testing.assert_allclose(shown.get_array(), (sample[0] + 1) / 2, atol=1e-6)
+        np.testing.assert_allclose(below.get_array(), train[index, 0] / 255, atol=1e-6)
+        assert f"{distances[i, 0]:.3f}" in texts(display.ax_)
+        left, right, bottom, top = shown.get_extent()
+        assert below.get_extent()[:2] == [left, right]
+        assert below.get_extent()[3] > bottom > top
+    assert "5 samples, nearest of 200 training images; 0 copied" in display.ax_.get_title()
+    assert texts(display.ax_).count("sample") == 2
+
+
+def test_copies_are_framed(digits):
+    train = digits[:100]
+    display = SampleGridDisplay.from_estimator(EmpiricalDenoiser().fit(train), train, n=3)
+    assert display.memorised.all()
+    assert "3 copied" in display.ax_.get_title()
+    assert all(frame.get_linewidth() > 1 for frame in display.ax_.patches)
+    assert texts(display.ax_).count("0.000") == 3
+
+
+def test_sample_grid_of_colours(photos):
+    train = photos[:50]
+    display = SampleGridDisplay.from_predictions(torch.from_numpy(photos[50:52]), train)
+    assert display.ax_.images[0].get_array().shape == (16, 16, 3)
+    np.testing.assert_allclose(
+        display.ax_.images[0].get_array(), photos[50].transpose(1, 2, 0) / 255, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_sample_grid_of_signals(rng, flat):
+    train = np.cumsum(rng.standard_normal((40, 30)), 1)
+    samples = train[:3] + 0.1
+    shaped = (lambda X: X) if flat else (lambda X: X.reshape(len(X), 1, 1, 30))
+    display = SampleGridDisplay.from_predictions(shaped(samples), shaped(train))
+    assert not display.ax_.images
+    assert len(display.ax_.lines) == 6
+    drawn = display.ax_.lines[0].get_ydata()  # y points down
+    np.testing.assert_allclose(np.corrcoef(drawn, samples[0])[0, 1], -1)
+    assert (display.distances < 0.11).all()
+
+
+def test_samples_of_a_flat_estimator_are_pictures(digits):
+    flat = digits[:100].reshape(100, 64)
+    model = GaussianDenoiser(image_shape=(1, 8, 8)).fit(flat)
+    display = SampleGridDisplay.from_estimator(model, flat, n=2)
+    assert display.ax_.images[0].get_array().shape == (8, 8)
+
+
+def test_sample_grid_in_given_axes(digits, plt):
+    _, axes = plt.subplots(1, 2)
+    display = SampleGridDisplay.from_predictions(digits[:2], digits[5:50], ax=axes[1])
+    assert display.ax_ is axes[1]
+    assert not axes[0].images
+    display.plot(axes[0], data_range=(-2, 2))
+    np.testing.assert_allclose(
+        axes[0].images[0].get_array(), (digits[0, 0] / 127.5 - 1 + 2) / 4, atol=1e-6
+    )
+
+
+def test_bad_samples(digits):
+    with pytest.raises(ValueError, match="reshape one of them"):
+        SampleGridDisplay.from_predictions(digits[:2, :, :4], digits)
+    with pytest.raises(ValueError, match="samples holds no images"):
+        SampleGridDisplay.from_predictions(digits[:0], digits)
+
+
+# Trajectories
+
+
+def test_trajectory_shows_estimates_along_the_walk(digits):
+    model = PSPCDenoiser(4).fit(digits[:100])
+    display = TrajectoryDisplay.from_estimator(model, n=2, n_steps=6, n_columns=4)
+    sigmas = [*edm_sigmas(6), 0.0]
+    samples, states = model.sample(2, n_steps=6, random_state=0, return_trajectory=True)
+    np.testing.assert_allclose(display.sigmas, [sigmas[j] for j in (0, 2, 4, 6)])
+    for shown, j in enumerate((0, 2, 4)):
+        np.testing.assert_allclose(
+            display.estimates[shown], model.denoise(states[j], sigmas[j]), atol=1e-6
+        )
+    np.testing.assert_allclose(display.estimates[3], samples, atol=1e-6)
+    assert len(display.ax_.images) == 8
+    np.testing.assert_allclose(
+        display.ax_.images[1].get_array(), (display.estimates[0, 1, 0] + 1) / 2
+    )
+    assert texts(display.ax_)[1:] == ["80", f"{sigmas[2]:.3g}", f"{sigmas[4]:.3g}", "sample"]
+
+
+def test_trajectory_of_a_class(digits):
+    y = np.arange(100) % 2
+    model = EmpiricalDenoiser().fit(digits[:100], y)
+    display = TrajectoryDisplay.from_estimator(model, n=2, y=1, n_steps=6, n_columns=3)
+    distances, indices = nearest_training_images(display.estimates[-1], digits[:100])
+    np.testing.assert_allclose(distances, 0, atol=1e-6)
+    assert (indices % 2 == 1).all()
+
+
+def test_trajectory_of_signals_and_colours(rng, photos):
+    signals = rng.standard_normal((40, 2, 1, 12))
+    display = TrajectoryDisplay.from_estimator(
+        GaussianDenoiser().fit(signals), n=2, n_steps=4, n_columns=3
+    )
+    assert len(display.ax_.lines) == 3 * 2 * 2
+    display = TrajectoryDisplay.from_predictions(photos[:6].reshape(3, 2, 3, 16, 16), [9.0, 1.0, 0])
+    assert display.ax_.images[0].get_array().shape == (16, 16, 3)
+    assert texts(display.ax_)[1:] == ["9", "1", "sample"]
+
+
+def test_trajectory_in_given_axes_and_its_range(plt):
+    _, ax = plt.subplots()
+    estimates = np.linspace(0, 4, 16).reshape(2, 2, 1, 2, 2)
+    display = TrajectoryDisplay.from_predictions(estimates, [1.0, 0.0], ax=ax)
+    assert display.ax_ is ax
+    np.testing.assert_allclose(ax.images[0].get_array().ravel(), estimates[0, 0].ravel() / 4)
+
+
+def test_bad_trajectory(digits):
+    with pytest.raises(ValueError, match="one noise level for each of the 2 steps"):
+        TrajectoryDisplay.from_predictions(digits[:4].reshape(2, 2, 1, 8, 8), [1.0])
