@@ -85,6 +85,15 @@ class BandwidthDenoiser(BaseDenoiser):
             )
         return float(bandwidth)
 
+    def _check_plain(self, sigma):
+        """Refuse a bandwidth above zero: the answer is then no mean of training images."""
+        if self._smooths and self._bandwidth_at(sigma):
+            raise self._without_windows(
+                f"with a bandwidth of {self._bandwidth_at(sigma):g}, as at sigma = {sigma:g}, "
+                "{name} blurs training images and does not answer with means of them; use "
+                "bandwidth=0."
+            )
+
     def _by_bandwidth(self, z, sigma, plain, smoothed):
         """The posterior of noisy images, each at the bandwidth of its noise level.
 

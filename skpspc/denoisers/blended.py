@@ -301,6 +301,8 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         columns = [np.interp(at, grid, weight) for weight in self.weights_.T]
         return torch.from_numpy(np.column_stack(columns)).to(sigma.device)
 
+    _no_windows = "{name} mixes the answers of its members; ask one of its denoisers_."
+
     def _posterior(self, z, sigma):
         sums = {field.name: z.new_zeros(len(z)) for field in fields(Posterior)}
         sums["mean"] = torch.zeros_like(z)

@@ -9,6 +9,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..posterior import collection_posterior
 from ..posterior.collection import AS_IT_IS
+from ..support import MirroredTrainingSet, Windows
 from .base import BaseDenoiser
 
 
@@ -206,6 +207,16 @@ class PosteriorMeanCollection(BaseDenoiser):
             for name, given in self._given.items()
         }
         return self._paired(**found, where=where)
+
+    def _windows(self, sigma):
+        if self.source == "translates":
+            raise self._without_windows(
+                "{name}(source='translates') compares windows with moved training images, for "
+                "which there is no attribution yet; use source='images' or 'flips'."
+            )
+        known = self.training_set_
+        source = MirroredTrainingSet(known) if self.source == "flips" else known
+        return Windows(*self._windows_at(sigma), source)
 
     def _moves(self):
         """Mirror images and displacements of the source."""

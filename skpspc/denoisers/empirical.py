@@ -117,6 +117,9 @@ class EmpiricalDenoiser(IndexedDenoiser):
     array([[0.3799, 0.3799]])
     """
 
+    def _windows(self, sigma):
+        return self._whole(sigma)
+
     def _posterior(self, z, sigma, recalls=None):
         posterior = self._posterior_at(z, sigma, recalls=recalls)
         return posterior.pooled(self.n_features_in_, self.n_features_in_)

@@ -270,6 +270,11 @@ class GaussianDenoiser(BaseDenoiser):
         rows = torch.as_tensor(rows, dtype=torch.int64, device=self._device).reshape(-1)
         return self._given(gaussian.wiener(float(sigma), rows))
 
+    _no_windows = (
+        "{name} combines all training images, with weights that may be negative: it has no "
+        "attribution; ask a denoiser that compares images, such as EmpiricalDenoiser."
+    )
+
     def _posterior(self, z, sigma):
         posterior = gaussian_posterior(z, sigma, self._fitted())
         return posterior.pooled(self.n_features_in_, self.n_features_in_)

@@ -4,6 +4,7 @@ import numbers
 from functools import partial
 
 import numpy as np
+import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._progress import progress
@@ -15,7 +16,7 @@ from ..posterior import (
     tolerant_posterior,
 )
 from ..sampling import noise_seed
-from ..support import Neighbours, Recall, check_index
+from ..support import Neighbours, Recall, Windows, check_index
 from .bandwidth import BandwidthDenoiser
 
 _TOL = 1e-3  # of algorithm="faiss", where nothing else is said
@@ -139,6 +140,14 @@ class IndexedDenoiser(BandwidthDenoiser):
             return posterior
         better = tolerant_posterior(z[off], sigma[off], training_set, neighbours, self.tol)
         return posterior.updated(off, better)
+
+    def _whole(self, sigma, place=None, corner=(0, 0)):
+        """The one window over all that is seen from a place, as `Windows`."""
+        self._check_plain(sigma)
+        source = self._seen_from(place)
+        everywhere = torch.ones(1, 1, *source.image_shape[1:], dtype=torch.bool)
+        everywhere = everywhere.to(source.device)
+        return Windows(everywhere, everywhere, source, corner)
 
     def _smoothed_at(self, place, z, sigma, bandwidth):
         """The same for images of one sigma, at a bandwidth above zero."""

@@ -14,7 +14,7 @@ from ..posterior import (
     patch_posterior,
     visiting_posterior,
 )
-from ..support import centred_counts
+from ..support import Windows, centred_counts, centred_windows
 from ..support.cells import PatchCells
 from .base import BaseDenoiser
 
@@ -192,6 +192,20 @@ class LocalScoreDenoiser(BaseDenoiser):
         size = self.patch_size(sigma)
         self._check_size(size, f" at sigma = {sigma}")
         return int(size)
+
+    _no_windows = (
+        "{name}(equivariant=True) compares windows with other places of the training images too, "
+        "for which there is no attribution yet; use equivariant=False."
+    )
+
+    def _windows(self, sigma):
+        if self.equivariant:
+            raise self._without_windows()
+        around = torch.from_numpy(centred_windows(self.image_shape_, self._window(sigma)))
+        own = torch.eye(len(around), dtype=torch.bool).view(around.shape)
+        return Windows(
+            around[:, None].to(self._device), own[:, None].to(self._device), self.training_set_
+        )
 
     def _posterior(self, z, sigma):
         return self._posterior_by_window(z, sigma)

@@ -156,6 +156,7 @@ class NetworkDenoiser(BaseDenoiser):
         self.batch_size = batch_size
         self.dtype = dtype
 
+    _no_windows = "{name} does not look at training images: it has no attribution."
     _no_classes = (
         "NetworkDenoiser knows no classes: its network is called with the image and the noise "
         "level alone; leave y out, and give a class to the callable itself (functools.partial)."

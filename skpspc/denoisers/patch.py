@@ -163,6 +163,14 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
         patches = [images[..., top : top + h, left : left + w] for top, left in corners]
         return torch.stack(patches, 1) if self.location == "all" else patches[0]
 
+    def _windows(self, sigma):
+        if self.location == "all":
+            raise self._without_windows(
+                "{name}(location='all') answers with many patches; give the location of one."
+            )
+        (corner,) = self.corners_
+        return self._whole(sigma, corner, corner)
+
     def _posterior(self, z, sigma, recalls=None):
         z = self._respond(z)
         n_values = self.image_shape_[0] * math.prod(self.window_)

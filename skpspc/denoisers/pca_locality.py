@@ -7,6 +7,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from ..posterior import Gaussian, Posterior, precision_posterior
+from ..support import Windows
 from .base import BaseDenoiser
 
 # At a coordinate that never varies W is nothing but rounding.
@@ -160,6 +161,15 @@ class PCALocalityDenoiser(BaseDenoiser):
         matrix[~varies] = 0
         size = matrix.abs_()
         return (size >= self.threshold * size.amax()) & (size > 0)
+
+    def _windows(self, sigma):
+        if self.softmax == "batchwise":
+            raise self._without_windows(
+                "{name}(softmax='batchwise') answers with means of means; use softmax='exact'."
+            )
+        compared = self._neighbours(sigma).T.reshape(-1, *self.image_shape_)
+        own = torch.eye(len(compared), dtype=torch.bool, device=self._device)
+        return Windows(compared, own.view(compared.shape), self.training_set_)
 
     def _posterior(self, z, sigma):
         batch_size = self.batch_size if self.softmax == "batchwise" else None

@@ -1,8 +1,10 @@
 """Patch Set Posterior Composites."""
 
+import math
 import numbers
 from functools import partial
 
+import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._validation import warn_if_clipped
@@ -14,7 +16,7 @@ from ..posterior import (
     square_posterior,
 )
 from ..sampling import paper_schedule
-from ..support import MirroredTrainingSet, clip_size
+from ..support import MirroredTrainingSet, Windows, clip_size, tapered_windows
 from .bandwidth import BandwidthDenoiser
 from .flexible import FlexibleWindows
 
@@ -192,6 +194,18 @@ class PSPCDenoiser(BandwidthDenoiser):
                 f"sigma = {sigma}."
             )
         return clip_size(int(size), self.image_shape_)
+
+    def _windows(self, sigma):
+        self._check_plain(sigma)
+        window = self._window(sigma)
+        if self.windows_ is None:
+            squares = tapered_windows(self.image_shape_, max(window), math.inf)
+            masks = torch.from_numpy(squares).bool().to(self._device)
+        else:
+            masks = self.windows_.at(window)
+            if bool((masks == 1).all()):  # the same window at every pixel
+                masks = masks[:1]
+        return Windows(masks[:, None], masks[:, None], self._source)
 
     def _posterior(self, z, sigma):
         return self._posterior_by_window(z, sigma)

@@ -170,6 +170,10 @@ class SmoothedDenoiser(BaseDenoiser):
     def _respond(self, images):
         return self.denoiser_._respond(images)
 
+    _no_windows = (
+        "{name} answers with the mean over displaced noisy images; ask its denoiser_, of each."
+    )
+
     def _posterior(self, z, sigma):
         names = [field.name for field in fields(Posterior)]
         sums = dict.fromkeys(names, 0.0)

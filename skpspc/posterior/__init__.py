@@ -11,6 +11,7 @@ from .posterior import Posterior
 from .precision import precision_posterior
 from .select import ENGINES, flexible_posterior, square_posterior
 from .truncated import nearest_posterior, tolerant_posterior
+from .weights import window_weights
 
 __all__ = [
     "ENGINES",
@@ -30,4 +31,5 @@ __all__ = [
     "square_posterior",
     "tolerant_posterior",
     "visiting_posterior",
+    "window_weights",
 ]

@@ -3,7 +3,15 @@
 from .labels import Labels
 from .neighbours import Neighbours, Recall, check_index
 from .training_set import MirroredTrainingSet, TrainingSet
-from .windows import centred_counts, clip_size, overlap_counts, square_corners, tapered_windows
+from .windows import (
+    Windows,
+    centred_counts,
+    centred_windows,
+    clip_size,
+    overlap_counts,
+    square_corners,
+    tapered_windows,
+)
 
 __all__ = [
     "Labels",
@@ -11,7 +19,9 @@ __all__ = [
     "Neighbours",
     "Recall",
     "TrainingSet",
+    "Windows",
     "centred_counts",
+    "centred_windows",
     "check_index",
     "clip_size",
     "overlap_counts",

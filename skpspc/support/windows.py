@@ -6,8 +6,14 @@ shape (C, 1, W) is a signal with windows of ``s`` samples.
 """
 
 import numbers
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
+import torch
+
+from .training_set import TrainingSet
 
 
 def clip_size(size, image_shape):
@@ -126,3 +132,77 @@ def tapered_windows(image_shape, patch_size, width=None):
     for window, (top, left) in zip(windows, corners, strict=True):
         window[top : top + h, left : left + w] = taper
     return windows
+
+
+def centred_windows(image_shape, size):
+    """The odd square of side ``size`` around each pixel, cut at the edges.
+
+    Returns
+    -------
+    ndarray of shape (H * W, H, W), bool
+        One window a row, in row-major order of their pixels.
+    """
+
+    def along(length):
+        at = np.arange(length)
+        return np.abs(at[:, None] - at) <= size // 2
+
+    _, height, width = image_shape
+    near = along(height)[:, None, :, None] & along(width)[None, :, None]  # (H, W, H, W)
+    return near.reshape(-1, height, width)
+
+
+class Window(NamedTuple):
+    """One window, as one pixel of the answer knows it.
+
+    Attributes
+    ----------
+    columns : Tensor of shape (m,), int64
+        The coordinates (c * H + y) * W + x of an image that it compares.
+    precision : Tensor of shape (m,), float64
+        How much each of them counts.
+    share : Tensor of shape (C,), float64
+        Its part in every channel of the pixel; those of all windows add up to one.
+    """
+
+    columns: torch.Tensor
+    precision: torch.Tensor
+    share: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The windows of a noise level, in the terms of the one formula behind the denoisers.
+
+    Attributes
+    ----------
+    query, response : Tensor of shape (K, c, H, W), bool or float
+        How much each coordinate counts in the distance, and how much each window has to say
+        there. c = 1: the channels share it, else c = C.
+    source : TrainingSet
+        The images that are seen through them, each at the same place as the noisy one.
+    corner : tuple of (top, left), default (0, 0)
+        Where these lie in the images that were fitted, if they are crops.
+    """
+
+    query: torch.Tensor
+    response: torch.Tensor
+    source: TrainingSet
+    corner: tuple[int, int] = (0, 0)
+
+    @cached_property
+    def share(self):
+        """Responses with a sum of one at each pixel, (K, c, H, W) float64."""
+        response = self.response.double()
+        return response / response.sum(0)
+
+    def at(self, row, column):
+        """The windows that answer for a pixel, a list of `Window`."""
+        channels = self.source.image_shape[0]
+        share = self.share[:, :, row, column].expand(-1, channels)  # (K, C)
+        found = []
+        for k in share.any(1).nonzero().squeeze(1).tolist():
+            precision = self.query[k].expand(self.source.image_shape).flatten()
+            columns = precision.nonzero().squeeze(1)
+            found.append(Window(columns, precision[columns].double(), share[k]))
+        return found
