@@ -202,10 +202,7 @@ class LocalScoreDenoiser(BaseDenoiser):
         if self.equivariant:
             raise self._without_windows()
         around = torch.from_numpy(centred_windows(self.image_shape_, self._window(sigma)))
-        own = torch.eye(len(around), dtype=torch.bool).view(around.shape)
-        return Windows(
-            around[:, None].to(self._device), own[:, None].to(self._device), self.training_set_
-        )
+        return Windows(around[:, None].to(self._device), None, self.training_set_)
 
     def _posterior(self, z, sigma):
         return self._posterior_by_window(z, sigma)

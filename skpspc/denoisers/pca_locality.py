@@ -168,8 +168,7 @@ class PCALocalityDenoiser(BaseDenoiser):
                 "{name}(softmax='batchwise') answers with means of means; use softmax='exact'."
             )
         compared = self._neighbours(sigma).T.reshape(-1, *self.image_shape_)
-        own = torch.eye(len(compared), dtype=torch.bool, device=self._device)
-        return Windows(compared, own.view(compared.shape), self.training_set_)
+        return Windows(compared, None, self.training_set_)
 
     def _posterior(self, z, sigma):
         batch_size = self.batch_size if self.softmax == "batchwise" else None

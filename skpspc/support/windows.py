@@ -176,9 +176,12 @@ class Windows:
 
     Attributes
     ----------
-    query, response : Tensor of shape (K, c, H, W), bool or float
-        How much each coordinate counts in the distance, and how much each window has to say
-        there. c = 1: the channels share it, else c = C.
+    query : Tensor of shape (K, c, H, W), bool or float
+        How much each coordinate counts in the distance; c = 1 where the channels share it,
+        else c = C.
+    response : Tensor of the same shape, bool or float, or None
+        How much each window has to say at each coordinate. None: there are as many windows as
+        pixels, or as coordinates, and each answers for its own.
     source : TrainingSet
         The images that are seen through them, each at the same place as the noisy one.
     corner : tuple of (top, left), default (0, 0)
@@ -186,23 +189,41 @@ class Windows:
     """
 
     query: torch.Tensor
-    response: torch.Tensor
+    response: torch.Tensor | None
     source: TrainingSet
     corner: tuple[int, int] = (0, 0)
 
     @cached_property
     def share(self):
-        """Responses with a sum of one at each pixel, (K, c, H, W) float64."""
+        """Responses with a sum of one at each coordinate, (K, c, H, W) float64, or None."""
+        if self.response is None:
+            return None
         response = self.response.double()
         return response / response.sum(0)
 
+    @property
+    def answer_shape(self):
+        """(c, H, W) of the answers that have windows of their own; c = 1 is all channels."""
+        height, width = self.query.shape[2:]
+        if self.response is None:
+            return len(self.query) // (height * width), height, width
+        return tuple(self.response.shape[1:])
+
     def at(self, row, column):
         """The windows that answer for a pixel, a list of `Window`."""
-        channels = self.source.image_shape[0]
-        share = self.share[:, :, row, column].expand(-1, channels)  # (K, C)
+        channels, n_answers = self.source.image_shape[0], self.answer_shape[0]
+        _, height, width = self.answer_shape
+        if self.share is None:
+            numbers = [c * height * width + row * width + column for c in range(n_answers)]
+            own = torch.eye(n_answers, dtype=torch.float64, device=self.query.device)
+            shares = own.expand(-1, channels)
+        else:
+            every = self.share[:, :, row, column].expand(-1, channels)  # (K, C)
+            numbers = every.any(1).nonzero().squeeze(1).tolist()
+            shares = every[numbers]
         found = []
-        for k in share.any(1).nonzero().squeeze(1).tolist():
-            precision = self.query[k].expand(self.source.image_shape).flatten()
+        for number, share in zip(numbers, shares, strict=True):
+            precision = self.query[number].expand(self.source.image_shape).flatten()
             columns = precision.nonzero().squeeze(1)
-            found.append(Window(columns, precision[columns].double(), share[k]))
+            found.append(Window(columns, precision[columns].double(), share))
         return found
