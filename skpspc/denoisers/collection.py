@@ -216,7 +216,8 @@ class PosteriorMeanCollection(BaseDenoiser):
             )
         known = self.training_set_
         source = MirroredTrainingSet(known) if self.source == "flips" else known
-        return Windows(*self._windows_at(sigma), source)
+        query, response = self._windows_at(sigma)
+        return Windows(query, response, source)
 
     def _moves(self):
         """Mirror images and displacements of the source."""

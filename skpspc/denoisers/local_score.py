@@ -14,6 +14,7 @@ from ..posterior import (
     patch_posterior,
     visiting_posterior,
 )
+from ..posterior.sliding import sliding_attribution, sliding_means_without
 from ..support import Windows, centred_counts, centred_windows
 from ..support.cells import PatchCells
 from .base import BaseDenoiser
@@ -193,16 +194,29 @@ class LocalScoreDenoiser(BaseDenoiser):
         self._check_size(size, f" at sigma = {sigma}")
         return int(size)
 
-    _no_windows = (
-        "{name}(equivariant=True) compares windows with other places of the training images too, "
-        "for which there is no attribution yet; use equivariant=False."
-    )
-
     def _windows(self, sigma):
         if self.equivariant:
-            raise self._without_windows()
+            raise self._without_windows(
+                "{name}(equivariant=True) compares windows with other places of the training "
+                "images too, which this does not know; use equivariant=False."
+            )
         around = torch.from_numpy(centred_windows(self.image_shape_, self._window(sigma)))
         return Windows(around[:, None].to(self._device), None, self.training_set_)
+
+    def _attributed(self, z, sigma, top, by_window):
+        if not self.equivariant:
+            return super()._attributed(z, sigma, top, by_window)
+        return sliding_attribution(z, sigma, **self._compared(sigma), top=top, by_window=by_window)
+
+    def _mean_without(self, z, sigma, groups):
+        if not self.equivariant:
+            return super()._mean_without(z, sigma, groups)
+        return sliding_means_without(z, sigma, **self._compared(sigma), groups=groups)
+
+    def _compared(self, sigma):
+        """What windows of noisy images of one noise level are compared with."""
+        size = self._window(float(sigma[0]))
+        return dict(training_set=self.training_set_, size=size, boundary=self.boundary)
 
     def _posterior(self, z, sigma):
         return self._posterior_by_window(z, sigma)

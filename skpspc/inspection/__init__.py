@@ -1,8 +1,10 @@
 """Instruments: how near denoisers are to one another, to the optimum, and to copying."""
 
+from ._plot.attribution import AttributionDisplay
 from ._plot.error_curve import ErrorCurveDisplay
 from ._plot.sample_grid import SampleGridDisplay
 from ._plot.trajectory import TrajectoryDisplay
+from .attribution import Attribution, attribute, leave_out
 from .curves import compare, error_curve
 from .distributions import fid, kid
 from .memorisation import memorised_fraction, nearest_training_distance, nearest_training_images
@@ -10,17 +12,21 @@ from .metrics import Measurement, cosine, mse, pearson_r, psnr, r2_score, ssim
 from .tables import ComparisonTable, ErrorTable
 
 __all__ = [
+    "Attribution",
+    "AttributionDisplay",
     "ComparisonTable",
     "ErrorCurveDisplay",
     "ErrorTable",
     "Measurement",
     "SampleGridDisplay",
     "TrajectoryDisplay",
+    "attribute",
     "compare",
     "cosine",
     "error_curve",
     "fid",
     "kid",
+    "leave_out",
     "memorised_fraction",
     "mse",
     "nearest_training_distance",

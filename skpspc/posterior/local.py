@@ -120,11 +120,16 @@ def equivariant_posterior(z, sigma, training_set, size, boundary, answer=patch_p
     """
     if boundary == "broken":
         return _broken_posterior(z, sigma, training_set, size, answer)
+    padded, dictionary = padded_comparison(z, training_set, size, boundary)
+    return _sliding_posterior(padded, sigma, dictionary, answer)
+
+
+def padded_comparison(z, training_set, size, boundary):
+    """Padded noisy images, and the dictionary that all windows of them are compared with."""
     h, w = (1 if side == 1 else size for side in z.shape[2:])
     mode = {"circular": "circular", "zero": "constant"}[boundary]
     padded = torch.nn.functional.pad(z, (w // 2, w // 2, h // 2, h // 2), mode=mode)
-    dictionary = PatchDictionary(training_set, (h, w), (h // 2, w // 2))
-    return _sliding_posterior(padded, sigma, dictionary, answer)
+    return padded, PatchDictionary(training_set, (h, w), (h // 2, w // 2))
 
 
 def _sliding_posterior(z, sigma, dictionary, answer):
@@ -153,16 +158,12 @@ def _broken_posterior(z, sigma, training_set, size, answer):
     """The posterior whose equivariance ends at the borders, class of pixels by class."""
     _, _, height, width = z.shape
     every = local_posterior(z, sigma, training_set, size)  # right where a pixel is alone
-    for top, bottom in _bands(height, size):
-        for left, right in _bands(width, size):
+    for top, bottom in bands(height, size):
+        for left, right in bands(width, size):
             if (bottom - top) * (right - left) == 1:
                 continue
-            rows, first_row, h = _area(top, bottom, size, height)
-            columns, first_column, w = _area(left, right, size, width)
-            crop = training_set.crop(
-                rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
-            )
-            dictionary = PatchDictionary(crop, (h, w), (first_row, first_column))
+            around = cut_comparison(training_set, size, (top, bottom), (left, right))
+            rows, columns, dictionary = around
             inside = bottom - top > 1 and right - left > 1
             part = _sliding_posterior(
                 z[:, :, rows, columns], sigma, dictionary, answer if inside else patch_posterior
@@ -175,7 +176,33 @@ def _broken_posterior(z, sigma, training_set, size, answer):
     return every
 
 
-def _bands(side, size):
+def cut_comparison(training_set, size, band, other):
+    """What the windows around some rows and columns cover, and their dictionary.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    size : int
+    band, other : tuple of (start, stop)
+        Rows and columns of the pixels, of a class each.
+
+    Returns
+    -------
+    rows, columns : slice
+        That part of the images.
+    dictionary : PatchDictionary
+        Of it in the training images.
+    """
+    _, height, width = training_set.image_shape
+    rows, first_row, h = _area(band[0], band[1], size, height)
+    columns, first_column, w = _area(other[0], other[1], size, width)
+    crop = training_set.crop(
+        rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+    )
+    return rows, columns, PatchDictionary(crop, (h, w), (first_row, first_column))
+
+
+def bands(side, size):
     """Classes of positions along an axis, as (start, stop): one inside, the rest alone."""
     reach = size // 2
     if side <= 2 * reach + 1:
