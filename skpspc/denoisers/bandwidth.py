@@ -1,8 +1,10 @@
 """What denoisers share that may blur their training images along the data's covariance."""
 
+import copy
 import math
 import numbers
 import warnings
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from ..posterior import Gaussian, Posterior
+from ..posterior.jacobian import smoothed_jacobian
 from ..sampling import BandwidthSchedule, draw_noise, edm_sigmas, noise_seed
 from ..support.holdout import different
 from .base import BaseDenoiser
@@ -93,6 +96,20 @@ class BandwidthDenoiser(BaseDenoiser):
                 "{name} blurs training images and does not answer with means of them; use "
                 "bandwidth=0."
             )
+
+    def _differentiated(self, sigma):
+        bandwidth = self._bandwidth_at(sigma) if self._smooths else 0.0
+        if bandwidth == 0 or not self._blurs_whole(sigma):
+            return super()._differentiated(sigma)
+        plain = copy.copy(self)
+        plain.bandwidth = 0.0
+        (place,) = self._places
+        known = dict(gaussian=self._gaussian(place), bandwidth=bandwidth)
+        return plain._windows(sigma), partial(smoothed_jacobian, **known)
+
+    def _blurs_whole(self, sigma):
+        """Whether one filter, of all that is seen, does the smoothing."""
+        return len(self._places) == 1
 
     def _by_bandwidth(self, z, sigma, plain, smoothed):
         """The posterior of noisy images, each at the bandwidth of its noise level.

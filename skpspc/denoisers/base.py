@@ -23,13 +23,13 @@ from ..posterior import Posterior
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
 from ..support.memory import rows_that_fit
-from .attribution import Attributable
+from .differentiable import Differentiable
 
 # Where the choice of a patch size matters on images in [-1, 1].
 _SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
-class BaseDenoiser(Attributable, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Base of all denoisers.
 
     A subclass gives ``_posterior(z, sigma)``: tensors (n, *shape) and (n,) in, a `Posterior`

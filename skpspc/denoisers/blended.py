@@ -303,6 +303,16 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
 
     _no_windows = "{name} mixes the answers of its members; ask one of its denoisers_."
 
+    def _jacobian(self, z, sigma, pixels):
+        out = z.new_zeros(len(z), len(pixels), z.shape[1], *z.shape[1:])
+        for member, weight in zip(self.denoisers_, self._weights_at(sigma).T, strict=True):
+            rows = weight.nonzero().squeeze(1)
+            if len(rows):
+                asked = (tensor.to(member._device) for tensor in (z[rows], sigma[rows], pixels))
+                part = member._jacobian(*asked).to(z)
+                out[rows] += weight[rows].to(z).view(-1, 1, 1, 1, 1, 1) * part
+        return out
+
     def _posterior(self, z, sigma):
         sums = {field.name: z.new_zeros(len(z)) for field in fields(Posterior)}
         sums["mean"] = torch.zeros_like(z)

@@ -275,6 +275,17 @@ class GaussianDenoiser(BaseDenoiser):
         "attribution; ask a denoiser that compares images, such as EmpiricalDenoiser."
     )
 
+    def _jacobian(self, z, sigma, pixels):
+        _, channels, height, width = z.shape
+        first = height * width * torch.arange(channels, device=z.device)
+        rows = (first[:, None] + pixels).flatten()
+        shape = channels, len(pixels), *z.shape[1:]
+        out = z.new_empty(len(z), *shape)
+        for level in sigma.unique():
+            filter_rows = self._fitted().wiener(float(level), rows)
+            out[sigma == level] = filter_rows.to(z.dtype).view(shape)
+        return out.transpose(1, 2)
+
     def _posterior(self, z, sigma):
         posterior = gaussian_posterior(z, sigma, self._fitted())
         return posterior.pooled(self.n_features_in_, self.n_features_in_)

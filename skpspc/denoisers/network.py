@@ -1,6 +1,5 @@
 """A trained network with the manners of the other denoisers."""
 
-import contextlib
 import math
 import numbers
 from collections.abc import Callable
@@ -13,6 +12,8 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from .._validation import Layout, check_device, check_training_images, check_weights, declared_shape
 from ..posterior import Posterior
 from ..sampling import convert
+from ..support.memory import rows_that_fit
+from ._calling import called, evaluating
 from .base import BaseDenoiser
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
@@ -34,7 +35,8 @@ class NetworkDenoiser(BaseDenoiser):
     network : torch.nn.Module or callable
         ``network(x, c)`` to a tensor like x. x is a tensor (n, C, H, W); c is a tensor (n,),
         one number for each image, or a float (``condition="float"``). A module is put into
-        evaluation mode for the call, and back. Gradients are not tracked.
+        evaluation mode for the call, and back. Gradients are tracked for :meth:`jacobian` and
+        :meth:`sensitivity` alone.
     parametrization : {"x0", "eps", "v", "flow", "edm"}, default "x0"
         What the network was trained to see and to answer, with s the noise level in its own
         pixels:
@@ -86,7 +88,8 @@ class NetworkDenoiser(BaseDenoiser):
     ------
     ValueError
         While denoising at an infinite noise level, or if the network answers with another
-        shape, with NaN or with infinity.
+        shape, with NaN or with infinity, or works on another device or in another dtype than
+        what it is given.
 
     See Also
     --------
@@ -274,20 +277,36 @@ class NetworkDenoiser(BaseDenoiser):
         answer = self._ask(x, c, sigma).to(z)
         return (clean(answer, z, sigma) - middle) / half
 
+    def _jacobian_block(self, z, n_pixels):
+        # a backward pass serves all images, and they share one forward pass
+        row_bytes = 3 * z.element_size() * z.shape[1] * z[0].numel()
+        n_rows = rows_that_fit(row_bytes, self.batch_size or len(z), what="A row of the Jacobian")
+        return n_rows, rows_that_fit(row_bytes * n_rows, n_pixels, what="Rows of the Jacobian")
+
+    def _jacobian(self, z, sigma, pixels):
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            answer = self._posterior(z, sigma).mean.flatten(2).sum(0)  # (C, H * W)
+            numbers = answer[:, pixels].T.flatten().unbind()
+        rows = [torch.autograd.grad(number, z, retain_graph=True)[0] for number in numbers]
+        shape = len(z), len(pixels), z.shape[1], *z.shape[1:]
+        return torch.stack(rows, 1).view(shape)
+
     def _ask(self, x, c, sigma):
         """The network's answer to scaled images."""
         dtype = self._home()[1]
         x = x.to(dtype)
-        with torch.no_grad(), _evaluating(self.network):
+        wants_gradient = torch.is_grad_enabled() and x.requires_grad
+        with torch.set_grad_enabled(wants_gradient), evaluating(self.network):
             if self.condition == "tensor":
                 c = c.to(device=x.device, dtype=dtype if c.is_floating_point() else None)
-                return _checked(self.network(x, c), x, sigma)
+                return called(self.network, x, c, sigma)
             answer = torch.empty_like(x)
             for level in sigma.unique():
                 rows = (sigma == level).nonzero().squeeze(1)
                 some = x[rows]
                 told = c[rows[0]].item()
-                answer[rows] = _checked(self.network(some, told), some, level[None])
+                answer[rows] = called(self.network, some, told, level[None])
             return answer
 
 
@@ -323,35 +342,3 @@ _PARAMETRIZATIONS: dict[str, Callable] = {
     "flow": _flow,
     "edm": _edm,
 }
-
-
-@contextlib.contextmanager
-def _evaluating(network):
-    """Evaluation mode for a module; every part goes back to the mode that it was in."""
-    modules = list(network.modules()) if isinstance(network, torch.nn.Module) else []
-    training = [module for module in modules if module.training]
-    if training:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _checked(answer, x, sigma):
-    """The network's answer, if it is one."""
-    if not isinstance(answer, torch.Tensor) or answer.shape != x.shape:
-        got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
-        raise ValueError(
-            f"the network must answer with a tensor of shape {tuple(x.shape)}, as it was given, "
-            f"but answered with {got}; wrap it in a function that takes out the estimate."
-        )
-    if not answer.isfinite().all():
-        levels = sorted({round(level, 6) for level in sigma.tolist()})
-        raise ValueError(
-            f"the network answered with NaN or infinity at sigma = {levels[:5]} (in its own "
-            "pixels); check parametrization and data_range, or stay within the noise levels that "
-            "it was trained on."
-        )
-    return answer

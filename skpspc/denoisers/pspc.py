@@ -235,6 +235,9 @@ class PSPCDenoiser(BandwidthDenoiser):
 
         return self._by_bandwidth(z, sigma, plain, smoothed)
 
+    def _blurs_whole(self, sigma):
+        return self.smoothing == "global" or self._window(sigma) == self.image_shape_[1:]
+
     def _seen_from(self, place):
         return self._source
 

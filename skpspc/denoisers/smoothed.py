@@ -174,10 +174,18 @@ class SmoothedDenoiser(BaseDenoiser):
         "{name} answers with the mean over displaced noisy images; ask its denoiser_, of each."
     )
 
+    def _displacements(self, z):
+        """What is added to every noisy image, (n_draws, *shape)."""
+        return self.tau * draw_noise(z.shape[1:], self.n_draws, self._seed).to(z)
+
+    def _jacobian(self, z, sigma, pixels):
+        moved = (z + displacement for displacement in self._displacements(z))
+        return sum(self.denoiser_._jacobian(at, sigma, pixels) for at in moved) / self.n_draws
+
     def _posterior(self, z, sigma):
         names = [field.name for field in fields(Posterior)]
         sums = dict.fromkeys(names, 0.0)
-        for displacement in draw_noise(z.shape[1:], self.n_draws, self._seed).to(z):
-            part = self.denoiser_._posterior(z + self.tau * displacement, sigma)
+        for displacement in self._displacements(z):
+            part = self.denoiser_._posterior(z + displacement, sigma)
             sums = {name: total + getattr(part, name) for name, total in sums.items()}
         return Posterior(**{name: total / self.n_draws for name, total in sums.items()})
