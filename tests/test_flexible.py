@@ -374,7 +374,7 @@ class Unfitted:
         ({"heatmaps": broken((0, 1, 1), 0)}, r"\(row 1, column 1\) .* is zero everywhere"),
         ({"heatmaps": uncovered()}, r"covers the pixel \(row 1, column 2\) at sigma = 1; raise"),
         ({"heatmaps": uncovered(), "soft": True}, r"covers the pixel \(row 1, column 2\)"),
-        ({"heatmaps": Unfitted()}, "Unfitted, whose sensitivity has no closed form"),
+        ({"heatmaps": Unfitted()}, "is a Unfitted, and no denoiser of this library"),
         ({"heatmaps": "dat"}, "neither 'data' nor a file"),
         ({"soft": "yes"}, "'soft' parameter"),
         ({"thresholds": 0.0}, r"thresholds must be in \(0, 1\]"),

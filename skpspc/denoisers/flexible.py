@@ -1,16 +1,22 @@
 """Windows of any shape, one a pixel, chosen by heat maps."""
 
+import numbers
 import os
 from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from ..posterior import Gaussian
+from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid, nearest_level
+from ..support import with_own_heat
+from ..support.holdout import different
 from ..support.memory import rows_that_fit
+from .base import BaseDenoiser
 from .gaussian import GaussianDenoiser
 
 # A pixel that varies by this share of the largest variance, or less, does not vary.
@@ -32,12 +38,15 @@ class FlexibleWindows(BaseEstimator):
 
     Parameters
     ----------
-    heatmaps : array, path, GaussianDenoiser or "data"
+    heatmaps : array, path, denoiser or "data"
         Non-negative array of shape (L, H, W, H, W): ``heatmaps[l, y, x]`` is the map of pixel
         (y, x), at the l-th sigma; with L = 1 it serves all of them. Of a ``numpy.memmap``, or
-        of the ``.npy`` file that a path names, a few maps are read at a time. A fitted
-        `GaussianDenoiser`: its sensitivity :math:`|W(\sigma)|`, summed over the channels
-        (`GaussianDenoiser.wiener`). "data": the same, of the training images that
+        of the ``.npy`` file that a path names, a few maps are read at a time;
+        `skpspc.inspection.save_heat_maps` writes such files. A fitted denoiser, a
+        `NetworkDenoiser` for example, which is the published PSPC-Flex: its sensitivity, the
+        mean of :math:`|\partial D / \partial z|` over noisy training images, summed over the
+        channels (:meth:`NetworkDenoiser.sensitivity`). Of a `GaussianDenoiser` that is
+        :math:`|W(\sigma)|`, whatever the images. "data": the same, of the training images that
         `PSPCDenoiser` is fitted on, with their weights (without mirror images); no network is
         needed.
     thresholds : float or sequence of L floats
@@ -52,6 +61,13 @@ class FlexibleWindows(BaseEstimator):
         weights where the answers of the windows are averaged. A pixel that matters most has
         precision one, so that sigma keeps its meaning; dividing by the sum would be a
         larger sigma. With a threshold of 1 the whole map counts.
+    n_images : int, default 16
+        Of a denoiser: over how many different training images, of those that `PSPCDenoiser` is
+        fitted on, its sensitivity is averaged; all of them, if they are fewer. Copies and
+        sample weights count in the mean.
+    random_state : int, RandomState, Generator or None, default 0
+        Of a denoiser: decides which images, and fixes their noise, which is the same at every
+        level but for its size.
 
     See Also
     --------
@@ -61,8 +77,13 @@ class FlexibleWindows(BaseEstimator):
     -----
     Parameters are checked when `PSPCDenoiser` is fitted. Hard windows of a level are kept,
     (H W)^2 bytes; of soft ones, eight times as large, those of one level at a time. In the
-    Wiener filter a pixel that varies little may matter less for itself than others do; its
-    own heat is raised to the largest of its map, so that every window holds its own pixel.
+    heat map of a denoiser a pixel that varies little may matter less for itself than others
+    do; its own heat is raised to the largest of its map, so that every window holds its own
+    pixel. A pixel that nothing moves is a window of its own.
+
+    The sensitivity of a denoiser is found when a level is first asked for. It costs a backward
+    pass through a network for every pixel and channel of ``n_images`` images; to find it once
+    for several fits, write it to a file. Of soft windows it is kept, 4 (H W)^2 bytes a level.
 
     Clones share the heat maps; a pickle holds them, unless they are given by a path.
 
@@ -87,13 +108,17 @@ class FlexibleWindows(BaseEstimator):
         "thresholds": "no_validation",
         "sigmas": "no_validation",
         "soft": ["boolean"],
+        "n_images": [Interval(numbers.Integral, 1, None, closed="left")],
+        "random_state": ["random_state", np.random.Generator],
     }
 
-    def __init__(self, heatmaps, thresholds, sigmas, soft=False):
+    def __init__(self, heatmaps, thresholds, sigmas, soft=False, *, n_images=16, random_state=0):
         self.heatmaps = heatmaps
         self.thresholds = thresholds
         self.sigmas = sigmas
         self.soft = soft
+        self.n_images = n_images
+        self.random_state = random_state
 
     def __sklearn_clone__(self):
         # a copy of the heat maps might not fit the memory, a denoiser would forget its fit
@@ -145,21 +170,39 @@ class FlexibleWindows(BaseEstimator):
         if isinstance(heatmaps, str) and heatmaps == "data":
             gaussian = Gaussian.of(training_set)
             return _WienerHeat(gaussian, training_set.image_shape)
-        if isinstance(heatmaps, GaussianDenoiser):
+        if isinstance(heatmaps, BaseDenoiser):
             check_is_fitted(heatmaps)
+        if isinstance(heatmaps, GaussianDenoiser):
             if heatmaps.image_shape_[1:] != training_set.image_shape[1:]:
                 raise ValueError(
                     f"heatmaps is a denoiser of images of shape {heatmaps.image_shape_}, X holds "
                     f"images of shape {training_set.image_shape}; height and width must agree."
                 )
             return _WienerHeat(heatmaps._fitted(), heatmaps.image_shape_)
-        if hasattr(heatmaps, "denoise"):
+        if isinstance(heatmaps, BaseDenoiser):
+            return self._measured(heatmaps, training_set)
+        if hasattr(heatmaps, "denoise") or callable(heatmaps):
             raise ValueError(
-                f"heatmaps is a {type(heatmaps).__name__}, whose sensitivity has no closed form; "
-                "pass a fitted GaussianDenoiser, or an array (L, H, W, H, W) of the mean of "
+                f"heatmaps is a {type(heatmaps).__name__}, and no denoiser of this library; wrap a "
+                "network in NetworkDenoiser, or pass an array (L, H, W, H, W) of the mean of "
                 "|dD / dz| over noisy images."
             )
         return _StoredHeat(heatmaps, n_levels, training_set.image_shape)
+
+    def _measured(self, denoiser, training_set):
+        """The heat of a denoiser at some of the training images."""
+        shape = training_set.image_shape
+        if denoiser._shapes()[-1] != shape:
+            raise ValueError(
+                f"heatmaps is a denoiser that answers with shape {denoiser._shapes()[-1]}, X holds "
+                f"images of shape {shape}; they must agree."
+            )
+        seed = noise_seed(self.random_state)
+        chosen = different(training_set, self.n_images, np.random.default_rng(seed))
+        dtype = torch.float64 if chosen.images.dtype == torch.float64 else torch.float32
+        noise = draw_noise(shape, len(chosen), seed).to(chosen.device, dtype)
+        clean = chosen.take(slice(0, len(chosen)), dtype)
+        return _MeasuredHeat(denoiser, clean, noise, chosen.sample_weight, self.soft)
 
 
 class ResolvedWindows:
@@ -285,6 +328,44 @@ class _StoredHeat:
         return heat
 
 
+class _MeasuredHeat:
+    """Heat maps of a denoiser at noisy images.
+
+    Parameters
+    ----------
+    denoiser : BaseDenoiser
+        Fitted.
+    clean, noise : Tensor of shape (n, C, H, W)
+    weight : Tensor of shape (n,)
+        Of each image in the mean.
+    keeps : bool
+        Whether maps are asked for again and again.
+    """
+
+    def __init__(self, denoiser, clean, noise, weight, keeps):
+        self._denoiser = denoiser
+        self._clean = clean
+        self._noise = noise
+        self._weight = weight
+        self._kept: dict[int, torch.Tensor] | None = {} if keeps else None
+
+    def rows(self, level, sigma, windows):
+        """Maps (m, H W) of some windows."""
+        if self._kept is None:
+            return self._found(sigma, windows)
+        if level not in self._kept:
+            self._kept[level] = self._found(sigma, slice(None)).float()
+        return self._kept[level][windows].double()
+
+    def _found(self, sigma, windows):
+        sides = self._clean.shape[2:]
+        numbers = torch.arange(sides[0] * sides[1])[windows]
+        pixels = torch.stack([numbers // sides[1], numbers % sides[1]], 1)
+        noisy = self._clean + sigma * self._noise
+        heat = self._denoiser.sensitivity(noisy, sigma, pixels, self._weight)
+        return with_own_heat(heat.flatten(1), numbers)
+
+
 class _WienerHeat:
     """Heat maps from the rows of a Wiener filter, summed over channels.
 
@@ -311,8 +392,5 @@ class _WienerHeat:
         for channel in range(channels):
             rows = self._gaussian.wiener(sigma, channel * n_pixels + pixels)
             heat += rows.abs_().view(-1, channels, n_pixels).sum(1)
-        varies = self._varies[windows]
-        heat *= varies[:, None]  # where nothing varies there is only rounding
-        own = heat.amax(1).where(varies, torch.ones_like(heat[:, 0]))
-        heat[torch.arange(len(pixels), device=pixels.device), pixels] = own
-        return heat
+        heat *= self._varies[windows, None]  # where nothing varies there is only rounding
+        return with_own_heat(heat, pixels)

@@ -11,6 +11,7 @@ from .windows import (
     overlap_counts,
     square_corners,
     tapered_windows,
+    with_own_heat,
 )
 
 __all__ = [
@@ -27,4 +28,5 @@ __all__ = [
     "overlap_counts",
     "square_corners",
     "tapered_windows",
+    "with_own_heat",
 ]

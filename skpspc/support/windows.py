@@ -152,6 +152,29 @@ def centred_windows(image_shape, size):
     return near.reshape(-1, height, width)
 
 
+def with_own_heat(heat, pixels):
+    """Heat maps in which none is hotter than the pixel that the map is of.
+
+    So every window that holds the largest entries of its map holds its own pixel, also where
+    nothing moves it and the map was zero.
+
+    Parameters
+    ----------
+    heat : Tensor of shape (m, H * W)
+        Written to.
+    pixels : Tensor of shape (m,), int64
+        Numbers y * W + x.
+
+    Returns
+    -------
+    Tensor of shape (m, H * W)
+    """
+    largest = heat.amax(1)
+    largest[largest == 0] = 1.0
+    heat[torch.arange(len(heat), device=heat.device), pixels.to(heat.device)] = largest
+    return heat
+
+
 class Window(NamedTuple):
     """One window, as one pixel of the answer knows it.
 
