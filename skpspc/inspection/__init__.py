@@ -3,12 +3,14 @@
 from ._plot.attribution import AttributionDisplay
 from ._plot.error_curve import ErrorCurveDisplay
 from ._plot.sample_grid import SampleGridDisplay
+from ._plot.sensitivity import SensitivityDisplay
 from ._plot.trajectory import TrajectoryDisplay
 from .attribution import Attribution, attribute, leave_out
 from .curves import compare, error_curve
 from .distributions import fid, kid
 from .memorisation import memorised_fraction, nearest_training_distance, nearest_training_images
 from .metrics import Measurement, cosine, mse, pearson_r, psnr, r2_score, ssim
+from .sensitivity import heat_maps, locality_radius, save_heat_maps
 from .tables import ComparisonTable, ErrorTable
 
 __all__ = [
@@ -19,14 +21,17 @@ __all__ = [
     "ErrorTable",
     "Measurement",
     "SampleGridDisplay",
+    "SensitivityDisplay",
     "TrajectoryDisplay",
     "attribute",
     "compare",
     "cosine",
     "error_curve",
     "fid",
+    "heat_maps",
     "kid",
     "leave_out",
+    "locality_radius",
     "memorised_fraction",
     "mse",
     "nearest_training_distance",
@@ -34,5 +39,6 @@ __all__ = [
     "pearson_r",
     "psnr",
     "r2_score",
+    "save_heat_maps",
     "ssim",
 ]

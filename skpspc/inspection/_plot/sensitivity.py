@@ -1,0 +1,248 @@
+"""Heat maps of what moves a pixel, noise level by noise level."""
+
+import numpy as np
+
+from ..._optional import load
+from ..sensitivity import heat_maps, locality_radius
+
+
+class SensitivityDisplay:
+    """Heat maps of some pixels at several noise levels, with their locality radius.
+
+    A row of panels is a pixel of the answer, a column a noise level. Each panel is a heat map
+    over its own largest value. A cross marks the pixel, and a square, the smallest around it
+    that holds a fraction of the heat, is drawn and its side told.
+
+    Made by :meth:`from_estimator` or :meth:`from_predictions`.
+
+    Parameters
+    ----------
+    heatmaps : ndarray of shape (L, m, H, W)
+        Non-negative.
+    sigmas : sequence of L floats
+    pixels : array of int, shape (m, 2)
+        (row, column) of each pixel.
+    fraction : float, default 0.5
+        What the square holds.
+    name : str, default None
+        Title of the figure.
+
+    Attributes
+    ----------
+    radii : ndarray of shape (L, m), int
+        Sides of the squares.
+    ax_ : ndarray of matplotlib Axes, shape (m, L)
+    figure_ : matplotlib Figure
+
+    See Also
+    --------
+    heat_maps : The numbers.
+    locality_radius : The side of the square.
+
+    Examples
+    --------
+    >>> from skpspc import PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import SensitivityDisplay, heat_maps
+    >>> X = load_digits_images().images
+    >>> sigmas, pixels = [0.2, 1.0], [(4, 4), (2, 2)]
+    >>> heat = heat_maps(PSPCDenoiser(3).fit(X), X, sigmas, pixels=pixels, n_images=4)
+    >>> display = SensitivityDisplay(heat, sigmas=sigmas, pixels=pixels)
+    >>> display.radii.shape
+    (2, 2)
+
+    With matplotlib (the extra ``plot``), ``display.plot()`` draws it, and
+    ``SensitivityDisplay.from_estimator(model, X, sigmas)`` does both in one.
+    """
+
+    def __init__(self, heatmaps, *, sigmas, pixels, fraction=0.5, name=None):
+        self.heatmaps = np.asarray(heatmaps)
+        self.sigmas = [float(sigma) for sigma in np.atleast_1d(sigmas)]
+        self.pixels = np.asarray(pixels)
+        self.fraction = fraction
+        self.name = name
+        if len(self.sigmas) != len(self.heatmaps) or len(self.sigmas) == 0:
+            raise ValueError(
+                f"sigmas must be one for each of the {len(self.heatmaps)} levels of heatmaps, got "
+                f"{len(self.sigmas)}."
+            )
+        self.radii = locality_radius(self.heatmaps, fraction, pixels=self.pixels)
+
+    @classmethod
+    def from_estimator(
+        cls,
+        denoiser,
+        X,
+        sigmas,
+        *,
+        pixels=None,
+        n_images=16,
+        random_state=0,
+        fraction=0.5,
+        name=None,
+        ax=None,
+        **kwargs,
+    ):
+        """Measure heat maps of a denoiser, and draw them.
+
+        Parameters
+        ----------
+        denoiser : denoiser
+            Fitted.
+        X : array or Tensor of shape (N, C, H, W) or (N, d)
+            Clean images.
+        sigmas : sequence of float
+            Noise levels, in the order of the columns.
+        pixels : array of int, shape (m, 2), default None
+            (row, column) of each pixel; None: the middle of the image and one a quarter in
+            from the upper left.
+        n_images : int or None, default 16
+            How many images of X the mean is over; None: all.
+        random_state : int, RandomState, Generator or None, default 0
+            See `heat_maps`.
+        fraction, name
+            See the class. ``name=None``: that of the denoiser's class.
+        ax, **kwargs
+            See :meth:`plot`.
+
+        Returns
+        -------
+        SensitivityDisplay
+
+        Raises
+        ------
+        ValueError
+            As `heat_maps`.
+        """
+        pixels = _some_pixels(denoiser.image_shape_[1:]) if pixels is None else pixels
+        heat = heat_maps(
+            denoiser, X, sigmas, pixels=pixels, n_images=n_images, random_state=random_state
+        )
+        name = type(denoiser).__name__ if name is None else name
+        display = cls(heat, sigmas=sigmas, pixels=pixels, fraction=fraction, name=name)
+        return display.plot(ax, **kwargs)
+
+    @classmethod
+    def from_predictions(
+        cls, heatmaps, sigmas, *, pixels=None, fraction=0.5, name=None, ax=None, **kwargs
+    ):
+        """Draw heat maps that have been measured.
+
+        Parameters
+        ----------
+        heatmaps : array of shape (L, H, W, H, W) or (L, m, H, W)
+            As `heat_maps` or `save_heat_maps` give them: of all pixels, of which some are
+            shown, or of the ones in ``pixels``.
+        sigmas : sequence of L floats
+        pixels : array of int, shape (m, 2), default None
+            As in :meth:`from_estimator`.
+        fraction, name, ax, **kwargs
+            See the class, and :meth:`plot`.
+
+        Returns
+        -------
+        SensitivityDisplay
+
+        Raises
+        ------
+        ValueError
+            For shapes that do not fit one another.
+        """
+        heatmaps = heatmaps if hasattr(heatmaps, "ndim") else np.asarray(heatmaps)
+        if heatmaps.ndim not in (4, 5) or (heatmaps.ndim == 4 and pixels is None):
+            raise ValueError(
+                "heatmaps must have shape (L, H, W, H, W), or (L, m, H, W) with pixels=, got "
+                f"{tuple(heatmaps.shape)}."
+            )
+        pixels = _some_pixels(heatmaps.shape[-2:]) if pixels is None else np.asarray(pixels)
+        if heatmaps.ndim == 5:
+            heatmaps = np.stack([heatmaps[:, row, column] for row, column in pixels], axis=1)
+        display = cls(heatmaps, sigmas=sigmas, pixels=pixels, fraction=fraction, name=name)
+        return display.plot(ax, **kwargs)
+
+    def plot(self, ax=None, *, cmap="magma", colorbar=True):
+        """Draw.
+
+        Parameters
+        ----------
+        ax : array of m * L matplotlib Axes, or one of them, default None
+            To draw into, row by row; None: a new figure.
+        cmap : str or Colormap, default "magma"
+        colorbar : bool, default True
+
+        Returns
+        -------
+        SensitivityDisplay
+            Itself.
+
+        Raises
+        ------
+        ValueError
+            For another number of axes.
+        """
+        colors = load("matplotlib.colors")
+        n_levels, n_pixels = self.heatmaps.shape[:2]
+        self.ax_ = self._axes(ax, n_pixels, n_levels)
+        self.figure_ = self.ax_[0, 0].figure
+        # most of a map is far below its peak: a root shows where it ends
+        norm = colors.PowerNorm(0.5, 0, 1)
+        for (k, level), panel in np.ndenumerate(self.ax_):
+            image = self._draw(panel, level, k, cmap=cmap, norm=norm)
+            if k == 0:
+                panel.set_title(f"σ = {self.sigmas[level]:g}", fontsize=11)
+            if level == 0:
+                row, column = self.pixels[k]
+                panel.set_ylabel(f"pixel ({row}, {column})", fontsize=11)
+        if self.name is not None and ax is None:
+            self.figure_.suptitle(self.name)
+        if colorbar:
+            bar = self.figure_.colorbar(image, ax=self.ax_.ravel().tolist(), shrink=0.8)
+            bar.set_label("heat / largest")
+            bar.set_ticks([0, 0.05, 0.25, 0.5, 1], labels=["0", ".05", ".25", ".5", "1"])
+        return self
+
+    def _axes(self, ax, n_rows, n_columns):
+        """Axes (m, L): those given, or those of a new figure."""
+        if ax is None:
+            size = 1.75 * n_columns + 1.2, 1.95 * n_rows + 0.6
+            figure = load("matplotlib.pyplot").figure(figsize=size, layout="constrained")
+            return figure.subplots(n_rows, n_columns, squeeze=False)
+        axes = np.array(ax, dtype=object).ravel()
+        if len(axes) != n_rows * n_columns:
+            raise ValueError(
+                f"ax must hold {n_rows} x {n_columns} axes, one for each pixel and noise level, "
+                f"got {len(axes)}."
+            )
+        return axes.reshape(n_rows, n_columns)
+
+    def _draw(self, panel, level, k, **kwargs):
+        """One heat map, its pixel and its square."""
+        heat, side = self.heatmaps[level, k], int(self.radii[level, k])
+        height, width = heat.shape
+        row, column = self.pixels[k]
+        image = panel.imshow(heat / (heat.max() or 1.0), interpolation="nearest", **kwargs)
+        effects = load("matplotlib.patheffects")
+        halo = [effects.withStroke(linewidth=3.5, foreground="black")]
+        cross = panel.plot(column, row, "+", color="white", ms=6, mew=1)[0]
+        cross.set_path_effects(halo)
+        if side:
+            rectangle = load("matplotlib.patches").Rectangle(
+                (column - side / 2, row - side / 2),
+                side,
+                side,
+                fill=False,
+                edgecolor="#56b4e9",
+                linewidth=1.8,
+                path_effects=halo,
+            )
+            panel.add_patch(rectangle)
+        panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+        share = f"{100 * self.fraction:g} %"
+        panel.set_xlabel(f"{share} in {side} × {side}" if side else "no heat", fontsize=9)
+        return image
+
+
+def _some_pixels(sides):
+    """The middle of an image, and one pixel nearer to its corner."""
+    height, width = sides
+    return np.array([(height // 2, width // 2), (height // 4, width // 4)])

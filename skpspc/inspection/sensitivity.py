@@ -1,0 +1,392 @@
+"""Where a denoiser looks: heat maps of its Jacobian, in memory or in a file, and their size."""
+
+import hashlib
+import numbers
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+
+from .._output import check_output, write_output
+from .._progress import progress
+from .._validation import as_container
+from ..sampling import draw_noise, noise_seed
+from ..sampling.schedules import check_grid
+from ..support import with_own_heat
+from ..support.training_set import to_compute
+
+# Answers of one denoiser that differ by less than this, relative to the largest, are rounding.
+_SAME_ANSWERS = 1e-4
+
+
+def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0):
+    r"""How much each input pixel moves pixels of the answer, at each noise level.
+
+    .. math::
+
+        G_\sigma(y, x)[i, j] = \frac{1}{n} \sum_{b=1}^n \sum_{c, d}
+        \Bigl|\frac{\partial D(z_b; \sigma)_{c,y,x}}{\partial z_{b,d,i,j}}\Bigr|, \qquad
+        z_b = x_b + \sigma \epsilon_b
+
+    over channels c of the answer and d of the noisy image. The Jacobian is in closed form for
+    denoisers that are posterior means or linear, and by automatic differentiation for networks.
+
+    Parameters
+    ----------
+    denoiser : denoiser
+        Fitted. A network is wrapped in `NetworkDenoiser`.
+    X : array or Tensor of shape (N, C, H, W) or (N, d)
+        Clean images; uint8 ``u`` means ``u / 127.5 - 1``. Training images and held-out images
+        may give different maps.
+    sigmas : sequence of float
+        Noise levels, distinct, finite and non-negative, in any order; the maps come in this
+        order.
+    pixels : array of int, shape (m, 2), default None
+        (row, column) of pixels of the answer; None: all of them, (H W)^2 numbers a level.
+    n_images : int, default None
+        How many of X, drawn with ``random_state``; None: all of them.
+    random_state : int, RandomState, Generator or None, default 0
+        Decides which images, and fixes their noise, which is the same at every level but for
+        its size.
+
+    Returns
+    -------
+    ndarray of shape (L, m, H, W) or, without ``pixels``, (L, H, W, H, W), float64
+
+    Raises
+    ------
+    ValueError
+        For no sigmas or such that are not distinct, pixels that are not in the image, more
+        images than there are, or a denoiser without a Jacobian (see its ``jacobian``).
+
+    See Also
+    --------
+    save_heat_maps : The same, all pixels, into a file.
+    locality_radius : The size of such maps.
+    NetworkDenoiser.jacobian : The signed rows, at noisy images of your own.
+
+    References
+    ----------
+    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
+    ICML 2025, arXiv:2411.19339, Sec. 4; Mohan et al., "Robust and Interpretable Blind Image
+    Denoising via Bias-Free Convolutional Neural Networks", ICLR 2020, arXiv:1906.05478 (rows of
+    a network's Jacobian as filters).
+
+    Examples
+    --------
+    >>> from skpspc import PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import heat_maps, locality_radius
+    >>> X = load_digits_images().images
+    >>> model = PSPCDenoiser(patch_size=3).fit(X)
+    >>> heat = heat_maps(model, X, [0.2, 1.0], pixels=[(4, 4)], n_images=4)
+    >>> heat.shape
+    (2, 1, 8, 8)
+    >>> bool((locality_radius(heat, pixels=[(4, 4)]) <= 5).all())  # two patches of 3 meet in 5
+    True
+    """
+    images = _Noisy.of(denoiser, X, n_images, random_state)
+    levels = check_grid(sigmas).tolist()
+    heat = np.stack([denoiser.sensitivity(images.at(s), s, pixels).numpy() for s in levels])
+    if pixels is not None:
+        return heat
+    return _by_pixel(heat, heat.shape[2:])
+
+
+def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, verbose=0):
+    """Write the heat maps of all pixels to a file, which `FlexibleWindows` reads.
+
+    The file is written row by row of the image. Beside ``maps.npy`` there is ``maps.run.npz``,
+    which says what run it is and how far that has come: called again in the same way, an
+    interrupted run goes on where it stopped, and a finished one is only opened. On the same
+    machine, with the same settings, the file is then bit by bit that of a run without a break.
+
+    Parameters
+    ----------
+    path : str or path
+        Of a ``.npy`` file: (L, H, W, H, W), float32.
+    denoiser, X, sigmas, n_images
+        As in `heat_maps`.
+    random_state : int, default 0
+        As in `heat_maps`; an int, so that a run can go on.
+    verbose : int, default 0
+        Above zero, show a progress bar.
+
+    Returns
+    -------
+    numpy.memmap of shape (L, H, W, H, W), float32
+        The file, read-only. A pixel's own heat is raised to the largest of its map (or to 1,
+        if nothing moves the pixel), so that every window holds its own pixel.
+
+    Raises
+    ------
+    ValueError
+        As `heat_maps`; if the file is that of another run: other sigmas, images, random_state
+        or answers of the denoiser; or if there is a file that no run has written.
+    OSError
+        If the folder is missing or cannot be written to.
+
+    Examples
+    --------
+    >>> import tempfile, pathlib
+    >>> from skpspc import FlexibleWindows, LocalScoreDenoiser, PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import save_heat_maps
+    >>> X = load_digits_images().images[:200]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder) / "maps.npy"
+    ...     model = LocalScoreDenoiser(patch_size=5).fit(X)
+    ...     heat = save_heat_maps(path, model, X, sigmas=[0.5], n_images=2)
+    ...     windows = FlexibleWindows(path, thresholds=0.9, sigmas=[0.5])
+    ...     PSPCDenoiser(windows=windows).fit(X).windows_.at(0).shape
+    torch.Size([64, 8, 8])
+    """
+    path = check_output(path)
+    if path.suffix.lower() != ".npy":
+        raise ValueError(f"heat maps are written to a .npy file, got '{path}'; change its suffix.")
+    if not isinstance(random_state, numbers.Integral):
+        raise ValueError(
+            f"random_state must be an int, so that an interrupted run can go on, got "
+            f"{random_state!r}."
+        )
+    images = _Noisy.of(denoiser, X, n_images, random_state)
+    run = _Run(path, denoiser, images, check_grid(sigmas))
+    maps = run.opened()
+    height, width = maps.shape[1:3]
+    todo = range(run.done, len(maps) * height)
+    for block in progress(todo, len(todo), verbose, what="heat maps"):
+        level, row = divmod(block, height)
+        sigma = float(run.grid[level])
+        pixels = [(row, column) for column in range(width)]
+        heat = denoiser.sensitivity(images.at(sigma), sigma, pixels)
+        own = row * width + torch.arange(width)
+        maps[level, row] = with_own_heat(heat.flatten(1), own).view(heat.shape).numpy()
+        maps.flush()
+        run.note(block + 1)
+    return np.load(path, mmap_mode="r")
+
+
+def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
+    """Side of the smallest square around a pixel that holds a fraction of its heat map.
+
+    Squares are odd and centred on the pixel; what lies beyond an edge of the image holds
+    nothing, so that the square of a corner pixel may be nearly twice as wide as the image.
+
+    Parameters
+    ----------
+    heatmaps : array of shape (..., m, H, W), or (..., H, W, H, W) without ``pixels``
+        Non-negative. Of a `numpy.memmap` a pixel's maps are read at a time.
+    fraction : float, default 0.5
+        In (0, 1].
+    pixels : array of int, shape (m, 2), default None
+        (row, column) of the m maps; None: ``heatmaps`` has a map for every pixel.
+
+    Returns
+    -------
+    ndarray of shape (..., m) or (..., H, W), int
+        1, 3, 5, ...; 0 for a map that is zero everywhere.
+
+    Raises
+    ------
+    ValueError
+        If the fraction is out of range, heat is negative or not finite, or shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpspc.inspection import locality_radius
+    >>> heat = np.zeros((1, 5, 5))
+    >>> heat[0, 2, 2], heat[0, 2, 3], heat[0, 2, 4] = 0.7, 0.2, 0.1
+    >>> [int(locality_radius(heat, f, pixels=[(2, 2)])[0]) for f in (0.5, 0.8, 1.0)]
+    [1, 3, 5]
+    """
+    if not (isinstance(fraction, numbers.Real) and 0 < float(fraction) <= 1):
+        raise ValueError(f"fraction must be in (0, 1], got {fraction!r}; 1 holds all of the heat.")
+    if not hasattr(heatmaps, "ndim"):
+        heatmaps = np.asarray(heatmaps)
+    maps, pixels, shape = _maps_of_pixels(heatmaps, pixels)
+    height, width = maps.shape[-2:]
+    sides = np.empty((*maps.shape[:-3], len(pixels)), dtype=np.int64)
+    for k, (row, column) in enumerate(pixels):
+        heat = np.asarray(maps[..., k, :, :], dtype=np.float64)
+        if not (np.isfinite(heat).all() and (heat >= 0).all()):
+            raise ValueError(
+                f"the heat map of the pixel (row {row}, column {column}) is negative or not finite."
+            )
+        away = np.maximum.outer(abs(np.arange(height) - row), abs(np.arange(width) - column))
+        order = away.ravel().argsort(kind="stable")
+        starts = np.searchsorted(away.ravel()[order], np.arange(away.max() + 1))
+        rings = np.add.reduceat(heat.reshape(*heat.shape[:-2], -1)[..., order], starts, axis=-1)
+        held = rings.cumsum(-1)
+        total = held[..., -1:]
+        # not by rounding one pixel more
+        short = held < float(fraction) * total * (1 - 1e-12)
+        sides[..., k] = np.where(total[..., 0] > 0, 2 * short.sum(-1) + 1, 0)
+    return sides.reshape(shape)
+
+
+def _maps_of_pixels(heatmaps, pixels):
+    """Maps (..., m, H, W), their pixels (m, 2), and the shape of one number for each."""
+    shape = tuple(heatmaps.shape)
+    if pixels is None:
+        if len(shape) < 4 or shape[-4:-2] != shape[-2:]:
+            raise ValueError(
+                f"heatmaps must have shape (..., H, W, H, W), got {shape}; pass pixels, if there "
+                "are maps of some pixels only."
+            )
+        pixels = np.argwhere(np.ones(shape[-2:]))
+        maps = heatmaps.reshape(*shape[:-4], len(pixels), *shape[-2:])
+        return maps, pixels, shape[:-2]
+    pixels = np.asarray(pixels)
+    if pixels.ndim != 2 or len(shape) < 3 or pixels.shape != (shape[-3], 2):
+        raise ValueError(
+            "pixels must be (row, column) pairs, one for each of the maps (..., m, H, W); got "
+            f"shape {pixels.shape} for heatmaps of shape {shape}."
+        )
+    if (pixels < 0).any() or (pixels >= shape[-2:]).any():
+        raise ValueError(f"pixels must lie in maps of {shape[-2]} x {shape[-1]}, got {pixels}.")
+    return heatmaps, pixels, shape[:-2]
+
+
+def _by_pixel(heat, sides):
+    """Maps (L, H W, H, W) as (L, H, W, H, W)."""
+    if heat.shape[1] != sides[0] * sides[1]:
+        raise ValueError(
+            f"the denoiser answers for {heat.shape[1]} pixels of an image of {sides[0]} x "
+            f"{sides[1]}; pass pixels."
+        )
+    return heat.reshape(len(heat), *sides, *sides)
+
+
+@dataclass(frozen=True)
+class _Noisy:
+    """Clean images, and the noise that is added to them at every level.
+
+    Attributes
+    ----------
+    clean, noise : Tensor of shape (n, ...)
+    seed : int
+    """
+
+    clean: torch.Tensor
+    noise: torch.Tensor
+    seed: int
+
+    @classmethod
+    def of(cls, denoiser, X, n_images, random_state):
+        """Some images of X, with their noise."""
+        if not hasattr(denoiser, "sensitivity"):
+            raise ValueError(
+                f"{type(denoiser).__name__} has no sensitivity; wrap a network in NetworkDenoiser."
+            )
+        X = as_container(X)
+        seed = noise_seed(random_state)
+        rows = _chosen(X, n_images, np.random.default_rng(seed))
+        clean = torch.as_tensor(X[rows]).cpu()
+        single = clean.dtype in (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
+        clean = to_compute(clean, torch.float32 if single else torch.float64)
+        noise = draw_noise(clean.shape[1:], len(clean), seed).to(clean)
+        return cls(clean, noise, seed)
+
+    def at(self, sigma):
+        """Noisy images at a level."""
+        return self.clean + sigma * self.noise
+
+    @cached_property
+    def digest(self):
+        """What tells these images from others."""
+        return hashlib.sha256(self.clean.numpy().tobytes()).hexdigest()
+
+
+def _chosen(X, n_images, rng):
+    """Which images of X: all, or some at random, in their order."""
+    n = len(X)
+    if n_images is None:
+        return slice(None)
+    if not isinstance(n_images, numbers.Integral) or int(n_images) < 1:
+        raise ValueError(f"n_images must be an int of at least 1, or None, got {n_images!r}.")
+    if int(n_images) > n:
+        raise ValueError(f"n_images={n_images} is more than the {n} images of X; pass at most {n}.")
+    return np.sort(rng.choice(n, int(n_images), replace=False))
+
+
+class _Run:
+    """A file of heat maps on its way, and the record beside it.
+
+    Parameters
+    ----------
+    path : Path
+    denoiser : BaseDenoiser
+    images : _Noisy
+    grid : ndarray of shape (L,)
+    """
+
+    def __init__(self, path, denoiser, images, grid):
+        self.path, self.grid = path, grid
+        self.record = path.with_suffix(".run.npz")
+        answers = [denoiser.denoise(images.at(s)[:1], s).numpy() for s in grid.tolist()]
+        self._is: dict[str, Any] = {
+            "sigmas": grid,
+            "random_state": str(images.seed),
+            "images": images.digest,
+            "answers": np.stack(answers),
+        }
+        sides = tuple(denoiser.image_shape_[1:])
+        if answers[0][0].size != images.clean[0].numel():
+            raise ValueError(
+                f"{type(denoiser).__name__} answers for a part of the image, and FlexibleWindows "
+                "needs heat maps of all of it; pass a denoiser of whole images."
+            )
+        self._shape = (len(grid), *sides, *sides)
+        self.done = 0
+
+    def opened(self):
+        """The maps as they are, to be written to.
+
+        Raises
+        ------
+        ValueError
+            If they are those of another run.
+        """
+        if not self.path.exists():
+            self.note(0)
+            return np.lib.format.open_memmap(self.path, "w+", np.float32, self._shape)
+        if not self.record.is_file():
+            raise ValueError(
+                f"'{self.path}' exists, and there is no '{self.record.name}' beside it that says "
+                "what run it is of; choose another name."
+            )
+        with np.load(self.record) as record:
+            known = dict(record)
+        other = [name for name, value in self._is.items() if not _alike(known.get(name), value)]
+        if other or not self._is_whole():
+            what = f"of another run, with other {', '.join(other)}" if other else "damaged"
+            raise ValueError(
+                f"'{self.path}' is {what}; choose another name, or delete it and "
+                f"'{self.record.name}'."
+            )
+        self.done = int(known["done"])
+        return np.lib.format.open_memmap(self.path, "r+")
+
+    def _is_whole(self):
+        """Whether the file is as large as it says, and what it ought to be."""
+        try:
+            maps = np.load(self.path, mmap_mode="r")  # to write would make a short file longer
+        except (ValueError, OSError):
+            return False
+        return maps.shape == self._shape and maps.dtype == np.float32
+
+    def note(self, done):
+        """Write down that so many rows of the image are in the file."""
+        write_output(self.record, None, {**self._is, "done": done})
+
+
+def _alike(known, value):
+    """Whether a record says what is the case."""
+    if known is None or np.shape(known) != np.shape(value):
+        return False
+    if np.asarray(value).dtype.kind != "f" or np.ndim(value) == 1:
+        return bool(np.array_equal(known, value))
+    return bool(np.abs(known - value).max() <= _SAME_ANSWERS * np.abs(value).max())
