@@ -46,3 +46,19 @@ def test_family(digits, capsys):
         z = (clean + sigma * noise)[8:]
         expected = (gaussian.denoise(z, sigma) - network(z, sigma)).square().mean()
         np.testing.assert_allclose(float(error), expected, atol=6e-6)
+
+
+def test_locality(digits, capsys):
+    locality = script("locality")
+
+    def network(z, sigma):  # mixes a pixel with its neighbours, the more the noisier
+        k = torch.ones(1, 1, 3, 3) * sigma
+        return torch.nn.functional.conv2d(z, k / k.sum(), padding=1)
+
+    case = "digits", digits[:200], {"blur": (network, (0.3, 1.0))}
+    locality.main([], [case])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1] == "blur, digits"
+    (row,) = [line for line in lines if line.startswith("network")]
+    assert row.split() == ["network", "3", "(100)", "3", "(100)"]
+    assert {line.split()[0] for line in lines[4:]} == {"network", "PSPC", "Gaussian", "empirical"}
