@@ -10,10 +10,22 @@ import numpy as np
 from PIL import Image
 
 SUFFIXES = (".png", ".npy", ".npz")
+_KINDS = {
+    ".png": "a picture",
+    ".npy": "the array",
+    ".npz": "the arrays with their settings",
+    ".json": "a schedule",
+}
 
 
-def check_output(path):
+def check_output(path, suffixes=SUFFIXES):
     """Find out before any work whether ``path`` can be written.
+
+    Parameters
+    ----------
+    path : str or path
+    suffixes : tuple of str, default (".png", ".npy", ".npz")
+        Those that it may have.
 
     Returns
     -------
@@ -27,11 +39,9 @@ def check_output(path):
         If the folder is missing or cannot be written to.
     """
     path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(
-            f"the suffix of '{path}' must be one of {', '.join(SUFFIXES)} (a picture, the array, "
-            f"the arrays with their settings)."
-        )
+    if path.suffix.lower() not in suffixes:
+        kinds = ", ".join(_KINDS[suffix] for suffix in suffixes)
+        raise ValueError(f"the suffix of '{path}' must be one of {', '.join(suffixes)} ({kinds}).")
     folder = path.resolve().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder '{folder}'; make it first.")
@@ -74,6 +84,12 @@ def write_output(path, picture, arrays):
             np.save(file, next(iter(arrays.values())), allow_pickle=False)
         else:
             np.savez(file, **arrays)
+
+
+def write_text(path, text):
+    """Write text to a ``path`` that :func:`check_output` returned, in one step."""
+    with _replacing(path.resolve()) as file:
+        file.write(text.encode())
 
 
 @contextlib.contextmanager

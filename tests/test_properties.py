@@ -227,6 +227,51 @@ def test_patch_and_global_means_agree_at_both_ends(case):
         np.testing.assert_allclose(patch.denoise(Z, sigma), whole, rtol=0, atol=1e-5)
 
 
+@given(generators.cases(), generators.seeds)
+def test_small_noise_on_a_training_image_leaves_that_image(case, seed):
+    """Local equivalence at sigma -> 0: whole image, patches and their composite all agree.
+
+    An image at distance r in a window has the log-odds -r (r - 2 |e| sigma) / 2 sigma^2 at most,
+    which is below -200 where r > (2 |e| + 20) sigma.
+    """
+    noise = np.random.default_rng(seed).standard_normal((1, *case.shape))
+    x = oracle.as_float(case.X)
+    masks = [*oracle.square_masks(case.size, case.shape), *oracle.whole_mask(case.shape)]
+    apart = [np.linalg.norm(x[:, mask] - x[0, mask], axis=1) for mask in masks]
+    others = np.concatenate([distance[distance > 0] for distance in apart])
+    assume(not len(others) or others.min() > 1e-6)
+    sigma = min(others, default=1.0) / (2 * np.linalg.norm(noise) + 20)
+    for level in (sigma, 1e-3 * sigma):
+        Z = case.x[:1] + level * noise
+        for model in three(case.size):
+            fitted = fit_quietly(model, case.X)
+            target = fitted._respond(torch.tensor(case.x[:1])).numpy()
+            np.testing.assert_allclose(fitted.denoise(Z, level), target, rtol=0, atol=1e-12)
+
+
+@given(generators.cases(low=0.1, high=10), st.floats(1, 1e6), st.booleans())
+def test_large_noise_forgets_the_window(case, sigma, weighted):
+    """Local equivalence at sigma -> infinity, with its rate: total variations fall as sigma^-2.
+
+    Weights are the prior's times exp(logit). So a posterior is, in total variation, no farther from
+    the prior than the spread of its logits, and two from one another than both spreads together.
+    """
+    prior = np.arange(len(case.X)) + 1.0 if weighted else None
+    masks = [*oracle.square_masks(case.size, case.shape), *oracle.whole_mask(case.shape)]
+    weights = oracle.collection(case.Z, case.X, sigma, masks, sample_weight=prior).weights
+    z, x = case.Z.reshape(len(case.Z), -1), oracle.as_float(case.X)
+    squares = np.stack([((z[:, None, m] - x[:, m]) ** 2).sum(2) for m in masks], 1)
+    spread = np.ptp(squares, axis=2) / (2 * sigma**2)  # (n, windows)
+    variation = np.abs(weights - weights[:, -1:]).sum(2) / 2
+    bound = spread + spread[:, -1:]
+    assert (variation <= bound + 1e-12).all()
+    # and so do the means that the denoisers give, pixel by pixel
+    largest = bound.max(1) * np.ptp(case.x, axis=0).max()
+    whole, _, _, composite = answers(case, sigma=sigma, sample_weight=prior)
+    gap = np.abs(composite.mean - whole.mean).reshape(len(case.Z), -1).max(1)
+    assert (gap <= largest + 1e-9).all()
+
+
 def test_the_gap_of_local_equivalence_peaks_in_between(digits, rng):
     """On real images: the two posterior means differ at intermediate noise, and only there."""
     levels = np.geomspace(0.01, 1000, 16)

@@ -57,6 +57,11 @@ class BandwidthDenoiser(BaseDenoiser):
         """Whether the bandwidth may be other than zero."""
         return not (isinstance(self.bandwidth, numbers.Real) and self.bandwidth == 0)
 
+    @property
+    def _calibrated_before(self):
+        """Parameters with what was calibrated before the bandwidth in their place."""
+        return {}
+
     def _learn_bandwidth(self):
         """Learn what smoothing takes from the training set; at the end of a fit."""
         self._gaussians = {}
@@ -158,22 +163,36 @@ def calibrated_schedule(denoiser):
     -------
     BandwidthSchedule
     """
-    known = denoiser.training_set_
     spread = pixel_spread(denoiser)
     seed = noise_seed(denoiser.random_state)
-    drawn = different(known, _HELD_OUT + _FITTED, np.random.default_rng(seed))
-    n_held = min(_HELD_OUT, math.ceil(len(drawn) / 10))
-    if len(drawn) == n_held or spread == 0:
+    held, rest = held_and_fitted(denoiser, seed)
+    if len(rest) == 0 or spread == 0:
         return BandwidthSchedule([1.0], [0.0])
-    held, rest = drawn.subset(slice(n_held)), drawn.subset(slice(n_held, None))
-    model = clone(denoiser).set_params(bandwidth=1.0, random_state=0)
-    model.set_params(image_shape=known.image_shape)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # said before, of the denoiser itself
-        model.fit(rest.images, sample_weight=rest.sample_weight)
-    noise = draw_noise(known.image_shape, n_held, seed).to(known.device)
+    model = refitted(denoiser, rest, bandwidth=1.0, **denoiser._calibrated_before)
+    noise = draw_noise(held.image_shape, len(held), seed).to(held.device)
     sigmas = [spread * level for level in _SPREADS]
     return BandwidthSchedule(sigmas, [best_bandwidth(model, held, noise, s) for s in sigmas])
+
+
+def held_and_fitted(denoiser, seed):
+    """Some different training images, two of TrainingSet: those held out, and those fitted.
+
+    With one image there are none to fit.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = different(denoiser.training_set_, _HELD_OUT + _FITTED, rng)
+    n_held = min(_HELD_OUT, math.ceil(len(drawn) / 10))
+    return drawn.subset(slice(n_held)), drawn.subset(slice(n_held, None))
+
+
+def refitted(denoiser, training_set, **parameters):
+    """A clone with other parameters, fitted on other images of the same shape."""
+    model = clone(denoiser).set_params(random_state=0, **parameters)
+    model.set_params(image_shape=training_set.image_shape)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # said before, of the denoiser itself
+        model.fit(training_set.images, sample_weight=training_set.sample_weight)
+    return model
 
 
 def best_bandwidth(model, held, noise, sigma):

@@ -19,6 +19,7 @@ from ..sampling import paper_schedule
 from ..support import MirroredTrainingSet, Windows, clip_size, tapered_windows
 from .bandwidth import BandwidthDenoiser
 from .flexible import FlexibleWindows
+from .patch_calibration import calibrated_sizes
 
 
 class PSPCDenoiser(BandwidthDenoiser):
@@ -38,11 +39,12 @@ class PSPCDenoiser(BandwidthDenoiser):
 
     Parameters
     ----------
-    patch_size : int, PatchSchedule, callable or "paper", default "paper"
+    patch_size : int, PatchSchedule, callable, "paper" or "calibrated", default "paper"
         Side of the patches. An int serves every sigma and is clipped to the image, with a
         warning; a `PatchSchedule` or another callable maps a float sigma to an int of at
         least 1, clipped; "paper" is the CIFAR-10 schedule of the paper, scaled by the
-        longer side of the image over 32.
+        longer side of the image over 32. "calibrated": the sizes of least error on held-out
+        training images at 9 noise levels, chosen while fitting (see Notes).
     windows : FlexibleWindows, default None
         Windows of any shape, one a pixel, instead of squares: PSPC-Flex. They take the place of
         ``patch_size``, which must be left at its default.
@@ -79,6 +81,8 @@ class PSPCDenoiser(BandwidthDenoiser):
     ----------
     image_shape_, n_features_in_, training_set_, bandwidth_schedule_
         As in `EmpiricalDenoiser`.
+    patch_schedule_ : PatchSchedule
+        Only if ``patch_size="calibrated"``.
     windows_ : ResolvedWindows or None
         The windows as they are for X; None for squares.
 
@@ -109,6 +113,18 @@ class PSPCDenoiser(BandwidthDenoiser):
     image both are the `EmpiricalDenoiser` of this bandwidth. One filtered copy of the training
     set, or of its crops to a few windows, is held for one sigma at a time.
 
+    ``patch_size="calibrated"`` holds out and fits the images that ``bandwidth="calibrated"``
+    would (see `EmpiricalDenoiser`: up to 1,000 fitted, 16 held out). At nine noise levels, 0.05 to
+    32 standard deviations of a pixel, sizes from 1 to the longer side of the image, evenly spaced
+    in their logarithm, denoise the same noise; of all choices that never fall as sigma grows, that
+    of the least total error is taken. All images are used for answers. Fewer images want
+    smaller patches, so where there are many more than 1,000 the choice errs on that side;
+    `skpspc.inspection.calibrate_patch_size` takes as many images as it is given, a
+    network to be near to, and any sizes and noise levels, and tells the errors. Every call of
+    ``partial_fit`` calibrates again, on all images so far, and so does a class when it is first
+    asked for, on its own. A bandwidth that is calibrated too is so afterwards, with these sizes,
+    which are then those of least error at bandwidth 0.
+
     References
     ----------
     Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
@@ -127,7 +143,7 @@ class PSPCDenoiser(BandwidthDenoiser):
         **BandwidthDenoiser._parameter_constraints,
         "patch_size": [
             Interval(numbers.Integral, 1, None, closed="left"),
-            StrOptions({"paper"}),
+            StrOptions({"paper", "calibrated"}),
             callable,
         ],
         "windows": [FlexibleWindows, None],
@@ -178,10 +194,24 @@ class PSPCDenoiser(BandwidthDenoiser):
             self.windows_ = self.windows.resolve(known)
         if isinstance(self.patch_size, numbers.Integral):
             warn_if_clipped(self.patch_size, self.image_shape_)
-        self._schedule = self.patch_size
-        if self.patch_size == "paper":
-            self._schedule = paper_schedule(self.image_shape_)
+        self._schedule = self._learnt_schedule()
         self._learn_bandwidth()
+
+    def _learnt_schedule(self):
+        """The patch size, or what gives it at a sigma."""
+        if hasattr(self, "patch_schedule_"):
+            del self.patch_schedule_
+        if self.patch_size == "paper":
+            return paper_schedule(self.image_shape_)
+        if self.patch_size == "calibrated":
+            self.patch_schedule_ = calibrated_sizes(self)
+            return self.patch_schedule_
+        return self.patch_size
+
+    @property
+    def _calibrated_before(self):
+        is_calibrated = self.patch_size == "calibrated"
+        return {"patch_size": self.patch_schedule_} if is_calibrated else {}
 
     def _window(self, sigma):
         """Height and width of the patches at a sigma, or the level of the windows."""

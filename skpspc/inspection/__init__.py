@@ -1,13 +1,16 @@
 """Instruments: how near denoisers are to one another, to the optimum, and to copying."""
 
 from ._plot.attribution import AttributionDisplay
+from ._plot.equivalence import LocalEquivalenceDisplay
 from ._plot.error_curve import ErrorCurveDisplay
 from ._plot.sample_grid import SampleGridDisplay
 from ._plot.sensitivity import SensitivityDisplay
 from ._plot.trajectory import TrajectoryDisplay
 from .attribution import Attribution, attribute, leave_out
+from .calibration import CalibrationTable, calibrate_patch_size, calibrate_thresholds
 from .curves import compare, error_curve
 from .distributions import fid, kid
+from .equivalence import LocalEquivalence, local_equivalence, suggest_patch_size
 from .memorisation import memorised_fraction, nearest_training_distance, nearest_training_images
 from .metrics import Measurement, cosine, mse, pearson_r, psnr, r2_score, ssim
 from .sensitivity import heat_maps, locality_radius, save_heat_maps
@@ -16,14 +19,19 @@ from .tables import ComparisonTable, ErrorTable
 __all__ = [
     "Attribution",
     "AttributionDisplay",
+    "CalibrationTable",
     "ComparisonTable",
     "ErrorCurveDisplay",
     "ErrorTable",
+    "LocalEquivalence",
+    "LocalEquivalenceDisplay",
     "Measurement",
     "SampleGridDisplay",
     "SensitivityDisplay",
     "TrajectoryDisplay",
     "attribute",
+    "calibrate_patch_size",
+    "calibrate_thresholds",
     "compare",
     "cosine",
     "error_curve",
@@ -31,6 +39,7 @@ __all__ = [
     "heat_maps",
     "kid",
     "leave_out",
+    "local_equivalence",
     "locality_radius",
     "memorised_fraction",
     "mse",
@@ -41,4 +50,5 @@ __all__ = [
     "r2_score",
     "save_heat_maps",
     "ssim",
+    "suggest_patch_size",
 ]

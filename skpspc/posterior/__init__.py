@@ -3,7 +3,7 @@
 from .bandwidth import smoothed_posterior, smoothed_windows_posteriors
 from .cells import visiting_posterior
 from .collection import collection_posterior
-from .dense import dense_posterior
+from .dense import dense_posterior, dense_weights
 from .gaussian import Gaussian, gaussian_posterior
 from .local import equivariant_posterior, local_posterior
 from .patches import patch_posterior
@@ -19,6 +19,7 @@ __all__ = [
     "Posterior",
     "collection_posterior",
     "dense_posterior",
+    "dense_weights",
     "equivariant_posterior",
     "flexible_posterior",
     "gaussian_posterior",

@@ -53,6 +53,27 @@ def dense_posterior(z, sigma, training_set):
     )
 
 
+def dense_weights(z, sigma, training_set):
+    """Posterior weights over whole images (or whatever crop the training set holds).
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W), float32 or float64
+    sigma : Tensor of shape (n,), float64
+    training_set : TrainingSet
+
+    Returns
+    -------
+    Tensor of shape (n, N)
+        In the dtype of z; rows with a sum of one, in which the negligible are zero.
+    """
+    a = precision_root(floored_sigma(sigma, z, training_set))
+    row_bytes = 3 * len(training_set) * z.element_size()
+    rows_that_fit(row_bytes * len(z), 1, what="The posterior weights")
+    weight, _ = _relative_weights(z.flatten(1), a, training_set)
+    return weight.div_(weight.sum(1, keepdim=True))
+
+
 def _block_posterior(z, a, training_set):
     """Mean (b, D), log normaliser (b,) float64 and effective sample size (b,)."""
     weight, peak = _relative_weights(z, a, training_set)

@@ -82,7 +82,10 @@ def check_grid(sigmas):
     ValueError
         If they are none, or not finite, non-negative and distinct.
     """
-    grid = np.asarray(sigmas, dtype=np.float64)
+    try:
+        grid = np.asarray(sigmas, dtype=np.float64)
+    except (TypeError, ValueError):
+        grid = np.empty(0)
     if grid.ndim != 1 or len(grid) == 0:
         raise ValueError(f"sigmas must be a sequence of at least one noise level, got {sigmas!r}.")
     if not (np.isfinite(grid).all() and (grid >= 0).all()):

@@ -1,0 +1,171 @@
+"""Where patches know what the whole image knows, and where they do not."""
+
+import numpy as np
+from sklearn.utils.validation import check_is_fitted
+
+from ..._optional import load
+from ..equivalence import LocalEquivalence, local_equivalence
+
+# Shares of the longer side of the image: few enough to be told apart.
+_SHARES = (0.1, 0.25, 0.5, 0.75)
+_MARKERS = "osD^v<>p"
+
+
+class LocalEquivalenceDisplay:
+    """The gap between patch and global posterior mean against the noise level, with its bound.
+
+    Small noise leaves one training image in question, whatever part of it is seen; large noise
+    leaves all of them: at both ends a patch answers as the whole image does. In between it does
+    not, and there a composite of patches is another denoiser than the optimal one.
+
+    Use :meth:`from_estimator` or :meth:`from_predictions` to create one.
+
+    Parameters
+    ----------
+    equivalence : LocalEquivalence
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+    figure_ : matplotlib Figure
+    lines_ : list of matplotlib Line2D
+        The gap of each patch size.
+    bound_lines_ : list of matplotlib Line2D
+        Its bound, of each; empty without bounds.
+
+    See Also
+    --------
+    local_equivalence : The numbers, and the theory.
+
+    Examples
+    --------
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import LocalEquivalenceDisplay, local_equivalence
+    >>> X = load_digits_images().images[:300]
+    >>> display = LocalEquivalenceDisplay(local_equivalence(X, [0.1, 1.0, 10.0], [2, 4]))
+    >>> display.equivalence.gap.shape
+    (3, 2)
+
+    With matplotlib (the extra ``plot``), ``display.plot()`` draws it, and
+    ``LocalEquivalenceDisplay.from_estimator(model)`` does both in one.
+    """
+
+    def __init__(self, equivalence):
+        self.equivalence = equivalence
+
+    @classmethod
+    def from_estimator(
+        cls, estimator, sigmas=None, patch_sizes=None, *, n_images=64, random_state=0, **options
+    ):
+        """Measure it on the training images of a denoiser, and plot it.
+
+        Parameters
+        ----------
+        estimator : BaseDenoiser
+            Fitted; only the training images that it holds, and their weights, matter.
+        sigmas : sequence of float, default None
+            As in `local_equivalence`.
+        patch_sizes : sequence of int, default None
+            None: a tenth, a quarter, half and three quarters of the longer side.
+        n_images, random_state
+            As in `local_equivalence`.
+        **options : dict
+            Of :meth:`plot`.
+
+        Returns
+        -------
+        LocalEquivalenceDisplay
+
+        Raises
+        ------
+        ValueError
+            If the denoiser holds no training images, or as `local_equivalence`.
+        """
+        check_is_fitted(estimator)
+        known = getattr(estimator, "training_set_", None)
+        if known is None:
+            raise ValueError(
+                f"{type(estimator).__name__} holds no training images; pass a fitted "
+                "EmpiricalDenoiser, or what local_equivalence found to from_predictions."
+            )
+        if patch_sizes is None:
+            side = max(known.image_shape[1:])
+            patch_sizes = np.unique(np.rint(np.multiply(_SHARES, side)).astype(int).clip(1))
+        found = local_equivalence(
+            known.images,
+            sigmas,
+            patch_sizes,
+            n_images=n_images,
+            sample_weight=known.sample_weight,
+            random_state=random_state,
+        )
+        return cls.from_predictions(found, **options)
+
+    @classmethod
+    def from_predictions(cls, equivalence, **options):
+        """Plot what `local_equivalence` found.
+
+        Parameters
+        ----------
+        equivalence : LocalEquivalence
+        **options : dict
+            Of :meth:`plot`.
+
+        Returns
+        -------
+        LocalEquivalenceDisplay
+        """
+        if not isinstance(equivalence, LocalEquivalence):
+            raise ValueError(
+                "equivalence must be what local_equivalence returns, got "
+                f"{type(equivalence).__name__}."
+            )
+        return cls(equivalence).plot(**options)
+
+    def plot(self, ax=None, *, bound=True):
+        """Plot the gap of each patch size, and what bounds it.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default None
+            None: of a new figure.
+        bound : bool, default True
+            Whether to show the bounds.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing.
+        """
+        plt, found = load("matplotlib.pyplot"), self.equivalence
+        if ax is None:
+            _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        # dark to light, as the sizes grow: an order that is seen without telling hues apart
+        colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(found.patch_sizes)))
+        at = found.sigmas
+        self.lines_, self.bound_lines_ = [], []
+        for k, (size, colour) in enumerate(zip(found.patch_sizes, colours, strict=True)):
+            gap, error = found.gap[:, k], np.nan_to_num(found.gap_standard_error[:, k])
+            marker = _MARKERS[k % len(_MARKERS)]
+            label = f"{size} × {size}"
+            self.lines_ += ax.plot(at, gap, marker=marker, ms=4, color=colour, label=label)
+            ax.fill_between(at, gap - error, gap + error, color=colour, alpha=0.2, lw=0)
+            if bound:
+                self.bound_lines_ += ax.plot(at, found.bound[:, k], ls=":", lw=1.2, color=colour)
+        ax.set(
+            xscale="log",
+            xlabel=r"noise level $\sigma$",
+            ylabel="patch against global posterior mean,\nroot mean square on the patch",
+        )
+        ax.set_ylim(bottom=0)
+        handles = list(self.lines_)
+        if bound:
+            (dotted,) = ax.plot([], [], ls=":", color="0.3", label="total variation × diameter")
+            handles.append(dotted)
+        ax.legend(handles=handles, title="patch", frameon=False)
+        self.ax_, self.figure_ = ax, ax.figure
+        return self

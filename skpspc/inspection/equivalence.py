@@ -1,0 +1,344 @@
+"""How far a patch's posterior is from that of the whole image."""
+
+from dataclasses import dataclass
+from numbers import Integral
+
+import numpy as np
+import torch
+
+from ..denoisers import EmpiricalDenoiser
+from ..posterior import dense_weights
+from ..sampling import draw_noise, noise_seed
+from ..sampling.choice import patch_sizes as sizes_of
+from ..sampling.schedules import check_grid
+from ..support import clip_size
+from ..support.holdout import different
+from ..support.memory import rows_that_fit
+
+# On images in [-1, 1]: both ends where every patch agrees with the whole.
+_SIGMAS = tuple(np.geomspace(0.01, 100.0, 17).tolist())
+# Beside the seed.
+_EQUIVALENCE = 4
+
+
+@dataclass(frozen=True, eq=False)
+class LocalEquivalence:
+    """How far patch and global posterior are apart, by noise level and patch size.
+
+    All distances are root mean squares over the values of the patch, in the units of the
+    images.
+
+    Attributes
+    ----------
+    sigmas : ndarray of shape (L,)
+        Noise levels, increasing.
+    patch_sizes : ndarray of shape (S,)
+        Increasing.
+    image_shape : tuple of (C, H, W)
+    image_gaps : ndarray of shape (L, S, n)
+        Distance of the two posterior means on the patch, of each noisy image.
+    image_variations : ndarray of shape (L, S, n)
+        Total variation of the two posteriors, between 0 and 1.
+    diameters : ndarray of shape (S,)
+        Upper bound of the distance of two training patches.
+    weight : ndarray of shape (n,)
+        How much each noisy image counts, with a sum of one.
+    """
+
+    sigmas: np.ndarray
+    patch_sizes: np.ndarray
+    image_shape: tuple
+    image_gaps: np.ndarray
+    image_variations: np.ndarray
+    diameters: np.ndarray
+    weight: np.ndarray
+
+    @property
+    def n(self):
+        """How many noisy images at each noise level."""
+        return len(self.weight)
+
+    @property
+    def gap(self):
+        """Mean of ``image_gaps``, (L, S)."""
+        return self.image_gaps @ self.weight
+
+    @property
+    def total_variation(self):
+        """Mean of ``image_variations``, (L, S)."""
+        return self.image_variations @ self.weight
+
+    @property
+    def bound(self):
+        """What the gap cannot exceed, ``total_variation * diameters``, (L, S)."""
+        return self.total_variation * self.diameters
+
+    @property
+    def gap_standard_error(self):
+        """Of ``gap``, over the draw of the noisy images, (L, S); NaN for one image."""
+        return self._standard_error(self.image_gaps)
+
+    @property
+    def bound_standard_error(self):
+        """Of ``bound``, over the draw of the noisy images, (L, S); NaN for one image."""
+        return self._standard_error(self.image_variations) * self.diameters
+
+    def _standard_error(self, values):
+        n = self.n
+        if n == 1:
+            return np.full(values.shape[:-1], np.nan)
+        deviation = values - (values @ self.weight)[..., None]
+        return np.sqrt(n / (n - 1) * (deviation**2 @ self.weight**2))
+
+
+def local_equivalence(
+    X,
+    sigmas=None,
+    patch_sizes=None,
+    *,
+    n_images=64,
+    sample_weight=None,
+    image_shape=None,
+    random_state=0,
+):
+    r"""How far patch and global posterior mean are apart, and what bounds it.
+
+    .. math::
+
+        \| D_P(z; \sigma) - D(z; \sigma)_P \| \le
+        \tfrac12 \sum_i | w_i^P - w_i | \cdot \max_{ij} \| x_{iP} - x_{jP} \|
+
+    with :math:`w^P` and :math:`w` the posteriors over the training images given the patch
+    :math:`z_P` alone and given all of z, and :math:`D_P, D` their means: the distance is at most the
+    total variation of the two posteriors times the diameter of the training patches. P is the
+    patch in the middle of the image, and z a noisy training image.
+
+    Parameters
+    ----------
+    X : array or Tensor of shape (N, C, H, W) or (N, d)
+        Training images.
+    sigmas : sequence of float, default None
+        Noise levels, finite, non-negative and distinct, in any order, in the units of the
+        images. None: 17 from 0.01 to 100, which suit images on [-1, 1].
+    patch_sizes : sequence of int, default None
+        Sides of the patch, at least 1 and at most the longer side of the image. None: up to 15
+        sizes from 1 to the longer side, evenly spaced in their logarithm.
+    n_images : int, default 64
+        How many different training images noise is added to (all, if there are fewer); the
+        same images and noise serve all noise levels and sizes.
+    sample_weight : array of shape (N,), default None
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat.
+    random_state : int, RandomState, Generator or None, default 0
+        Decides which images, and their noise: that of image i depends on it and on i only.
+
+    Returns
+    -------
+    LocalEquivalence
+
+    Raises
+    ------
+    ValueError
+        For noise levels or sizes that are none or out of range.
+
+    See Also
+    --------
+    suggest_patch_size : Where the bound is small.
+    LocalEquivalenceDisplay : The picture.
+
+    Notes
+    -----
+    As :math:`\sigma \to \infty` both posteriors tend to the sample weights. As :math:`\sigma \to
+    0`, on a noisy training image, both tend to that image; if others are equal to it on
+    the patch, :math:`w^P` is shared with them, so that the total variation stays, but
+    the means agree all the same. So the gap vanishes at both ends (*local equivalence*), and in
+    between patches know less than the image does.
+
+    The diameter is replaced by an upper bound, twice the largest distance to the middle of the
+    range of each value, for which the training set is read once. The work is that of a
+    posterior over patches for each noisy image and size.
+
+    References
+    ----------
+    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
+    ICML 2025, arXiv:2411.19339, Sec. 4.
+
+    Examples
+    --------
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import local_equivalence
+    >>> X = load_digits_images().images[:300]
+    >>> found = local_equivalence(X, [0.05, 1.0, 100.0], [4])
+    >>> found.gap.round(2).tolist()
+    [[0.0], [0.28], [0.0]]
+    >>> bool((found.gap <= found.bound).all())
+    True
+    """
+    grid = np.sort(check_grid(_SIGMAS if sigmas is None else sigmas))
+    if not isinstance(n_images, Integral) or n_images < 1:
+        raise ValueError(f"n_images must be an int of at least 1, got {n_images!r}.")
+    keeper = EmpiricalDenoiser(image_shape=image_shape).fit(X, sample_weight=sample_weight)
+    known = keeper.training_set_
+    sizes = check_sizes(patch_sizes, known.image_shape, "patch_sizes")
+    rng = np.random.default_rng([noise_seed(random_state), _EQUIVALENCE])
+    drawn = different(known, n_images, rng)
+    dtype = torch.float64 if known.images.dtype == torch.float64 else torch.float32
+    clean = drawn.take(slice(0, len(drawn)), dtype)
+    noise = draw_noise(known.image_shape, len(drawn), noise_seed(rng)).to(clean)
+    patches = [_central(known, size) for size in sizes.tolist()]
+    apart = np.array([_apart(known, patches, clean + s * noise, s) for s in grid.tolist()])
+    weight = drawn.sample_weight.cpu().numpy()
+    diameters = np.array([_diameter(patch) for _, patch in patches])
+    gaps, variations = np.moveaxis(apart, 2, 0)
+    weight = weight / weight.sum()
+    return LocalEquivalence(grid, sizes, known.image_shape, gaps, variations, diameters, weight)
+
+
+def suggest_patch_size(
+    X,
+    sigma,
+    *,
+    tol=0.1,
+    patch_sizes=None,
+    n_images=64,
+    sample_weight=None,
+    image_shape=None,
+    random_state=0,
+):
+    r"""The smallest patch that is bound to answer as the whole image does.
+
+    The question it answers: *from which size on can a patch denoiser be nothing but the optimal
+    denoiser of the training set, on its patch, up to* ``tol``? It returns the smallest size for
+    which, and for all larger ones of ``patch_sizes``,
+
+    .. math::
+
+        \operatorname{E}_z\, \tfrac12 \sum_i | w_i^P - w_i | \cdot
+        \max_{ij} \| x_{iP} - x_{jP} \| \le \mathrm{tol},
+
+    which bounds the mean distance of the two posterior means on the patch (see Notes).
+    Smaller patches may still agree, since the bound is an upper one, but only
+    they can do anything else: a denoiser that is to generalise at this noise level, and not to
+    repeat training images, needs patches smaller than this. Which of those serves best the
+    bound does not know; :func:`calibrate_patch_size` measures it.
+
+    Parameters
+    ----------
+    X : array or Tensor of shape (N, C, H, W) or (N, d)
+        Training images.
+    sigma : float
+        Noise level, finite and non-negative, in the units of the images.
+    tol : float, default 0.1
+        Admissible distance, a root mean square over the values of the patch, in the units of
+        the images; positive.
+    patch_sizes, n_images, sample_weight, image_shape, random_state
+        As in :func:`local_equivalence`.
+
+    Returns
+    -------
+    size : int
+        The longer side of the image where no smaller size is small enough.
+    estimates : LocalEquivalence
+        Total variation, bound and measured distance of all sizes, at this one noise level.
+
+    Raises
+    ------
+    ValueError
+        For a sigma, tol or sizes out of range.
+
+    Notes
+    -----
+    Proof of the bound. Let t be the total variation: the positive part of :math:`w^P - w` has
+    the sum t, and so has the negative part. With p and q these parts over t,
+    :math:`D_P - D = t (\sum_i p_i x_{iP} - \sum_i q_i x_{iP})`, that is t times the difference of
+    two points in the convex hull of the training patches, whose diameter is that of the patches.
+
+    The suggestion rises and falls with sigma. As :math:`\sigma \to \infty` both posteriors tend to
+    the sample weights, and a pixel is large enough; as :math:`\sigma \to 0`, any patch that
+    no two training images share is. It is not the size that denoises best, which keeps
+    growing with sigma.
+
+    Examples
+    --------
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import suggest_patch_size
+    >>> X = load_digits_images().images[:300]
+    >>> [suggest_patch_size(X, sigma)[0] for sigma in (0.1, 1.0, 100.0)]
+    [5, 8, 1]
+    """
+    if not (np.ndim(tol) == 0 and not isinstance(tol, str) and tol > 0):
+        raise ValueError(f"tol must be a positive float, got {tol!r}.")
+    if np.ndim(sigma) != 0:
+        raise ValueError(
+            f"sigma must be one noise level, a float, got {sigma!r}; call once for each."
+        )
+    estimates = local_equivalence(
+        X,
+        [sigma],
+        patch_sizes,
+        n_images=n_images,
+        sample_weight=sample_weight,
+        image_shape=image_shape,
+        random_state=random_state,
+    )
+    too_large = np.flatnonzero(estimates.bound[0] > tol)
+    first = too_large[-1] + 1 if len(too_large) else 0
+    sizes = estimates.patch_sizes.tolist()
+    return (sizes[first] if first < len(sizes) else max(estimates.image_shape[1:])), estimates
+
+
+def check_sizes(sizes, image_shape, name):
+    """Patch sizes as an int array, increasing, each once; None: some of all.
+
+    Raises
+    ------
+    ValueError
+        If they are none, no ints, or larger than the image.
+    """
+    if sizes is None:
+        return np.array(sizes_of(image_shape))
+    longest = max(image_shape[1:])
+    listed = [] if isinstance(sizes, str) else list(np.atleast_1d(np.asarray(sizes, dtype=object)))
+    if not listed or not all(isinstance(s, Integral) and 1 <= s <= longest for s in listed):
+        raise ValueError(
+            f"{name} must be ints between 1 and {longest}, the longer side of images of shape "
+            f"{image_shape}, and at least one; got {sizes!r}."
+        )
+    return np.unique(np.array(listed, dtype=int))
+
+
+def _central(training_set, size):
+    """The crop in the middle of an image (C, H, W), an index, and that of all training images."""
+    window = clip_size(size, training_set.image_shape)
+    sides = zip(training_set.image_shape[1:], window, strict=True)
+    corner = [(whole - part) // 2 for whole, part in sides]
+    rows, columns = (slice(at, at + side) for at, side in zip(corner, window, strict=True))
+    return (..., rows, columns), training_set.crop(*corner, *window)
+
+
+def _apart(known, patches, z, sigma):
+    """Gaps and total variations of every patch, (S, 2, n)."""
+    level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
+    whole = dense_weights(z, level, known)
+    found = []
+    for area, patch in patches:
+        difference = dense_weights(z[area], level, patch).sub_(whole)
+        shift = 0.0
+        n_rows = rows_that_fit(z.element_size() * patch.n_values, len(patch), what="One patch")
+        for rows in patch.slices(n_rows):
+            shift = shift + difference[:, rows] @ patch.take(rows, z.dtype).flatten(1)
+        gap = shift.double().square().mean(1).sqrt()
+        found.append(torch.stack([gap, difference.double().abs_().sum(1) / 2]).cpu().numpy())
+    return np.stack(found)
+
+
+def _diameter(patch):
+    """Upper bound of the distance of two training patches, a root mean square."""
+    low, high = patch.extremes
+    middle = (low + high) / 2
+    largest = 0.0
+    n_rows = rows_that_fit(2 * 8 * patch.n_values, len(patch), what="One patch")
+    for rows in patch.slices(n_rows):
+        square = (patch.take(rows, torch.float64) - middle).square().flatten(1).mean(1)
+        largest = max(largest, float(square.max()))
+    return 2 * largest**0.5
