@@ -1,145 +1,16 @@
 """The command line: ``skpspc sample`` and ``skpspc denoise``."""
 
-import functools
 import sys
-import warnings
 from zipfile import BadZipFile
 
 import click
 import numpy as np
 
 from . import __version__
-from ._output import check_output, write_output
+from ._options import Interrupted, check_finite, in_sentences, shared_options
+from ._output import write_output
 from ._picture import check_picturable, image_grid
-from ._validation import check_device
 from .sampling import SamplingInterrupted
-
-_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
-
-
-class _Interrupted(click.ClickException):
-    exit_code = _INTERRUPTED
-
-
-def _in_sentences(command):
-    """Run a command with its errors and warnings as sentences on stderr."""
-
-    def show(message, category, filename, lineno, file=None, line=None):
-        click.echo(f"Warning: {message}", err=True)
-
-    @functools.wraps(command)
-    def run(**options):
-        with warnings.catch_warnings():
-            warnings.showwarning = show
-            try:
-                command(**options)
-            except KeyboardInterrupt as error:
-                raise _Interrupted(
-                    "interrupted before there was anything to keep; nothing was written. The "
-                    "same command, with the same seed, computes it again."
-                ) from error
-            except BrokenPipeError:  # the reader of our output has gone; click knows what to do
-                raise
-            except OSError as error:
-                told = f"'{error.filename}': {error.strerror}" if error.filename else str(error)
-                raise click.ClickException(told) from error
-            except (ValueError, MemoryError) as error:
-                raise click.ClickException(str(error)) from error
-
-    return run
-
-
-def _check_out(_context, _parameter, value):
-    try:
-        return check_output(value)
-    except (ValueError, OSError) as error:
-        raise click.BadParameter(str(error)) from error
-
-
-def _check_device(_context, _parameter, value):
-    try:
-        if value is not None:
-            check_device(value, None)
-    except ValueError as error:
-        raise click.BadParameter(str(error)) from error
-    return value
-
-
-def _check_sigma(_context, _parameter, value):
-    if not np.isfinite(value):
-        raise click.BadParameter(f"must be a finite number, got {value}")
-    return value
-
-
-class _PatchSize(click.ParamType):
-    name = "size"
-
-    def convert(self, value, param, ctx):
-        if value == "paper" or isinstance(value, int):
-            return value
-        try:
-            size = int(value)
-        except ValueError:
-            size = 0
-        if size < 1:
-            self.fail(f"must be a positive integer or 'paper', got {value!r}", param, ctx)
-        return size
-
-
-_SHARED_OPTIONS = (
-    click.option(
-        "--data",
-        default="digits",
-        show_default=True,
-        metavar="SPEC",
-        help="Training images: 'digits', 'photos', a .zip in EDM layout, a folder of images, or "
-        "an .npz with the uint8 array 'images'.",
-    ),
-    click.option(
-        "--max-images",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Use N of the images, evenly spaced over the data.",
-    ),
-    click.option(
-        "--image-size",
-        type=click.IntRange(min=1),
-        metavar="S",
-        help="For a folder: crop each image to its centre square and resize that to S x S.",
-    ),
-    click.option(
-        "--denoiser",
-        type=click.Choice(["empirical", "patch", "pspc"]),
-        default="pspc",
-        show_default=True,
-        help="The optimal denoiser, the one of the central patch alone, or the composite of all "
-        "square patches.",
-    ),
-    click.option(
-        "--patch-size",
-        type=_PatchSize(),
-        help="Side of the patches, or 'paper': sizes that follow sigma (pspc only).  "
-        "[default: paper for pspc, 8 for patch]",
-    ),
-    click.option(
-        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N"
-    ),
-    click.option("--device", callback=_check_device, help="Torch device, such as cpu or cuda."),
-    click.option("--quiet", is_flag=True, help="Print errors and warnings only."),
-    click.option(
-        "--out",
-        required=True,
-        callback=_check_out,
-        metavar="PATH",
-        help="A picture (.png), the array (.npy), or the arrays with their settings (.npz).",
-    ),
-)
-
-
-def _shared_options(command):
-    for option in reversed(_SHARED_OPTIONS):
-        command = option(command)
-    return command
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -153,7 +24,7 @@ def main():
 
 
 @main.command()
-@_shared_options
+@shared_options
 @click.option(
     "-n",
     "n",
@@ -175,7 +46,7 @@ def main():
     help="Go on from what an interrupted run of the same command kept (it names the file); "
     "-n, --steps and --sigma-max are then those of that run.",
 )
-@_in_sentences
+@in_sentences
 def sample(
     n,
     label,
@@ -226,7 +97,7 @@ def sample(
             verbose=int(not quiet and sys.stderr.isatty()),
         )
     except SamplingInterrupted as stop:
-        raise _Interrupted(_keep_state(stop, out, walk)) from stop
+        raise Interrupted(_keep_state(stop, out, walk)) from stop
     settings = {"n_steps": start["n_steps"], "sigma_max": start["sigma_max"], **walk}
     write_output(out, lambda: image_grid(samples), {"samples": samples, **settings})
     if not quiet:
@@ -239,11 +110,11 @@ def sample(
 
 
 @main.command()
-@_shared_options
+@shared_options
 @click.option(
     "--sigma",
     type=click.FloatRange(min=0),
-    callback=_check_sigma,
+    callback=check_finite,
     required=True,
     help="Standard deviation of the noise.",
 )
@@ -263,7 +134,7 @@ def sample(
     help="Without --z: take N images out of --data, add noise to them, and use the "
     "others as training images.  [default: 8]",
 )
-@_in_sentences
+@in_sentences
 def denoise(
     sigma, z_path, n, data, max_images, image_size, denoiser, patch_size, seed, device, quiet, out
 ):
