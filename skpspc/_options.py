@@ -7,7 +7,9 @@ import click
 import numpy as np
 
 from ._output import check_output
+from ._schedule_file import read_schedule
 from ._validation import check_device
+from .sampling import PatchSchedule
 
 _INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
 
@@ -73,18 +75,40 @@ class _PatchSize(click.ParamType):
     name = "size"
 
     def convert(self, value, param, ctx):
-        if value == "paper" or isinstance(value, int):
+        if isinstance(value, (int, PatchSchedule)) or value in ("paper", "calibrated"):
             return value
+        if value.lower().endswith(".json"):
+            try:
+                return read_schedule(value)
+            except OSError as error:
+                self.fail(f"'{value}': {error.strerror}", param, ctx)
+            except ValueError as error:
+                self.fail(str(error), param, ctx)
         try:
             size = int(value)
         except ValueError:
             size = 0
         if size < 1:
-            self.fail(f"must be a positive integer or 'paper', got {value!r}", param, ctx)
+            self.fail(
+                f"must be a positive integer, 'paper', 'calibrated' or a .json file, got {value!r}",
+                param,
+                ctx,
+            )
         return size
 
 
-_SHARED_OPTIONS = (
+def _together(*options):
+    """One decorator that gives a command several options, in their order."""
+
+    def decorate(command):
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+data_options = _together(
     click.option(
         "--data",
         default="digits",
@@ -105,6 +129,18 @@ _SHARED_OPTIONS = (
         metavar="S",
         help="For a folder: crop each image to its centre square and resize that to S x S.",
     ),
+)
+
+run_options = _together(
+    click.option(
+        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N"
+    ),
+    click.option("--device", callback=_check_device, help="Torch device, such as cpu or cuda."),
+    click.option("--quiet", is_flag=True, help="Print errors and warnings only."),
+)
+
+shared_options = _together(
+    data_options,
     click.option(
         "--denoiser",
         type=click.Choice(["empirical", "patch", "pspc"]),
@@ -116,14 +152,11 @@ _SHARED_OPTIONS = (
     click.option(
         "--patch-size",
         type=_PatchSize(),
-        help="Side of the patches, or 'paper': sizes that follow sigma (pspc only).  "
-        "[default: paper for pspc, 8 for patch]",
+        help="Side of the patches; or, for pspc, sizes that follow sigma: 'paper', 'calibrated' on "
+        "held-out images of the data, or a .json file of `skpspc calibrate`.  [default: paper for "
+        "pspc, 8 for patch]",
     ),
-    click.option(
-        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N"
-    ),
-    click.option("--device", callback=_check_device, help="Torch device, such as cpu or cuda."),
-    click.option("--quiet", is_flag=True, help="Print errors and warnings only."),
+    run_options,
     click.option(
         "--out",
         required=True,
@@ -132,10 +165,3 @@ _SHARED_OPTIONS = (
         help="A picture (.png), the array (.npy), or the arrays with their settings (.npz).",
     ),
 )
-
-
-def shared_options(command):
-    """Give a command the options that all have."""
-    for option in reversed(_SHARED_OPTIONS):
-        command = option(command)
-    return command

@@ -1,4 +1,4 @@
-"""The command line: ``skpspc sample`` and ``skpspc denoise``."""
+"""The command line: ``skpspc sample``, ``skpspc denoise`` and ``skpspc calibrate``."""
 
 import sys
 from zipfile import BadZipFile
@@ -7,6 +7,7 @@ import click
 import numpy as np
 
 from . import __version__
+from ._calibrate import calibrate
 from ._options import Interrupted, check_finite, in_sentences, shared_options
 from ._output import write_output
 from ._picture import check_picturable, image_grid
@@ -21,6 +22,9 @@ def main():
     Pixel values are in [-1, 1] (a uint8 value u means u / 127.5 - 1), and so is sigma, the
     standard deviation of the noise.
     """
+
+
+main.add_command(calibrate)
 
 
 @main.command()
@@ -180,8 +184,9 @@ def _make_denoiser(name, patch_size, seed, device):
         return EmpiricalDenoiser(**settings)
     if name == "pspc":
         return PSPCDenoiser(patch_size or "paper", **settings)
-    if patch_size == "paper":
-        raise click.UsageError("--patch-size paper is for the denoiser pspc; give an integer.")
+    if not (patch_size is None or isinstance(patch_size, int)):
+        kind = patch_size if isinstance(patch_size, str) else "with a schedule"
+        raise click.UsageError(f"--patch-size {kind} is for the denoiser pspc; give an integer.")
     return PatchDenoiser(patch_size or 8, **settings)
 
 

@@ -195,12 +195,12 @@ def test_containers_flat_images_and_other_denoisers(digits):
     options = {"sigmas": SIGMAS, "sizes": [1, 3], "n_images": 6}
     schedule, table = calibrate_patch_size(PSPCDenoiser(), X, **options)
     flat = PSPCDenoiser(image_shape=(1, 8, 8))
-    for denoiser, given in (
+    for denoiser, images in (
         (PSPCDenoiser(), torch.from_numpy(X.copy())),
         (flat, X.reshape(40, 64)),
         (PSPCDenoiser(windows=None, engine="torch"), X),
     ):
-        again, other = calibrate_patch_size(denoiser, given, **options)
+        again, other = calibrate_patch_size(denoiser, images, **options)
         assert again == schedule
         np.testing.assert_allclose(other.errors, table.errors, rtol=1e-4)
     assert not hasattr(flat, "image_shape_")  # a clone was fitted

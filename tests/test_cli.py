@@ -371,8 +371,16 @@ def test_denoise_patches(run):
         (["sample", "--sigma-min", "3", "--sigma-max", "2", *FEW], 1, "sigma_m"),
         (["sample", "--sigma-min", "nan", *FEW], 1, "sigma_m"),
         (["sample", "--sampler", "magic"], 2, "'magic' is not one of 'euler', 'heun'"),
-        (["sample", "--patch-size", "0"], 2, "must be a positive integer or 'paper', got '0'"),
-        (["sample", "--patch-size", "big"], 2, "must be a positive integer or 'paper'"),
+        (
+            ["sample", "--patch-size", "0"],
+            2,
+            "must be a positive integer, 'paper', 'calibrated' or a .json file, got '0'",
+        ),
+        (
+            ["sample", "--patch-size", "big"],
+            2,
+            "must be a positive integer, 'paper', 'calibrated' or a .json file",
+        ),
         (["sample", "--denoiser", "empirical", "--patch-size", "3"], 2, "for the denoisers patch"),
         (["sample", "--denoiser", "patch", "--patch-size", "paper"], 2, "give an integer"),
         (["sample", "--device", "toaster"], 2, "'toaster' is no device of this torch"),

@@ -109,8 +109,8 @@ def local_equivalence(
         \tfrac12 \sum_i | w_i^P - w_i | \cdot \max_{ij} \| x_{iP} - x_{jP} \|
 
     with :math:`w^P` and :math:`w` the posteriors over the training images given the patch
-    :math:`z_P` alone and given all of z, and :math:`D_P, D` their means: the distance is at most the
-    total variation of the two posteriors times the diameter of the training patches. P is the
+    :math:`z_P` alone and given all of z, and :math:`D_P, D` their means: the distance is at most
+    the total variation of the two posteriors times the diameter of the training patches. P is the
     patch in the middle of the image, and z a noisy training image.
 
     Parameters

@@ -143,7 +143,7 @@ class LocalEquivalenceDisplay:
         """
         plt, found = load("matplotlib.pyplot"), self.equivalence
         if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+            _, ax = plt.subplots(figsize=(8.0, 4.0), layout="constrained")
         # dark to light, as the sizes grow: an order that is seen without telling hues apart
         colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(found.patch_sizes)))
         at = found.sigmas
@@ -152,7 +152,7 @@ class LocalEquivalenceDisplay:
             gap, error = found.gap[:, k], np.nan_to_num(found.gap_standard_error[:, k])
             marker = _MARKERS[k % len(_MARKERS)]
             label = f"{size} × {size}"
-            self.lines_ += ax.plot(at, gap, marker=marker, ms=4, color=colour, label=label)
+            self.lines_ += ax.plot(at, gap, marker=marker, ms=5, lw=2, color=colour, label=label)
             ax.fill_between(at, gap - error, gap + error, color=colour, alpha=0.2, lw=0)
             if bound:
                 self.bound_lines_ += ax.plot(at, found.bound[:, k], ls=":", lw=1.2, color=colour)
@@ -164,8 +164,16 @@ class LocalEquivalenceDisplay:
         ax.set_ylim(bottom=0)
         handles = list(self.lines_)
         if bound:
-            (dotted,) = ax.plot([], [], ls=":", color="0.3", label="total variation × diameter")
+            (dotted,) = ax.plot(
+                [], [], ls=":", color="0.3", label="its bound: total\nvariation × diameter"
+            )
             handles.append(dotted)
-        ax.legend(handles=handles, title="patch", frameon=False)
+        ax.legend(
+            handles=handles,
+            title="patch",
+            frameon=False,
+            loc="center left",
+            bbox_to_anchor=(1, 0.5),
+        )
         self.ax_, self.figure_ = ax, ax.figure
         return self
