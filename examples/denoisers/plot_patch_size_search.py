@@ -81,9 +81,10 @@ for size, row in zip(all_sizes, error, strict=True):
 print("best size " + "".join(f"{all_sizes[k]:8d}" for k in error.argmin(0)))
 
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-for size, row in zip(all_sizes, error, strict=True):
+colours = plt.cm.viridis(np.linspace(0, 0.85, len(all_sizes)))
+for size, row, colour, marker in zip(all_sizes, error, colours, "os^D", strict=True):
     name = {1: "1 pixel", 8: "8 (the whole image)"}.get(size, f"{size}")
-    ax.loglog(sigmas, row, "o-", markersize=4, label=name)
+    ax.loglog(sigmas, row, color=colour, marker=marker, markersize=5, label=name)
 ax.loglog(sigmas, sigmas**2, ":", color="0.5", label="the noise itself")
 ax.set(
     xlabel=r"noise level $\sigma$",
