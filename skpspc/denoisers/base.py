@@ -5,7 +5,7 @@ import numbers
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context
+from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
@@ -23,13 +23,14 @@ from ..posterior import Posterior
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
 from ..support.memory import rows_that_fit
+from ._links import LinkedEstimator
 from .differentiable import Differentiable
 
 # Where the choice of a patch size matters on images in [-1, 1].
 _SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
-class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, LinkedEstimator):
     """Base of all denoisers.
 
     A subclass gives ``_posterior(z, sigma)``: tensors (n, *shape) and (n,) in, a `Posterior`

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
@@ -16,6 +15,7 @@ from ..sampling.schedules import check_grid, nearest_level
 from ..support import with_own_heat
 from ..support.holdout import different
 from ..support.memory import rows_that_fit
+from ._links import LinkedEstimator
 from .base import BaseDenoiser
 from .gaussian import GaussianDenoiser
 
@@ -23,7 +23,7 @@ from .gaussian import GaussianDenoiser
 _NO_VARIANCE = 1e-16
 
 
-class FlexibleWindows(BaseEstimator):
+class FlexibleWindows(LinkedEstimator):
     r"""Windows of any shape for `PSPCDenoiser`, one around every pixel.
 
     A heat map :math:`G_k` says how much each pixel matters for pixel k. Its window holds the
