@@ -22,7 +22,7 @@ def draw_noise(shape, n, random_state, start=0):
 
     Returns
     -------
-    Tensor of shape (n, *shape), float64
+    Tensor of shape ``(n, *shape)``, float64
     """
     entropy = noise_seed(random_state)
     noise = torch.empty((n, *shape), dtype=torch.float64)

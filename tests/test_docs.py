@@ -1,0 +1,64 @@
+"""The documentation names everything public, and its link check finds broken links."""
+
+import importlib.util
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import skpspc
+from skpspc import sampling
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+# Made while the site is built, or told in the text of a page.
+NO_PAGE = {"__version__", "SAMPLERS", "convert"}
+
+
+@pytest.fixture(scope="module")
+def check_links():
+    spec = importlib.util.spec_from_file_location("check_links", DOCS / "check_links.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(("module", "prefix"), [(skpspc, ""), (sampling, "sampling.")])
+def test_every_public_name_has_a_page(module, prefix):
+    listed = re.findall(r"^   ([\w.]+)$", (DOCS / "api" / "index.rst").read_text(), re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    for name in set(module.__all__) - NO_PAGE:
+        assert {name, prefix + name} & set(listed), f"api/index.rst does not list {prefix}{name}"
+
+
+def test_every_listed_name_is_public():
+    text = (DOCS / "api" / "index.rst").read_text()
+    for name in re.findall(r"^   ([\w.]+)$", text, re.MULTILINE):
+        found = pkgutil.resolve_name(f"skpspc.{name}")
+        assert inspect.ismodule(found) or inspect.getdoc(found), name
+
+
+def test_every_page_is_in_a_table_of_contents():
+    contents = " ".join(path.read_text() for path in DOCS.rglob("*.rst"))
+    made = {"generated", "gallery", "_build", "_templates"}
+    for path in DOCS.rglob("*.rst"):
+        if path.name != "index.rst" and not set(path.parts) & made:
+            entry = rf"^   (user_guide/|\w+ <)?{path.stem}>?$"
+            assert re.search(entry, contents, re.MULTILINE), path
+
+
+def test_broken_links_are_found(check_links, tmp_path, capsys):
+    (tmp_path / "a.html").write_text('<a href="b.html#here">b</a> <a href="#top">top</a>')
+    (tmp_path / "b.html").write_text('<p id="here"><a href="https://arxiv.org">c</a></p>')
+    assert check_links.main(tmp_path) == 0
+    assert "2 pages, 2 links within, 1 links elsewhere 0 broken" in capsys.readouterr().out
+    (tmp_path / "b.html").write_text('<p id="there"><img src="d%20e.png"></p>')
+    assert check_links.main(tmp_path) == 1
+    out = capsys.readouterr().out
+    assert "a.html: b.html#here" in out
+    assert "b.html: d%20e.png" in out
+    (tmp_path / "d e.png").touch()
+    (tmp_path / "b.html").write_text('<p id="here"><img src="d%20e.png"></p>')
+    assert check_links.main(tmp_path) == 0
+    assert check_links.main(tmp_path / "nowhere") == 1
