@@ -151,7 +151,12 @@ class ErrorCurveDisplay:
                 textcoords="axes fraction",
                 va="center",
                 color=line.get_color(),
-                arrowprops={"arrowstyle": "-", "color": line.get_color(), "linewidth": 0.7},
+                arrowprops={
+                    "arrowstyle": "-",
+                    "color": line.get_color(),
+                    "linewidth": 0.7,
+                    "relpos": (0, 0.5),  # to where the words begin
+                },
                 annotation_clip=False,
             )
 
