@@ -299,7 +299,7 @@ def check_sizes(sizes, image_shape, name):
         return np.array(sizes_of(image_shape))
     longest = max(image_shape[1:])
     listed = [] if isinstance(sizes, str) else list(np.atleast_1d(np.asarray(sizes, dtype=object)))
-    if not listed or not all(isinstance(s, Integral) and 1 <= s <= longest for s in listed):
+    if not listed or not all(isinstance(s, Integral) and 1 <= int(s) <= longest for s in listed):
         raise ValueError(
             f"{name} must be ints between 1 and {longest}, the longer side of images of shape "
             f"{image_shape}, and at least one; got {sizes!r}."
@@ -323,7 +323,7 @@ def _apart(known, patches, z, sigma):
     found = []
     for area, patch in patches:
         difference = dense_weights(z[area], level, patch).sub_(whole)
-        shift = 0.0
+        shift = z.new_zeros(len(z), patch.n_values)
         n_rows = rows_that_fit(z.element_size() * patch.n_values, len(patch), what="One patch")
         for rows in patch.slices(n_rows):
             shift = shift + difference[:, rows] @ patch.take(rows, z.dtype).flatten(1)
