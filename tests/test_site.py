@@ -19,9 +19,9 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
-from oracle import as_float, square_masks, window_weights
 from PIL import Image, ImageOps
 
+from oracle import as_float, square_masks, window_weights
 from skpspc import EmpiricalDenoiser, PSPCDenoiser
 
 sync_api = pytest.importorskip(
@@ -298,9 +298,7 @@ def test_explorer_asks_nothing_of_the_network(visit, address):
 
 def test_explorer_fits_a_phone(visit, address):
     width = 360
-    page = visit(
-        address, viewport={"width": width, "height": 740}, is_mobile=True, has_touch=True
-    )
+    page = visit(address, viewport={"width": width, "height": 740}, is_mobile=True, has_touch=True)
     page.locator("summary").tap()
     for size, level in ((1, 0), (3, 30), (8, 60)):  # from the most collapsed patches to none
         slide(page, "#size", size)
@@ -319,7 +317,7 @@ def test_explorer_fits_a_phone(visit, address):
     )
     assert smallest >= 24  # a finger's least target (WCAG 2.2)
     box = page.locator("#noisy").bounding_box()
-    page.touchscreen.tap(box["x"] + 0.95 * box["width"], box["y"] + 0.95 * box["height"])
+    page.locator("#noisy").tap(position={"x": 0.95 * box["width"], "y": 0.95 * box["height"]})
     assert state(page)["pixel"] == 63
 
 
