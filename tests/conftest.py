@@ -3,6 +3,12 @@
 import os
 from pathlib import Path
 
+# xdist runs one process per core; more threads than that only get in each other's way. Libraries
+# read this when they are loaded, here and in the processes that tests start; the compiled kernels
+# and faiss follow torch.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")
+
 import hypothesis
 import numpy as np
 import pytest
@@ -28,12 +34,6 @@ def pytest_addoption(parser):
         default="cpu",
         help="torch device on which the denoisers work in the tests that compare numbers",
     )
-
-
-def pytest_configure():
-    # xdist runs one process per core; more threads than that only get in each other's way
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
