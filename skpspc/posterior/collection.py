@@ -16,7 +16,7 @@ import math
 import torch
 
 from ..support.memory import rows_that_fit
-from .posterior import Posterior, exact_scale, floored_sigma, precision_root
+from .posterior import Posterior, RunningSoftmax, exact_scale, floored_sigma, precision_root
 from .precision import per_number
 
 # Training images that are worked on together: enough for the matrix products.
@@ -56,6 +56,7 @@ def collection_posterior(z, sigma, training_set, query, response, moves=(AS_IT_I
         effective_sample_size (n, K).
     """
     sigma = floored_sigma(sigma, z, training_set)
+    moves = sorted(moves, key=lambda move: move != AS_IT_IS)  # first: all take part in it
     counts = query.flatten(1).sum(1)
     share = (response / response.sum(0)).to(z)
     takes_part = _moves_of_windows((query > 0) | (response > 0), moves)
@@ -98,8 +99,12 @@ def _one_posterior(z, a, training_set, query, share, moves, takes_part):
     """Mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one noisy image."""
     scale, factor = exact_scale(a)
     scale = scale.to(z.dtype)
-    running = _Running(share)
-    row_bytes = z.element_size() * (3 * z.numel() + len(query)) + 8 * (z.numel() + 3 * len(query))
+    # A matrix product adds up a row in an order that depends on where the row stands: logits that
+    # differ by no more than that are equal, so that copies share their weight at any sigma.
+    rounding = _ROUNDING * math.sqrt(z.numel()) * torch.finfo(torch.float64).eps
+    softmax = RunningSoftmax(z.new_empty(len(query), dtype=torch.float64), rounding=rounding)
+    sums = torch.zeros_like(share)
+    row_bytes = z.element_size() * (3 * z.numel() + len(query)) + 8 * (z.numel() + 5 * len(query))
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
     for (mirrored, down, right), some in zip(moves, takes_part, strict=True):
         if not some.any():
@@ -114,76 +119,12 @@ def _one_posterior(z, a, training_set, query, share, moves, takes_part):
             x = (x.flip(-1) if mirrored else x)[there]  # (m, C, h, w)
             squared = (scaled - scale * x).square_().flatten(1)
             # float32 sums over many coordinates would be the largest error of the logits
-            logit = (squared.double() @ precision).neg_()  # (m, k)
-            weight = training_set.log_weight
-            running.add(logit, None if weight is None else weight[rows], x, some, here)
-    mean = (running.values / running.total.to(z.dtype).view(-1, 1, 1, 1)).mul_(share).sum(0)
-    return mean, running.log_norm, running.total.square() / running.squares
-
-
-class _Running:
-    """Sums over the training images read so far, for each of K windows.
-
-    Weights are ``exp(logit - nearest + log v_i - top)`` with v_i the sample weight: log v_i
-    would be lost beside the large logits of a small sigma. ``nearest`` is the largest logit,
-    and ``top`` the largest of the other three terms, zero without sample weights.
-
-    A matrix product adds up a row in an order that depends on where the row stands. Logits that
-    differ by no more than that are equal: copies of an image share its weight at any sigma.
-
-    Parameters
-    ----------
-    share : Tensor of shape (K, C, H, W)
-        Gives the shape, dtype and device of the sums.
-    """
-
-    def __init__(self, share):
-        self.values = torch.zeros_like(share)
-        n_values = share[0].numel()
-        self.rounding = _ROUNDING * math.sqrt(n_values) * torch.finfo(torch.float64).eps
-        self.nearest = share.new_full((len(share),), -torch.inf, dtype=torch.float64)
-        self.top = torch.zeros_like(self.nearest)
-        self.total = torch.zeros_like(self.nearest)
-        self.squares = torch.zeros_like(self.nearest)
-
-    @property
-    def log_norm(self):
-        """Log of the sum of all weights, (K,)."""
-        return self.nearest + self.top + self.total.log()
-
-    def add(self, logit, log_weight, x, some, area):
-        """Take in training images.
-
-        Parameters
-        ----------
-        logit : Tensor of shape (m, k), float64
-            Written to.
-        log_weight : Tensor of shape (m,) or None
-        x : Tensor of shape (m, C, h, w)
-        some : Tensor of shape (K,), bool, or slice
-            The k windows that they are for.
-        area : tuple
-            Index of what x covers of (K, C, H, W).
-        """
-        peak, nearest = logit.amax(0), self.nearest[some]
-        slack = -self.rounding * peak
-        nearest = torch.where(peak > nearest + slack, peak, nearest)
-        moved = self.top[some] + (self.nearest[some] - nearest)
-        relative = logit.sub_(nearest)
-        relative.masked_fill_(relative >= -slack, 0.0)
-        top = torch.zeros_like(nearest)
-        if log_weight is not None:
-            relative += log_weight[:, None]
-            top = torch.maximum(moved, relative.amax(0))
-            relative -= top
-        shrink = (moved - top).exp_()
-        weight = relative.exp_()
-        self.total[some] = self.total[some] * shrink + weight.sum(0)
-        self.squares[some] = self.squares[some] * shrink.square() + weight.square().sum(0)
-        weight = weight.to(x.dtype)
-        sums = (weight.T @ x.flatten(1)).view(-1, *x.shape[1:])
-        self.values[some] *= shrink.to(x.dtype).view(-1, 1, 1, 1)
-        covered = (some, *area)
-        self.values[covered] += sums
-        self.nearest[some] = nearest
-        self.top[some] = top
+            logit = softmax.nearest.new_full((len(x), len(query)), -torch.inf)  # (m, K)
+            logit[:, some] = (squared.double() @ precision).neg_()
+            _, weight, shrink = softmax.add(logit, training_set.prior(rows))
+            sums *= shrink.to(sums).view(-1, 1, 1, 1)
+            part = weight[:, some].to(x.dtype).T @ x.flatten(1)
+            covered = (some, *here)
+            sums[covered] += part.view(-1, *x.shape[1:])
+    mean = (sums / softmax.total.to(sums).view(-1, 1, 1, 1)).mul_(share).sum(0)
+    return mean, softmax.log_norm, softmax.effective_sample_size

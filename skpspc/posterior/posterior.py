@@ -140,6 +140,8 @@ class RunningSoftmax:
         Which axis of logits counts the images of a chunk.
     dtype : torch.dtype, default None
         That of the weights; None: that of the sums.
+    rounding : float, default 0.0
+        Logits that differ from the largest by no more than this share of it are equal to it.
 
     Attributes
     ----------
@@ -147,14 +149,17 @@ class RunningSoftmax:
         The two references, the sum of the weights and that of their squares.
     """
 
-    def __init__(self, like, dim=0, dtype=None):
-        self._dim, self._dtype = dim, dtype or like.dtype
+    def __init__(self, like, dim=0, dtype=None, rounding=0.0):
+        self._dim, self._dtype, self._rounding = dim, dtype or like.dtype, rounding
         self.nearest = torch.full_like(like, -torch.inf)
         self.top, self.total, self.squares = (torch.zeros_like(like) for _ in range(3))
 
     def relative(self, logit, prior):
         """Logits (overwritten) less the references, with ``prior``: log v (m,), or None."""
         relative = logit.sub_(self.nearest.unsqueeze(self._dim)).to(self._dtype)
+        if self._rounding:
+            slack = self._rounding * self.nearest.abs().unsqueeze(self._dim)
+            relative.masked_fill_(relative >= -slack, 0.0)
         if prior is None:
             return relative
         relative += prior.to(relative).view(-1, *[1] * (logit.dim() - self._dim - 1))
@@ -173,6 +178,9 @@ class RunningSoftmax:
         """
         dim = self._dim
         nearer = torch.maximum(self.nearest, logit.amax(dim))
+        if self._rounding:  # what is nearest stays it until something is clearly nearer
+            slack = self._rounding * nearer.abs()
+            nearer = nearer.where(nearer > self.nearest + slack, self.nearest)
         moved = self.top + (self.nearest - nearer)
         self.nearest, self.top = nearer, torch.zeros_like(moved)
         relative = self.relative(logit, prior)
