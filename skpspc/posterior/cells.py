@@ -181,13 +181,13 @@ class _Visits:
         borders[-1] = n_cells
         window, known = self._dictionary.window, self._known
         middle = self._dictionary.centre[0] * window[1] + self._dictionary.centre[1]
-        centre = 127.5 if known.unit != 1.0 else known.centre
+        centre = self._dtype(known.stored_centre)
         states = np.zeros((_TASKS, *self._state.shape))
         states[:, :, 0] = -1e37
 
         def visit(task):
             _cells_numba.visit(
-                known.images.numpy(), window, self._dictionary.grid, self._dtype(centre), middle,
+                known.images.numpy(), window, self._dictionary.grid, centre, middle,
                 self._cells.order, self._cells.ends, (borders[task], borders[task + 1]),
                 visitors, first, *self._data, _CUT, states[task],
             )  # fmt: skip

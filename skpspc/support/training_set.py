@@ -151,6 +151,11 @@ class TrainingSet:
             return 0.0
         return float(self.images.mean(dtype=torch.float64))
 
+    @property
+    def stored_centre(self):
+        """`centre` among the values as they are stored: what `write_centred` subtracts."""
+        return self.centre if self.unit == 1.0 else self.unit
+
     def centred(self, rows, out):
         """Write ``(x - centre) * unit`` of a slice of rows into a buffer (m, C, H, W).
 
@@ -163,7 +168,7 @@ class TrainingSet:
     def write_centred(self, raw, out):
         """Write ``(x - centre) * unit`` of pixels as they are stored into a buffer."""
         # two steps: a subtraction that converts as well is the slower one
-        return out.copy_(raw).sub_(127.5 if self.unit != 1.0 else self.centre)
+        return out.copy_(raw).sub_(self.stored_centre)
 
     @cached_property
     def centred_norms(self):
@@ -194,6 +199,20 @@ class MirroredTrainingSet(TrainingSet):
 
     def __len__(self):
         return 2 * len(self.images)
+
+    def extended(self, images, sample_weight=None):
+        """A new one of the present images and ``images``, with weights of images, not of pairs."""
+        weight = self.sample_weight
+        known = TrainingSet(self.images, None if weight is None else weight[: len(self.images)])
+        return MirroredTrainingSet(known.extended(images, sample_weight))
+
+    def subset(self, rows):
+        """Some of the images and mirror images, with their weights: a copy."""
+        if not isinstance(rows, slice):
+            rows = torch.as_tensor(rows, device=self.device)
+        rows = torch.arange(len(self), device=self.device)[rows]
+        weight = self.sample_weight
+        return TrainingSet(self.stored(rows), None if weight is None else weight[rows])
 
     def stored(self, rows):
         """The images of some rows (a slice or indices), (m, C, H, W), as they are stored."""
