@@ -205,6 +205,27 @@ def test_mirrored_reads_are_those_of_a_copy(rng):
     assert all(map(torch.equal, lazy.extremes, copy.extremes))
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_parts_of_mirrored_sets_and_more_of_them(rng, weighted):
+    """Against sets that hold the mirror images."""
+    X = torch.from_numpy(rng.integers(0, 256, (5, 2, 3, 4), dtype=np.uint8))
+    weight = torch.from_numpy(rng.uniform(0.5, 2, 5)) if weighted else None
+    twice = torch.cat([weight, weight]) if weighted else None
+    lazy = MirroredTrainingSet(TrainingSet(X, weight))
+    copy = TrainingSet(torch.cat([X, X.flip(-1)]), twice)
+    everything = torch.arange(10)
+    for rows in (slice(3, 8), slice(None), slice(-2, None), [9, 0, 4, 5, 5], everything % 3 == 0):
+        part, expected = lazy.subset(rows), copy.subset(rows)
+        assert torch.equal(part.stored(slice(0, len(part))), expected.images)
+        assert not weighted or torch.equal(part.sample_weight, expected.sample_weight)
+    more = torch.from_numpy(rng.integers(0, 256, (2, 2, 3, 4), dtype=np.uint8))
+    longer = lazy.extended(more, 3 * torch.ones(2, dtype=torch.float64))
+    both = torch.cat([X, more])
+    assert torch.equal(longer.stored(slice(0, 14)), torch.cat([both, both.flip(-1)]))
+    weights = [*(weight if weighted else torch.ones(5, dtype=torch.float64)), 3.0, 3.0]
+    assert longer.sample_weight.tolist() == [float(w) for w in weights] * 2
+
+
 # ------------------------------------------------------------------------------ windows
 
 
