@@ -382,6 +382,10 @@ def test_tapered_windows_are_gaussians_on_squares():
 def test_bad_tapers(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         tapered_windows(SHAPE, *arguments)
+    with pytest.raises(
+        ValueError, match=r"image_shape must be \(C, H, W\), got \(8, 8\); gray images"
+    ):
+        tapered_windows((8, 8), 3)
 
 
 # ------------------------------------------------------------------------------- bad input

@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GridSearchCV
 
 import generators
@@ -401,6 +402,9 @@ class Unfitted:
         ({"thresholds": 0.0}, r"thresholds must be in \(0, 1\]"),
         ({"thresholds": 1.01}, r"thresholds must be in \(0, 1\]"),
         ({"thresholds": np.nan}, r"thresholds must be in \(0, 1\]"),
+        ({"thresholds": "half"}, r"thresholds must be one float or one per .*, got 'half'\."),
+        ({"thresholds": ["0.5", "all"]}, r"thresholds must be one float .*, got \['0.5', 'all'\]"),
+        ({"thresholds": None}, r"thresholds must be in \(0, 1\], got None"),
         ({"thresholds": [0.5, 0.5]}, r"thresholds must be one float or one per sigma"),
         ({"sigmas": 1.0}, "sigmas must be a sequence of at least one"),
         ({"sigmas": []}, "sigmas must be a sequence of at least one"),
@@ -415,6 +419,22 @@ def test_bad_parameters(parameters, sentence):
         PSPCDenoiser(windows=windows).fit(np.zeros((4, 1, 2, 3)))
 
 
+def test_files_that_hold_no_array(tmp_path):
+    (tmp_path / "text.npy").write_text("no array")
+    (tmp_path / "empty.npy").touch()
+    np.savez(tmp_path / "several.npz", a=good_maps(), b=good_maps())
+    whole = tmp_path / "whole.npy"
+    np.save(whole, good_maps())
+    (tmp_path / "cut.npy").write_bytes(whole.read_bytes()[:-8])
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "several.npz").read_bytes()[:-30])
+    for path in sorted(set(tmp_path.iterdir()) - {whole}):
+        windows = FlexibleWindows(path, 0.5, [1.0])
+        with pytest.raises(
+            ValueError, match=rf"{path.name}.*; pass the path of what np.save wrote"
+        ):
+            PSPCDenoiser(windows=windows).fit(np.zeros((4, 1, 2, 3)))
+
+
 def test_windows_and_what_does_not_go_with_them():
     windows = FlexibleWindows(good_maps(), 0.5, [1.0])
     X = np.zeros((4, 1, 2, 3))
@@ -423,7 +443,8 @@ def test_windows_and_what_does_not_go_with_them():
     with pytest.raises(ValueError, match="height and width must agree"):
         gaussian = GaussianDenoiser().fit(np.zeros((3, 1, 4, 4)))
         PSPCDenoiser(windows=FlexibleWindows(gaussian, 0.5, [1.0])).fit(X)
-    with pytest.raises(ValueError, match="not fitted"):
+    sentence = "heatmaps is a GaussianDenoiser that is not fitted; fit it first, or pass 'data'"
+    with pytest.raises(NotFittedError, match=sentence):
         PSPCDenoiser(windows=FlexibleWindows(GaussianDenoiser(), 0.5, [1.0])).fit(X)
     with pytest.raises(ValueError, match="'windows' parameter"):
         PSPCDenoiser(windows=PatchDenoiser()).fit(X)

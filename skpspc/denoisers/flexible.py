@@ -3,6 +3,7 @@
 import numbers
 import os
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,6 +22,11 @@ from .gaussian import GaussianDenoiser
 
 # A pixel that varies by this share of the largest variance, or less, does not vary.
 _NO_VARIANCE = 1e-16
+
+_NOT_FITTED = (
+    "heatmaps is a %(name)s that is not fitted; fit it first, or pass 'data' for that of the "
+    "training images."
+)
 
 
 class FlexibleWindows(LinkedEstimator):
@@ -152,7 +158,12 @@ class FlexibleWindows(LinkedEstimator):
         return found
 
     def _checked_thresholds(self, grid):
-        thresholds = np.asarray(self.thresholds, dtype=np.float64)
+        try:
+            thresholds = np.asarray(self.thresholds, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"thresholds must be one float or one per sigma, got {self.thresholds!r}."
+            ) from error
         if thresholds.shape not in ((), grid.shape):
             raise ValueError(
                 f"thresholds must be one float or one per sigma, shape {grid.shape}; got shape "
@@ -171,7 +182,7 @@ class FlexibleWindows(LinkedEstimator):
             gaussian = Gaussian.of(training_set)
             return _WienerHeat(gaussian, training_set.image_shape)
         if isinstance(heatmaps, BaseDenoiser):
-            check_is_fitted(heatmaps)
+            check_is_fitted(heatmaps, msg=_NOT_FITTED)
         if isinstance(heatmaps, GaussianDenoiser):
             if heatmaps.image_shape_[1:] != training_set.image_shape[1:]:
                 raise ValueError(
@@ -304,7 +315,18 @@ class _StoredHeat:
 
     def _opened(self):
         """The array, of which nothing is read yet."""
-        return np.load(self._heatmaps, mmap_mode="r") if self._is_file else self._heatmaps
+        if not self._is_file:
+            return self._heatmaps
+        try:
+            maps = np.load(self._heatmaps, mmap_mode="r")
+        except (ValueError, EOFError, BadZipFile):
+            maps = None
+        if not isinstance(maps, np.ndarray):
+            raise ValueError(
+                f"heatmaps={self._heatmaps!r} is no file of one array; pass the path of what "
+                "np.save wrote."
+            )
+        return maps
 
     def rows(self, level, sigma, windows):
         """Maps (m, H W) of some windows, checked."""

@@ -115,6 +115,10 @@ def tapered_windows(image_shape, patch_size, width=None):
     <BLANKLINE>
            [[0.  , 0.61, 1.  , 0.61]]])
     """
+    if len(image_shape) != 3:
+        raise ValueError(
+            f"image_shape must be (C, H, W), got {image_shape!r}; gray images have C = 1."
+        )
     if not isinstance(patch_size, numbers.Integral) or patch_size < 1:
         raise ValueError(f"patch_size must be an int of at least 1, got {patch_size!r}.")
     width = patch_size / 4 if width is None else width
