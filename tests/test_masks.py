@@ -157,7 +157,7 @@ def test_the_answer_does_not_depend_on_the_number_of_threads():
     query = masks(rng, (3, 5, 6)).reshape(-1, 30).astype(np.float32)
     matrices = csr_array(query), csr_array(np.ascontiguousarray((query / query.sum(0)).T))
     one, three = (
-        _masks_numba.masked_posterior(Z, X, sigma, *matrices, n_threads=n) for n in (1, 3)
+        _masks_numba.compiled_masked_posterior(Z, X, sigma, *matrices, n_threads=n) for n in (1, 3)
     )
     for a, b in zip(one, three, strict=True):
         np.testing.assert_array_equal(a, b)

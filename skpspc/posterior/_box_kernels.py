@@ -1,245 +1,27 @@
-"""The compiled loops of the box filter posterior; `_box_numba` drives them and tells the method.
+"""The two compiled passes of the box filter posterior.
 
-Maps are flat, row-major arrays. Offsets into them are unsigned: numba tests a signed index for
-Python's negative indexing, and that keeps loops from being vectorised. All slots of a scratch
-area live in one array, because handing out views costs more than the sums they hold.
-
-All of it is one file, because numba's cache looks for changes in the file of the function that
-is called, and not in those of the functions that it calls.
+`_box_numba` drives them and tells the method; maps and offsets are as in `_box_maps`.
 """
 
 import numpy as np
 
+from ._box_maps import (
+    CHUNK,
+    load_image,
+    padded,
+    refine,
+    spread_windows,
+    squared_map,
+    sum_windows,
+)
 from ._jit import jit
-
-CHUNK = 32  # windows that are tested, and skipped, together
-LOWEST = np.float32(-1e37)  # finite stand-ins for infinity: their difference is defined
-HUGE = np.float32(1e38)
+from ._math_numba import LOWEST, exp_negative
 
 DEEP = np.float32(-512.0)  # below this, rounding of a float32 logit shows in the weights
+
 _ABYSS = -(2.0**22)
-_U1 = np.uint64(1)
 _ZERO = np.float32(0.0)
-_ONE = np.float32(1.0)
-_LOG2E = np.float32(1.4426950408889634)
-_LN2 = np.float32(0.6931471805599453)
-_ROUND = np.float32(12582912.0 + 127.0)  # 1.5 * 2^23 rounds to an integer; 127 biases the exponent
 _TINY = np.float32(1e-16)  # weights too small for their rounding to show
-_MANTISSA = np.int32(23)
-_EXP_MIN = np.float32(-43.0)
-_E1 = np.float32(0.999999707010714)  # minimax for (exp(f) - 1) / f, |f| <= log(2) / 2
-_E2 = np.float32(0.49999149185631947)
-_E3 = np.float32(0.1666763658825285)
-_E4 = np.float32(0.0418979763169499)
-_E5 = np.float32(0.008290306123274329)
-
-
-@jit
-def _exp(v):
-    """Return exp of a float32 <= 0, never below exp(-43): its square is then no slow subnormal."""
-    v = v if v > _EXP_MIN else _EXP_MIN
-    t = np.float32(v * _LOG2E + _ROUND)
-    f = v - (t - _ROUND) * _LN2
-    p = _E4 + f * _E5
-    p = _E3 + f * p
-    p = _E2 + f * p
-    p = _E1 + f * p
-    p = _ONE + f * p
-    bits = t.view(np.int32)
-    return p * np.int32(bits << _MANTISSA).view(np.float32)
-
-
-@jit
-def _padded(n):
-    """Round n up to whole cache lines."""
-    return (n + 15) // 16 * 16
-
-
-@jit
-def _load(x, row, mirrored, tile, slot):
-    """Put one training image into a slot of the tile."""
-    image = x[row].reshape(-1)
-    width = np.uint64(x.shape[3] if mirrored else image.size)
-    last = width - _U1
-    at = np.uint64(slot * image.size)
-    for start in range(np.uint64(0), np.uint64(image.size), width):
-        if mirrored:
-            for j in range(width):
-                tile[at + start + j] = image[start + last - j]
-        else:
-            for j in range(width):
-                tile[at + start + j] = image[start + j]
-
-
-@jit
-def _squares(x, xo, z, zo, level, lo, out, count, n, n_channels):
-    """out[i] = level[i] - sum_c (z[c, i] - x[c, i])^2 for i < count; n: stride of channels.
-
-    uint8 is converted here: it travels through the caches at a quarter of the size.
-    """
-    end = np.uint64(count)
-    un = np.uint64(n)
-    x0 = np.uint64(xo)
-    z0 = np.uint64(zo)
-    k0 = np.uint64(lo)
-    if n_channels >= 3:
-        x1 = x0 + un
-        x2 = x1 + un
-        z1 = z0 + un
-        z2 = z1 + un
-        for i in range(end):
-            d0 = z[z0 + i] - np.float32(x[x0 + i])
-            d1 = z[z1 + i] - np.float32(x[x1 + i])
-            d2 = z[z2 + i] - np.float32(x[x2 + i])
-            out[i] = level[k0 + i] - d0 * d0 - d1 * d1 - d2 * d2
-        done = 3
-    else:
-        for i in range(end):
-            d0 = z[z0 + i] - np.float32(x[x0 + i])
-            out[i] = level[k0 + i] - d0 * d0
-        done = 1
-    for c in range(done, n_channels):
-        xc = x0 + np.uint64(c) * un
-        zc = z0 + np.uint64(c) * un
-        for i in range(end):
-            d0 = z[zc + i] - np.float32(x[xc + i])
-            out[i] -= d0 * d0
-
-
-@jit
-def _stage(work, part, source, out, n, q, k, r):
-    """work[out + i] = sum_{j<k} work[part + i + j q] + (work[source + i + k q] if r), i < n.
-
-    So do sums of q become sums of k q + r.
-    """
-    o = np.uint64(out)
-    a = np.uint64(part)
-    b = a + np.uint64(q)
-    c = b + np.uint64(q)
-    d = c + np.uint64(q)
-    e = d + np.uint64(q)
-    x = np.uint64(source + k * q)
-    un = np.uint64(n)
-    if k == 2 and r == 0:
-        for i in range(un):
-            work[o + i] = work[a + i] + work[b + i]
-    elif k == 2:
-        for i in range(un):
-            work[o + i] = (work[a + i] + work[b + i]) + work[x + i]
-    elif k == 3 and r == 0:
-        for i in range(un):
-            work[o + i] = (work[a + i] + work[b + i]) + work[c + i]
-    elif k == 3:
-        for i in range(un):
-            work[o + i] = (work[a + i] + work[b + i]) + (work[c + i] + work[x + i])
-    elif k == 4 and r == 0:
-        for i in range(un):
-            work[o + i] = (work[a + i] + work[b + i]) + (work[c + i] + work[d + i])
-    elif k == 4:
-        for i in range(un):
-            half = work[c + i] + work[d + i]
-            work[o + i] = (work[a + i] + work[b + i]) + (half + work[x + i])
-    elif r == 0:
-        for i in range(un):
-            half = work[c + i] + work[d + i]
-            work[o + i] = (work[a + i] + work[b + i]) + (half + work[e + i])
-    else:
-        for i in range(un):
-            half = work[c + i] + work[d + i]
-            work[o + i] = (work[a + i] + work[b + i]) + (half + (work[e + i] + work[x + i]))
-
-
-@jit
-def _box(work, slot, plans, n_h, n, width):
-    """Box sums of the map at work[0:], at its first n positions; where in work they are.
-
-    work: three slots, the map in the first. plans: stages (k, r, rest) of `_stage`, the first
-    n_h of them down the columns; rest: how far all later ones along that axis will reach.
-    """
-    source = 0
-    part = 0
-    out = slot
-    size = 1
-    reach = n
-    for stage in range(n_h, len(plans)):
-        size = size * plans[stage, 0] + plans[stage, 1]
-    reach += size - 1
-    size = 1
-    for stage in range(len(plans)):
-        k, r, rest = plans[stage, 0], plans[stage, 1], plans[stage, 2]
-        if stage == n_h:  # along the rows, from the sums down the columns
-            source = part
-            out = slot if source == 0 else 3 * slot - source
-            size = 1
-        if stage < n_h:
-            _stage(work, part, source, out, reach + rest * width, size * width, k, r)
-        else:
-            _stage(work, part, source, out, n + rest, size, k, r)
-        size = size * k + r
-        part = out
-        out = 3 * slot - source - part
-    return part
-
-
-@jit
-def _spread(work, slot, margin, plans, n_h, n_rows, width):
-    """At every pixel, the sum over the windows that cover it; where in work these sums are.
-
-    The transpose of `_box`: work has three slots, each with a margin of zeros before it, and in
-    the first n_rows rows of windows. Sums look back into the margin. They go along the rows
-    first: there are fewer rows of windows than of pixels.
-    """
-    second = slot + margin
-    all_three = 3 * second
-    source = margin
-    part = margin
-    out = second
-    size = 1
-    n = n_rows * width
-    for stage in range(n_h, len(plans)):
-        k, r = plans[stage, 0], plans[stage, 1]
-        _stage(work, part - (k - 1) * size, source - 2 * k * size, out, n, size, k, r)
-        size = size * k + r
-        part = out
-        out = all_three - source - part
-    source = part  # down the columns, from the sums along the rows
-    out = second if source == margin else margin
-    q = width
-    for stage in range(n_h):
-        k, r = plans[stage, 0], plans[stage, 1]
-        more = (k - 1) * q + r * width
-        for i in range(np.uint64(part + n), np.uint64(part + n + more)):
-            work[i] = _ZERO  # no window reaches down here yet
-        n += more
-        _stage(work, part - (k - 1) * q, source - 2 * k * q, out, n, q, k, r)
-        q = q * k + r * width
-        part = out
-        out = all_three - source - part
-    return part
-
-
-@jit
-def _refine(tile, xo, z, zo, level, lo, n, shape, box, begin, columns):
-    """columns[j] = box sums in float64 at flat positions begin + j, j < CHUNK."""
-    n_channels, _, width = shape
-    h, w = box
-    reach = np.uint64(min(CHUNK + w - 1, n - (h - 1) * width - begin))
-    columns[:] = 0.0
-    for y in range(h):
-        a = np.uint64(lo + begin + y * width)
-        for j in range(reach):
-            columns[j] += level[a + j]
-        for c in range(n_channels):
-            a = np.uint64(zo + c * n + begin + y * width)
-            b = np.uint64(xo + c * n + begin + y * width)
-            for j in range(reach):
-                d = np.float64(z[a + j] - np.float32(tile[b + j]))
-                columns[j] -= d * d
-    for j in range(np.uint64(CHUNK)):
-        total = columns[j]
-        for i in range(_U1, np.uint64(w)):
-            total += columns[j + i]
-        columns[j] = total
 
 
 @jit
@@ -271,7 +53,7 @@ def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut):
             return mask, k
         if leads == 0:
             for j in range(np.uint64(CHUNK)):
-                e = _exp((work[a + j] * scale + log_weight) - m[o + j])
+                e = exp_negative((work[a + j] * scale + log_weight) - m[o + j])
                 s[o + j] += e
                 q[o + j] += e * e
         else:
@@ -279,8 +61,8 @@ def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut):
                 v = work[a + j] * scale + log_weight
                 v = v if v > LOWEST else LOWEST
                 top = v if v > m[o + j] else m[o + j]
-                e = _exp(v - top)
-                f = _exp(m[o + j] - top)
+                e = exp_negative(v - top)
+                f = exp_negative(m[o + j] - top)
                 m[o + j] = top
                 s[o + j] = s[o + j] * f + e
                 q[o + j] = q[o + j] * (f * f) + e * e
@@ -307,8 +89,8 @@ def _add_refined(work, a, columns, scale, log_weight, m, s, q, o):
         v = max(_logit(work[a + j], columns[j], scale, log_weight), np.float64(LOWEST))
         i = o + j
         top = max(m[i], np.float32(v))
-        e = _exp(np.float32(v - top))
-        f = _exp(m[i] - top)
+        e = exp_negative(np.float32(v - top))
+        f = exp_negative(m[i] - top)
         m[i] = top
         s[i] = s[i] * f + e
         q[i] = q[i] * (f * f) + e * e
@@ -327,7 +109,7 @@ def first_pass(data, queries, box, plans, n_h, begin, end, bands, cut, m, s, q, 
     n = height * width
     depth = n_channels * n
     n_queries, length = m.shape
-    slot = _padded(n + length + width)
+    slot = padded(n + length + width)
     work = np.zeros(3 * slot, np.float32)
     columns = np.zeros(CHUNK + box[1], np.float64)
     tile = np.empty(n_tile * depth, x.dtype)
@@ -337,18 +119,18 @@ def first_pass(data, queries, box, plans, n_h, begin, end, bands, cut, m, s, q, 
         count = min(n_tile, end - start)
         for t in range(count):
             i = start + t
-            _load(x, rows[i // n_flips], i % n_flips == 1, tile, t)
+            load_image(x, rows[i // n_flips], i % n_flips == 1, tile, t)
         for b in range(n_queries):
             scale = scales[b]
             for t in range(count):
                 i = start + t
                 weight = log_weight[i // n_flips]
-                _squares(tile, t * depth, z, b * depth, level, b * n, work, n, n, n_channels)
-                at = _box(work, slot, plans, n_h, length, width)
+                squared_map(tile, t * depth, z, b * depth, level, b * n, work, n, n, n_channels)
+                at = sum_windows(work, slot, plans, n_h, length, width)
                 mask, k = _scan(work, at, scale, weight, m, s, q, b * length, 0, bands, cut)
                 while k < len(bands):
                     first = k * CHUNK
-                    _refine(
+                    refine(
                         tile, t * depth, z, b * depth, level, b * n, n, shape, box, first, columns
                     )
                     _add_refined(
@@ -386,7 +168,7 @@ def _weights(work, at, scale, log_weight, m, r, mo, out, to, n):
     b = np.uint64(mo)
     o = np.uint64(to)
     for i in range(np.uint64(n)):
-        out[o + i] = _exp((work[a + i] * scale + log_weight) - m[b + i]) * r[b + i]
+        out[o + i] = exp_negative((work[a + i] * scale + log_weight) - m[b + i]) * r[b + i]
 
 
 @jit
@@ -428,10 +210,10 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
     n_queries, length = m.shape
     tall = box[0] - 1
     n_rows = height - tall
-    slot = _padded(n + length + width)
+    slot = padded(n + length + width)
     work = np.zeros(3 * slot, np.float32)
-    margin = _padded(max(tall * width, box[1] - 1))
-    share_slot = margin + _padded(n)
+    margin = padded(max(tall * width, box[1] - 1))
+    share_slot = margin + padded(n)
     shares = np.zeros(3 * share_slot, np.float32)
     columns = np.zeros(CHUNK + box[1], np.float64)
     tile = np.empty(n_tile * depth, x.dtype)
@@ -445,7 +227,7 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
             for b in range(n_queries):
                 wanted = wanted or hits[i, b] != 0
             if wanted:
-                _load(x, rows[i // n_flips], i % n_flips == 1, tile, t)
+                load_image(x, rows[i // n_flips], i % n_flips == 1, tile, t)
         for b in range(n_queries):
             for t in range(count):
                 i = start + t
@@ -464,15 +246,15 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
                     zo = b * depth + lead
                     lo = b * n + lead
                     mo = b * length + lead
-                    _squares(tile, xo, z, zo, level, lo, work, full, n, n_channels)
-                    at = _box(work, slot, plans, n_h, size, width)
+                    squared_map(tile, xo, z, zo, level, lo, work, full, n, n_channels)
+                    at = sum_windows(work, slot, plans, n_h, size, width)
                     _weights(work, at, scale, weight, m, r, mo, shares, margin, size)
                     if deep[b]:
                         _refine_weights(
                             tile, t * depth, z, b * depth, level, b * n, n, shape, box, lead,
                             columns, work, at, scale, weight, m, r, mo, shares, margin, size,
                         )  # fmt: skip
-                    at = _spread(shares, share_slot, margin, plans, n_h, bottom - top, width)
+                    at = spread_windows(shares, share_slot, margin, plans, n_h, bottom - top, width)
                     _accumulate(total, zo, tile, xo, shares, at, full, n, n_channels)
 
 
@@ -488,10 +270,10 @@ def _refine_weights(
         for j in range(begin, end):
             wanted = wanted or (out[margin + j] > _TINY and work[at + j] * scale < DEEP)
         if wanted:
-            _refine(tile, xo, z, zo, level, lo, n, shape, box, lead + begin, columns)
+            refine(tile, xo, z, zo, level, lo, n, shape, box, lead + begin, columns)
             for j in range(begin, end):
                 v = _logit(work[at + j], columns[j - begin], scale, log_weight)
-                out[margin + j] = _exp(np.float32(v - m[mo + j])) * r[mo + j]
+                out[margin + j] = exp_negative(np.float32(v - m[mo + j])) * r[mo + j]
 
 
 @jit
@@ -509,12 +291,12 @@ def merge(m, s, q, blocks_m, blocks_s, blocks_q):
                 v = blocks_m[k, b, i]
                 top[i] = v if v > top[i] else top[i]
         for i in range(length):
-            f = np.float64(_exp(m[b, i] - top[i]))
+            f = np.float64(exp_negative(m[b, i] - top[i]))
             s[b, i] *= f
             q[b, i] *= f * f
         for k in range(n_blocks):
             for i in range(length):
-                f = np.float64(_exp(blocks_m[k, b, i] - top[i]))
+                f = np.float64(exp_negative(blocks_m[k, b, i] - top[i]))
                 s[b, i] += blocks_s[k, b, i] * f
                 q[b, i] += blocks_q[k, b, i] * (f * f)
         for i in range(length):

@@ -24,7 +24,9 @@ from functools import lru_cache
 
 import numpy as np
 
-from ._box_kernels import CHUNK, DEEP, HUGE, LOWEST, first_pass, merge, second_pass
+from ._box_kernels import DEEP, first_pass, merge, second_pass
+from ._box_maps import CHUNK
+from ._math_numba import HUGE, LOWEST
 
 _TILE_BYTES = 96 * 1024  # training images at a time: they stay in the L2 cache
 _STATE_SHARE = 0.4  # of the memory: all the unmerged blocks together
@@ -62,7 +64,7 @@ def _counts(length, size):
     return np.minimum(i, length - size) - np.maximum(i - size + 1, 0) + 1
 
 
-def box_posterior(
+def compiled_box_posterior(
     z, x, sigma, size, *, log_weight=None, rows=None, flip=False, n_threads=1, memory=100 * 2**20
 ):
     """Posterior mean of every window of one size, composed, with evidence and sample size.

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from ._box_kernels import LOWEST
-from ._box_kernels import _exp as exp_negative
 from ._jit import jit
+from ._math_numba import LOWEST, exp_negative
 
 _ZERO = np.float32(0.0)
 _BINS = 128  # of log masses

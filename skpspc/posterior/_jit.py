@@ -1,6 +1,7 @@
 """How loops are compiled."""
 
 import contextlib
+from pathlib import Path
 
 from .._optional import load
 
@@ -11,12 +12,19 @@ STRICT = {"nnan", "nsz", "contract"}
 
 
 def jit(function, fastmath=STRICT):
-    """Compile without the GIL, cached on disk where a cache folder can be had."""
+    """Compile without the GIL, cached on disk where a cache folder can be had.
+
+    The functions that it calls, and that are compiled into it, may lie in other files of the
+    same folder, if their names begin with an underscore: what is cached is that of all of these.
+    """
     options: dict = {"nogil": True, "fastmath": fastmath}
     try:
         compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # no cache folder can be written
         return numba.njit(**options)(function)
+    # numba itself looks for changes in the function's own file only
+    index = compiled._cache._cache_file
+    index._source_stamp = index._source_stamp, _stamp(function)
     save = compiled._cache.save_overload
 
     def save_if_possible(*args):
@@ -25,3 +33,9 @@ def jit(function, fastmath=STRICT):
 
     compiled._cache.save_overload = save_if_possible
     return compiled
+
+
+def _stamp(function):
+    """What changes with the code that is compiled in the folder of a function."""
+    files = sorted(Path(function.__code__.co_filename).parent.glob("_*.py"))
+    return [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]

@@ -11,9 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from ._box_kernels import HUGE, LOWEST
-from ._box_kernels import _exp as exp_negative
 from ._jit import jit
+from ._math_numba import HUGE, LOWEST, exp_negative
 
 LANES = 32
 _BLOCK = 32 * LANES  # training images whose state is merged at once; independent of the threads
@@ -184,13 +183,15 @@ def second_pass(z, scale, x, rows, offset, log_weight, query, response, m, r, to
 
 
 def state_bytes(n_images, n_windows, n_values, n_threads):
-    """Memory that `masked_posterior` takes for each noisy image."""
+    """Memory that `compiled_masked_posterior` takes for each noisy image."""
     n_blocks = -(-n_images // _BLOCK)
     windows = n_windows * (3 * n_blocks + 2 * LANES * n_threads)
     return 4 * (windows + n_images + n_values * n_blocks)
 
 
-def masked_posterior(z, x, sigma, query, response, *, log_weight=None, flip=False, n_threads=1):
+def compiled_masked_posterior(
+    z, x, sigma, query, response, *, log_weight=None, flip=False, n_threads=1
+):
     """Posterior mean of every window, composed, with evidence and sample size.
 
     Parameters

@@ -23,7 +23,7 @@ def _squares(z, x, query, ids, out):
         out[p] = total
 
 
-def pair_squares(z, x, query, ids, n_threads=1):
+def compiled_pair_squares(z, x, query, ids, n_threads=1):
     """Squared distances of pairs.
 
     Parameters

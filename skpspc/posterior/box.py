@@ -67,7 +67,7 @@ def _by_numba(z, sigma, training_set, window):
     from . import _box_numba
 
     weight = training_set.log_weight
-    arrays = _box_numba.box_posterior(
+    arrays = _box_numba.compiled_box_posterior(
         z.numpy(),
         training_set.images.numpy(),
         sigma.numpy(),

@@ -87,7 +87,7 @@ def _by_numba(z, sigma, training_set, query, response):
     block = rows_that_fit(image_bytes, len(z), what="One noisy image")
     x = training_set.images.numpy()
     parts = [
-        _masks_numba.masked_posterior(some.numpy(), x, level.numpy(), **rest)
+        _masks_numba.compiled_masked_posterior(some.numpy(), x, level.numpy(), **rest)
         for some, level in zip(z.split(block), sigma.split(block), strict=True)
     ]
     return tuple(torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))

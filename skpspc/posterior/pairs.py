@@ -43,7 +43,7 @@ def _by_numba(z, training_set, query, ids):
     is_uint8 = training_set.images.dtype == torch.uint8
     raw = (z + 1) * 127.5 if is_uint8 else z
     x = training_set.images.flatten(1)
-    squares = _pairs_numba.pair_squares(
+    squares = _pairs_numba.compiled_pair_squares(
         raw.numpy(), x.numpy(), query.numpy(), ids.numpy(), n_threads=n_threads()
     )
     squares = torch.from_numpy(squares).double()
