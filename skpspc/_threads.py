@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import joblib
 import torch
@@ -20,6 +21,23 @@ def n_threads():
     if n_jobs is None and backend.nesting_level and in_worker:
         return 1
     return joblib.effective_n_jobs(torch.get_num_threads() if n_jobs is None else n_jobs)
+
+
+@contextmanager
+def torch_threads():
+    """Let torch compute on `n_threads` threads, and then on as many as before.
+
+    Torch keeps the number for every thread that calls it.
+    """
+    before, wanted = torch.get_num_threads(), n_threads()
+    if wanted == before:
+        yield
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def undisturbed(function, *args):

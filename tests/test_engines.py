@@ -1,5 +1,7 @@
 """What computes, and on how many threads."""
 
+import importlib
+import sys
 import warnings
 
 import joblib
@@ -97,3 +99,80 @@ def test_a_full_disk_costs_the_cache_only(tmp_path, photos):
 
     compiled._cache._cache_file.save = full
     assert compiled(1) == 2
+
+
+def test_compiled_code_follows_the_helpers_in_other_files(tmp_path, monkeypatch):
+    """numba's cache looks for changes in the file of the called function only."""
+    pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(name, lines):
+        start = "from skpspc.posterior._jit import jit\n"
+        (tmp_path / f"{name}.py").write_text(start + "\n".join(lines))
+
+    def kernel():
+        for name in ("_a_helper", "_a_kernel"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        return importlib.import_module("_a_kernel").kernel
+
+    write("_a_kernel", ["from _a_helper import helper", "@jit", "def kernel(x): return helper(x)"])
+    write("_a_helper", ["@jit", "def helper(x): return x + 1"])
+    assert kernel()(1) == 2
+    again = kernel()
+    assert again(1) == 2
+    assert sum(again.stats.cache_hits.values()) == 1
+    write("_a_helper", ["@jit", "def helper(x): return x + 100"])
+    assert kernel()(1) == 101
+
+
+@pytest.mark.parametrize("n_jobs", [1, 3])
+def test_torch_follows_an_active_configuration(four_threads, photos, n_jobs):
+    """Within a call of a denoiser; before and after it is as it was."""
+    counts = []
+
+    def size(sigma):
+        counts.append(torch.get_num_threads())
+        return 3
+
+    model = PSPCDenoiser(size, engine="torch").fit(photos[:20])
+    noisy = photos[20:22].astype(np.float32) / 127.5 - 1
+    for call in (
+        lambda: model.denoise(noisy, 0.5),
+        lambda: model.score(noisy, sigmas=[0.5]),
+        lambda: model.sample(2, n_steps=1),
+    ):
+        counts.clear()
+        call()
+        assert set(counts) == {4}
+        counts.clear()
+        with joblib.parallel_config("threading", n_jobs=n_jobs):
+            call()
+            assert torch.get_num_threads() == 4
+        assert set(counts) == {n_jobs}
+
+
+def test_torch_has_one_thread_in_a_worker_thread(four_threads, photos):
+    counts = []
+
+    def size(sigma):
+        counts.append(torch.get_num_threads())
+        return 3
+
+    model = PSPCDenoiser(size, engine="torch").fit(photos[:20])
+    noisy = photos[20:22].astype(np.float32) / 127.5 - 1
+    answer = joblib.delayed(model.denoise)
+    joblib.Parallel(2, backend="threading")(answer(noisy, 0.5) for _ in range(4))
+    assert set(counts) == {1}
+    assert torch.get_num_threads() == 4
+
+
+def test_torch_has_its_threads_again_after_an_error(four_threads, photos):
+    def size(sigma):
+        raise RuntimeError("on its way")
+
+    model = PSPCDenoiser(size, engine="torch").fit(photos[:20])
+    with joblib.parallel_config(n_jobs=2), pytest.raises(RuntimeError, match="on its way"):
+        model.denoise(photos[:1], 0.5)
+    assert torch.get_num_threads() == 4

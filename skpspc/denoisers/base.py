@@ -11,6 +11,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from .._progress import progress
+from .._threads import torch_threads
 from .._validation import (
     check_device,
     check_labels,
@@ -51,6 +52,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         self.device = device
         self.random_state = random_state
 
+    @torch_threads()
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
         """Keep the training images.
@@ -89,6 +91,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         self._resolve()
         return self
 
+    @torch_threads()
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
         """Add training images to those fitted before.
@@ -186,7 +189,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         """
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._shapes())
-        with torch.no_grad():
+        with torch.no_grad(), torch_threads():
             result = self._posterior_of(z, check_sigma(sigma, len(z)).to(z.device), y)
         return result.map(lambda t: layout.restore(t, images=t is result.mean))
 
@@ -260,7 +263,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             noise = draw_noise(shape, len(clean), seed, start=rows.start).to(clean)
             for j, sigma in enumerate(sigmas):
                 level = check_sigma(sigma, len(clean)).to(clean.device)
-                with torch.no_grad():
+                with torch.no_grad(), torch_threads():
                     mean = self._posterior(clean + float(sigma) * noise[:, j], level).mean
                 error = (mean - target).square().mean(dtype=torch.float64)
                 total += float(error) * len(clean)
@@ -335,7 +338,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         z = self._initial(n, initial, random_state, sigma_max)
         states, done = [z], 0
         try:
-            with torch.no_grad():
+            with torch.no_grad(), torch_threads():
                 denoise = self._conditional_walker(y, guidance, len(z))
                 walk = steps(denoise, z, sigmas[:-1])
                 for z in progress(walk, n_steps, verbose):
