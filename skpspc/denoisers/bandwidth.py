@@ -12,7 +12,7 @@ import torch
 from sklearn.base import clone
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..posterior import Gaussian, Posterior
+from ..posterior import Gaussian, Posterior, shared_levels
 from ..posterior.jacobian import smoothed_jacobian
 from ..sampling import BandwidthSchedule, draw_noise, edm_sigmas, noise_seed
 from ..support.holdout import different
@@ -23,6 +23,7 @@ _HELD_OUT = 16
 _FITTED = 1000
 _SPREADS = tuple(edm_sigmas(7, 0.05, 8.0).tolist())  # noise levels, in standard deviations
 _BANDWIDTHS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
+NO_SPREAD = 1e-13  # beside the size of the data: nothing but rounding
 
 
 class BandwidthDenoiser(BaseDenoiser):
@@ -116,7 +117,7 @@ class BandwidthDenoiser(BaseDenoiser):
         """Whether one filter, of all that is seen, does the smoothing."""
         return len(self._places) == 1
 
-    def _by_bandwidth(self, z, sigma, plain, smoothed):
+    def _by_bandwidth(self, z, sigma, plain, smoothed, place=None):
         """The posterior of noisy images, each at the bandwidth of its noise level.
 
         Parameters
@@ -127,11 +128,13 @@ class BandwidthDenoiser(BaseDenoiser):
             ``plain(z, sigma)`` gives the posterior where the bandwidth is zero.
         smoothed : callable
             ``smoothed(z, level, bandwidth)`` that of images of one noise level, a float.
+        place : object, default None
+            Where they are seen from.
         """
         if not self._smooths:
             return plain(z, sigma)
-        levels = sigma.tolist()
-        bandwidths = [self._bandwidth_at(level) for level in levels]
+        bandwidths = [self._bandwidth_at(level) for level in sigma.tolist()]
+        levels = shared_levels(z, sigma, self._gaussian(place)).tolist()
         keys = [(h, level if h else 0.0) for h, level in zip(bandwidths, levels, strict=True)]
 
         def of_one_kind(rows, key):
@@ -166,7 +169,7 @@ def calibrated_schedule(denoiser):
     spread = pixel_spread(denoiser)
     seed = noise_seed(denoiser.random_state)
     held, rest = held_and_fitted(denoiser, seed)
-    if len(rest) == 0 or spread == 0:
+    if len(rest) == 0 or spread <= NO_SPREAD * denoiser.training_set_.abs_max:
         return BandwidthSchedule([1.0], [0.0])
     model = refitted(denoiser, rest, bandwidth=1.0, **denoiser._calibrated_before)
     noise = draw_noise(held.image_shape, len(held), seed).to(held.device)

@@ -124,10 +124,8 @@ class IndexedDenoiser(BandwidthDenoiser):
         training_set = self._seen_from(place)
         if self._is_exact:
             plain = partial(dense_posterior, training_set=training_set)
-            return self._by_bandwidth(z, sigma, plain, partial(self._smoothed_at, place))
-        neighbours = self._neighbours.setdefault(
-            place, Neighbours(training_set, self.index, self._track)
-        )
+            return self._by_bandwidth(z, sigma, plain, partial(self._smoothed_at, place), place)
+        neighbours = self._neighbours_from(place)
         if self.n_neighbors is None:
             tol = _TOL if self.tol is None else self.tol
             recall = recalls[place] if recalls else None
@@ -148,6 +146,11 @@ class IndexedDenoiser(BandwidthDenoiser):
         everywhere = torch.ones(1, 1, *source.image_shape[1:], dtype=torch.bool)
         everywhere = everywhere.to(source.device)
         return Windows(everywhere, everywhere, source, corner)
+
+    def _neighbours_from(self, place):
+        """The search for what is near, seen from a place; its index is built when it is asked."""
+        known = Neighbours(self._seen_from(place), self.index, self._track)
+        return self._neighbours.setdefault(place, known)
 
     def _smoothed_at(self, place, z, sigma, bandwidth):
         """The same for images of one sigma, at a bandwidth above zero."""

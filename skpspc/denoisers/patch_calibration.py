@@ -6,12 +6,11 @@ import torch
 from ..sampling import PatchSchedule, draw_noise, edm_sigmas, noise_seed, paper_schedule
 from ..sampling.choice import least_total, patch_sizes
 from ..support.memory import rows_that_fit
-from .bandwidth import held_and_fitted, refitted
+from .bandwidth import NO_SPREAD, held_and_fitted, refitted
 
 # Noise levels that are tried, in standard deviations of a pixel: at the first the smallest
 # patches serve, at the last all sizes give nearly the mean image.
 _SPREADS = tuple(edm_sigmas(9, 0.05, 32.0)[::-1].tolist())
-_NO_SPREAD = 1e-13  # beside the size of the data: nothing but rounding
 
 
 def calibrated_sizes(denoiser):
@@ -30,7 +29,7 @@ def calibrated_sizes(denoiser):
     seed = noise_seed(denoiser.random_state)
     held, rest = held_and_fitted(denoiser, seed)
     spread = _pixel_spread(rest) if len(rest) else 0.0
-    if spread <= _NO_SPREAD * denoiser.training_set_.abs_max:
+    if spread <= NO_SPREAD * denoiser.training_set_.abs_max:
         return paper_schedule(denoiser.image_shape_)
     bandwidth = denoiser.bandwidth
     if isinstance(bandwidth, str):  # it is calibrated afterwards, with these sizes

@@ -1,6 +1,6 @@
 """The kernels: arrays in, a posterior out. They know nothing of estimators."""
 
-from .bandwidth import smoothed_posterior, smoothed_windows_posteriors
+from .bandwidth import shared_levels, smoothed_posterior, smoothed_windows_posteriors
 from .cells import visiting_posterior
 from .collection import collection_posterior
 from .dense import dense_posterior, dense_weights
@@ -27,6 +27,7 @@ __all__ = [
     "nearest_posterior",
     "patch_posterior",
     "precision_posterior",
+    "shared_levels",
     "smoothed_posterior",
     "smoothed_windows_posteriors",
     "square_posterior",

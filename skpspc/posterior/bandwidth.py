@@ -42,13 +42,34 @@ from ..support.memory import fits, rows_that_fit
 from ..support.training_set import to_compute
 from .dense import dense_posterior
 from .gaussian import Gaussian
-from .posterior import Posterior, log_gauss_constant
+from .posterior import Posterior, floored_sigma, log_gauss_constant
 
 # Admissible rounding of a logit in products.
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 _EPS64 = torch.finfo(torch.float64).eps
 # At noise so many times the data the weights are those of the prior.
 _FLAT = 1e12
+
+
+def shared_levels(z, sigma, gaussian):
+    """Noise levels above zero, that many images share.
+
+    As in `floored_sigma`, 1e-15 of the largest value at hand stands for zero. It is that of each
+    image, so that no answer depends on the other images; and it is rounded up to a power of two, so
+    that few filtered copies of the training set serve all of them.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W)
+    sigma : Tensor of shape (n,), float64
+    gaussian : Gaussian
+
+    Returns
+    -------
+    Tensor of shape (n,), float64
+    """
+    _, exponent = torch.frexp(floored_sigma(torch.zeros_like(sigma), z, gaussian))
+    return torch.maximum(sigma, torch.ldexp(torch.ones_like(sigma), exponent))
 
 
 def smoothed_posterior(
@@ -62,7 +83,7 @@ def smoothed_posterior(
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
     sigma : float
-        0 and inf are allowed.
+        As `shared_levels` gives it: positive; inf is allowed.
     training_set : TrainingSet
     gaussian : Gaussian
         Mean and covariance of the training set.
@@ -84,11 +105,11 @@ def smoothed_posterior(
     MemoryError
         If the filtered copy does not fit the working memory.
     """
-    smoothing = Smoothing.at(z, sigma, gaussian, bandwidth)
+    smoothing = Smoothing(gaussian, bandwidth, sigma)
     source = smoothing.filtered(training_set, z.dtype)
     offset = (z.flatten(1).double() - gaussian.mean).to(z.dtype)
     query = smoothing.filter(offset).view(z.shape)
-    level = torch.full((len(z),), smoothing.sigma, dtype=torch.float64, device=z.device)
+    level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
     part = compare(query, level, training_set=source)
     change = smoothing.linear(offset) + smoothing.filter(part.mean.flatten(1))
     mean = (gaussian.mean + change).to(z.dtype)
@@ -169,7 +190,6 @@ class _Windows:
     def posterior(self, z, sigma, bandwidth):
         """Mean (n, k, d); log_evidence and effective_sample_size (n, k)."""
         training_set = self._training_set
-        sigma = Smoothing.at(z, sigma, self._gaussian, bandwidth).sigma
         shrink = math.sqrt((1 - bandwidth) * (1 + bandwidth))
         ratio = bandwidth * self._variances.sqrt() / sigma
         remainder = 1 / torch.hypot(ratio, torch.ones_like(ratio))[:, None]  # (k, 1, d)
@@ -289,12 +309,6 @@ class Smoothing:
     gaussian: Gaussian
     bandwidth: float
     sigma: float
-
-    @classmethod
-    def at(cls, z, sigma, gaussian, bandwidth):
-        """For noisy images z; as in `floored_sigma`, zero becomes 1e-15 of the largest value."""
-        scale = max(float(z.abs().max()), gaussian.abs_max, 1e-15)
-        return cls(gaussian, bandwidth, max(sigma, 1e-15 * scale))
 
     @cached_property
     def _ratio(self):
