@@ -14,7 +14,9 @@ from sklearn.pipeline import make_pipeline
 import oracle
 from helpers import finite_difference_gradient
 from skpspc import (
+    BlendedDenoiser,
     EmpiricalDenoiser,
+    FlexibleWindows,
     GaussianDenoiser,
     NetworkDenoiser,
     PatchDenoiser,
@@ -69,7 +71,8 @@ def assert_same(posterior, other, **tolerance):
 # ----------------------------------------------------------------------- one class, and all
 
 
-def test_the_posterior_of_a_class_is_that_of_its_images_alone(model, X, Z, y):
+def test_the_posterior_of_a_class_is_that_of_its_images_alone(model, X, Z):
+    y = SHUFFLED
     model.fit(X, y)
     for label in np.unique(y):
         alone = clone(model).fit(X[y == label])
@@ -82,7 +85,8 @@ def test_the_posterior_of_a_class_is_that_of_its_images_alone(model, X, Z, y):
         )
 
 
-def test_each_image_has_its_own_class(model, X, Z, y):
+def test_each_image_has_its_own_class(model, X, Z):
+    y = SHUFFLED
     model.fit(X, y)
     asked = y[[0, 20, 3, 11, 11, 0]]
     sigma = np.array([0.0, 0.1, 0.7, 0.7, 3.0, np.inf])
@@ -174,8 +178,7 @@ def test_labels_in_any_container(X, Z):
 # --------------------------------------------------------------------------------- guidance
 
 
-@pytest.mark.parametrize("w", [-0.5, 0.3, 2.5])
-def test_guidance_is_the_blend(model, X, Z, w):
+def test_guidance_is_the_blend(model, X, Z):
     y = SHUFFLED
     model.fit(X, y)
     asked = y[[0, 20, 3, 11, 11, 0]]
@@ -183,9 +186,10 @@ def test_guidance_is_the_blend(model, X, Z, w):
     own = np.concatenate(
         [clone(model).fit(X[y == c]).denoise(Z[[i]], 0.7) for i, c in enumerate(asked)]
     )
-    np.testing.assert_allclose(
-        model.denoise(Z, 0.7, asked, guidance=w), (1 - w) * every + w * own, rtol=0, atol=1e-12
-    )
+    for w in (-0.5, 0.3, 2.5):
+        blend = (1 - w) * every + w * own
+        guided = model.denoise(Z, 0.7, asked, guidance=w)
+        np.testing.assert_allclose(guided, blend, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(model.denoise(Z, 0.7, asked, guidance=0), every)
     np.testing.assert_array_equal(
         model.denoise(Z, 0.7, asked, guidance=1), model.denoise(Z, 0.7, asked)
@@ -226,12 +230,11 @@ def test_samples_of_a_class(model, X):
     )
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun"])
-def test_trajectories_of_guided_samples(model, X, sampler):
+def test_trajectories_of_guided_samples(model, X):
     y = SHUFFLED
     model.fit(X / 127.5 - 1, y)
     asked, levels = y[[0, 20, 3]], []
-    options = {"y": asked, "guidance": 1.5, "sampler": sampler}
+    options = {"y": asked, "guidance": 1.5, "sampler": "heun"}
     samples, trajectory = model.sample(
         random_state=0,
         return_trajectory=True,
@@ -302,7 +305,8 @@ def test_a_class_that_lies_apart_is_copied_once_when_asked_for(X, Z):
     assert len(model._of_classes) == 1
 
 
-def test_pickles_leave_the_denoisers_of_classes_out(model, X, Z, y):
+def test_pickles_leave_the_denoisers_of_classes_out(model, X, Z):
+    y = SHUFFLED
     model.fit(X, y)
     size = len(pickle.dumps(model))
     expected = model.denoise(Z, 0.7, y[:6])
@@ -316,7 +320,8 @@ def test_pickles_leave_the_denoisers_of_classes_out(model, X, Z, y):
 # ---------------------------------------------------------------- fitting: in parts, and again
 
 
-def test_partial_fit_brings_new_classes(model, X, Z, y):
+def test_partial_fit_brings_new_classes(model, X, Z):
+    y = SHUFFLED
     weight = np.arange(24) % 4 + 0.5
     whole = clone(model).fit(X, y, sample_weight=weight)
     for part in (slice(0, 15), slice(15, 16), slice(16, 24)):
@@ -359,6 +364,39 @@ def test_parameters_set_after_the_first_question_count(X, Z, y):
     expected = EmpiricalDenoiser(n_neighbors=2).fit(X[y == y[0]]).denoise(Z, 0.7)
     np.testing.assert_array_equal(model.denoise(Z, 0.7, y[0]), expected)
     assert np.abs(expected - exact).max() > 1e-6
+
+
+@pytest.mark.parametrize(
+    ("model", "later"),
+    [
+        (PSPCDenoiser(2), {"patch_size": 4}),
+        (PSPCDenoiser(2), {"flip": True}),
+        (PSPCDenoiser(windows=FlexibleWindows("data", 0.6, [0.5])), {"windows__thresholds": 1.0}),
+        (PatchDenoiser(2), {"patch_size": 3}),
+        (GaussianDenoiser(3), {"rank": 1}),
+        (BlendedDenoiser([("a", PSPCDenoiser(1))], n_images=2), {"a__patch_size": 4}),
+        (SmoothedDenoiser(PSPCDenoiser(1)), {"denoiser__patch_size": 4}),
+    ],
+)
+def test_what_was_resolved_at_fit_holds_for_all_classes(X, Z, model, later):
+    """Whether they were asked for before parameters were set, or after."""
+    model = clone(model).fit(X, SHUFFLED)
+    asked = np.array(["cat", "dog", "owl"] * 2)
+    expected = clone(model).fit(X, SHUFFLED).denoise(Z, 0.7, asked)
+    model.denoise(Z, 0.7, "cat")
+    model.set_params(**later)
+    np.testing.assert_array_equal(model.denoise(Z, 0.7, asked), expected)
+    again = model.fit(X, SHUFFLED).denoise(Z, 0.7, asked)
+    assert again.shape != expected.shape or np.abs(again - expected).max() > 1e-6
+
+
+@pytest.mark.parametrize("model", [PSPCDenoiser(2), PatchDenoiser(2, location="all")])
+def test_partial_fit_resolves_parameters_anew(X, Z, model):
+    model = clone(model).fit(X[:20], SHUFFLED[:20])
+    model.set_params(patch_size=3).partial_fit(X[20:], SHUFFLED[20:])
+    other = clone(model).fit(X, SHUFFLED)
+    for label in (None, "cat"):
+        np.testing.assert_array_equal(model.denoise(Z, 0.7, label), other.denoise(Z, 0.7, label))
 
 
 @pytest.mark.parametrize("options", [{"n_neighbors": 3}, {"tol": 1e-3}, {"algorithm": "faiss"}])
@@ -475,7 +513,8 @@ def test_labels_of_the_wrong_shape(X, Z, empirical, y):
         empirical.sample(initial=Z, y=y[:2])
 
 
-def test_a_class_whose_weights_are_zero(model, X, Z, y):
+def test_a_class_whose_weights_are_zero(model, X, Z):
+    y = SHUFFLED
     model.fit(X, y, sample_weight=(y != y[0]).astype(float))
     assert y[0] in model.classes_
     label = repr(y[0].item())

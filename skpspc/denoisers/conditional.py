@@ -90,6 +90,8 @@ class ClassConditional(BaseEstimator):
         """Take the labels of the training images, and forget the classes' denoisers."""
         self._labels = labels
         self._of_classes = {}
+        given = {} if labels is None else self.get_params(deep=False)
+        self._fitted_with = {name: _as_it_is(value) for name, value in given.items()}
 
     def _know_more(self, labels):
         """Take those of further images, which come after the present ones."""
@@ -132,6 +134,8 @@ class ClassConditional(BaseEstimator):
         """A copy that has learnt from the images of one class."""
         images = self.training_set_.subset(self._labels.rows(code))
         denoiser = copy.copy(self)
+        # what a fit makes of parameters holds until the next, whenever a class is asked for
+        denoiser.__dict__.update(self._fitted_with)
         denoiser._know(None)
         try:
             with warnings.catch_warnings():
@@ -203,6 +207,13 @@ def check_guidance(guidance, y):
             f"guidance={guidance!r} weighs a class against all images; pass y, or leave it out."
         )
     return float(guidance)
+
+
+def _as_it_is(value):
+    """A parameter as it is now, whatever `set_params` of its own does to it later."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_as_it_is, value))
+    return copy.copy(value) if isinstance(value, BaseEstimator) else value
 
 
 def _blend(unconditional, conditional, guidance):

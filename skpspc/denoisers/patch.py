@@ -117,9 +117,13 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
 
     def _resolve(self):
         warn_if_clipped(self.patch_size, self.image_shape_)
+        self._place()
+        super()._resolve()
+
+    def _place(self):
+        """Find where the patches lie."""
         self.window_ = clip_size(self.patch_size, self.image_shape_)
         self.corners_ = self._corners()
-        super()._resolve()
 
     @property
     def _places(self):
@@ -127,6 +131,14 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
 
     def _seen_from(self, place):
         return self.training_set_.crop(*place, *self.window_)
+
+    def _extend(self):
+        before = self.window_, self.corners_
+        self._place()
+        if before == (self.window_, self.corners_):
+            super()._extend()
+        else:  # no index of another place serves
+            super()._resolve()
 
     def _corners(self):
         every = square_corners(self.window_, self.image_shape_)
