@@ -1,6 +1,7 @@
 """Blends against weights found by trying them all, and the manners of a composition."""
 
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -331,7 +332,7 @@ def test_references_fitted_and_not(X):
         ({"sigmas": ["low"]}, "sigmas must be positive, finite"),
         ({"n_images": 1}, "'n_images' parameter"),
         ({"n_images": 80}, "n_samples=80 different training images are too few .* n_images=80"),
-        ({"n_images": 500}, "pass more images, or a smaller n_images"),
+        ({"n_images": 500}, "fit with more images, or a smaller n_images"),
     ],
 )
 def test_bad_parameters(X, parameters, sentence):
@@ -354,3 +355,16 @@ def test_a_reference_that_answers_with_nan(X):
     other = GaussianDenoiser().fit(X[:, :, :3, :3])
     with pytest.raises(ValueError, match=r"fitted on images of shape \(1, 3, 3\)"):
         BlendedDenoiser(MEMBERS, other, n_images=10).fit(X)
+
+
+def test_a_class_that_is_too_small(X):
+    """The error names it, its size and what to do; other classes are served."""
+    y = np.repeat(["many", "few"], [70, 10])
+    model = BlendedDenoiser(MEMBERS, n_images=20).fit(X, y)
+    assert np.isfinite(model.denoise(X[:2], 0.5, "many")).all()
+    sentence = (
+        "class 'few', of 10 images: n_samples=10 different training images are too few to hold out "
+        "n_images=20 and to fit on others; fit with more images, or a smaller n_images."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        model.denoise(X[:2], 0.5, "few")

@@ -91,6 +91,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         While fitting: without members, for names that are not unique, a member that answers
         with less than whole images, too few images to hold some out, or a network that
         answers with NaN.
+        While denoising, for a class of ``n_images`` different images or fewer.
 
     Notes
     -----
@@ -99,6 +100,11 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
     ``errors_`` are those of the first round. Images that occur more than once in X are held
     out together, so that no member has seen a held-out image, and count as often in the
     mean, as sample weights do. :meth:`partial_fit` does it all again on all images.
+
+    With labels, the denoiser of a class is a blend of its own: when it is first asked for, the
+    members are fitted, weighed and fitted again on the images of that class alone, which takes as
+    long as a fit of them. Every class that is asked for needs more than ``n_images`` different
+    images; pass an ``n_images`` below the size of the smallest.
 
     With :math:`A_{mn}` the mean product of the errors of members m and n, the weights minimise
     :math:`w^T A w`, which non-negative least squares solve exactly.

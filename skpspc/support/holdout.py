@@ -39,7 +39,8 @@ def hold_out(training_set, n_images, rng):
     if n_groups <= n_images:
         raise ValueError(
             f"n_samples={n_groups} different training images are too few to hold out "
-            f"n_images={n_images} and to fit on others; pass more images, or a smaller n_images."
+            f"n_images={n_images} and to fit on others; fit with more images, or a smaller "
+            "n_images."
         )
     kept = training_set.subset((place >= n_images).nonzero().squeeze(1))
     return kept, _one_each(training_set, place, n_images)
