@@ -8,11 +8,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from joblib import Parallel, delayed
+from sklearn.exceptions import NotFittedError
 
 import generators
 import oracle
 from skpspc import EmpiricalDenoiser, PatchDenoiser
 from skpspc.posterior import truncated
+from skpspc.sampling import draw_noise
 
 CLOSE = 1e-10  # rounding of float64, beyond which bounds hold
 
@@ -191,3 +193,58 @@ def test_duplicates():
     posterior = EmpiricalDenoiser(n_neighbors=10).fit(X).posterior(Z, 0.3)
     exact = EmpiricalDenoiser().fit(X).denoise(Z, 0.3)
     assert (posterior.mean - exact).abs().max() <= posterior.error_bound[0] + CLOSE
+
+
+# ------------------------------------------------------------------------------- recall
+
+
+@pytest.mark.parametrize("index", ["Flat", "HNSW2", "HNSW32", "IVF8,Flat"])
+def test_recall_is_the_share_of_the_nearest_that_are_found(digits, index):
+    """By hand, over the images themselves: for digits the coordinates keep all distances."""
+    if index != "Flat":
+        pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    X, k, sigma = digits[:600], 7, 0.4
+    model = EmpiricalDenoiser(n_neighbors=k, index=index, random_state=5, sigma=sigma).fit(X)
+    recall = model.index_recall(k, n_images=30)
+    clean = X[np.linspace(0, 599, 30).astype(int)] / 127.5 - 1
+    Z = (clean + sigma * draw_noise((1, 8, 8), 30, 5).numpy()).astype(np.float32)
+    true = np.square(oracle.as_float(Z)[:, None] - oracle.as_float(X)).sum(2).argsort(1)[:, :k]
+    found = model._neighbours[None].search(torch.from_numpy(Z), k).ids.numpy()
+    shares = [len(set(a) & set(b)) / k for a, b in zip(true.tolist(), found.tolist(), strict=True)]
+    assert recall == pytest.approx(np.mean(shares), abs=1e-6)
+    if index == "HNSW2":
+        assert 0 < recall < 0.95
+    elif index != "IVF8,Flat":
+        assert recall > 0.95
+    if index == "Flat":
+        assert recall == 1
+    assert model.index_recall(k, sigma=sigma, n_images=30) == recall
+    assert model.index_recall(600, n_images=10**6) == pytest.approx(1) or "HNSW" in index
+
+
+def test_recall_of_many_places_and_of_copies(digits):
+    twice = np.concatenate([digits[:200], digits[:200]])
+    assert EmpiricalDenoiser(tol=1e-3).fit(twice).index_recall(1) == 1  # either copy will do
+    patches = PatchDenoiser(5, location="all", tol=1e-3).fit(digits[:200])
+    assert patches.index_recall() == 1
+    assert len(patches._neighbours) == 16
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"k": 0}, "k must be an int between 1 and 40, got 0"),
+        ({"k": 41}, "k must be an int between 1 and 40, got 41"),
+        ({"k": 1.5}, "k must be an int between 1 and 40, got 1.5"),
+        ({"n_images": 0}, "n_images must be an int between 1 and"),
+        ({"sigma": np.inf}, "sigma must be finite and non-negative, got inf"),
+        ({"sigma": -1.0}, "sigma must be finite and non-negative, got -1.0"),
+    ],
+)
+def test_bad_recalls(digits, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        EmpiricalDenoiser(tol=1e-3).fit(digits[:40]).index_recall(**parameters)
+    with pytest.raises(ValueError, match="so there is no index; pass tol, n_neighbors or"):
+        EmpiricalDenoiser().fit(digits[:40]).index_recall(**parameters)
+    with pytest.raises(NotFittedError):
+        EmpiricalDenoiser(tol=1e-3).index_recall(**parameters)

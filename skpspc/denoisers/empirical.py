@@ -29,7 +29,8 @@ class EmpiricalDenoiser(IndexedDenoiser):
     index : str, default "Flat"
         What finds them: a factory string of FAISS, such as "Flat", "IVF256,Flat",
         "PCA32,IVF256,SQ8", "SQ8" or "HNSW32". Graphs ("HNSW32") give no guarantee: with them
-        ``error_bound`` is an estimate, as if they had missed nothing. "Flat" on the CPU is torch.
+        ``error_bound`` is an estimate, as if they had missed nothing, and :meth:`index_recall`
+        measures how much they do miss. "Flat" on the CPU is torch.
     n_remainder : int, default 0
         With ``n_neighbors``: so many other training images, drawn with ``random_state``, stand for
         all others; of use where the posterior is flat, that is at large sigma. The posterior's

@@ -8,6 +8,7 @@ from .coordinates import Coordinates, n_coordinates
 from .index import make_index
 
 _TRAINING_POINTS = 2**17  # that cells and codes are learnt from
+_TIE = 1e-6  # distances that differ by less, relatively, are equal: their coordinates are float32
 
 
 def check_index(factory, training_set):
@@ -53,6 +54,21 @@ class Neighbours:
         """All training images that may be within a radius of (n, C, H, W); see `Within`."""
         coordinates, index = self._built()
         return index.within(coordinates(z), radius_of, most)
+
+    def recall(self, z, k):
+        """Share of the k training images nearest to each of (n, C, H, W) that are found, (n,).
+
+        Nearest by the coordinates, as in `search`; what ties with the k-th counts.
+        """
+        coordinates, index = self._built()
+        points = coordinates(z)
+        found = index.search(points, k).ids
+        distances = torch.cat(
+            [_distances(points, others) for others in coordinates.of(self.training_set)], dim=1
+        )
+        kth = distances.kthvalue(k, dim=1, keepdim=True).values
+        near = distances.gather(1, found.clamp_min(0)) <= kth * (1 + _TIE)
+        return (near & (found >= 0)).sum(1) / k
 
     def coordinates(self, z):
         """Where images (n, C, H, W) are, (n, n_dims); never farther apart than they are."""
@@ -100,6 +116,12 @@ class Neighbours:
 
     def __setstate__(self, state):
         self.__dict__.update(state, _lock=Lock())
+
+
+def _distances(points, others):
+    """Distances (n, m), float64, of (n, d) and (m, d), by subtraction."""
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(points.double(), others.double(), compute_mode=exact)
 
 
 class Recall:
