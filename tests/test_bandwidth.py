@@ -459,7 +459,7 @@ def test_calibrated_bandwidths_are_the_best_on_held_out_images(
 
 
 @pytest.mark.parametrize(
-    "model", [EmpiricalDenoiser(), PatchDenoiser(5, location="all"), PSPCDenoiser(4)]
+    "model", [EmpiricalDenoiser(), PatchDenoiser(7, location="all"), PSPCDenoiser(4)]
 )
 def test_calibration_takes_copies_for_weights(model, digits):
     """Whatever their order, and however many there are."""

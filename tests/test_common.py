@@ -71,11 +71,9 @@ class LinearNetwork:
         EmpiricalDenoiser(),
         EmpiricalDenoiser(sigma=0.0),
         EmpiricalDenoiser(bandwidth=0.5),
-        EmpiricalDenoiser(bandwidth="calibrated"),
         GaussianDenoiser(),
         GaussianDenoiser(1, shrinkage=0.5),
         GaussianDenoiser(shrinkage="ledoit_wolf"),
-        GaussianDenoiser(shrinkage="oas"),
         PCALocalityDenoiser(),
         PCALocalityDenoiser(0.5, softmax="batchwise", batch_size=100),
         SmoothedDenoiser(EmpiricalDenoiser()),
@@ -96,13 +94,14 @@ class LinearNetwork:
         PSPCDenoiser(2, bandwidth=1.0),
         PSPCDenoiser("calibrated"),
         PSPCDenoiser(2, bandwidth="calibrated", flip=True),
-        PSPCDenoiser(2, bandwidth="calibrated", smoothing="global"),
         LocalScoreDenoiser(),
         LocalScoreDenoiser(SizeAt(1, 5), sigma=0.0),
         LocalScoreDenoiser(1, equivariant=True, boundary="circular"),
         LocalScoreDenoiser(1, equivariant=True),
         LocalScoreDenoiser(3, equivariant=True, boundary="broken"),
-        BlendedDenoiser([("a", GaussianDenoiser()), ("b", EmpiricalDenoiser())], n_images=2),
+        BlendedDenoiser(
+            [("a", GaussianDenoiser()), ("b", EmpiricalDenoiser())], sigmas=[0.3, 2.0], n_images=2
+        ),
         BlendedDenoiser(
             [("pspc", PSPCDenoiser(1))], LocalScoreDenoiser(1), sigmas=[0.3, 2.0], n_images=2
         ),
@@ -143,7 +142,6 @@ DENOISERS = {
     "pspc-bandwidth-flexible": PSPCDenoiser(
         windows=FlexibleWindows("data", 0.9, [0.5]), bandwidth=BANDWIDTHS, smoothing="global"
     ),
-    "empirical-calibrated": EmpiricalDenoiser(bandwidth="calibrated"),
     "pspc-calibrated": PSPCDenoiser(2, bandwidth="calibrated"),
     "pspc-calibrated-size": PSPCDenoiser("calibrated"),
     "local": LocalScoreDenoiser(),
@@ -151,9 +149,14 @@ DENOISERS = {
     "local-circular": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True, boundary="circular"),
     "local-zero": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True),
     "local-broken": LocalScoreDenoiser(SCHEDULE, equivariant=True, boundary="broken"),
-    "blended": BlendedDenoiser([("a", PSPCDenoiser(2)), ("b", EmpiricalDenoiser())], n_images=4),
+    "blended": BlendedDenoiser(
+        [("a", PSPCDenoiser(2)), ("b", EmpiricalDenoiser())], sigmas=[0.2, 1.0], n_images=4
+    ),
     "blended-against": BlendedDenoiser(
-        [("a", GaussianDenoiser()), ("b", PSPCDenoiser(3))], PSPCDenoiser(1), n_images=3
+        [("a", GaussianDenoiser()), ("b", PSPCDenoiser(3))],
+        PSPCDenoiser(1),
+        sigmas=[0.2, 1.0],
+        n_images=3,
     ),
     "collection": PosteriorMeanCollection(),
     "collection-soft": PosteriorMeanCollection(SoftSquares(1.0), SoftSquares(np.inf)),
