@@ -52,7 +52,6 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         self.device = device
         self.random_state = random_state
 
-    @torch_threads()
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
         """Keep the training images.
@@ -87,11 +86,11 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         device = check_device(self.device, images)
         weight = check_weights(sample_weight, images, device)
         self._know(check_labels(y, len(images), weight))
-        self._keep(TrainingSet(images.to(device), weight))
-        self._resolve()
+        with torch_threads():
+            self._keep(TrainingSet(images.to(device), weight))
+            self._resolve()
         return self
 
-    @torch_threads()
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
         """Add training images to those fitted before.
@@ -113,8 +112,9 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             )
         weight = check_weights(sample_weight, images, self._device)
         self._know_more(check_labels(y, len(images), weight))
-        self._add(images.to(self._device), weight)
-        self._extend()
+        with torch_threads():
+            self._add(images.to(self._device), weight)
+            self._extend()
         return self
 
     def _keep(self, training_set):
