@@ -18,6 +18,16 @@ from pathlib import Path
 import networks
 import numpy as np
 import torch
+
+from skpspc import (
+    EmpiricalDenoiser,
+    FlexibleWindows,
+    GaussianDenoiser,
+    NetworkDenoiser,
+    PSPCDenoiser,
+)
+from skpspc._optional import load
+from skpspc.datasets import load_edm_zip
 from skpspc.inspection import (
     calibrate_patch_size,
     compare,
@@ -30,16 +40,6 @@ from skpspc.inspection import (
     pearson_r,
     save_heat_maps,
 )
-
-from skpspc import (
-    EmpiricalDenoiser,
-    FlexibleWindows,
-    GaussianDenoiser,
-    NetworkDenoiser,
-    PSPCDenoiser,
-)
-from skpspc._optional import load
-from skpspc.datasets import load_edm_zip
 from skpspc.sampling import edm_sigmas
 
 SIGMAS = (0.3, 0.6, 1.1, 1.9, 3.3)
@@ -47,7 +47,7 @@ SIGMAS = (0.3, 0.6, 1.1, 1.9, 3.3)
 FRACTIONS = (0.4, 0.4, 0.4, 0.5, 0.7)
 SIZES = (2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 19, 23, 27, 32)
 N_CHOSEN = 16  # training images on which sizes and masks are chosen
-N_HEAT = 2  # of them, for heat maps of all pixels: as many backward passes as an image has numbers
+N_HEAT = 1  # of them, for heat maps of all pixels: as many backward passes as an image has numbers
 N_FLEXIBLE = 10_000  # training images of flexible windows: every pixel has its own
 OPTIMAL, GAUSSIAN, PAPER = "optimal", "Gaussian", "PSPC-Square, paper's sizes"
 
@@ -207,15 +207,15 @@ def samples(study, n=32):
     images, lines = {}, []
     for name, model in models.items():
         started = time.perf_counter()
-        images[name] = np.asarray(model.sample(n, random_state=0), np.float32)
-        x = images[name].reshape(n, *study.train.shape[1:]).clip(-1, 1)
-        images[name] = x
+        drawn = np.asarray(model.sample(n, random_state=0), np.float32)
+        images[name] = drawn.reshape(n, *study.train.shape[1:]).clip(-1, 1)
+        print(name, f"{time.perf_counter() - started:.0f} s", flush=True)
+    for name, x in images.items():
         away = nearest_training_distance(x, study.train)
         copied = memorised_fraction(x, study.train)
         like = [f"{cosine(images[k], x):.2f}" for k in study.networks]
         like += [f"{pearson_r(images[k], x):.2f}" for k in study.networks]
         lines.append([name, f"{away:.3f}", f"{copied:.2f}", *like])
-        print(*lines[-1], f"{time.perf_counter() - started:.0f} s", flush=True)
     figure, axes = pyplot.subplots(
         len(models), 10, figsize=(10, 1.02 * len(models)), layout="constrained"
     )

@@ -86,7 +86,7 @@ def smoothed_jacobian(z, sigma, windows, pixels, gaussian, bandwidth):
     Tensor of shape (n, m, C, C, H, W)
     """
     n, channels, height, width = z.shape
-    smoothing = Smoothing.at(z, float(sigma[0]), gaussian, bandwidth)
+    smoothing = Smoothing(gaussian, bandwidth, float(sigma[0]))
     source = smoothing.filtered(windows.source, z.dtype)
     offset = (z.flatten(1).double() - gaussian.mean).to(z.dtype)
     query = smoothing.filter(offset).view(z.shape)
