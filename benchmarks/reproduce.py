@@ -186,13 +186,13 @@ def locality(study, levels=(0.1, 0.3, 0.6, 1.1, 1.9, 3.3, 8.4)):
     lines = []
     for row, (name, model) in zip(axes, models.items(), strict=True):
         heat = heat_maps(model, study.chosen_on, levels, pixels=pixels, n_images=8)
-        radius = locality_radius(heat, 0.8, pixels=pixels).mean(1)
+        radius = locality_radius(heat, 0.5, pixels=pixels).mean(1)
         lines.append([name, *(f"{r:.1f}" for r in radius)])
         print(lines[-1], flush=True)
         for ax, sigma, maps in zip(row, levels, heat[:, 0], strict=True):
             ax.imshow(np.sqrt(maps), cmap="magma")
             ax.set(xticks=[], yticks=[])
-            if row is axes[0]:
+            if ax in axes[0]:
                 ax.set_title(f"sigma {sigma:g}", fontsize=8)
         row[0].set_ylabel(name.replace(", ", "\n"), fontsize=8)
     study.save(figure, "locality")

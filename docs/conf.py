@@ -32,7 +32,7 @@ extensions = [
     "sphinx_gallery.gen_gallery",
 ]
 
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "reproduction"]
 templates_path = ["_templates"]
 default_role = "autolink"  # `PSPCDenoiser` in a docstring is a link to its page
 

@@ -103,7 +103,7 @@ def error_curve(
     References
     ----------
     Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-    ICML 2025, arXiv:2411.19339, sec. 3 and 6.
+    ICML 2025, arXiv:2411.19339.
 
     Examples
     --------
