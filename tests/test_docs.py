@@ -41,7 +41,7 @@ def test_every_listed_name_is_public():
 
 def test_every_page_is_in_a_table_of_contents():
     contents = " ".join(path.read_text() for path in DOCS.rglob("*.rst"))
-    made = {"generated", "gallery", "_build", "_templates"}
+    made = {"generated", "gallery", "reproduction", "_build", "_templates"}
     for path in DOCS.rglob("*.rst"):
         if path.name != "index.rst" and not set(path.parts) & made:
             entry = rf"^   (user_guide/|\w+ <)?{path.stem}>?$"

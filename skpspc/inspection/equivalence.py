@@ -170,7 +170,7 @@ def local_equivalence(
     >>> X = load_digits_images().images[:300]
     >>> found = local_equivalence(X, [0.05, 1.0, 100.0], [4])
     >>> found.gap.round(2).tolist()
-    [[0.0], [0.28], [0.0]]
+    [[0.0], [0.32], [0.01]]
     >>> bool((found.gap <= found.bound).all())
     True
     """
@@ -264,7 +264,7 @@ def suggest_patch_size(
     >>> from skpspc.inspection import suggest_patch_size
     >>> X = load_digits_images().images[:300]
     >>> [suggest_patch_size(X, sigma)[0] for sigma in (0.1, 1.0, 100.0)]
-    [5, 8, 1]
+    [3, 8, 1]
     """
     if not (np.ndim(tol) == 0 and not isinstance(tol, str) and tol > 0):
         raise ValueError(f"tol must be a positive float, got {tol!r}.")
