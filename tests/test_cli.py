@@ -57,7 +57,13 @@ def on_terminal(arguments):
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 100, 0, 0))
     command = [sys.executable, "-m", "skpspc", "sample", *arguments]
-    process = subprocess.Popen(command, stderr=follower, stdout=subprocess.PIPE, text=True)
+
+    def heed_ctrl_c():  # a shell lets what it starts in the background ignore it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    process = subprocess.Popen(
+        command, stderr=follower, stdout=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c
+    )
     os.close(follower)  # so that reading ends when the process does
     try:
         yield process, leader
