@@ -112,7 +112,7 @@ class Study:
         (self.out / f"{name}.rst").write_text("\n\n".join(blocks) + "\n")
 
     def save(self, figure, name):
-        """A picture, and the rst that shows it."""
+        """A picture."""
         figure.savefig(self.out / f"{name}.png", dpi=110, bbox_inches="tight")
 
 

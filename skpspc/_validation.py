@@ -174,7 +174,7 @@ def _check_flat(estimator, X, *, reset, name):
         X = X.reshape(len(X), math.prod(X.shape[1:]))
     _check_values(X, name)
     if device.type == "cpu":
-        flat = _as_tensor(_check_array(estimator, X, reset))
+        flat = as_tensor(_check_array(estimator, X, reset))
     else:
         flat = _check_device_tensor(estimator, X, reset, name)
     dtype = torch.float64 if flat.dtype == torch.float64 else torch.float32
@@ -268,7 +268,7 @@ def _check_device_tensor(estimator, X, reset, name):
     return X.contiguous()
 
 
-def _as_tensor(array):
+def as_tensor(array):
     """A tensor over the array's memory, which nobody here writes to."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

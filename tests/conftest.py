@@ -92,3 +92,22 @@ def photos():
 def rng():
     """A generator with a fixed seed."""
     return np.random.default_rng(20250611)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run a command in an empty folder."""
+    from click.testing import CliRunner
+
+    from skpspc.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, status=0):
+        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        assert result.exit_code == status, result.output
+        assert "Traceback" not in result.output
+        assert not list(tmp_path.glob(".skpspc-*"))
+        return result
+
+    return run

@@ -4,6 +4,10 @@ import warnings
 
 import numpy as np
 
+from skpspc.datasets import load_digits_images
+
+FEW = ["--max-images", "60"]
+
 
 def fit_quietly(model, X, sample_weight=None):
     """Fit; that a patch is clipped to the image warns, and is not the matter here."""
@@ -16,3 +20,8 @@ def finite_difference_gradient(function, z, step):
     """Gradient of a function of rows at one row, by central differences."""
     shifts = step * np.eye(len(z))
     return (function(z + shifts) - function(z - shifts)) / (2 * step)
+
+
+def few_digits():
+    """The images that ``--max-images 60`` takes."""
+    return load_digits_images().images[[i * 1797 // 60 for i in range(60)]]

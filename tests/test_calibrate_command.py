@@ -5,36 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 
+from helpers import FEW, few_digits
 from skpspc import PatchSchedule, PSPCDenoiser
 from skpspc._schedule_file import read_schedule, schedule_text
-from skpspc.cli import main
-from skpspc.datasets import load_digits_images
 from skpspc.inspection import calibrate_patch_size
 
-FEW = ["--max-images", "60"]
 QUICK = ["calibrate", "--sigmas", "2,0.1", "--sizes", "8,1,3", "-n", 6, *FEW]
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, status=0):
-        result = CliRunner().invoke(main, [str(a) for a in arguments])
-        assert result.exit_code == status, result.output
-        assert "Traceback" not in result.output
-        assert not list(tmp_path.glob(".skpspc-*"))
-        return result
-
-    return run
-
-
-def few_digits():
-    """The images that ``--max-images 60`` takes."""
-    return load_digits_images().images[[i * 1797 // 60 for i in range(60)]]
 
 
 def test_the_file_is_what_the_function_finds(run):

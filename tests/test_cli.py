@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 import skpspc
+from helpers import FEW, few_digits
 from skpspc import EmpiricalDenoiser, PSPCDenoiser
 from skpspc import cli as cli_module
 from skpspc._output import check_output, write_output
@@ -23,28 +23,6 @@ from skpspc._picture import image_grid
 from skpspc.cli import main
 from skpspc.datasets import load_digits_images
 from skpspc.sampling import SAMPLERS
-
-FEW = ["--max-images", "60"]
-
-
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """Run a command in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments, status=0):
-        result = CliRunner().invoke(main, [str(a) for a in arguments])
-        assert result.exit_code == status, result.output
-        assert "Traceback" not in result.output
-        assert not list(tmp_path.glob(".skpspc-*"))
-        return result
-
-    return run
-
-
-def few_digits():
-    """The images that ``--max-images 60`` takes."""
-    return load_digits_images().images[[i * 1797 // 60 for i in range(60)]]
 
 
 @contextlib.contextmanager

@@ -13,10 +13,9 @@ import textwrap
 import threading
 from contextlib import suppress
 from functools import partial
-from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -76,13 +75,18 @@ def visit(browser):
 # ---------------------------------------------------------------------------- the explorer
 
 
-@pytest.fixture(scope="module")
-def builder():
-    """The script docs/explorer/build.py as a module."""
-    spec = importlib.util.spec_from_file_location("explorer_build", EXPLORER / "build.py")
+def script(path):
+    """A script of docs/ as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / "docs" / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def builder():
+    """What makes the explorer."""
+    return script("explorer/build.py")
 
 
 @pytest.fixture(scope="module")
@@ -432,8 +436,6 @@ def test_every_page_loads(local, site, base):
     assert len(pages_of(site)) > 1
     broken = []
     for path in pages_of(site):
-        if path.name == "sg_execution_times.html":
-            continue  # sphinx-gallery's table of times takes its script from another server
         local.goto(base + path.as_posix())
         broken += local.evaluate(
             "() => Promise.all([...document.images].map(image => {"
@@ -444,54 +446,26 @@ def test_every_page_loads(local, site, base):
     assert not broken
 
 
-class Links(HTMLParser):
-    """What a page links to, and the places in it that can be linked to."""
-
-    def __init__(self, path):
-        super().__init__()
-        self.links, self.places = [], {"", "top"}
-        self.feed(path.read_text(encoding="utf-8"))
-
-    def handle_starttag(self, tag, attrs):
-        attrs = dict(attrs)
-        self.places |= {attrs[key] for key in ("id", "name") if attrs.get(key)}
-        self.links += [attrs[key] for key in ("href", "src") if attrs.get(key)]
-
-
 def test_no_link_is_broken(site):
-    parsed = {site / path: Links(site / path) for path in pages_of(site)}
-    broken, followed = [], 0
-    for page, links in parsed.items():
-        for link in links.links:
-            parts = urlsplit(link)
-            if parts.scheme or parts.netloc:
-                continue
-            target = (page.parent / unquote(parts.path)).resolve() if parts.path else page
-            target = target / "index.html" if target.is_dir() else target
-            followed += 1
-            missing = not target.is_file() or (
-                target in parsed and unquote(parts.fragment) not in parsed[target].places
-            )
-            if missing:
-                broken.append(f"{page.relative_to(site)}: {link}")
-    assert followed > 0
+    broken, counts = script("check_links.py").check(site)
+    assert counts["links within"] > 0
     assert not broken, "\n".join(broken)
 
 
 def test_search_finds_patch(local, base):
     local.goto(f"{base}search.html?q=patch")
-    results = local.locator("#search-results li a")
-    results.first.wait_for(timeout=60_000)
-    assert results.count() > 3
-    assert "PSPCDenoiser" in local.locator("#search-results").inner_text()
+    results = local.locator("#search-results li")  # they come one after another
+    results.nth(3).wait_for(timeout=60_000)
+    results.filter(has_text="PSPCDenoiser").first.wait_for(timeout=60_000)
 
 
 def test_thumbnails_are_pictures(site):
     """Not the picture that sphinx-gallery shows where an example has none, and not a blank."""
+    page_class = script("check_links.py").Page
     thumbnails = {
         (page.parent / unquote(link)).resolve()
         for page in (site / path for path in pages_of(site))
-        for link in Links(page).links
+        for link in page_class(page).links
         if re.search(r"sphx_glr_.*_thumb\.(png|svg|gif)$", link)
     }
     examples = list((ROOT / "examples").rglob("plot_*.py"))

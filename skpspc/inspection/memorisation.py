@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from sklearn.utils import gen_batches
 
-from .._validation import _as_tensor
+from .._validation import as_tensor
 from ..posterior.pairs import pair_squares
 from ..support import TrainingSet
 from ..support.memory import rows_that_fit
@@ -59,7 +59,7 @@ def nearest_training_images(X, X_train, n_neighbors=1):
             f"{n_neighbors!r}."
         )
     train = train.reshape(len(train), -1, 1, 1) if train.ndim == 2 else train
-    training_set = TrainingSet(_as_tensor(train))
+    training_set = TrainingSet(as_tensor(train))
     n_values = training_set.n_values
     n_rows = rows_that_fit(64 * n_values, len(images), what="An image")
     found = [
