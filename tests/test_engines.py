@@ -142,6 +142,10 @@ def test_torch_follows_an_active_configuration(four_threads, photos, n_jobs):
         lambda: model.denoise(noisy, 0.5),
         lambda: model.score(noisy, sigmas=[0.5]),
         lambda: model.sample(2, n_steps=1),
+        lambda: model.attribute(noisy, 0.5),
+        lambda: model.denoise_without(noisy, 0.5, [1]),
+        lambda: model.jacobian(noisy, 0.5, [(0, 0)]),
+        lambda: model.sensitivity(noisy, 0.5, [(0, 0)]),
     ):
         counts.clear()
         call()

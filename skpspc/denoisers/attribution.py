@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from .._threads import torch_threads
 from .._validation import check_noisy_images, check_sigma
 from ..posterior.attribution import Attribution, attribution, means_without
 from .conditional import ClassConditional
@@ -80,7 +81,7 @@ class Attributable(ClassConditional):
             raise ValueError(f"by must be 'pixel' or 'window', got {by!r}.")
         z, level, layout = self._asked(Z, sigma)
         parts, order = [], []
-        with torch.no_grad():
+        with torch.no_grad(), torch_threads():
             for rows, denoiser, images in self._by_level(level, y):
                 some = denoiser._respond(z[rows]), level[rows]
                 part = denoiser._attributed(*some, int(top), by == "window")
@@ -144,7 +145,7 @@ class Attributable(ClassConditional):
         """
         z, level, layout = self._asked(Z, sigma)
         parts, order = [], []
-        with torch.no_grad():
+        with torch.no_grad(), torch_threads():
             for rows, denoiser, known in self._by_level(level, y):
                 groups = self._groups(images)[:, known]
                 if groups.all(1).any():

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
+from .._threads import torch_threads
 from .._validation import check_noisy_images, check_sigma, check_weights
 from ..posterior.jacobian import windows_jacobian
 from ..support.memory import rows_that_fit
@@ -68,7 +69,7 @@ class Differentiable(Attributable):
                [0.25, 0.25]])
         """
         z, sigma, pixels, layout = self._checked_question(Z, sigma, pixels)
-        with torch.no_grad():
+        with torch.no_grad(), torch_threads():
             return layout.restore(self._jacobian(z, sigma, pixels), images=False)
 
     def sensitivity(self, Z, sigma, pixels=None, sample_weight=None):
@@ -103,7 +104,7 @@ class Differentiable(Attributable):
         References
         ----------
         Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-        ICML 2025, arXiv:2411.19339, Sec. 4.
+        ICML 2025, arXiv:2411.19339.
 
         Examples
         --------
@@ -122,7 +123,7 @@ class Differentiable(Attributable):
         weight = weight / weight.sum()
         heat = torch.zeros(len(pixels), z[0, 0].numel(), dtype=torch.float64, device=z.device)
         n_rows, n_pixels = self._jacobian_block(z, len(pixels))
-        with torch.no_grad():
+        with torch.no_grad(), torch_threads():
             for chunk in range(0, len(pixels), n_pixels):
                 some = slice(chunk, chunk + n_pixels)
                 for rows in torch.arange(len(z), device=z.device).split(n_rows):

@@ -161,7 +161,7 @@ def local_equivalence(
     References
     ----------
     Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-    ICML 2025, arXiv:2411.19339, Sec. 4.
+    ICML 2025, arXiv:2411.19339.
 
     Examples
     --------

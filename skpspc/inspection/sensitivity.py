@@ -70,7 +70,7 @@ def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0
     References
     ----------
     Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-    ICML 2025, arXiv:2411.19339, Sec. 4; Mohan et al., "Robust and Interpretable Blind Image
+    ICML 2025, arXiv:2411.19339; Mohan et al., "Robust and Interpretable Blind Image
     Denoising via Bias-Free Convolutional Neural Networks", ICLR 2020, arXiv:1906.05478 (rows of
     a network's Jacobian as filters).
 
