@@ -30,6 +30,7 @@ from skpspc._optional import load
 from skpspc.datasets import load_edm_zip
 from skpspc.inspection import (
     calibrate_patch_size,
+    calibrate_thresholds,
     compare,
     cosine,
     error_curve,
@@ -43,11 +44,10 @@ from skpspc.inspection import (
 from skpspc.sampling import edm_sigmas
 
 SIGMAS = (0.3, 0.6, 1.1, 1.9, 3.3)
-# Of flexible windows, as the paper has them at the nearest levels of its grid.
-FRACTIONS = (0.4, 0.4, 0.4, 0.5, 0.7)
 SIZES = (2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 19, 23, 27, 32)
+FRACTIONS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the heat, which flexible windows hold
 N_CHOSEN = 16  # training images on which sizes and masks are chosen
-N_HEAT = 1  # of them, for heat maps of all pixels: as many backward passes as an image has numbers
+N_HEAT = 4  # of them, for heat maps of all pixels: as many backward passes as an image has numbers
 N_FLEXIBLE = 10_000  # training images of flexible windows: every pixel has its own
 OPTIMAL, GAUSSIAN, PAPER = "optimal", "Gaussian", "PSPC-Square, paper's sizes"
 
@@ -75,11 +75,6 @@ class Study:
         }
         return {name: model.fit(self.train) for name, model in members.items()}
 
-    @cached_property
-    def flexible(self):
-        """PSPC-Flex, whose masks come from the data alone."""
-        return {f"PSPC-Flex, from data{self._few}": self._flexible("data")}
-
     def told(self, name):
         """Denoisers that are told what a network does."""
         network = self.networks[name]
@@ -91,17 +86,28 @@ class Study:
             against=network,
             held_out=self.chosen_on,
         )
-        sizes = " ".join(str(schedule(sigma)) for sigma in SIGMAS)
         heat = self.out / f"heat-{name}.npy"
         save_heat_maps(heat, network, self.chosen_on, SIGMAS, n_images=N_HEAT)
+        sizes = " ".join(str(schedule(sigma)) for sigma in SIGMAS)
         return {
             f"PSPC-Square, calibrated to {name}: {sizes}": PSPCDenoiser(schedule).fit(self.train),
-            f"PSPC-Flex, from {name}{self._few}": self._flexible(str(heat)),
+            **self._flexible(f"from data, calibrated to {name}", "data", network),
+            **self._flexible(f"from {name}", str(heat), network),
         }
 
-    def _flexible(self, heat):
-        windows = FlexibleWindows(heat, FRACTIONS, SIGMAS)
-        return PSPCDenoiser(windows=windows).fit(self.train[:N_FLEXIBLE])
+    def _flexible(self, label, heat, network):
+        """PSPC-Flex of some heat, and its name: fractions are chosen as the sizes are."""
+        some = self.train[:N_FLEXIBLE]
+        fractions, _ = calibrate_thresholds(
+            PSPCDenoiser(windows=FlexibleWindows(heat, FRACTIONS[0], SIGMAS)),
+            some,
+            thresholds=FRACTIONS,
+            against=network,
+            held_out=self.chosen_on,
+        )
+        model = PSPCDenoiser(windows=FlexibleWindows(heat, fractions, SIGMAS)).fit(some)
+        held = " ".join(f"{fraction:g}".removeprefix("0") for fraction in fractions)
+        return {f"PSPC-Flex, {label}{self._few}: {held}": model}
 
     @property
     def _few(self):
@@ -140,7 +146,7 @@ def curve(study):
 def tables(study):
     """The paper's two tables: how far from each network, and how far from one another."""
     told = {name: study.told(name) for name in study.networks}
-    alike = {**study.networks, **study.whole, **study.flexible}
+    alike = {**study.networks, **study.whole}
     everything = {**alike, **{k: v for members in told.values() for k, v in members.items()}}
     pairs = compare(everything, study.reported, SIGMAS, n=study.n)
     names, blocks = pairs.names, []
@@ -150,7 +156,7 @@ def tables(study):
         lines = [[k, *(f"{v:#.3g}" for v in column[:, names.index(k)])] for k in rows]
         blocks += [f"To the {name}, forward process, {study.n} images", error_table(lines)]
     for name, network in study.networks.items():
-        members = {**study.whole, **study.flexible, **told[name]}
+        members = {**study.whole, **told[name]}
         table = error_curve(
             members, study.reported, SIGMAS, against=network, process="reverse", n=study.n // 2
         )
@@ -164,7 +170,7 @@ def tables(study):
     for j, sigma in enumerate(SIGMAS):
         some = [names.index(k) for k in alike]
         lines = [[names[a], *(f"{pairs.errors[j, a, b]:#.3g}" for b in some)] for a in some]
-        blocks += [f"sigma = {sigma:g}", rst_table(["", *(names[b] for b in some)], lines)]
+        blocks += [f"sigma = {sigma:g}", rst_table(["between", *(names[b] for b in some)], lines)]
     study.write("pairs", *blocks)
 
 
@@ -260,9 +266,9 @@ def main():
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    images = load_edm_zip(given.data, max_images=given.max_images).images
+    images = load_edm_zip(given.data).images
     # the archive is sorted by class
-    train = images[np.random.default_rng(0).permutation(len(images))]
+    train = images[np.random.default_rng(0).permutation(len(images))[: given.max_images]]
     study = Study(train, given.out, n=given.n, weights=given.weights)
     for name in given.only or PARTS:
         PARTS[name](study)

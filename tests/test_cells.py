@@ -8,7 +8,6 @@ import torch
 
 from skpspc import LocalScoreDenoiser
 from skpspc.datasets import load_photo_patches
-from skpspc.posterior import cells as cells_module
 from skpspc.posterior import patches, visiting_posterior
 from skpspc.posterior.patches import PatchDictionary, sliding_patches
 from skpspc.support import TrainingSet
@@ -174,8 +173,8 @@ def test_cells_hold_every_patch_once_and_know_their_mass(photos):
     mass.index_add_(1, torch.from_numpy(cell), logit[:, torch.from_numpy(cells.order).long()].exp())
     room = cells.masses(0.2)(query).double() - mass.log()
     matters = mass > 0.01 * mass.sum(1, keepdim=True)
-    assert (room[matters] > 0).double().mean() > 0.9  # more than there is, nearly always
-    assert room[matters].median() < 5.0  # and not much more
+    assert room[matters].median().abs() < 0.5
+    assert (room[matters].abs() < 3.0).double().mean() > 0.9
 
 
 def test_tol_is_for_windows_that_look_everywhere(photos):
@@ -199,21 +198,12 @@ def test_without_compiled_code_it_is_exact(monkeypatch, photos, model):
     assert torch.equal(part.mean, expected.mean)
 
 
-def test_pixels_that_differ_more_by_place_than_by_image(monkeypatch):
+def test_pixels_that_differ_more_by_place_than_by_image():
     """What is left out may come from any place, so that the range of one pixel says little."""
-    rounds = []
-    visit_more = cells_module._Visits._visit_more
-
-    def counted(self, rows, *args):
-        rounds.append(len(rows))
-        return visit_more(self, rows, *args)
-
-    monkeypatch.setattr(cells_module._Visits, "_visit_more", counted)
     ramp = np.linspace(-1, 1, 1024, dtype=np.float32).reshape(1, 1, 32, 32)
     noise = 0.01 * np.random.default_rng(0).standard_normal((40, 1, 32, 32))
     X = (ramp + noise).astype(np.float32)
     model = LocalScoreDenoiser(3, equivariant=True, boundary="circular", tol=1e-3).fit(X)
     posterior = model.posterior(X[:1], 0.05)
-    assert 0 < len(rounds) < 10
-    assert (posterior.error_bound <= 1e-3).all()
+    assert ((posterior.error_bound > 0) & (posterior.error_bound <= 1e-3)).all()
     assert np.abs(posterior.mean - exact(model).denoise(X[:1], 0.05)).max() < 1e-2

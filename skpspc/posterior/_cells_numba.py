@@ -6,8 +6,7 @@ from ._jit import jit
 from ._math_numba import LOWEST, exp_negative
 
 _ZERO = np.float32(0.0)
-_BINS = 128  # of log masses
-_SPAN = 32.0  # of all of them, in nats, where no sum is known
+_BINS = 256  # of log masses, from the largest down to their mean
 
 
 def fast(function):
@@ -16,79 +15,90 @@ def fast(function):
 
 
 @fast
-def choose(log_mass, log_sum, share, upper, lower, rest, chosen, ends):
-    """Choose the cells that each query is to visit: those of most mass.
+def choose(log_mass, sizes, goals, limit, chosen, ends, in_round):
+    """Share out the cells of most mass among the rounds in which each query is to visit them.
+
+    Rounds end where their goals are met, but for steps of the log mass: a round may be empty.
 
     Parameters
     ----------
     log_mass : float32 array (Q, K)
         Estimated log sums of weights.
-    log_sum : float32 array (Q,)
-        Log of the sum of weights that is known of each query; -inf where none is: it is estimated.
-    share : float
-        The cells that are left out hold at most so much of it, as estimated.
-    upper : float32 array (Q,)
-        Cells from there on have been visited.
-    lower, rest : float32 arrays (Q,)
-        Results: the least log mass of a chosen cell, and the log of the mass left out.
-    chosen : int32 array (Q K,)
-        Result: numbers of cells, query by query.
-    ends : int64 array (Q + 1,)
-        Result: where those of each query begin, and where the last end.
+    sizes : int64 array (K,)
+        Patches of each cell.
+    goals : int64 array (R,)
+        How many patches a query shall have seen after each round, increasing.
+    limit : int
+        Cells are left out that would take it beyond that.
+    chosen : int32 array (n,)
+        Result: numbers of cells, query by query and round by round.
+    ends : int64 array (Q, R + 1)
+        Result: where the rounds of each query begin, and where the last one ends.
+    in_round : float64 array (Q, R + 1)
+        Result: logs of the estimated mass of all cells of each round, and of those left for none.
     """
-    count = np.empty(_BINS, np.int64)
+    count, n_patches = np.empty(_BINS, np.int64), np.empty(_BINS, np.int64)
+    when, at = np.empty(_BINS, np.int64), np.empty(len(goals) + 1, np.int64)
+    mass = np.empty(len(goals) + 1)
     n = 0
     for q in range(len(log_mass)):
         line = log_mass[q]
+        top, total, n_known = LOWEST, 0.0, 0
+        for k in range(len(line)):
+            if line[k] > LOWEST:
+                top = max(top, line[k])
+                total += line[k]
+                n_known += 1
+        width = np.float32(max(top - total / max(n_known, 1), 1e-6) / _BINS)
         count[:] = 0
-        top = LOWEST
+        n_patches[:] = 0
         for k in range(len(line)):
-            if line[k] > top and line[k] < upper[q]:
-                top = line[k]
-        span = _SPAN
-        if log_sum[q] > -np.inf:  # as far down as single cells matter
-            span = max(span, top - log_sum[q] - np.log(share / len(line)) + 1)
-        width = np.float32(span / _BINS)
-        floor = top - _BINS * width
-        n_below = 0
+            i = np.int64((top - line[k]) / width) if line[k] > top - _BINS * width else _BINS
+            if i < _BINS:
+                count[i] += 1
+                n_patches[i] += sizes[k]
+        mass[:] = 0.0
+        mass[len(goals)] = (n_known - count.sum()) * np.exp(-np.float64(_BINS * width))
+        at[:] = 0
+        turn, seen = 0, 0
+        for i in range(_BINS):
+            seen += n_patches[i]
+            if seen > limit:
+                turn = len(goals)
+            when[i] = turn
+            mass[turn] += count[i] * np.exp(-(i + 0.5) * width)
+            if turn < len(goals):
+                at[turn + 1] += count[i]
+            while turn < len(goals) and seen >= goals[turn]:
+                turn += 1
+        in_round[q] = top + np.log(np.maximum(mass, 1e-300))
+        at[0] = n
+        for turn in range(len(goals)):
+            at[turn + 1] += at[turn]
+        ends[q] = at
+        n = at[len(goals)]
         for k in range(len(line)):
-            v = line[k]
-            if v < upper[q]:
-                if v > floor:
-                    count[min(_BINS - 1, np.int64((top - v) / width))] += 1
-                else:
-                    n_below += 1
-        total = np.exp(min(np.float64(log_sum[q]) - top, 600.0))
-        if log_sum[q] == -np.inf:
-            for at in range(_BINS):
-                total += count[at] * np.exp(-np.float64(at * width))
-        left, at = max(n_below * np.exp(-np.float64(_BINS * width)), 1e-300), _BINS
-        while at > 0:
-            more = left + count[at - 1] * np.exp(-np.float64((at - 1) * width))
-            if more > share * total:
-                break
-            left, at = more, at - 1
-        lower[q] = min(upper[q], top - at * width)
-        rest[q] = top + np.log(left)
-        ends[q] = n
-        for k in range(len(line)):
-            if line[k] >= lower[q] and line[k] < upper[q]:
-                chosen[n] = k
-                n += 1
-    ends[len(log_mass)] = n
+            i = np.int64((top - line[k]) / width) if line[k] > top - _BINS * width else _BINS
+            if i < _BINS and when[i] < len(goals):
+                chosen[at[when[i]]] = k
+                at[when[i]] += 1
 
 
 @jit
-def by_cell(chosen, ends, first, visitors):
-    """Turn cells by query into queries by cell; ``first`` (K + 1,) and ``visitors`` are written."""
+def by_cell(chosen, begins, ends, first, visitors):
+    """Turn cells by query, from ``begins`` to ``ends``, into queries by cell.
+
+    ``first`` (K + 1,) and ``visitors`` are written.
+    """
     first[:] = 0
-    for i in range(ends[-1]):
-        first[chosen[i] + 1] += 1
+    for q in range(len(ends)):
+        for i in range(begins[q], ends[q]):
+            first[chosen[i] + 1] += 1
     for k in range(1, len(first)):
         first[k] += first[k - 1]
     at = first.copy()
-    for q in range(len(ends) - 1):
-        for i in range(ends[q], ends[q + 1]):
+    for q in range(len(ends)):
+        for i in range(begins[q], ends[q]):
             visitors[at[chosen[i]]] = q
             at[chosen[i]] += 1
 

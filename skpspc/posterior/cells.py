@@ -1,9 +1,11 @@
 """Windows that look everywhere, at the patches that matter.
 
-A query patch visits the cells (`PatchCells`) in which its posterior lies, as estimated from their
-moments, until what the others are estimated to hold is small enough. The patches of a visited
-cell are compared exactly. What is told of a cell is no bound, nor is the error that is told of
-the answer; single pixels whose nearest patch lies in the outskirts of its cell may exceed it.
+A query patch visits the cells (`PatchCells`) in which its posterior lies, those of most mass first
+as estimated from their moments, in rounds that double what it has seen. The patches of a visited
+cell are compared exactly. What is left is estimated in two ways, of which the larger counts: by
+what the last round added, and by the moments, which are taken to be off by as much again as they
+were for what has been visited. That is no bound: patches in the outskirts of their cell may be
+missed.
 """
 
 import math
@@ -19,10 +21,12 @@ from .patches import patch_posterior
 from .posterior import Posterior, floored_sigma, log_gauss_constant, precision_root
 from .select import compiled_serves
 
-_LARGEST_SHARE = 1 / 12  # of the patches, for one query; beyond, the exact kernel is faster
+_SHARES = 2.0 ** np.arange(-9, -1)  # of the patches, seen after each round; beyond, all are
+_FIRST_ROUNDS = 5  # that most queries do with: later cells are chosen for the others only
+_HOPELESS = 1.0  # of the mass of a round, left beyond the last one
 _WORTH_IT = 2**18  # patches; among fewer, cells are too coarse to tell much
 _QUERIES = 8192  # that share the patches of a visited cell
-_SCORED = 128  # queries whose estimates are looked at together
+_SCORED = 256  # queries whose estimates are looked at together
 _TASKS = 16  # into which visits are divided; independent of the threads
 _CUT = -20.0  # log of weights, beside the largest, that do not count
 
@@ -53,9 +57,8 @@ def visiting_posterior(queries, sigma, dictionary, cells, tol):
     if dtype is None or len(dictionary) < _WORTH_IT:
         return patch_posterior(queries, sigma, dictionary)
     cells = cells()
-    block = rows_that_fit(
-        int(12 * _LARGEST_SHARE * len(cells)), _QUERIES, what="The cells of one query patch"
-    )
+    n_bytes = int(8 * _SHARES[_FIRST_ROUNDS - 1] * len(cells))
+    block = rows_that_fit(n_bytes, _QUERIES, what="The cells of one query patch")
     parts = []
     for rows in torch.arange(len(queries)).split(block):
         visits = _Visits(queries[rows], sigma[rows], dictionary, cells, dtype)
@@ -97,84 +100,112 @@ class _Visits:
         )
         self._state = np.zeros((len(queries), 3 + dictionary.n_channels))
         self._state[:, 0] = -1e37
-        self._n_patches = np.zeros(len(queries), np.int64)
-        self.given_up = np.zeros(len(queries), bool)  # those that are better asked exactly
+        self.given_up = np.ones(len(queries), bool)  # those that are better asked exactly
 
     def posterior(self, tol):
         """The posterior; it says nothing of queries that are `given_up`."""
-        low, high = (t.flatten(1) for t in self._known.extremes)
-        low, high = low.amin(1), high.amax(1)
-        # not `span`: what is left out may come from any place
-        share = tol / max(float((high - low).max()), np.finfo(np.float64).tiny)
         rows = np.arange(len(self._queries))
-        upper = np.full(len(rows), np.inf, np.float32)
-        log_sums = np.full(len(rows), -np.inf)
-        log_rest = np.zeros(len(rows))
-        bound = torch.zeros(len(rows), dtype=torch.float64)
-        mean = torch.zeros(len(rows), self._dictionary.n_channels, dtype=torch.float64)
-        while len(rows):
-            rows = self._visit_more(rows, log_sums, share, upper, log_rest)
-            total = np.maximum(self._state[:, 1:2], np.finfo(np.float64).tiny)
-            log_sums = self._state[:, 0] + np.log(total[:, 0])
-            mean = torch.from_numpy(self._state[:, 3:] / total / self._known.unit)
-            mean += self._known.centre
-            missed = torch.from_numpy(log_rest - log_sums).sigmoid()
-            bound = missed * torch.maximum(high - mean, mean - low).amax(1).clamp_min(0)
-            rows = rows[bound.numpy()[rows] > tol]
-        log_evidence = torch.from_numpy(log_sums) + self._dictionary.log_uniform
-        log_evidence += log_gauss_constant(self._dictionary.n_values, self._sigma)
+        bound = np.zeros(len(rows))
+        with (
+            threadpool_limits(1, "blas"),
+            ThreadPoolExecutor(n_threads()) as pool,
+            np.errstate(divide="ignore"),
+        ):
+            for turns in (range(_FIRST_ROUNDS), range(_FIRST_ROUNDS, len(_SHARES))):
+                rows = self._take_turns(pool, turns, rows, tol, bound)
+        log_evidence = self._log_sums() + self._dictionary.log_uniform
+        log_evidence += log_gauss_constant(self._dictionary.n_values, self._sigma).numpy()
         squares = np.maximum(self._state[:, 2], np.finfo(np.float64).tiny)
-        concentration = torch.from_numpy(np.square(self._state[:, 1]) / squares)
-        return Posterior(*(t.float() for t in (mean, log_evidence, concentration, bound)))
+        ess = np.square(self._state[:, 1]) / squares
+        parts = (self._mean(), log_evidence, ess, bound)
+        return Posterior(*(torch.from_numpy(part).float() for part in parts))
 
-    def _visit_more(self, rows, log_sums, share, upper, log_rest):
-        """Let some queries visit the cells that they still need, and return those that did.
+    def _take_turns(self, pool, turns, rows, tol, bound):
+        """Let some queries visit cells in some rounds; those which may still find enough."""
+        if len(rows) == 0:
+            return rows
+        chosen, ends, in_round = self._chosen(pool, rows, turns.stop)
+        left = np.arange(len(rows))
+        for turn in turns:
+            some = left[ends[left, turn] < ends[left, turn + 1]]
+            visiting = rows[some]
+            before = self._log_sums()[visiting]
+            self._visit(pool, visiting, chosen, ends[some, turn], ends[some, turn + 1])
+            log_added = np.log(-np.expm1(before - self._log_sums()[visiting]))
+            missed = self._log_missed(visiting, log_added, in_round[some], turn)
+            bound[visiting] = self._reach()[visiting] * np.exp(np.minimum(missed, 0))
+            enough = bound[visiting] <= tol
+            self.given_up[visiting[enough]] = False
+            beyond = log_added + in_round[some, -1] - in_round[some, turn]
+            left = np.setdiff1d(left, some[enough | (beyond > math.log(_HOPELESS))])
+        return rows[left]
 
-        ``upper``, from where on their cells have been visited, and ``log_rest`` are kept up.
-        """
-        sizes = np.diff(self._cells.ends)
-        most = _LARGEST_SHARE * len(self._dictionary)
-        buffer = np.empty(_SCORED * len(self._cells), np.int32)
-        gone, counts, visited = [rows[:0]], [rows[:0]], [buffer[:0]]
-        levels, at = np.unique(self._sigma[rows].numpy(), return_inverse=True)
-        for level, some in zip(levels, (rows[at == i] for i in range(len(levels))), strict=True):
-            masses = self._cells.masses(level)
-            if masses is None:
-                self.given_up[some] = True
-                continue
-            for part in np.array_split(some, math.ceil(len(some) / _SCORED)):
-                ends, chosen = self._chosen(masses, part, log_sums, share, upper, log_rest, buffer)
-                patches = np.append(0, sizes[chosen].cumsum())[ends]
-                self._n_patches[part] += np.diff(patches)
-                keep = self._n_patches[part] <= most
-                self.given_up[part[~keep]] = True
-                gone.append(part[keep])
-                counts.append(np.diff(ends)[keep])
-                visited.append(chosen[np.repeat(keep, np.diff(ends))])
-        rows = np.concatenate(gone)
-        ends = np.append(0, np.concatenate(counts).cumsum())
-        self._visit(rows, ends, np.concatenate(visited))
-        return rows
+    def _log_missed(self, rows, log_added, in_round, turn):
+        """Log of the share of the mass that has not been visited, as estimated after a round."""
+        here, seen, left = (
+            np.logaddexp.reduce(in_round[:, part], axis=1)
+            for part in (slice(turn, turn + 1), slice(turn + 1), slice(turn + 1, None))
+        )
+        found = self._log_sums()[rows]
+        by_round = log_added + np.maximum(left - here, 0)
+        by_moments = left - found + np.maximum(seen - found, 0)
+        return np.maximum(by_round, by_moments)
 
-    def _chosen(self, masses, rows, log_sums, share, upper, log_rest, buffer):
-        """Cells that some queries of one sigma are to visit: where each query's end, and which."""
+    def _log_sums(self):
+        """Logs of the sums of weights so far, (Q,)."""
+        return self._state[:, 0] + np.log(np.maximum(self._state[:, 1], np.finfo(np.float64).tiny))
+
+    def _mean(self):
+        """Means of what has been visited, (Q, C)."""
+        total = np.maximum(self._state[:, 1:2], np.finfo(np.float64).tiny)
+        return self._state[:, 3:] / total / self._known.unit + self._known.centre
+
+    def _reach(self):
+        """How far from its mean any value may be, (Q,)."""
+        # not `span`: what is left out may come from any place
+        low, high = (t.flatten(1).numpy() for t in self._known.extremes)
+        mean = self._mean()
+        return np.maximum(high.max(1) - mean, mean - low.min(1)).max(1).clip(0)
+
+    def _chosen(self, pool, rows, n_rounds):
+        """Cells for the first rounds of some queries, see `_cells_numba.choose`."""
         from . import _cells_numba
 
-        mass = masses(self._queries[rows]).numpy()
-        lower, rest = np.empty((2, len(rows)), np.float32)
-        ends = np.empty(len(rows) + 1, np.int64)
-        log_sum = log_sums[rows].astype(np.float32)
-        _cells_numba.choose(mass, log_sum, share, upper[rows], lower, rest, buffer, ends)
-        upper[rows], log_rest[rows] = lower, rest
-        return ends, buffer[: ends[-1]].copy()
+        sizes = np.diff(self._cells.ends)
+        goals = np.ceil(_SHARES * len(self._dictionary)).astype(np.int64)
+        goals, limit = goals[:n_rounds], 2 * goals[-1]
+        ends = np.empty((len(rows), n_rounds + 1), np.int64)
+        in_round = np.empty(ends.shape)
 
-    def _visit(self, rows, ends, visited):
-        """Visit the chosen cells."""
+        def choose(mass):
+            buffer = np.empty(mass.size, np.int32)
+            ends = np.empty((len(mass), n_rounds + 1), np.int64)
+            in_round = np.empty(ends.shape)
+            _cells_numba.choose(mass, sizes, goals, limit, buffer, ends, in_round)
+            return buffer[: ends[-1, -1]].copy(), ends, in_round
+
+        chosen, reached = [], 0
+        levels, at = np.unique(self._sigma[rows].numpy(), return_inverse=True)
+        for i, level in enumerate(levels):
+            masses, alike = self._cells.masses(level), np.flatnonzero(at == i)
+            for part in np.array_split(alike, math.ceil(len(alike) / _SCORED)):
+                pieces = np.array_split(part, min(n_threads(), len(part)))
+                mass = np.array_split(masses(self._queries[rows[part]]).numpy(), len(pieces))
+                for piece, found in zip(pieces, pool.map(choose, mass), strict=True):
+                    some, ends[piece], in_round[piece] = found
+                    ends[piece] += reached
+                    reached += len(some)
+                    chosen.append(some)
+        return np.concatenate(chosen), ends, in_round
+
+    def _visit(self, pool, rows, chosen, begins, ends):
+        """Let some queries visit chosen cells."""
         from . import _cells_numba
 
         n_cells = len(self._cells)
-        first, visitors = np.empty(n_cells + 1, np.int64), np.empty(len(visited), np.int32)
-        _cells_numba.by_cell(visited, ends, first, visitors)
+        first = np.empty(n_cells + 1, np.int64)
+        visitors = np.empty((ends - begins).sum(), np.int32)
+        _cells_numba.by_cell(chosen, begins, ends, first, visitors)
         visitors = rows.astype(np.int32)[visitors]
         work = np.append(0, (np.diff(first) * np.diff(self._cells.ends)).cumsum())
         borders = np.searchsorted(work, np.linspace(0, work[-1], _TASKS + 1))
@@ -192,8 +223,7 @@ class _Visits:
                 visitors, first, *self._data, _CUT, states[task],
             )  # fmt: skip
 
-        with threadpool_limits(1, "blas"), ThreadPoolExecutor(n_threads()) as pool:
-            list(pool.map(visit, range(_TASKS)))
+        list(pool.map(visit, range(_TASKS)))
         self._merge(states)
 
     def _merge(self, states):

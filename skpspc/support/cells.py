@@ -25,9 +25,6 @@ _MOST_BRANCHES = 256
 _TRAINED_ON = 12  # patches a cell
 _CHUNK = 2**16
 _KEPT_VARIANCE = 0.995  # of all patches, along the leading directions
-_PROBES = 4096  # training patches on which the formula is tried
-_MOST_SHORTFALL = 25.0  # nats; beyond, nearly all cells would be visited
-_SURE = 0.9  # of them have at least their own weight in it
 
 
 class PatchCells:
@@ -78,10 +75,6 @@ class PatchCells:
         self.order = np.concatenate(orders)
         self.ends = np.append(0, np.concatenate(counts).cumsum())
         self._log_weight = torch.from_numpy(np.log(np.concatenate(weights))).float()
-        rows = np.sort(rng.choice(n, min(n, _PROBES), replace=False))
-        cell = np.searchsorted(self.ends, rows, side="right") - 1
-        patches = _patches(dictionary, self.order[rows].astype(np.int64))
-        self._probes = torch.from_numpy(patches), torch.from_numpy(cell)
         self._mean, self._variance = (
             torch.from_numpy(np.concatenate(part)).float() for part in zip(*moments, strict=True)
         )
@@ -102,10 +95,7 @@ class PatchCells:
         return ids[order], starts, (mean, np.maximum(square - np.square(mean), 0))
 
     def masses(self, sigma):
-        """How much of a posterior may lie in each cell.
-
-        The formula above, raised until nine of ten training patches, with such noise added, have
-        at least their own weight in what it gives their cell. Cells' outskirts are not Gaussian.
+        """How much of a posterior each cell holds, by the formula above.
 
         Parameters
         ----------
@@ -113,16 +103,12 @@ class PatchCells:
 
         Returns
         -------
-        callable or None
+        callable
             From queries (Q, d), float32, to logs of the sums of exp(-|q - y|^2 / 2 sigma^2) over
-            each cell, (Q, K). None if cells are too wide, beside sigma, to tell.
+            each cell, (Q, K).
         """
         spread = self._variance + sigma**2
         constant = self._log_weight - 0.5 * (spread / sigma**2).log().sum(1)
-        shortfall = self._shortfall(sigma, spread, constant)
-        if shortfall > _MOST_SHORTFALL:
-            return None
-        constant += shortfall
         constant -= 0.5 * (self._mean.square() / spread).sum(1)
         right = torch.cat([(self._mean / spread).T, (-0.5 / spread).T, constant[None]])
 
@@ -139,16 +125,6 @@ class PatchCells:
         turned = queries @ torch.from_numpy(self._basis)
         rest = queries.square().sum(1, keepdim=True) - turned.square().sum(1, keepdim=True)
         return turned, rest
-
-    def _shortfall(self, sigma, spread, constant):
-        """What the formula lacks for most training patches' own weight."""
-        patches, cell = self._probes
-        noise = sigma * torch.randn(patches.shape, generator=torch.Generator().manual_seed(0))
-        turned, rest = self._turned(patches + noise)
-        formula = constant[cell] - rest[:, 0] / (2 * sigma**2)
-        formula -= 0.5 * ((turned - self._mean[cell]).square() / spread[cell]).sum(1)
-        own = -noise.square().sum(1) / (2 * sigma**2)
-        return float((own - formula).quantile(_SURE).clamp_min(0))
 
 
 def _patches(dictionary, ids):
