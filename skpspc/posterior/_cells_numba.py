@@ -112,20 +112,31 @@ def _square(line):
 
 
 @fast
-def _load(x, window, grid, centre, ids, tile):
-    """Write the patches of some numbers, less the centre, as (m, C h w)."""
+def _load(x, shape, window, grid, centre, ids, raw, tile):
+    """Write the patches of some numbers, less the centre, as (m, C h w); x is flat.
+
+    They are copied, and then converted all at once, since their lines are short. Offsets are
+    unsigned: numba tests signed ones for Python's negative indexing.
+    """
     n_lines, n_columns = grid
+    n_channels, height, width = shape
+    tall, wide = np.uint64(window[0]), np.uint64(window[1])
+    at = np.uint64(0)
     for j in range(len(ids)):
         number = np.int64(ids[j])
         image = number // (n_lines * n_columns)
         top = number // n_columns % n_lines
         left = number % n_columns
-        at = 0
-        for c in range(x.shape[1]):
-            for row in range(top, top + window[0]):
-                for column in range(left, left + window[1]):
-                    tile[j, at] = x[image, c, row, column] - centre
-                    at += 1
+        for c in range(n_channels):
+            start = np.uint64(((image * n_channels + c) * height + top) * width + left)
+            for _ in range(tall):
+                for column in range(wide):
+                    raw[at + column] = x[start + column]
+                at += wide
+                start += np.uint64(width)
+    flat = tile.reshape(-1)
+    for i in range(at):
+        flat[i] = raw[i] - centre
 
 
 @fast
@@ -166,6 +177,7 @@ def visit(
     n_channels = x.shape[1]
     area = window[0] * window[1]
     n_places = grid[0] * grid[1]
+    shape, x = x.shape[1:], x.reshape(-1)
     n_values = queries.shape[1]
     for cell in range(cells[0], cells[1]):
         n_queries = first[cell + 1] - first[cell]
@@ -174,7 +186,7 @@ def visit(
         ids = order[ends[cell] : ends[cell + 1]]
         n = len(ids)
         tile = np.empty((n, n_values), queries.dtype)
-        _load(x, window, grid, centre, ids, tile)
+        _load(x, shape, window, grid, centre, ids, np.empty(n * n_values, x.dtype), tile)
         norm = np.empty(n, queries.dtype)
         for j in range(n):
             norm[j] = _square(tile[j])

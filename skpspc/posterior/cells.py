@@ -21,7 +21,8 @@ from .patches import patch_posterior
 from .posterior import Posterior, floored_sigma, log_gauss_constant, precision_root
 from .select import compiled_serves
 
-_SHARES = 2.0 ** np.arange(-9, -1)  # of the patches, seen after each round; beyond, all are
+_SHARES = 2.0 ** np.arange(-9, 0)  # of the patches, seen after each round; beyond, all are
+_LARGEST_SHARE = 0.75  # at which steps of the estimates may make a round end
 _FIRST_ROUNDS = 5  # that most queries do with: later cells are chosen for the others only
 _HOPELESS = 1.0  # of the mass of a round, left beyond the last one
 _WORTH_IT = 2**18  # patches; among fewer, cells are too coarse to tell much
@@ -128,6 +129,8 @@ class _Visits:
         left = np.arange(len(rows))
         for turn in turns:
             some = left[ends[left, turn] < ends[left, turn + 1]]
+            if len(some) == 0:
+                continue
             visiting = rows[some]
             before = self._log_sums()[visiting]
             self._visit(pool, visiting, chosen, ends[some, turn], ends[some, turn + 1])
@@ -172,8 +175,8 @@ class _Visits:
         from . import _cells_numba
 
         sizes = np.diff(self._cells.ends)
-        goals = np.ceil(_SHARES * len(self._dictionary)).astype(np.int64)
-        goals, limit = goals[:n_rounds], 2 * goals[-1]
+        goals = np.ceil(_SHARES[:n_rounds] * len(self._dictionary)).astype(np.int64)
+        limit = int(_LARGEST_SHARE * len(self._dictionary))
         ends = np.empty((len(rows), n_rounds + 1), np.int64)
         in_round = np.empty(ends.shape)
 
