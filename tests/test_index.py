@@ -144,7 +144,18 @@ def test_pickle(factory, points, queries):
 
 def test_graphs_are_not_rigorous(points):
     assert not filled("HNSW16", points).rigorous
-    assert not filled("L2norm,Flat", points).rigorous
+
+
+def test_a_graph_says_when_it_gives_fewer_than_there_are(points, queries):
+    """Its floor is then zero, so that nobody takes the others for farther away."""
+    index = filled("HNSW4", points)
+    found = index.search(queries, 600)
+    missed = found.ids[:, -1] < 0
+    assert missed.any()
+    assert (found.floor[missed] == 0).all()
+    assert found.floor[~missed].isinf().all()
+    apart = index.within(queries, lambda rows, ids: torch.full((40,), 99.0).double()[rows], 600)
+    assert torch.equal(apart.radius == 0, missed)
 
 
 @pytest.mark.parametrize("factory", ["nonsense", "IVF,Flat", ""])

@@ -94,6 +94,53 @@ def test_tolerance(digits, index, tol):
     np.testing.assert_allclose(posterior.log_evidence, exact.log_evidence, atol=tol)
 
 
+@pytest.mark.parametrize("index", ["HNSW32", "IMI2x3,Flat", "IVF8_HNSW8,Flat"])
+@pytest.mark.parametrize("n_images", [1, 3, 20, 600, 1700])
+def test_indexes_without_guarantee(digits, index, n_images):
+    """What they return says whether they found all that there is; elsewhere all images are used."""
+    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    if n_images < 64 and index != "HNSW32":
+        pytest.skip("there are more cells than images")
+    train, test = digits[:n_images], digits[1700:1710]
+    few = EmpiricalDenoiser(n_neighbors=min(n_images, 5), index=index).fit(train)
+    tolerant = EmpiricalDenoiser(tol=1e-3, index=index).fit(train)
+    for sigma in (0.3, 2.0, 5.0, 20.0):
+        noise = np.random.default_rng(0).standard_normal(test.shape)
+        Z = test / 127.5 - 1 + sigma * noise
+        exact = EmpiricalDenoiser().fit(train).posterior(Z, sigma)
+        for posterior in few.posterior(Z, sigma), tolerant.posterior(Z, sigma):
+            error = largest_error(posterior.mean, exact.mean)
+            assert (error <= posterior.error_bound + CLOSE).all()
+            assert np.isfinite(posterior.log_evidence).all()
+            assert (posterior.effective_sample_size >= 1 - CLOSE).all()
+        assert (posterior.error_bound <= 1e-3).all()
+        np.testing.assert_allclose(posterior.log_evidence, exact.log_evidence, atol=1e-3)
+
+
+@pytest.mark.parametrize("index", ["PQ4x4fs", "IVF16,PQ4x4,RFlat", "RQ4x4", "NSG8"])
+@pytest.mark.parametrize("parameters", [{"n_neighbors": 5}, {"tol": 1e-3}], ids=str)
+def test_codes_without_guarantee(digits, index, parameters):
+    """Their bounds are estimates, but no noisy image is left without an answer."""
+    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    model = EmpiricalDenoiser(index=index, **parameters).fit(digits[:600])
+    noise = np.random.default_rng(0).standard_normal((5, 1, 8, 8))
+    for sigma in (0.05, 0.3, 20.0):
+        posterior = model.posterior(digits[:5] / 127.5 - 1 + sigma * noise, sigma)
+        assert (posterior.effective_sample_size >= 1 - CLOSE).all()
+        assert np.isfinite(posterior.log_evidence).all()
+        if sigma == 0.05:
+            np.testing.assert_allclose(posterior.mean, digits[:5] / 127.5 - 1, atol=1e-3)
+
+
+def test_a_class_smaller_than_what_a_graph_finds(digits):
+    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    Z = digits[:3] / 127.5 - 1 + 5 * np.random.default_rng(0).standard_normal((3, 1, 8, 8))
+    y = np.arange(400) // 20
+    few = EmpiricalDenoiser(n_neighbors=5, index="HNSW32").fit(digits[:400], y)
+    same = EmpiricalDenoiser(n_neighbors=5).fit(digits[60:80])
+    np.testing.assert_allclose(few.denoise(Z, 5.0, y=3), same.denoise(Z, 5.0), atol=CLOSE)
+
+
 @pytest.mark.usefixtures("always_from_the_index")
 def test_samples_recall_their_neighbours(digits, monkeypatch):
     """The steps of a sampler use what was found before, and give what a search gives."""
@@ -172,6 +219,11 @@ def test_neighbours_by_sigma(digits):
         ({"n_remainder": 5}, "pass n_neighbors too"),
         ({"algorithm": "faiss", "index": "IVF64,Flat"}, "64 cells, but there are 40"),
         ({"algorithm": "faiss", "index": "nonsense"}, "a factory string that faiss knows"),
+        ({"tol": 0.1, "index": "L2norm,Flat"}, "compare them by their Euclidean distances"),
+        ({"tol": 0.1, "index": "PCAW8,Flat"}, "compare them by their Euclidean distances"),
+        ({"tol": 0.1, "index": "LSH"}, "compare them by their Euclidean distances"),
+        ({"tol": 0.1, "index": "ITQ8,LSH"}, "compare them by their Euclidean distances"),
+        ({"tol": 0.1, "index": "IDMap,Flat"}, "does not number points by itself"),
     ],
 )
 def test_bad_parameters(digits, parameters, message):

@@ -28,9 +28,11 @@ class EmpiricalDenoiser(IndexedDenoiser):
         takes. With ``n_neighbors`` as well: those, and more for noisy images where they miss it.
     index : str, default "Flat"
         What finds them: a factory string of FAISS, such as "Flat", "IVF256,Flat",
-        "PCA32,IVF256,SQ8", "SQ8" or "HNSW32". Graphs ("HNSW32") give no guarantee: with them
-        ``error_bound`` is an estimate, as if they had missed nothing, and :meth:`index_recall`
-        measures how much they do miss. "Flat" on the CPU is torch.
+        "PCA32,IVF256,SQ8", "SQ8" or "HNSW32", that compares Euclidean distances. What is made of
+        "Flat", "IVF...", "SQ...", "PQ...", "PCA...", "OPQ..." and "RR" alone keeps ``error_bound``
+        true. With all else, such as graphs ("HNSW32"), it is an estimate, as if they had missed
+        nothing unless they say so, and :meth:`index_recall` measures how much they do miss.
+        "Flat" on the CPU is torch.
     n_remainder : int, default 0
         With ``n_neighbors``: so many other training images, drawn with ``random_state``, stand for
         all others; of use where the posterior is flat, that is at large sigma. The posterior's

@@ -114,7 +114,8 @@ class IndexedDenoiser(BandwidthDenoiser):
         The ``error_bound`` of graphs, such as ``index="HNSW32"``, takes for granted that they
         miss nothing. So it can be relied on where the recall is 1, at the k that the posterior
         needs, and not where it is clearly less: a graph with more edges ("HNSW64") or another
-        index helps. The bound of every other index holds whatever its recall.
+        index helps. The bound of what looks at all that is near, such as "Flat" or "IVF256,Flat",
+        holds whatever its recall; see ``index``.
 
         Parameters
         ----------

@@ -39,8 +39,9 @@ class Posterior:
     error_bound : array of shape (n,)
         Largest possible absolute error of any pixel of ``mean`` that comes from leaving
         training images out; 0 where all were used. An estimate, which single pixels may
-        exceed, where the denoiser's documentation says so: with graphs as index, whose recall
-        ``index_recall`` measures, and with the cells of `LocalScoreDenoiser`.
+        exceed, with the cells of `LocalScoreDenoiser`, and with graphs as index and whatever else
+        the parameter ``index`` of `EmpiricalDenoiser` does not list as keeping it true;
+        ``index_recall`` measures what those miss.
     standard_error : array of shape (n,)
         Root mean square, over the pixels of ``mean``, of the standard error that comes from
         drawing some of the training images at random; 0 where none were.

@@ -110,7 +110,8 @@ def _few_enough(z, training_set, neighbours, margin):
         def radius_of(part, ids):
             query = torch.arange(len(rows), device=z.device)[part]
             query = query.repeat_interleave(ids.shape[1])
-            squares = pair_squares(flat, training_set, query, ids.flatten())
+            # any image will do where a graph gives fewer
+            squares = pair_squares(flat, training_set, query, ids.flatten().clamp_min(0))
             return (squares.view(ids.shape).amin(1) + margin[rows[part]]).sqrt()
 
         found = neighbours.within(z[rows], radius_of, most)
@@ -165,7 +166,10 @@ def nearest_posterior(
 
 
 def _candidates(z, sigma, training_set, neighbours, k):
-    """Pairs among which the k nearest are, and the distance within which they are complete."""
+    """Pairs among which the k nearest are, and the distance within which they are complete.
+
+    All of them, where an index without guarantees finds fewer than k.
+    """
     ids = neighbours.search(z, k).ids
     query = torch.arange(len(z), device=z.device).repeat_interleave(ids.shape[1])
     known = ids.flatten() >= 0
@@ -175,7 +179,12 @@ def _candidates(z, sigma, training_set, neighbours, k):
     complete = torch.bincount(query[known], minlength=len(z)) == ids.shape[1]
     radius = (farthest + tail).sqrt().masked_fill(~complete, torch.inf)
     found = neighbours.within(z, lambda rows, ids: radius[rows], len(training_set))
-    return _Pairs(z, sigma, training_set, found.query, found.ids), radius
+    short = torch.bincount(found.query, minlength=len(z)) < k
+    lost, kept = short.nonzero().squeeze(1), ~short[found.query]
+    everything = torch.arange(len(training_set), device=z.device)
+    query = torch.cat([found.query[kept], lost.repeat_interleave(len(everything))])
+    ids = torch.cat([found.ids[kept], everything.repeat(len(lost))])
+    return _Pairs(z, sigma, training_set, query, ids), radius.masked_fill(short, torch.inf)
 
 
 class _Pairs:

@@ -21,6 +21,15 @@ _EXHAUSTIVE = {
     "IndexIVFScalarQuantizer",
     "IndexIVFPQ",
 }
+# Others than Euclidean distances, or with numbers of their own.
+_FOREIGN = {
+    "NormalizationTransform",
+    "ITQTransform",
+    "IndexLSH",
+    "IndexLattice",
+    "IndexIDMap",
+    "IndexIDMap2",
+}
 _FIRST, _MORE = 512, 4  # neighbours asked for at first, and times more
 _MAX_K_GPU = 2048
 _PART_GPU = 2**17  # points of one part: k is limited in each of them
@@ -49,7 +58,8 @@ class FaissIndex:
     ImportError
         If faiss is missing.
     ValueError
-        For a factory string that faiss does not know, or "cuda" without a device.
+        For a factory string that faiss does not know or that compares points by anything else than
+        their Euclidean distances, or "cuda" without a device.
     """
 
     def __init__(self, factory, n_dims, device="cpu"):
@@ -68,6 +78,7 @@ class FaissIndex:
                 f"{factory!r} for {n_dims} coordinates."
             ) from error
         self._chain, self._inner = _unwrapped(faiss, whole)
+        _check_euclidean(factory, [*self._chain, self._inner])
         self._cells = getattr(self._inner, "nlist", None)
         if self._cells is not None:
             self._inner.cp.min_points_per_centroid = 1  # its warning goes to the terminal
@@ -88,6 +99,11 @@ class FaissIndex:
         if inner not in _EXHAUSTIVE or not all(_shortens(faiss, step) for step in self._chain):
             return False
         return self._cells is None or type(self._quantizer()).__name__.startswith("IndexFlat")
+
+    @property
+    def _keeps_points(self):
+        """Whether distances are those of points, and not of codes."""
+        return "Flat" in type(self._inner).__name__
 
     def _quantizer(self):
         return load("faiss").downcast_index(self._inner.quantizer)
@@ -167,7 +183,7 @@ class FaissIndex:
             slack = _squared_sum(points, self._centroids)
             reach = np.sqrt(np.maximum(squares[:, 0], 0) + slack)
             np.maximum.at(self._radii, cells[:, 0], reach)
-        if "Flat" not in type(self._inner).__name__:
+        if not self._keeps_points:
             decoded = self._inner.sa_decode(self._inner.sa_encode(points))
             errors = np.linalg.norm((points - decoded).astype(np.float64), axis=1)
             self._code_error = max(self._code_error, float(errors.max()))
@@ -197,7 +213,10 @@ class FaissIndex:
         distances = (torch.from_numpy(squares).double() - slack[:, None]).clamp_min_(0).sqrt_()
         distances = (distances - self._code_error).clamp_min_(0)
         left_out = self._nearest_left_out(found, distances.numpy(), slack.numpy())
-        floor = torch.from_numpy(np.minimum(outside, left_out))
+        floor = np.minimum(outside, left_out)
+        if not self.rigorous:  # what gives fewer than there are has missed some, it knows not which
+            floor[ids[:, -1] < 0] = 0
+        floor = torch.from_numpy(floor)
         return Found(torch.from_numpy(ids).to(device), distances.to(device), floor.to(device))
 
     def within(self, queries, radius_of, most):
@@ -211,10 +230,11 @@ class FaissIndex:
         while len(todo) and k < most:
             k = min(max(k * _MORE, _FIRST), most)
             found = self.search(queries[todo], k, within=radius[todo])
-            reached = found.floor if self.rigorous else found.distances[:, -1]
-            done = reached >= radius[todo]
-            inside = (found.distances < radius[todo, None]) & (found.ids >= 0) & done[:, None]
-            row, column = inside.nonzero().unbind(1)
+            done = found.floor >= radius[todo]
+            inside = found.ids >= 0
+            if self.rigorous or self._keeps_points:  # codes of unknown error tell nothing
+                inside &= found.distances < radius[todo, None]
+            row, column = (inside & done[:, None]).nonzero().unbind(1)
             pairs.append((todo[row], found.ids[row, column]))
             todo = todo[~done]
         radius[todo] = 0
@@ -273,6 +293,8 @@ class FaissIndex:
         By the cell's radius; and by the plane between its centre and the nearest one, as a point
         lies in the cell of its nearest centre.
         """
+        if not self.rigorous:  # nothing is known of its cells
+            return np.zeros(squares.shape)
         slack = _squared_sum(points, self._centroids)[:, None]
         least = np.sqrt(np.maximum(squares.astype(np.float64) - slack, 0))
         by_radius = least - self._radii[order]
@@ -333,6 +355,16 @@ def _unwrapped(faiss, index):
     index.own_fields = False
     chain = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
     return chain, faiss.downcast_index(index.index)
+
+
+def _check_euclidean(factory, steps):
+    """Raise ValueError if any of the parts of an index does not keep Euclidean distances."""
+    whitens = any(getattr(step, "eigen_power", 0) for step in steps)
+    if whitens or any(type(step).__name__ in _FOREIGN for step in steps):
+        raise ValueError(
+            f"index={factory!r} does not number points by itself and compare them by their "
+            f"Euclidean distances; use one that does, such as {WORKING}."
+        )
 
 
 def _shortens(faiss, step):
