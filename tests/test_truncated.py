@@ -94,6 +94,22 @@ def test_tolerance(digits, index, tol):
     np.testing.assert_allclose(posterior.log_evidence, exact.log_evidence, atol=tol)
 
 
+@pytest.mark.parametrize("kind", ["near", "far"])
+@pytest.mark.parametrize("sigma", [0.0, 1e-6, 1e-3, 2e-3, 5e-3, 0.02])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.usefixtures("always_from_the_index")
+def test_tolerance_at_small_sigma(digits, dtype, sigma, kind):
+    """There the rounding of a squared distance is as large as what decides."""
+    train, test = digits[:1500], digits[1500:1550]
+    noise = np.random.default_rng(0).standard_normal(test.shape)
+    Z = (test / 127.5 - 1 + sigma * noise if kind == "near" else 5 * noise).astype(dtype)
+    model = EmpiricalDenoiser(tol=1e-3).fit(train)
+    posterior = model.posterior(Z, sigma)
+    exact = EmpiricalDenoiser().fit(train).denoise(Z.astype(np.float64), sigma)
+    assert (posterior.error_bound <= 1e-3).all()
+    assert (largest_error(posterior.mean, exact) <= posterior.error_bound + 1e-6).all()
+
+
 @pytest.mark.parametrize("index", ["HNSW32", "IMI2x3,Flat", "IVF8_HNSW8,Flat"])
 @pytest.mark.parametrize("n_images", [1, 3, 20, 600, 1700])
 def test_indexes_without_guarantee(digits, index, n_images):

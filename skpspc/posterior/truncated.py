@@ -60,8 +60,18 @@ def tolerant_posterior(z, sigma, training_set, neighbours, tol, recall=None):
         rigorous it is an estimate, as if the index had missed nothing.
     """
     sigma = floored_sigma(sigma, z, training_set)
+    posterior = _from_few(z, sigma, training_set, neighbours, tol, recall)
+    # where float32 hardly tells distances apart, a radius may be too small for what it is to bound
+    off = (posterior.error_bound > tol).nonzero().squeeze(1)
+    if not len(off):
+        return posterior
+    return posterior.updated(off, dense_posterior(z[off], sigma[off], training_set))
+
+
+def _from_few(z, sigma, training_set, neighbours, tol, recall):
+    """The same where distances are exact."""
     # All others may weigh one together, and the nearest as little as the lightest. Twice as small
-    # as needed, for the rounding of distances.
+    # as needed, for the rounding of logits.
     weight = training_set.log_weight
     lightest = -math.log(len(training_set)) if weight is None else float(weight.min())
     margin = 2 * sigma.square() * (math.log(2 * max(training_set.span / tol, 1)) - lightest)
@@ -95,7 +105,7 @@ def _recalled(z, sigma, training_set, neighbours, margin, recall):
         return None
     pairs = _Pairs(z, sigma, training_set, found.query, found.ids)
     nearest = -segment_max(-pairs.squares, found.query, len(z))
-    if not (found.radius > (nearest + margin).sqrt()).all():
+    if not (found.radius > _radius(nearest, margin, z.dtype)).all():
         return None
     return pairs.posterior(found.radius)
 
@@ -112,12 +122,22 @@ def _few_enough(z, training_set, neighbours, margin):
             query = query.repeat_interleave(ids.shape[1])
             # any image will do where a graph gives fewer
             squares = pair_squares(flat, training_set, query, ids.flatten().clamp_min(0))
-            return (squares.view(ids.shape).amin(1) + margin[rows[part]]).sqrt()
+            return _radius(squares.view(ids.shape).amin(1), margin[rows[part]], z.dtype)
 
         found = neighbours.within(z[rows], radius_of, most)
         return found, (found.radius > 0).nonzero().squeeze(1)
 
     return few
+
+
+def _radius(nearest, margin, dtype):
+    """Beyond what distance all others weigh too little, from the square of that to the nearest."""
+    return (nearest + _rounding(nearest, dtype) + margin).sqrt()
+
+
+def _rounding(squares, dtype):
+    """How far squared distances of that size, computed in ``dtype``, may be off."""
+    return 64 * torch.finfo(dtype).eps * squares
 
 
 def _from_found(z, sigma, training_set, found, rows, done):
@@ -212,7 +232,7 @@ class _Pairs:
         n, squares, query = len(self.z), self.squares, self.query
         kth = squares.masked_fill(segment_rank(squares, query, n) >= k, -torch.inf)
         kth = segment_max(kth, query, n)[query]
-        slack = self._rounding(kth)
+        slack = _rounding(kth, self.z.dtype)
         near = squares < kth - slack
         open_places = k - segment_sum(near.long(), query, n)
         unsure = ((squares - kth).abs() <= slack).nonzero().squeeze(1)
@@ -255,10 +275,6 @@ class _Pairs:
         per_window = log_evidence[:, None], (total.square() / concentration)[:, None]
         return Posterior(mean, *(t.to(mean) for t in (*per_window, bound, error)))
 
-    def _rounding(self, squares):
-        """How far float32 or float64 squared distances of that size may be off."""
-        return 64 * torch.finfo(self.z.dtype).eps * squares
-
     def _exact_squares(self, rows):
         """Squared distances of some pairs, in float64 from the start."""
         return pair_squares(self._exact_z, self.training_set, self.query[rows], self.ids[rows])
@@ -269,7 +285,7 @@ class _Pairs:
         logit = -self.precision[self.query] * self.squares + self.log_prior(self.ids)
         logit = logit.masked_fill(~near, -torch.inf)
         least = segment_max(logit, self.query, n)[self.query] - _NEGLIGIBLE
-        slack = self.precision[self.query] * self._rounding(self.squares)
+        slack = self.precision[self.query] * _rounding(self.squares, self.z.dtype)
         rows = (logit > least - slack).nonzero().squeeze(1)
         query, ids = self.query[rows], self.ids[rows]
         logit = -self.precision[query] * self._exact_squares(rows)
@@ -291,7 +307,7 @@ class _Pairs:
     def _log_left_out(self, near, radius):
         """Log of the largest possible mass of all training images that are not used, (n,)."""
         n, query = len(self.z), self.query
-        least = self.squares - self._rounding(self.squares)
+        least = self.squares - _rounding(self.squares, self.z.dtype)
         logit = -self.precision[query] * least + self.log_prior(self.ids)
         logit = logit.masked_fill(near, -torch.inf)
         known = segment_logsumexp(logit, query, n)
