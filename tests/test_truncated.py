@@ -42,6 +42,23 @@ def test_bound_of_the_nearest(case, k):
         assert (error <= CLOSE).all()
 
 
+@given(
+    generators.cases(low=0.02), st.integers(1, 9), st.integers(0, 9), st.sampled_from([0, np.inf])
+)
+def test_bound_of_the_nearest_at_the_limits(case, k, n_remainder, sigma):
+    """At sigma = 0 the nearest decide, and at inf all count alike."""
+    k = min(k, len(case.X))
+    model = EmpiricalDenoiser(n_neighbors=k, n_remainder=n_remainder).fit(case.X)
+    posterior = model.posterior(case.Z, sigma)
+    exact = EmpiricalDenoiser().fit(case.X).denoise(case.Z, sigma)
+    assert (largest_error(posterior.mean, exact) <= posterior.error_bound + CLOSE).all()
+    assert (posterior.effective_sample_size >= 1 - CLOSE).all()
+    assert np.isfinite(posterior.standard_error).all()
+    if k == len(case.X):
+        assert (posterior.error_bound <= CLOSE).all()
+        assert (posterior.standard_error == 0).all()
+
+
 @pytest.mark.parametrize("k", [1, 3, 30])
 @pytest.mark.parametrize("sigma", [0.02, 0.2, 0.5, 2.0])
 def test_bound_in_float32(digits, sigma, k):
@@ -187,6 +204,8 @@ def test_remainder(digits):
     np.testing.assert_array_equal(more.mean, model.denoise(Z, 10.0))
     whole = model.set_params(n_remainder=len(digits)).fit(digits).denoise(Z, 10.0)
     np.testing.assert_allclose(whole, exact, rtol=0, atol=1e-9)
+    nothing_left = model.set_params(n_neighbors=len(digits), n_remainder=5).fit(digits)
+    assert (nothing_left.posterior(Z, 10.0).standard_error == 0).all()
 
 
 def test_partial_fit_adds_to_the_index(digits):

@@ -314,7 +314,9 @@ class _Pairs:
         prior = self.log_prior(self.ids).exp().expand(len(query))
         unknown = 1 - segment_sum(prior, query, n)
         unknown[torch.bincount(query, minlength=n) == len(self.training_set)] = 0
-        unknown = unknown.clamp_min(0).log() - self.precision * radius.square()
+        # at sigma = inf all count alike, however far
+        away = (self.precision * radius.square()).masked_fill(self.precision == 0, 0)
+        unknown = unknown.clamp_min(0).log() - away
         return torch.logaddexp(known, unknown)
 
     def _sampled(self, near, others, scale):
@@ -349,5 +351,5 @@ class _Sampled:
         flat = mean.flatten(1)
         squares = pair_squares(flat, self.training_set, self.query, self.ids)
         variance = segment_sum(self.weight.square() * squares, self.query, len(flat))
-        finite = (1 - self.drawn / self.left).clamp_min(0)
+        finite = (1 - self.drawn / self.left.clamp_min(1)).clamp_min(0)
         return (variance * finite / flat.shape[1]).sqrt() / total
