@@ -15,6 +15,7 @@ import oracle
 from skpspc import EmpiricalDenoiser, PatchDenoiser
 from skpspc.posterior import truncated
 from skpspc.sampling import draw_noise
+from skpspc.support import TrainingSet
 
 CLOSE = 1e-10  # rounding of float64, beyond which bounds hold
 
@@ -235,6 +236,24 @@ def test_patches(digits):
     few = PatchDenoiser(4, location="all", n_neighbors=20).fit(digits).posterior(Z, 0.2)
     assert (few.error_bound > 0).any()
     assert (largest_error(few.mean, exact.mean) <= few.error_bound + CLOSE).all()
+
+
+def test_crops_are_gathered_once(digits, monkeypatch):
+    """Not at every call: that takes longer than to answer from all of them."""
+    crop, cropped = TrainingSet.crop, []
+    monkeypatch.setattr(TrainingSet, "crop", lambda *args: cropped.append(args) or crop(*args))
+    Z = (digits[:3] / 127.5 - 1 + 0.1).astype(np.float32)
+    model = PatchDenoiser(4, tol=1e-3).fit(digits[:1000])
+    first = model.denoise(Z, 0.1)
+    n_cropped = len(cropped)
+    assert model._neighbours[(2, 2)].training_set.images.is_contiguous()
+    np.testing.assert_array_equal(model.denoise(Z, 0.1), first)
+    assert len(cropped) == n_cropped
+    again = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(again.denoise(Z, 0.1), first)
+    more = again.partial_fit(digits[1000:]).posterior(Z, 0.5)
+    exact = PatchDenoiser(4).fit(digits).denoise(Z, 0.5)
+    assert (largest_error(more.mean, exact) <= more.error_bound + 1e-6).all()
 
 
 def test_neighbours_by_sigma(digits):

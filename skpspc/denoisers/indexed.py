@@ -82,7 +82,7 @@ class IndexedDenoiser(BandwidthDenoiser):
     def _extend(self):
         self._check_approximation()
         for place, neighbours in self._neighbours.items():
-            neighbours.extend(self._seen_from(place))
+            neighbours.extend(self._gathered_from(place))
         self._learn_bandwidth()
 
     def _check_approximation(self):
@@ -177,11 +177,11 @@ class IndexedDenoiser(BandwidthDenoiser):
 
         ``recalls`` holds, for every place, what was found a sampler's step ago.
         """
-        training_set = self._seen_from(place)
         if self._is_exact:
-            plain = partial(dense_posterior, training_set=training_set)
+            plain = partial(dense_posterior, training_set=self._seen_from(place))
             return self._by_bandwidth(z, sigma, plain, partial(self._smoothed_at, place), place)
         neighbours = self._neighbours_from(place)
+        training_set = neighbours.training_set
         if self.n_neighbors is None:
             tol = _TOL if self.tol is None else self.tol
             recall = recalls[place] if recalls else None
@@ -205,8 +205,14 @@ class IndexedDenoiser(BandwidthDenoiser):
 
     def _neighbours_from(self, place):
         """The search for what is near, seen from a place; its index is built when it is asked."""
-        known = Neighbours(self._seen_from(place), self.index, self._track)
-        return self._neighbours.setdefault(place, known)
+        if place not in self._neighbours:
+            known = Neighbours(self._gathered_from(place), self.index, self._track)
+            self._neighbours.setdefault(place, known)
+        return self._neighbours[place]
+
+    def _gathered_from(self, place):
+        """What is seen from a place, as single images can be read from it fast."""
+        return self._seen_from(place).contiguous()
 
     def _smoothed_at(self, place, z, sigma, bandwidth):
         """The same for images of one sigma, at a bandwidth above zero."""
@@ -240,4 +246,4 @@ class IndexedDenoiser(BandwidthDenoiser):
     def __setstate__(self, state):
         super().__setstate__(state)
         for place, neighbours in getattr(self, "_neighbours", {}).items():
-            neighbours.training_set = self._seen_from(place)
+            neighbours.training_set = self._gathered_from(place)

@@ -30,8 +30,8 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
         Side of the square patch, at least 1; clipped to the image, with a warning.
     location : {"center", "all"} or tuple of (top, left), default "center"
         Where the patch lies. "all": every place where it fits, in row-major order, each with
-        a posterior of its own; the training set is read once for each, and an index is kept for
-        each, if one is asked for.
+        a posterior of its own; the training set is read once for each. If an index is asked for,
+        one is kept for each, and a copy of the crops.
     algorithm, n_neighbors, tol, index, n_remainder
         Exact, or from the patches that an index finds; as in `EmpiricalDenoiser`.
     bandwidth : float, callable or "calibrated", default 0.0

@@ -100,6 +100,14 @@ class TrainingSet:
         cropped.abs_max = self.abs_max
         return cropped
 
+    def contiguous(self):
+        """The same with images that lie together in memory: itself where they do, or a copy."""
+        if self.images.is_contiguous():
+            return self
+        together = TrainingSet(self.images.contiguous(), self.sample_weight)
+        together.abs_max = self.abs_max
+        return together
+
     def slices(self, n_rows):
         """Slices of ``n_rows`` rows that together cover the set."""
         n = len(self)
