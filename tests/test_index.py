@@ -164,6 +164,13 @@ def test_unknown_factory(factory):
         faiss_index(factory, 20)
 
 
+def test_what_does_not_suit_the_coordinates(points):
+    with pytest.raises(ValueError, match='do not divide the 20 coordinates, "PCA64,PQ16"; got'):
+        faiss_index("PQ16", 20)
+    with pytest.raises(ValueError, match="600 training images of 20 coordinates; use one with"):
+        faiss_index("PCA30,Flat", 20).train(points)
+
+
 def test_more_cells_than_points(points):
     index = faiss_index("IVF1000,Flat", 20)
     with pytest.raises(ValueError, match="1000 cells, but there are 600 training images"):
@@ -180,9 +187,66 @@ def test_cuda_without_a_device():
     FaissIndex("Flat", 20, device="auto")
 
 
-def test_nothing_goes_to_the_terminal(points, capfd):
-    filled("PCA8,IVF16,Flat", points)
+def test_a_gpu_that_is_too_small(monkeypatch, points, queries):
+    """What fitted is brought back, and all goes on with the CPU, after one warning."""
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    from skpspc.support import faiss_index as module
+
+    class Part:
+        """An index on a GPU that holds 250 points."""
+
+        def __init__(self, index):
+            self.index = index
+
+        @property
+        def ntotal(self):
+            return self.index.ntotal
+
+        def add(self, points):
+            if len(points) + self.ntotal > 250:
+                raise RuntimeError("cudaMalloc error out of memory")
+            self.index.add(points)
+
+    monkeypatch.setattr(module, "_wants_gpu", lambda faiss, device: True)
+    monkeypatch.setattr(module, "_resources", lambda: None)
+    monkeypatch.setattr(module, "_PART_GPU", 300)
+    monkeypatch.setattr(
+        faiss, "index_cpu_to_gpu", lambda resources, device, index: Part(index), raising=False
+    )
+    monkeypatch.setattr(faiss, "index_gpu_to_cpu", lambda part: part.index, raising=False)
+    index = faiss_index("Flat", 20)
+    index.train(points)
+    index.add(points[:240])
+    with pytest.warns(UserWarning, match="does not fit the GPU .* searching on the CPU") as said:
+        index.add(points[240:])
+    assert len(said) == 1
+    assert len(index) == 600
+    found = pickle.loads(pickle.dumps(index)).search(queries, 600)
+    expected = true_distances(queries, points).sort(dim=1)
+    assert (found.ids[:, :50] == expected.indices[:, :50]).all()
+
+
+@pytest.mark.parametrize(
+    "factory", ["PCA8,IVF16,Flat", "PQ4x4", "IVF8,PQ4", "OPQ4,IVF8,PQ4", "IVF8,PQ4,RFlat"]
+)
+def test_nothing_goes_to_the_terminal(factory, points, capfd):
+    filled(factory, points)
     assert capfd.readouterr() == ("", "")
+
+
+def test_refined_search_visits_all_cells(points, queries):
+    assert (filled("IVF8,Flat,RFlat", points).search(queries, 600).ids >= 0).all()
+
+
+def test_threads_are_given_back(points, queries):
+    faiss = pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(3)
+    try:
+        filled("IVF8,Flat", points).search(queries, 3)
+        assert faiss.omp_get_max_threads() == 3
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 def test_without_faiss(monkeypatch, points, queries):

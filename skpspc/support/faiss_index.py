@@ -1,6 +1,7 @@
 """Search by FAISS: flat, cells, compressed codes, graphs; on a GPU where there is one."""
 
 import warnings
+from contextlib import contextmanager
 from functools import cache
 
 import numpy as np
@@ -8,31 +9,24 @@ import torch
 
 from .._optional import available, load
 from .._threads import n_threads
+from .faiss_parts import from_bytes, is_rigorous, made, to_bytes
 from .index import LEADERS, Found, Within, rounding
 
-WORKING = '"Flat", "IVF256,Flat", "PCA32,IVF256,SQ8", "SQ8", "HNSW32"'
-# These look at every point of the cells that they visit, and compare it with the decoded code.
-_EXHAUSTIVE = {
-    "IndexFlat",
-    "IndexFlatL2",
-    "IndexScalarQuantizer",
-    "IndexPQ",
-    "IndexIVFFlat",
-    "IndexIVFScalarQuantizer",
-    "IndexIVFPQ",
-}
-# Others than Euclidean distances, or with numbers of their own.
-_FOREIGN = {
-    "NormalizationTransform",
-    "ITQTransform",
-    "IndexLSH",
-    "IndexLattice",
-    "IndexIDMap",
-    "IndexIDMap2",
-}
 _FIRST, _MORE = 512, 4  # neighbours asked for at first, and times more
 _MAX_K_GPU = 2048
 _PART_GPU = 2**17  # points of one part: k is limited in each of them
+
+
+@contextmanager
+def faiss_threads():
+    """Let faiss compute on `n_threads` threads, and then on as many as before."""
+    faiss = load("faiss")
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(n_threads())
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 class FaissIndex:
@@ -70,19 +64,8 @@ class FaissIndex:
         self._on_gpu = _wants_gpu(faiss, device)
         self._max_k = _MAX_K_GPU if self._on_gpu else None
         self._part_size = _PART_GPU if self._on_gpu else None
-        try:
-            whole = faiss.index_factory(n_dims, factory)
-        except RuntimeError as error:
-            raise ValueError(
-                f"index must be a factory string that faiss knows, such as {WORKING}, got "
-                f"{factory!r} for {n_dims} coordinates."
-            ) from error
-        self._chain, self._inner = _unwrapped(faiss, whole)
-        _check_euclidean(factory, [*self._chain, self._inner])
+        self._chain, self._inner = made(factory, n_dims)
         self._cells = getattr(self._inner, "nlist", None)
-        if self._cells is not None:
-            self._inner.cp.min_points_per_centroid = 1  # its warning goes to the terminal
-            self._inner.nprobe = self._cells  # cells that are not to be visited are numbered -1
         self._centroids = np.empty((0, n_dims), np.float32)
         self._radii = np.empty(0)  # of cells; -inf for empty ones
         self._code_error = 0.0
@@ -92,13 +75,6 @@ class FaissIndex:
 
     def __len__(self):
         return self._n_points
-
-    def _is_rigorous(self):
-        faiss = load("faiss")
-        inner = type(self._inner).__name__
-        if inner not in _EXHAUSTIVE or not all(_shortens(faiss, step) for step in self._chain):
-            return False
-        return self._cells is None or type(self._quantizer()).__name__.startswith("IndexFlat")
 
     @property
     def _keeps_points(self):
@@ -116,40 +92,66 @@ class FaissIndex:
                 f"{n} training images; use fewer cells, or index='Flat'."
             )
 
+    @faiss_threads()
     def train(self, points):
         """Learn cells, codes and projections from points (m, n_dims)."""
         points = np.ascontiguousarray(points.cpu().numpy(), dtype=np.float32)
         self.check_size(len(points))
-        for step in self._chain:
-            if not step.is_trained:
-                step.train(points)
-            points = step.apply(points)
+        n_points, n_dims = points.shape
         try:
+            for step in self._chain:
+                if not step.is_trained:
+                    step.train(points)
+                points = step.apply(points)
             self._inner.train(points)
         except RuntimeError as error:
             raise ValueError(
-                f"index={self.factory!r} cannot be trained on {len(points)} training images; "
-                "use one with fewer cells or smaller codes, or index='Flat'."
+                f"index={self.factory!r} cannot be trained on {n_points} training images of "
+                f"{n_dims} coordinates; use one with fewer cells, fewer coordinates or smaller "
+                "codes, or index='Flat'."
             ) from error
-        self.rigorous = self._is_rigorous()
+        self.rigorous = is_rigorous(self._chain, self._inner)
         if self._cells is not None:
             self._centroids = self._quantizer().reconstruct_n(0, self._cells)
             self._radii = np.full(self._cells, -np.inf)
 
+    @faiss_threads()
     def add(self, points):
         """Add points (m, n_dims), float32; they are numbered in order."""
         points = self._mapped(points)
         self._largest_norm = max(self._largest_norm, float(np.linalg.norm(points, axis=1).max()))
         self._measure(points)
-        size = self._part_size or np.inf
         while len(points):
-            if not self._parts or self._parts[-1][0].ntotal >= size:
-                self._parts.append((self._empty(), self._n_points))
-            part = self._parts[-1][0]
-            some = points[: int(min(size - part.ntotal, len(points)))]
-            part.add(some)
-            self._n_points += len(some)
-            points = points[len(some) :]
+            try:
+                n_added = self._add_some(points)
+            except RuntimeError as error:
+                if not self._on_gpu:
+                    raise
+                self._leave_gpu(error)
+            else:
+                self._n_points += n_added
+                points = points[n_added:]
+
+    def _add_some(self, points):
+        """Add as many as the last part has room for, to that or to a new one; how many they are."""
+        size = self._part_size or len(points) + self._n_points
+        if not self._parts or self._parts[-1][0].ntotal >= size:
+            self._parts.append((self._empty(), self._n_points))
+        part = self._parts[-1][0]
+        some = points[: size - part.ntotal]
+        part.add(some)
+        return len(some)
+
+    def _leave_gpu(self, error):
+        """Go on with the CPU."""
+        warnings.warn(
+            f"index={self.factory!r} does not fit the GPU ({error}); searching on the CPU.",
+            UserWarning,
+            stacklevel=2,
+        )
+        to_cpu = load("faiss").index_gpu_to_cpu
+        self._parts = [(to_cpu(part), first) for part, first in self._parts]
+        self._on_gpu, self._max_k, self._part_size = False, None, None
 
     def _mapped(self, points):
         points = np.ascontiguousarray(points.cpu().numpy(), dtype=np.float32)
@@ -161,18 +163,7 @@ class FaissIndex:
         """A trained index without points, where it is to work."""
         faiss = load("faiss")
         part = faiss.clone_index(self._inner)
-        if not self._on_gpu:
-            return part
-        try:
-            return faiss.index_cpu_to_gpu(_resources(), 0, part)
-        except RuntimeError as error:
-            warnings.warn(
-                f"index={self.factory!r} does not fit the GPU ({error}); searching on the CPU.",
-                UserWarning,
-                stacklevel=2,
-            )
-            self._on_gpu = False
-            return part
+        return faiss.index_cpu_to_gpu(_resources(), 0, part) if self._on_gpu else part
 
     def _measure(self, points):
         """Radii of cells and errors of codes, of which floors are made."""
@@ -188,6 +179,7 @@ class FaissIndex:
             errors = np.linalg.norm((points - decoded).astype(np.float64), axis=1)
             self._code_error = max(self._code_error, float(errors.max()))
 
+    @faiss_threads()
     def search(self, queries, k, within=None):
         """The k points nearest to each query (b, n_dims); see `Found`.
 
@@ -200,7 +192,6 @@ class FaissIndex:
             than that are visited. None: those around the query, enough for k points.
         """
         k = min(k, len(self))
-        load("faiss").omp_set_num_threads(n_threads())
         device = queries.device
         points = self._mapped(queries)
         cells, outside = self._visits(points, k, within)
@@ -316,7 +307,7 @@ class FaissIndex:
         ]
         state["_parts"] = [(faiss.serialize_index(part), first) for part, first in on_cpu]
         state["_inner"] = faiss.serialize_index(self._inner)
-        state["_chain"] = [_to_bytes(faiss, step) for step in self._chain]
+        state["_chain"] = [to_bytes(step) for step in self._chain]
         return state
 
     def __setstate__(self, state):
@@ -325,54 +316,13 @@ class FaissIndex:
         self._on_gpu, self._max_k, self._part_size = False, None, None
         self._parts = [(faiss.deserialize_index(part), first) for part, first in self._parts]
         self._inner = faiss.deserialize_index(self._inner)
-        self._chain = [_from_bytes(faiss, step) for step in self._chain]
+        self._chain = [from_bytes(step) for step in self._chain]
 
 
 def _squared_sum(points, others):
     """Rounding of squared float32 distances between two sets of points, (len(points),)."""
     largest = float(np.linalg.norm(others, axis=1).max())
     return rounding(torch.from_numpy(points), largest).numpy()
-
-
-def _to_bytes(faiss, transform):
-    writer = faiss.VectorIOWriter()
-    faiss.write_VectorTransform(transform, writer)
-    return faiss.vector_to_array(writer.data)
-
-
-def _from_bytes(faiss, array):
-    reader = faiss.VectorIOReader()
-    faiss.copy_array_to_vector(array, reader.data)
-    transform = faiss.read_VectorTransform(reader)
-    transform.this.disown()  # to the proxy of its true class
-    return faiss.downcast_VectorTransform(transform)
-
-
-def _unwrapped(faiss, index):
-    """The transforms before an index, and the index itself."""
-    if not isinstance(index, faiss.IndexPreTransform):
-        return [], index
-    index.own_fields = False
-    chain = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
-    return chain, faiss.downcast_index(index.index)
-
-
-def _check_euclidean(factory, steps):
-    """Raise ValueError if any of the parts of an index does not keep Euclidean distances."""
-    whitens = any(getattr(step, "eigen_power", 0) for step in steps)
-    if whitens or any(type(step).__name__ in _FOREIGN for step in steps):
-        raise ValueError(
-            f"index={factory!r} does not number points by itself and compare them by their "
-            f"Euclidean distances; use one that does, such as {WORKING}."
-        )
-
-
-def _shortens(faiss, step):
-    """Whether a transform never lengthens a distance."""
-    if not isinstance(step, faiss.LinearTransform):
-        return False
-    step.set_is_orthonormal()
-    return bool(step.is_orthonormal)
 
 
 def gpu_search(device):
