@@ -296,6 +296,14 @@ def test_even_sizes_are_refused(kind, size, rng):
         fitted(kind, lambda sigma: size, X).denoise(X, 0.5)
 
 
+@pytest.mark.parametrize("later", [{"patch_size": 4}, {"patch_size": 99}, {"boundary": "broken"}])
+def test_parameters_set_later_count_from_the_next_fit(kind, later, rng):
+    X = rng.standard_normal((3, 1, 6, 6))
+    model = fitted(kind, 3, X)
+    expected = model.denoise(X, 0.5)
+    np.testing.assert_array_equal(model.set_params(**later).denoise(X, 0.5), expected)
+
+
 @pytest.mark.parametrize("size", [0, -3])
 def test_sizes_below_one_are_refused(size, rng):
     X = rng.standard_normal((3, 1, 6, 6))

@@ -156,9 +156,11 @@ class LocalScoreDenoiser(BaseDenoiser):
                 "with it, or tol=None."
             )
         self._cells = {}
-        if not callable(self.patch_size):
-            self._check_size(self.patch_size)
-        for size in getattr(self.patch_size, "sizes", ()):
+        self._boundary = self.boundary if self.equivariant else None
+        self._schedule = self.patch_size
+        if not callable(self._schedule):
+            self._check_size(self._schedule)
+        for size in getattr(self._schedule, "sizes", ()):
             self._check_size(size)
 
     def _check_size(self, size, where=""):
@@ -177,25 +179,25 @@ class LocalScoreDenoiser(BaseDenoiser):
         if self._has_inner_patches_only() and int(size) > shortest:
             raise ValueError(
                 f"patch_size={size}{where} is larger than the image {self.image_shape_}, and "
-                f"boundary={self.boundary!r} compares with patches inside the training images, of "
+                f"boundary={self._boundary!r} compares with patches inside the training images, of "
                 f"which there are none; pass at most {shortest - 1 + shortest % 2}, or "
                 "boundary='broken'."
             )
 
     def _has_inner_patches_only(self):
         """Whether windows, padded or not, are compared with whole patches."""
-        return self.equivariant and self.boundary != "broken"
+        return self._boundary in ("zero", "circular")
 
     def _window(self, sigma):
         """Side of the windows at a sigma."""
-        if not callable(self.patch_size):
-            return int(self.patch_size)
-        size = self.patch_size(sigma)
+        if not callable(self._schedule):
+            return int(self._schedule)
+        size = self._schedule(sigma)
         self._check_size(size, f" at sigma = {sigma}")
         return int(size)
 
     def _windows(self, sigma):
-        if self.equivariant:
+        if self._boundary is not None:
             raise self._without_windows(
                 "{name}(equivariant=True) compares windows with other places of the training "
                 "images too, which this does not know; use equivariant=False."
@@ -204,19 +206,19 @@ class LocalScoreDenoiser(BaseDenoiser):
         return Windows(around[:, None].to(self._device), None, self.training_set_)
 
     def _attributed(self, z, sigma, top, by_window):
-        if not self.equivariant:
+        if self._boundary is None:
             return super()._attributed(z, sigma, top, by_window)
         return sliding_attribution(z, sigma, **self._compared(sigma), top=top, by_window=by_window)
 
     def _mean_without(self, z, sigma, groups):
-        if not self.equivariant:
+        if self._boundary is None:
             return super()._mean_without(z, sigma, groups)
         return sliding_means_without(z, sigma, **self._compared(sigma), groups=groups)
 
     def _compared(self, sigma):
         """What windows of noisy images of one noise level are compared with."""
         size = self._window(float(sigma[0]))
-        return dict(training_set=self.training_set_, size=size, boundary=self.boundary)
+        return dict(training_set=self.training_set_, size=size, boundary=self._boundary)
 
     def _posterior(self, z, sigma):
         return self._posterior_by_window(z, sigma)
@@ -224,9 +226,9 @@ class LocalScoreDenoiser(BaseDenoiser):
     def _windowed_posterior(self, z, sigma, size):
         """The posterior of images that share a window size."""
         channels, *sides = self.image_shape_
-        if self.equivariant:
+        if self._boundary is not None:
             posterior = equivariant_posterior(
-                z, sigma, self.training_set_, size, self.boundary, self._answer
+                z, sigma, self.training_set_, size, self._boundary, self._answer
             )
         else:
             posterior = local_posterior(z, sigma, self.training_set_, size)
