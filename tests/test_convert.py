@@ -77,6 +77,46 @@ def test_round_trips_in_both_containers(images, name, sigma, dtype):
     np.testing.assert_array_equal(there(x0, z, as_list), answer)
 
 
+EVERY = [
+    convert.vp_from_ve,
+    convert.ve_from_vp,
+    convert.flow_from_ve,
+    convert.ve_from_flow,
+    *(lambda z, sigma, f=function: f(z, z, sigma) for pair in PAIRS.values() for function in pair),
+]
+DIVIDE = EVERY[4::2]
+
+
+@pytest.mark.parametrize("function", EVERY)
+def test_images_of_ints(function, rng):
+    z, sigma = rng.integers(-5, 6, (3, 1, 2, 2)), np.array([0.5, 1.5, 2.5])
+    expected = function(z.astype(float), sigma)
+    np.testing.assert_allclose(function(z, sigma), expected, atol=1e-14)
+    for given in (sigma, torch.from_numpy(sigma)):
+        got = function(torch.from_numpy(z), given)
+        assert got.dtype == torch.float32
+        np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("function", EVERY)
+def test_levels_that_are_none(images, function):
+    for z in (images[0], torch.from_numpy(images[0])):
+        for wrong in (np.ones(3), torch.ones(3), [1.0, 2.0], np.ones((4, 1, 1, 1))):
+            with pytest.raises(ValueError, match=r"sigma must be one float or one per image"):
+                function(z, wrong)
+        for wrong in (-0.1, [0.1, 0.2, -0.3, 0.4], float("nan"), torch.tensor(-1.0)):
+            with pytest.raises(ValueError, match=r"sigma must be non-negative"):
+                function(z, wrong)
+        with pytest.raises(ValueError, match="sigma must be finite"):
+            function(z, [0.1, 0.2, np.inf, 0.4])
+        for zero in (0.0, [0.1, 0.2, 0.0, 0.4]):
+            if function in DIVIDE:
+                with pytest.raises(ValueError, match="sigma must be positive here, got 0"):
+                    function(z, zero)
+            else:
+                assert np.isfinite(np.asarray(function(z, zero))).all()
+
+
 def test_levels():
     for sigma in (0.0, 0.3, 7.0, np.array([0.0, 1.0]), torch.tensor([0.2, 5.0]), [1.0, 2.0]):
         there = convert.alpha_bar_from_sigma(sigma)
@@ -89,6 +129,12 @@ def test_levels():
     ):
         for bad in (0.0, -0.1, 1.5, float("nan"), [0.5, 0.0], torch.tensor([2.0])):
             with pytest.raises(ValueError, match=rf"{name} must be in \(0, 1\]"):
+                function(bad)
+
+    for function in (convert.alpha_bar_from_sigma, convert.flow_time_from_sigma):
+        assert function(np.inf) == 0
+        for bad in (-0.1, float("nan"), [0.5, -1.0], torch.tensor([-2.0])):
+            with pytest.raises(ValueError, match="sigma must be non-negative"):
                 function(bad)
 
 
