@@ -119,6 +119,22 @@ def test_what_the_network_is_told(Z):
     assert told["c"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("condition", ["tensor", "float"])
+@pytest.mark.parametrize(
+    ("time", "got"),
+    [
+        (lambda s: s[:1], r"shape \(1,\)"),
+        (lambda s: s[:, None], r"shape \(5, 1\)"),
+        (lambda s: 0.5, "a float"),
+        (lambda s: s.numpy(), "a ndarray"),
+    ],
+)
+def test_a_time_for_every_image(Z, condition, time, got):
+    model = NetworkDenoiser(identity, time=time, condition=condition, image_shape=SHAPE)
+    with pytest.raises(ValueError, match=rf"time must map .*shape \(5,\).*but gave {got}"):
+        model.denoise(Z, [0.1, 0.2, 0.3, 0.4, 0.5])
+
+
 def test_one_float_for_each_group_of_images(X, Z):
     network = Known(X, "x0")
     model = NetworkDenoiser(network, condition="float", image_shape=SHAPE, dtype="float64")
@@ -379,6 +395,9 @@ def test_pickles_are_refused_unless_trusted(tmp_path):
     for name in ("trap.pt", "trap.pkl"):
         with pytest.raises(ValueError, match="if you trust its author pass trust=True"):
             load_network(tmp_path / name)
+        for trust in ("no", 1, None, [False]):
+            with pytest.raises(ValueError, match="trust must be True or False, got"):
+                load_network(tmp_path / name, trust=trust)
         assert not sprung.exists()
 
 

@@ -40,7 +40,8 @@ def load_network(path, network=None, *, trust=False):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it cannot be read safely, or holds no network or weights of another one.
+        If it cannot be read safely, holds no network or weights of another one, or if trust
+        is anything but True or False.
 
     Examples
     --------
@@ -51,6 +52,8 @@ def load_network(path, network=None, *, trust=False):
     ...     load_network(path, torch.nn.Conv2d(1, 1, 3))
     Conv2d(1, 1, kernel_size=(3, 3), stride=(1, 1))
     """
+    if not isinstance(trust, bool):  # "no" would be taken for yes
+        raise ValueError(f"trust must be True or False, got {trust!r}.")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file '{path}'.")

@@ -87,9 +87,9 @@ class NetworkDenoiser(BaseDenoiser):
     Raises
     ------
     ValueError
-        While denoising at an infinite noise level, or if the network answers with another
+        While denoising at an infinite noise level, if the network answers with another
         shape, with NaN or with infinity, or works on another device or in another dtype than
-        what it is given.
+        what it is given, or if ``time`` gives anything but one number for each image.
 
     See Also
     --------
@@ -273,7 +273,7 @@ class NetworkDenoiser(BaseDenoiser):
         z, sigma = middle + half * z, half * sigma
         x, c, clean = _PARAMETRIZATIONS[self.parametrization](z, sigma, self.sigma_data)
         if self.time is not None:
-            c = self.time(sigma)
+            c = _checked_time(self.time(sigma), sigma)
         answer = self._ask(x, c, sigma).to(z)
         return (clean(answer, z, sigma) - middle) / half
 
@@ -308,6 +308,17 @@ class NetworkDenoiser(BaseDenoiser):
                 told = c[rows[0]].item()
                 answer[rows] = called(self.network, some, told, level[None])
             return answer
+
+
+def _checked_time(c, sigma):
+    """What ``time`` makes of noise levels, if it is one number for each."""
+    if not isinstance(c, torch.Tensor) or c.shape != sigma.shape:
+        got = f"shape {tuple(c.shape)}" if isinstance(c, torch.Tensor) else f"a {type(c).__name__}"
+        raise ValueError(
+            f"time must map a tensor of noise levels, shape {tuple(sigma.shape)}, to a tensor of "
+            f"as many numbers, but gave {got}; give every image its own."
+        )
+    return c
 
 
 def _direct(z, sigma, sigma_data):
