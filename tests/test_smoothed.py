@@ -2,8 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.model_selection import GridSearchCV
 
 import oracle
@@ -11,6 +14,7 @@ from helpers import finite_difference_gradient
 from skpspc import (
     EmpiricalDenoiser,
     GaussianDenoiser,
+    NetworkDenoiser,
     PatchDenoiser,
     PSPCDenoiser,
     SmoothedDenoiser,
@@ -26,6 +30,11 @@ def X(rng):
 @pytest.fixture
 def Z(X, rng):
     return X[:3] / 127.5 - 1 + 0.4 * rng.standard_normal((3, 2, 4, 3))
+
+
+class Shrinkage(torch.nn.Module):
+    def forward(self, x, c):
+        return x / (1 + c[:, None, None, None] ** 2)
 
 
 def displacements(model, shape):
@@ -127,10 +136,31 @@ def test_manners_of_a_meta_estimator(X, Z, digits):
         SmoothedDenoiser(inner).get_feature_names_out()
 
 
+def test_a_frozen_denoiser_is_asked_as_it_is(X, Z):
+    y = np.arange(30) % 2
+    inner = PSPCDenoiser(2).fit(X[:20], y[:20])
+    model = SmoothedDenoiser(FrozenEstimator(inner), 0.3, n_draws=3).fit(X, y)
+    expected = SmoothedDenoiser(PSPCDenoiser(2), 0.3, n_draws=3).fit(X[:20], y[:20])
+    for label in (None, 1):
+        np.testing.assert_array_equal(model.denoise(Z, 0.5, label), expected.denoise(Z, 0.5, label))
+    np.testing.assert_array_equal(model.jacobian(Z, 0.5), expected.jacobian(Z, 0.5))
+    before = inner.denoise(Z, 0.5)
+    model.partial_fit(X, y)
+    np.testing.assert_array_equal(inner.denoise(Z, 0.5), before)
+
+    network = NetworkDenoiser(Shrinkage(), image_shape=(2, 4, 3))
+    linear = SmoothedDenoiser(FrozenEstimator(network), n_draws=2).fit(X)
+    assert linear.denoiser_.network is network.network
+    assert linear.sample(2, n_steps=2).shape == (2, 2, 4, 3)
+    with pytest.raises(NotFittedError):
+        SmoothedDenoiser(FrozenEstimator(PSPCDenoiser(2))).fit(X)
+
+
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
         ({"denoiser": "empirical"}, "'denoiser' parameter"),
+        ({"denoiser": FrozenEstimator(PCA())}, "what is frozen must be a denoiser, got Frozen"),
         ({"tau": -0.1}, "'tau' parameter"),
         ({"n_draws": 0}, "'n_draws' parameter"),
         ({"denoiser__sigma": -1}, "'sigma' parameter"),

@@ -6,6 +6,7 @@ from dataclasses import fields
 
 import numpy as np
 from sklearn.base import _fit_context, clone
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
@@ -32,8 +33,9 @@ class SmoothedDenoiser(BaseDenoiser):
 
     Parameters
     ----------
-    denoiser : BaseDenoiser
-        D_0, fitted or not; a clone of it is fitted.
+    denoiser : BaseDenoiser or FrozenEstimator of one
+        D_0, fitted or not; a clone of it is fitted. A ``FrozenEstimator`` around it is asked as
+        it is: a network is then not copied, and X is not looked at.
     tau : float, default 0.1
         Standard deviation of the displacements, in the units of the images. 0: D_0 itself.
     n_draws : int, default 8
@@ -47,8 +49,8 @@ class SmoothedDenoiser(BaseDenoiser):
 
     Attributes
     ----------
-    denoiser_ : BaseDenoiser
-        The fitted clone.
+    denoiser_ : BaseDenoiser or FrozenEstimator
+        The fitted clone, or the frozen denoiser itself.
     image_shape_, n_features_in_
         As in `EmpiricalDenoiser`.
 
@@ -75,7 +77,7 @@ class SmoothedDenoiser(BaseDenoiser):
     """
 
     _parameter_constraints = {
-        "denoiser": [BaseDenoiser],
+        "denoiser": [BaseDenoiser, FrozenEstimator],
         "tau": [Interval(numbers.Real, 0, None, closed="left")],
         "n_draws": [Interval(numbers.Integral, 1, None, closed="left")],
         "sigma": BaseDenoiser._parameter_constraints["sigma"],
@@ -108,8 +110,10 @@ class SmoothedDenoiser(BaseDenoiser):
         Raises
         ------
         ValueError
-            As the denoiser's own ``fit``.
+            As the denoiser's own ``fit``, or if what is frozen is no denoiser.
         """
+        if not hasattr(self.denoiser, "_posterior"):
+            raise ValueError(f"what is frozen must be a denoiser, got {self.denoiser!r}.")
         self.denoiser_ = clone(self.denoiser).fit(X, y, sample_weight=sample_weight)
         seeds = np.random.SeedSequence([noise_seed(self.random_state), _DISPLACEMENTS])
         self._seed = int.from_bytes(seeds.generate_state(4).tobytes(), "little")
@@ -119,7 +123,7 @@ class SmoothedDenoiser(BaseDenoiser):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Add training images; the displacements stay.
+        """Add training images; the displacements stay, and so does a frozen denoiser.
 
         Parameters and errors are those of :meth:`fit`.
 
@@ -129,7 +133,8 @@ class SmoothedDenoiser(BaseDenoiser):
         """
         if not hasattr(self, "denoiser_"):
             return self.fit(X, y, sample_weight)
-        self.denoiser_.partial_fit(X, y, sample_weight=sample_weight)
+        if not isinstance(self.denoiser_, FrozenEstimator):  # which would hand it on
+            self.denoiser_.partial_fit(X, y, sample_weight=sample_weight)
         self._adopt(*_ABOUT_CLASSES)
         return self
 
