@@ -10,7 +10,7 @@ the network on [-1, 1], over 64 images. In brackets is the setting that was chos
 error on 16 other images of the same source. The weights of the blends are found on those too, as
 `BlendedDenoiser` finds them, and those below .01 are dropped. The last column is the geometric
 mean, over noise levels, of the error over the smaller one of the Gaussian and of PSPC-Square with
-the paper's sizes.
+the paper's sizes, on the same images: a row of fewer images has them over those alone.
 
 ``networks.py`` has the functions named in NETWORKS, which return ``denoise(z, sigma)``.
 """
@@ -180,7 +180,7 @@ class Bench:
         return row.build(*setting).fit(self._moved if row.moved else self.images[: row.n_train])
 
     def errors(self, source, sigma):
-        """By network and row: what was chosen, and the error."""
+        """By network and row: what was chosen, the error, and it over the smaller baseline's."""
         clean = torch.from_numpy(self.sources[source]) / 127.5 - 1
         z = clean + sigma * draw_noise(clean.shape[1:], len(clean), random_state=0).to(clean)
 
@@ -198,6 +198,11 @@ class Bench:
 
     def _against(self, residual, sigma):
         n, size, found, members = self.n_choice, None, {}, []
+
+        def entry(chosen, error, n_images=None):
+            baselines = (residual(name, (), n, None)[:n_images] for name in (GAUSSIAN, SQUARE))
+            return chosen, error, error / min(map(_mean_square, baselines))
+
         for name in [BEST, *(name for name in self.rows if name != BEST)]:
             row = self.rows[name]
             chosen, *others = settings = row.settings(size, sigma)
@@ -206,11 +211,12 @@ class Bench:
             if name == BEST:
                 (size,) = chosen
             stop = row.n_images and n + row.n_images
-            found[name] = chosen, _mean_square(residual(name, chosen, n, stop))
+            found[name] = entry(chosen, _mean_square(residual(name, chosen, n, stop)), row.n_images)
             if row.n_images is None:
                 members += [(name, s) for s in (settings if name == BEST else [chosen])]
         plain = [member for member in members if not self.rows[member[0]].moved]
-        found[BLEND], found[PLAIN_BLEND] = (self._blend(m, residual) for m in (members, plain))
+        for name, kept in ((BLEND, members), (PLAIN_BLEND, plain)):
+            found[name] = entry(*self._blend(kept, residual))
         return found
 
     def _blend(self, members, residual):
@@ -228,14 +234,13 @@ def _mean_square(residual):
 
 
 def table(bench, title, found):
-    """Print what was found, {sigma: {row: (setting, error)}}."""
-    least = {s: min(rows[GAUSSIAN][1], rows[SQUARE][1]) for s, rows in found.items()}
+    """Print what was found, {sigma: {row: (setting, error, ratio)}}."""
     paper = paper_schedule(bench.images.shape[1:])
     lines = [["sigma (the paper's size)", *(f"{s:g} ({paper(s)})" for s in found), "ratio"]]
     for name in [*bench.rows, PLAIN_BLEND, BLEND]:
         row, cells = bench.rows.get(name), [rows[name] for rows in found.values()]
-        ratio = np.exp(np.mean([np.log(rows[name][1] / least[s]) for s, rows in found.items()]))
-        shown = [_label(f"{error:.5f}".lstrip("0"), s if row else ()) for s, error in cells]
+        ratio = np.exp(np.mean([np.log(ratio) for *_, ratio in cells]))
+        shown = [_label(f"{error:.5f}".lstrip("0"), s if row else ()) for s, error, _ in cells]
         lines.append([f"{name}{row.mark if row else ''}", *shown, f"{ratio:.2f}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "  ".join("=" * width for width in widths)

@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
-from skpspc import GaussianDenoiser
+from skpspc import GaussianDenoiser, PSPCDenoiser
 from skpspc.sampling import draw_noise
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -46,6 +47,28 @@ def test_family(digits, capsys):
         z = (clean + sigma * noise)[8:]
         expected = (gaussian.denoise(z, sigma) - network(z, sigma)).square().mean()
         np.testing.assert_allclose(float(error), expected, atol=6e-6)
+
+
+def test_ratios_of_a_row_are_over_its_own_images(digits):
+    family = script("family")
+    images = digits[np.random.default_rng(0).permutation(len(digits))]
+    levels = (0.3, 1.0)
+    case = family.Case("digits", images[:200], images[200:], {"none": (lambda z, s: 0 * z, levels)})
+    bench = family.Bench(case, 200, 8, 24)
+    name = "few"
+    bench.rows = {key: bench.rows[key] for key in (family.GAUSSIAN, family.SQUARE, family.BEST)}
+    bench.rows[name] = family.Row(GaussianDenoiser, n_images=3)
+    clean = torch.from_numpy(images[200:232]) / 127.5 - 1
+    noise = draw_noise(clean.shape[1:], 32, random_state=0).float()
+    errors = {}
+    for key, model in ((family.GAUSSIAN, GaussianDenoiser()), (family.SQUARE, PSPCDenoiser())):
+        errors[key] = model.fit(images[:200]).denoise(clean + 0.3 * noise, 0.3).square()
+    found = bench.errors("held-out images", 0.3)["none"]
+    for key, stop in ((name, 11), (family.SQUARE, 32), (family.BLEND, 32)):
+        baseline = min(float(error[8:stop].mean()) for error in errors.values())
+        assert found[key][2] == pytest.approx(found[key][1] / baseline, rel=1e-5)
+    own, all_of_them = (float(errors[family.GAUSSIAN][8:stop].mean()) for stop in (11, 32))
+    assert abs(own / all_of_them - 1) > 0.01
 
 
 def test_locality(digits, capsys):
