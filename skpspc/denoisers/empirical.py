@@ -80,6 +80,9 @@ class EmpiricalDenoiser(IndexedDenoiser):
 
     Notes
     -----
+    With labels and an index, every class that is asked for has an index of its own, over its images
+    alone, beside that of all: asking for every class takes the memory of two.
+
     With a bandwidth h > 0, and :math:`\mu, \Sigma` the mean and covariance of the training set,
 
     .. math::
