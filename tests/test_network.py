@@ -183,9 +183,9 @@ def test_a_module_is_used_in_evaluation_mode_and_put_back(Z):
         expected = module[1](torch.from_numpy(Z)).numpy()
     np.testing.assert_allclose(first, expected, atol=1e-14)
     # a clone has a network of its own, with the same weights
-    copy = clone(model)
-    assert copy.network is not network
-    np.testing.assert_array_equal(copy.denoise(Z, 0.5), first)
+    other = clone(model)
+    assert other.network is not network
+    np.testing.assert_array_equal(other.denoise(Z, 0.5), first)
 
 
 def test_a_module_sees_its_own_dtype(Z):
@@ -246,6 +246,10 @@ def test_score_and_posterior(X, Z):
     assert np.isnan(posterior.effective_sample_size).all()
     assert (posterior.error_bound == 0).all()
     assert not hasattr(model, "score_samples")
+    with pytest.raises(AttributeError, match="a network does not know log p"):
+        model.score_samples(Z, 0.5)
+    with pytest.raises(AttributeError, match="a network is called without a class"):
+        _ = model.classes_
     smoothed = SmoothedDenoiser(model, tau=0.0).fit(X)
     np.testing.assert_allclose(smoothed.denoise(Z, 0.5), truth.denoise(Z, 0.5), atol=1e-12)
     again = pickle.loads(pickle.dumps(NetworkDenoiser(identity, image_shape=SHAPE)))
@@ -276,11 +280,41 @@ def test_ends_of_sigma(X, Z):
         (lambda x, c: x.numpy(), "answered with ndarray"),
         (lambda x, c: x * float("nan"), r"NaN or infinity at sigma = \[0\.5\]"),
         (lambda x, c: x / 0, "check parametrization and data_range"),
+        (lambda x, c: x * 1j, r"must answer with floats, got torch\.complex64"),
+        (lambda x, c: x.int(), r"must answer with floats, got torch\.int32"),
     ],
 )
 def test_answers_that_are_none(Z, network, sentence):
     with pytest.raises(ValueError, match=sentence):
         NetworkDenoiser(network, image_shape=SHAPE).denoise(Z, 0.5)
+
+
+def test_errors_of_the_network_itself_stay_what_they_are(Z):
+    def network(x, c):
+        raise RuntimeError("unknown prediction type 'foo', see the device settings")
+
+    with pytest.raises(RuntimeError, match=r"^unknown prediction type"):
+        NetworkDenoiser(network, image_shape=SHAPE).denoise(Z, 0.5)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        torch.nn.Conv2d(2, 2, 1, dtype=torch.float64),
+        torch.nn.ConvTranspose2d(2, 2, 1, dtype=torch.float64),
+        torch.nn.Linear(3, 3, dtype=torch.float64),
+        torch.nn.GroupNorm(1, 2, dtype=torch.float64),
+        torch.nn.Bilinear(3, 3, 3, dtype=torch.float64),
+        torch.nn.Linear(3, 3, device="meta"),
+        torch.nn.LayerNorm(3, device="meta"),
+    ],
+    ids=lambda layer: f"{type(layer).__name__} {layer.weight.device} {layer.weight.dtype}",
+)
+def test_what_torch_says_of_other_devices_and_dtypes_is_known(Z, layer):
+    given = 2 if isinstance(layer, torch.nn.Bilinear) else 1
+    model = NetworkDenoiser(lambda x, c: layer(*[x] * given), image_shape=SHAPE)
+    with pytest.raises(ValueError, match="give NetworkDenoiser the device and dtype"):
+        model.denoise(Z, 0.5)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +324,10 @@ def test_answers_that_are_none(Z, network, sentence):
         ({"parametrization": "score"}, "'parametrization' parameter"),
         ({"time": 3}, "'time' parameter"),
         ({"data_range": 1.0}, "'data_range' parameter"),
-        ({"data_range": (1, -1)}, "data_range must be .low, high. with low < high"),
+        *(
+            ({"data_range": wrong}, "data_range must be .low, high., finite numbers with low < hi")
+            for wrong in ((1, -1), (None, 1), (0, np.inf), (np.nan, 1), ("0", "1"), (0,), (0, 1, 2))
+        ),
         ({"sigma_data": 0.0}, "'sigma_data' parameter"),
         ({"condition": "int"}, "'condition' parameter"),
         ({"batch_size": 0}, "'batch_size' parameter"),
@@ -368,7 +405,8 @@ def test_weights_are_loaded_safely(tmp_path):
     torch.save(source, tmp_path / "w.pt")
     torch.save({"step": 3, "state_dict": source}, tmp_path / "wrapped.ckpt")
     torch.save({"model": conv().state_dict(), "ema": source}, tmp_path / "ema.pth")
-    for name in ("w.safetensors", "w.pt", "wrapped.ckpt", "ema.pth"):
+    torch.save({"ema": {}, "model": source}, tmp_path / "empty.pth")
+    for name in ("w.safetensors", "w.pt", "wrapped.ckpt", "ema.pth", "empty.pth"):
         module = conv().train()
         assert load_network(tmp_path / name, module) is module
         assert not module.training
@@ -404,15 +442,20 @@ def test_pickles_are_refused_unless_trusted(tmp_path):
 def test_files_that_hold_no_network(tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no file"):
         load_network(tmp_path / "nothing.pt")
-    (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00")
-    with pytest.raises(ValueError, match="is no whole safetensors file"):
-        load_network(tmp_path / "cut.safetensors")
-    for content in (b"", b"not a pickle", b"\x80\x04garbage"):
+    for name in ("cut.safetensors", "cut.SAFETENSORS"):
+        (tmp_path / name).write_bytes(b"\x10\x00")
+        with pytest.raises(ValueError, match="is no whole safetensors file"):
+            load_network(tmp_path / name)
+    # the last two make the unpickler look where nothing is
+    for content in (b"", b"not a pickle", b"\x80\x04garbage", b"\x81\x84", b"r|\xc4\x16\x7f}"):
         (tmp_path / "junk.pkl").write_bytes(content)
         with pytest.raises(ValueError, match="is not loaded"):
             load_network(tmp_path / "junk.pkl")
         with pytest.raises(ValueError, match="is neither a torch file nor a pickle"):
             load_network(tmp_path / "junk.pkl", trust=True)
     torch.save({"step": 3}, tmp_path / "step.pt")
-    with pytest.raises(ValueError, match="holds no module and no state dict, but dict"):
+    with pytest.raises(ValueError, match="no module and no state dict of tensors alone, but dict"):
         load_network(tmp_path / "step.pt")
+    for network in (torch.nn.Conv2d, "unet"):
+        with pytest.raises(ValueError, match=r"network must be a torch\.nn\.Module, not its"):
+            load_network(tmp_path / "step.pt", network)

@@ -1,8 +1,15 @@
 """How a network is called, and what it must answer with."""
 
 import contextlib
+import re
 
 import torch
+
+# How torch says that tensors on several devices, or of several dtypes, met.
+_MIXED = re.compile(
+    r"same (dtype|device|scalar type)|expected (dtype|device|scalar type)|mixed dtype"
+    r"|type \(.*\) should be the same"
+)
 
 
 @contextlib.contextmanager
@@ -36,7 +43,7 @@ def called(network, x, told, sigma):
     ------
     ValueError
         If the network is on another device or of another dtype than x, or answers with
-        another shape, without a gradient, with NaN or with infinity.
+        another shape, with no floats, without a gradient, with NaN or with infinity.
     """
     try:
         answer = network(x, told)
@@ -44,7 +51,7 @@ def called(network, x, told, sigma):
         raise
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
-        if not any(word in reason for word in ("device", "dtype", "type")):
+        if not _MIXED.search(reason):
             raise
         raise _misplaced(x, reason) from error
     if not isinstance(answer, torch.Tensor) or answer.shape != x.shape:
@@ -53,6 +60,8 @@ def called(network, x, told, sigma):
             f"the network must answer with a tensor of shape {tuple(x.shape)}, as it was given, "
             f"but answered with {got}; wrap it in a function that takes out the estimate."
         )
+    if not answer.is_floating_point():
+        raise ValueError(f"the network must answer with floats, got {answer.dtype}.")
     if answer.device != x.device:
         raise _misplaced(x, f"it answers on {answer.device}")
     if not answer.isfinite().all():

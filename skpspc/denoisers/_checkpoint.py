@@ -40,8 +40,8 @@ def load_network(path, network=None, *, trust=False):
     FileNotFoundError
         If there is no such file.
     ValueError
-        If it cannot be read safely, holds no network or weights of another one, or if trust
-        is anything but True or False.
+        If it cannot be read safely, holds no network or weights of another one, if ``network``
+        is no module, or trust anything but True or False.
 
     Examples
     --------
@@ -54,6 +54,8 @@ def load_network(path, network=None, *, trust=False):
     """
     if not isinstance(trust, bool):  # "no" would be taken for yes
         raise ValueError(f"trust must be True or False, got {trust!r}.")
+    if not (network is None or isinstance(network, torch.nn.Module)):
+        raise ValueError(f"network must be a torch.nn.Module, not its class, got {network!r}.")
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file '{path}'.")
@@ -62,8 +64,8 @@ def load_network(path, network=None, *, trust=False):
         return content.eval()
     if not isinstance(content, Mapping) or not _are_weights(content):
         raise ValueError(
-            f"'{path}' holds no module and no state dict, but {type(content).__name__}; take the "
-            "network out of it yourself."
+            f"'{path}' holds no module and no state dict of tensors alone, but "
+            f"{type(content).__name__}; take the network out of it yourself."
         )
     if network is None:
         raise ValueError(
@@ -82,7 +84,7 @@ def load_network(path, network=None, *, trust=False):
 
 def _read(path, trust):
     """What is in the file."""
-    if path.suffix == ".safetensors":
+    if path.suffix.lower() == ".safetensors":
         try:
             return load_file(path)
         except SafetensorError as error:
@@ -92,7 +94,7 @@ def _read(path, trust):
             # that it would rather have its own protocol is said below, in other words
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError) as error:
         if not trust:
             raise ValueError(
                 f"'{path}' holds more than weights, or no weights (it is a pickle that may run "
@@ -106,12 +108,12 @@ def _unpickle(path):
     """Run a pickle: a file of torch, or a plain one."""
     try:
         return torch.load(path, map_location="cpu", weights_only=False)
-    except (pickle.UnpicklingError, RuntimeError, EOFError):
+    except (pickle.UnpicklingError, RuntimeError, EOFError, IndexError):
         pass  # not torch's own format
     try:
         with open(path, "rb") as file:
             return pickle.load(file)
-    except (pickle.UnpicklingError, EOFError) as error:
+    except (pickle.UnpicklingError, EOFError, IndexError) as error:
         raise ValueError(f"'{path}' is neither a torch file nor a pickle ({error}).") from error
 
 
@@ -119,8 +121,9 @@ def _unwrapped(content):
     """The network or weights of a training script's checkpoint."""
     if isinstance(content, Mapping) and not _are_weights(content):
         for name in _WRAPPERS:
-            if isinstance(content.get(name), (torch.nn.Module, Mapping)):
-                return content[name]
+            found = content.get(name)
+            if isinstance(found, torch.nn.Module) or (isinstance(found, Mapping) and found):
+                return found
     return content
 
 

@@ -16,6 +16,11 @@ from ..support.memory import rows_that_fit
 from ._calling import called, evaluating
 from .base import BaseDenoiser
 
+# What a network has not, and why.
+_UNKNOWN = {
+    "score_samples": ": a network does not know log p(z)",
+    "classes_": ": a network is called without a class",
+}
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
@@ -223,12 +228,14 @@ class NetworkDenoiser(BaseDenoiser):
                 return math.prod(shape)
             if name == "_layout":
                 return Layout(False, False, torch.float32, torch.device("cpu"))
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute {name!r}{_UNKNOWN.get(name, '')}"
+        )
 
     @property
     def score_samples(self):
         """None: there is no such method."""
-        raise AttributeError("NetworkDenoiser has no score_samples: it does not know log p(z).")
+        raise AttributeError  # whose sentence `__getattr__` has
 
     def _home(self):
         """Device and dtype of the network."""
@@ -244,11 +251,17 @@ class NetworkDenoiser(BaseDenoiser):
 
     def _range(self):
         """Middle and half width of the network's pixels."""
-        if len(self.data_range) != 2 or not self.data_range[0] < self.data_range[1]:
+        try:
+            low, high = self.data_range
+            known = math.isfinite(low) and math.isfinite(high) and low < high
+        except (TypeError, ValueError):
+            known = False
+        if not known:
             raise ValueError(
-                f"data_range must be (low, high) with low < high, got {self.data_range!r}."
+                "data_range must be (low, high), finite numbers with low < high, got "
+                f"{self.data_range!r}."
             )
-        low, high = map(float, self.data_range)
+        low, high = float(low), float(high)
         return (low + high) / 2, (high - low) / 2
 
     def _posterior(self, z, sigma):
