@@ -103,6 +103,16 @@ def test_other_boundaries(photos, boundary):
     assert (error <= 1e-3).mean() > 0.995
 
 
+def test_signals_have_no_edges_but_their_ends(photos):
+    X = np.ascontiguousarray(photos[:, :1].reshape(-1, 1, 1, photos.shape[3]))
+    model = LocalScoreDenoiser(5, equivariant=True, boundary="broken", tol=1e-3).fit(X[:2000])
+    Z = noisy(X[2100:2103], 0.05)
+    posterior = model.posterior(Z, 0.05)
+    assert (posterior.error_bound > 0).all()
+    error = np.abs(posterior.mean - exact(model).denoise(Z, 0.05))
+    assert (error <= 1e-3).mean() > 0.98
+
+
 def test_sample_weights_and_float_images(photos):
     X = (photos[:80] / 127.5 - 1).astype(np.float32)
     weight = np.arange(80) % 5 + 0.1

@@ -164,7 +164,8 @@ def _broken_posterior(z, sigma, training_set, size, answer):
                 continue
             around = cut_comparison(training_set, size, (top, bottom), (left, right))
             rows, columns, dictionary = around
-            inside = bottom - top > 1 and right - left > 1
+            # an axis of length 1 has no edge
+            inside = (bottom - top > 1 or height == 1) and (right - left > 1 or width == 1)
             part = _sliding_posterior(
                 z[:, :, rows, columns], sigma, dictionary, answer if inside else patch_posterior
             )
