@@ -301,7 +301,6 @@ def test_a_class_that_lies_apart_is_copied_once_when_asked_for(X, Z):
     assert not model._of_classes
     dogs = images_of_class(model, "dog")
     np.testing.assert_array_equal(dogs, X[SHUFFLED == "dog"])
-    assert images_of_class(model, "dog") is not dogs
     assert np.shares_memory(images_of_class(model, "dog"), dogs)
     assert len(model._of_classes) == 1
 
@@ -463,6 +462,13 @@ def test_fit_takes_what_searches_pass(X, Z, y):
     np.testing.assert_array_equal(model.denoise(Z, 0.5), EmpiricalDenoiser().fit(X).denoise(Z, 0.5))
     if y.ndim == 2 and y.shape[1] > 1:
         assert not hasattr(model, "classes_")
+
+
+def test_nan_is_no_label(X):
+    y = np.arange(24) % 3 + 0.0
+    y[5] = np.nan
+    with pytest.raises(ValueError, match="y holds NaN, which is no label"):
+        EmpiricalDenoiser().fit(X, y)
 
 
 def test_searches_and_pipelines_pass_labels(digits):

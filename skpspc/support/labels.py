@@ -28,7 +28,7 @@ class Labels:
     Raises
     ------
     ValueError
-        If the labels cannot be sorted.
+        If the labels cannot be sorted, or there is NaN among them.
     """
 
     def __init__(self, values, used=None):
@@ -36,6 +36,8 @@ class Labels:
             self.classes, codes = np.unique(values, return_inverse=True)
         except TypeError as error:
             raise ValueError(f"the labels in y cannot be sorted ({error}); {_ALIKE}.") from error
+        if self.classes.dtype.kind == "f" and np.isnan(self.classes).any():
+            raise ValueError("y holds NaN, which is no label; give those images one of their own.")
         self.codes = codes if used is None else codes[used]
 
     def joined(self, other):
