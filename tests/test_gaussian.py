@@ -129,8 +129,17 @@ def test_wiener_is_the_jacobian(digits):
         np.testing.assert_allclose(W, shifts.T, atol=1e-12)
         np.testing.assert_allclose(model.wiener(sigma, [5, 63]), W[[5, 63]], atol=1e-14)
     assert isinstance(GaussianDenoiser().fit(torch.from_numpy(digits)).wiener(1.0), torch.Tensor)
-    with pytest.raises(ValueError, match="sigma must be a non-negative number, got -1"):
-        model.wiener(-1.0)
+    for wrong, sentence in (
+        (-1.0, "non-negative, got -1"),
+        (None, "got None"),
+        ([1, 2], "one float"),
+    ):
+        with pytest.raises(ValueError, match=f"sigma must be .*{sentence}"):
+            model.wiener(wrong)
+    for rows in ([1.7], [64], [0, -1], [True], torch.tensor([0.0])):
+        with pytest.raises(ValueError, match="rows must be ints from 0 to 63, got"):
+            model.wiener(1.0, rows)
+    np.testing.assert_array_equal(model.wiener(1.0, np.array([3], np.uint8)), model.wiener(1.0, 3))
 
 
 def test_both_ends_of_sigma(rng):

@@ -114,8 +114,13 @@ def test_neighbourhoods_grow_with_sigma(photos):
     sizes = [model.neighbours(sigma).sum(0).mean() for sigma in (0.05, 0.3, 1.0, 5.0)]
     assert (np.diff(sizes) > 0).all()
     assert isinstance(PCALocalityDenoiser().fit(torch.tensor(X)).neighbours(1.0), torch.Tensor)
-    with pytest.raises(ValueError, match="sigma must be a non-negative number, got -2"):
-        model.neighbours(-2)
+    for wrong, sentence in (
+        (-2, "non-negative, got -2"),
+        (None, "got None"),
+        ([1.0, 2.0], "one float"),
+    ):
+        with pytest.raises(ValueError, match=f"sigma must be .*{sentence}"):
+            model.neighbours(wrong)
 
 
 def test_a_constant_pixel_disturbs_nothing(digits):

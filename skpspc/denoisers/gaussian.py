@@ -6,6 +6,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from .._validation import check_sigma
 from ..posterior import Gaussian, gaussian_posterior
 from ..support import TrainingSet, covariance
 from .base import BaseDenoiser
@@ -261,14 +262,15 @@ class GaussianDenoiser(BaseDenoiser):
         Raises
         ------
         ValueError
-            For a negative sigma or NaN.
+            For a sigma that is no non-negative number, or rows that are not in the image.
         """
-        gaussian = self._fitted()
-        if not sigma >= 0:
-            raise ValueError(f"sigma must be a non-negative number, got {sigma!r}; pass a float.")
-        rows = range(self.n_features_in_) if rows is None else rows
-        rows = torch.as_tensor(rows, dtype=torch.int64, device=self._device).reshape(-1)
-        return self._given(gaussian.wiener(float(sigma), rows))
+        gaussian, n_values = self._fitted(), self.n_features_in_
+        level = float(check_sigma(sigma, 1))
+        at = torch.as_tensor(range(n_values) if rows is None else rows, device=self._device)
+        whole = not (at.is_floating_point() or at.dtype == torch.bool)
+        if not (whole and ((at >= 0) & (at < n_values)).all()):
+            raise ValueError(f"rows must be ints from 0 to {n_values - 1}, got {rows!r}.")
+        return self._given(gaussian.wiener(level, at.reshape(-1).long()))
 
     _no_windows = (
         "{name} combines all training images, with weights that may be negative: it has no "

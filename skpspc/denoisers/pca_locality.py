@@ -6,12 +6,13 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from .._validation import check_sigma
 from ..posterior import Gaussian, Posterior, precision_posterior
 from ..support import Windows
 from .base import BaseDenoiser
 
-# At a coordinate that never varies W is nothing but rounding.
-_NO_VARIANCE = 1e-8
+# Of the largest own weight: at a coordinate that never varies W is nothing but rounding.
+_NO_WEIGHT = 1e-8
 
 
 class PCALocalityDenoiser(BaseDenoiser):
@@ -142,12 +143,10 @@ class PCALocalityDenoiser(BaseDenoiser):
         Raises
         ------
         ValueError
-            For a negative sigma or NaN.
+            For a sigma that is no non-negative number.
         """
         check_is_fitted(self)
-        if not sigma >= 0:
-            raise ValueError(f"sigma must be a non-negative number, got {sigma!r}; pass a float.")
-        mask = self._neighbours(float(sigma))
+        mask = self._neighbours(float(check_sigma(sigma, 1)))
         return mask if self._layout.is_torch else mask.cpu().numpy()
 
     def _neighbours(self, sigma):
@@ -156,7 +155,7 @@ class PCALocalityDenoiser(BaseDenoiser):
         rows = torch.arange(self.n_features_in_, device=self._device)
         matrix = self._gaussian.wiener(sigma, rows)
         own = matrix.diagonal().clone()
-        varies = own > _NO_VARIANCE * own.amax()
+        varies = own > _NO_WEIGHT * own.amax()
         matrix /= own.where(varies, torch.ones_like(own))[:, None]
         matrix[~varies] = 0
         size = matrix.abs_()
