@@ -313,6 +313,7 @@ def test_references_fitted_and_not(X):
         ({"denoisers": [("a__b", PSPCDenoiser())]}, "must not contain __"),
         ({"denoisers": [("sigma", PSPCDenoiser())]}, "conflict with constructor arguments"),
         ({"denoisers": [("a", network)]}, "'a' must be a denoiser.*NetworkDenoiser"),
+        ({"denoisers": [("a", PSPCDenoiser)]}, "'a' must be a denoiser, no class of them"),
         ({"denoisers": [("a", PatchDenoiser(2))]}, r"'a' answers with \(1, 2, 2\) for an image"),
         ({"denoisers": [("a", PatchDenoiser(2, location="all"))]}, r"answers with \(25, 1, 2, 2\)"),
         ({"denoisers": [("a", PSPCDenoiser(0))]}, "'patch_size' parameter of PSPCDenoiser"),

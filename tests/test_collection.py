@@ -1,5 +1,7 @@
 """The general formula: against plain loops, and equal to every denoiser that is a case of it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -377,15 +379,16 @@ def test_tapered_windows_are_gaussians_on_squares():
         ((2.5,), "patch_size must be an int of at least 1, got 2.5"),
         ((3, 0), "width must be a positive number of pixels, got 0; inf gives plain squares"),
         ((3, np.nan), "width must be a positive number"),
+        ((3, "a"), "width must be a positive number of pixels, got 'a'"),
     ],
 )
 def test_bad_tapers(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         tapered_windows(SHAPE, *arguments)
-    with pytest.raises(
-        ValueError, match=r"image_shape must be \(C, H, W\), got \(8, 8\); gray images"
-    ):
-        tapered_windows((8, 8), 3)
+    for shape in ((8, 8), None, (1, 0, 8)):
+        sentence = re.escape(f"image_shape must be (C, H, W), positive, got {shape}; gray images")
+        with pytest.raises(ValueError, match=sentence):
+            tapered_windows(shape, 3)
 
 
 # ------------------------------------------------------------------------------- bad input

@@ -208,10 +208,11 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
                 raise ValueError(
                     f"denoisers must be a list of (name, denoiser) pairs, got {member!r} in it."
                 )
-            if not (hasattr(member[1], "_posterior") and hasattr(member[1], "fit")):
+            is_denoiser = hasattr(member[1], "_posterior") and hasattr(member[1], "fit")
+            if not is_denoiser or isinstance(member[1], type):
                 raise ValueError(
-                    f"the member {member[0]!r} must be a denoiser, got {member[1]!r}; wrap a "
-                    "network in NetworkDenoiser."
+                    f"the member {member[0]!r} must be a denoiser, no class of them, got "
+                    f"{member[1]!r}; wrap a network in NetworkDenoiser."
                 )
         if len(self.denoisers) == 0:
             raise ValueError(

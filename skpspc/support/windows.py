@@ -115,14 +115,14 @@ def tapered_windows(image_shape, patch_size, width=None):
     <BLANKLINE>
            [[0.  , 0.61, 1.  , 0.61]]])
     """
-    if len(image_shape) != 3:
+    if np.shape(image_shape) != (3,) or min(image_shape) < 1:
         raise ValueError(
-            f"image_shape must be (C, H, W), got {image_shape!r}; gray images have C = 1."
+            f"image_shape must be (C, H, W), positive, got {image_shape!r}; gray images have C = 1."
         )
     if not isinstance(patch_size, numbers.Integral) or patch_size < 1:
         raise ValueError(f"patch_size must be an int of at least 1, got {patch_size!r}.")
     width = patch_size / 4 if width is None else width
-    if not width > 0:
+    if not (isinstance(width, (int, float, np.number)) and width > 0):
         raise ValueError(
             f"width must be a positive number of pixels, got {width!r}; inf gives plain squares."
         )
