@@ -279,6 +279,19 @@ def test_windows_are_symmetric_where_the_map_is():
 
 
 @pytest.mark.parametrize("soft", [False, True])
+def test_windows_of_mirrored_data_are_those_of_images_and_mirror_images(rng, soft):
+    X, Z = rng.standard_normal((40, 2, 4, 6)), rng.standard_normal((3, 2, 4, 6))
+    both = np.concatenate([X, X[..., ::-1]])
+    known = GaussianDenoiser().fit(both)
+    for heat in ("data", known):
+        windows = FlexibleWindows(heat, 0.6, [0.7], soft=soft)
+        got = PSPCDenoiser(windows=windows, flip=True).fit(X)
+        expected = PSPCDenoiser(windows=windows).fit(both)
+        np.testing.assert_allclose(got.windows_.at(0), expected.windows_.at(0), atol=1e-10)
+        np.testing.assert_allclose(got.denoise(Z, 0.7), expected.denoise(Z, 0.7), atol=1e-10)
+
+
+@pytest.mark.parametrize("soft", [False, True])
 def test_a_threshold_of_one_is_the_empirical_denoiser(photos, rng, soft, device):
     X, Z = photos[:50], rng.standard_normal((3, 3, 16, 16))
     heat = np.ones((1, 16, 16, 16, 16)) if soft else rng.random((1, 16, 16, 16, 16))

@@ -47,8 +47,8 @@ class FlexibleWindows(LinkedEstimator):
         mean of :math:`|\partial D / \partial z|` over noisy training images, summed over the
         channels (:meth:`NetworkDenoiser.sensitivity`). Of a `GaussianDenoiser` that is
         :math:`|W(\sigma)|`, whatever the images. "data": the same, of the training images that
-        `PSPCDenoiser` is fitted on, with their weights (without mirror images); no network is
-        needed.
+        `PSPCDenoiser` is fitted on, with their weights, and of their mirror images where it has
+        ``flip=True``; no network is needed.
     thresholds : float or sequence of L floats
         :math:`\lambda` at each sigma, in (0, 1]. 1 keeps the whole image: of hard windows
         there is but one then, and `PSPCDenoiser` is the `EmpiricalDenoiser`.

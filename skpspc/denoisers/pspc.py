@@ -197,7 +197,7 @@ class PSPCDenoiser(BandwidthDenoiser):
                     "smoothing='window' keeps a covariance for every square window, and windows "
                     "of other shapes are given; pass smoothing='global', or bandwidth=0."
                 )
-            self.windows_ = self.windows.resolve(known)
+            self.windows_ = self.windows.resolve(self._source)
         if isinstance(self.patch_size, numbers.Integral):
             warn_if_clipped(self.patch_size, self.image_shape_)
         self._schedule = self._learnt_schedule()
