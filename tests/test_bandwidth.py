@@ -265,6 +265,13 @@ def test_tweedie(digits, rng):
 # -------------------------------------------------------------------------------- the ends
 
 
+@pytest.mark.parametrize("model", [EmpiricalDenoiser(), PatchDenoiser(3), PSPCDenoiser(3)])
+def test_what_fit_did_not_calibrate_is_asked_for(model, digits):
+    model.fit(digits[:50]).set_params(bandwidth="calibrated")
+    with pytest.raises(ValueError, match="'calibrated' was set after the fit; fit again"):
+        model.denoise(digits[:2], 0.5)
+
+
 @pytest.mark.parametrize(
     "model",
     [

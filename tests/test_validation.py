@@ -173,7 +173,7 @@ def test_bad_sigma_parameter(X, sigma):
 
 
 def test_bad_score_sigmas(model, X):
-    for sigmas in ([], [0.1, np.inf], [np.nan]):
+    for sigmas in ([], [0.1, np.inf], [np.nan], "a", [None]):
         with pytest.raises(ValueError, match="sigmas must be finite and at least one"):
             model.score(X, sigmas=sigmas)
     with pytest.raises(ValueError, match="non-negative, got -1"):

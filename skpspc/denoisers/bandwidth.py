@@ -84,6 +84,8 @@ class BandwidthDenoiser(BaseDenoiser):
         """The bandwidth at a sigma, a float."""
         bandwidth = self.bandwidth
         if isinstance(bandwidth, str):
+            if not hasattr(self, "bandwidth_schedule_"):
+                raise ValueError("bandwidth='calibrated' was set after the fit; fit again.")
             bandwidth = self.bandwidth_schedule_
         if callable(bandwidth):
             bandwidth = bandwidth(sigma)

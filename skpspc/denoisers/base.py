@@ -250,8 +250,8 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         """
         check_is_fitted(self)
         images, _ = check_noisy_images(self, X, [self.image_shape_])
-        sigmas = _SCORE_SIGMAS if sigmas is None else np.atleast_1d(sigmas)
-        if len(sigmas) == 0 or not np.isfinite(sigmas).all():
+        sigmas = np.atleast_1d(_SCORE_SIGMAS if sigmas is None else sigmas)
+        if len(sigmas) == 0 or sigmas.dtype.kind not in "iuf" or not np.isfinite(sigmas).all():
             raise ValueError(f"sigmas must be finite and at least one, got {sigmas!r}.")
         shape = (len(sigmas), *self.image_shape_)
         seed = noise_seed(self.random_state)
