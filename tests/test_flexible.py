@@ -356,8 +356,11 @@ def test_clones_share_the_maps_and_searches_work(photos):
     copied = clone(model)
     assert copied.windows is not model.windows
     assert copied.windows.heatmaps is heat
+    state = np.random.RandomState(0)
+    model.set_params(windows__random_state=state)
+    assert clone(model).windows.random_state is not state
     fitted = GaussianDenoiser().fit(X)
-    model.set_params(windows__heatmaps=fitted)
+    model.set_params(windows__heatmaps=fitted, windows__random_state=0)
     assert clone(model).windows.heatmaps is fitted
     grid = {"windows__thresholds": [0.3, 0.9], "flip": [False, True]}
     search = GridSearchCV(model, grid, cv=2).fit(X)
@@ -403,6 +406,11 @@ class Unfitted:
         ({"heatmaps": np.ones((2, 2, 3, 2, 3))}, r"got \(2, 2, 3, 2, 3\)"),
         ({"heatmaps": np.ones((2, 3, 2, 3))}, "heatmaps must have shape"),
         ({"heatmaps": None}, r"heatmaps must have shape .* got \(\)"),
+        ({"heatmaps": [[1.0], [1.0, 2.0]]}, "heatmaps is no array: its rows are of several"),
+        ({"heatmaps": good_maps() * 1j}, "heatmaps must be real numbers, got complex128"),
+        ({"heatmaps": torch.from_numpy(good_maps() * 1j)}, r"real numbers, got torch\.complex128"),
+        ({"heatmaps": good_maps().astype(str)}, "heatmaps must be real numbers, got <U"),
+        ({"heatmaps": good_maps().astype(object)}, "heatmaps must be real numbers, got object"),
         ({"heatmaps": broken((0, 1, 0, 0, 2), -1)}, r"\(row 1, column 0\) .* negative or not fin"),
         ({"heatmaps": broken((0, 0, 1, 0, 0), np.nan)}, r"\(row 0, column 1\) .* not finite"),
         ({"heatmaps": broken((0, 0, 1, 0, 0), np.inf)}, r"\(row 0, column 1\) .* not finite"),

@@ -705,9 +705,13 @@ def test_bad_denoisers_for_windows(colours):
         fit(BiasFree())
     with pytest.raises(ValueError, match="'n_images' parameter"):
         fit(PSPCDenoiser(2).fit(colours), n_images=0)
-    windows = FlexibleWindows(LocalScoreDenoiser(3, equivariant=True).fit(colours), 0.5, [1.0])
     with pytest.raises(ValueError, match="no Jacobian in closed form"):
-        PSPCDenoiser(windows=windows).fit(colours).denoise(colours[:1], 1.0)
+        fit(LocalScoreDenoiser(3, equivariant=True).fit(colours))
+    with pytest.raises(ValueError, match="the network answered with NaN"):
+        fit(NetworkDenoiser(lambda x, c: x * np.nan).fit(colours))
+    windows = FlexibleWindows(PSPCDenoiser(2).fit(colours), 0.5, [0.5, 0.0])
+    with pytest.raises(ValueError, match="sigma must be positive, got 0"):
+        PSPCDenoiser(windows=windows).fit(colours)
 
 
 # ------------------------------------------------------------------------------- radius

@@ -28,19 +28,28 @@ class StoredHeat:
         self._is_file = isinstance(heatmaps, (str, os.PathLike))
         self._heatmaps: Any = heatmaps
         if not (self._is_file or isinstance(heatmaps, (np.ndarray, torch.Tensor))):
-            self._heatmaps = np.asarray(heatmaps)
+            try:
+                self._heatmaps = np.asarray(heatmaps)
+            except ValueError as error:
+                raise ValueError(
+                    "heatmaps is no array: its rows are of several lengths."
+                ) from error
         _, height, self._width = image_shape
         if self._is_file and not os.path.isfile(heatmaps):
             raise ValueError(
                 f"heatmaps={heatmaps!r} is neither 'data' nor a file; pass the path of a .npy file."
             )
-        shape = tuple(getattr(self._opened(), "shape", ()))
+        opened = self._opened()
+        shape = tuple(opened.shape)
         maps = height, self._width, height, self._width
         if shape not in ((1, *maps), (n_levels, *maps)):
             raise ValueError(
                 f"heatmaps must have shape {(n_levels, *maps)} for {n_levels} sigmas and images "
                 f"of shape {image_shape}, or {(1, *maps)} to serve all sigmas; got {shape}."
             )
+        is_tensor = isinstance(opened, torch.Tensor)
+        if opened.is_complex() if is_tensor else opened.dtype.kind not in "biuf":
+            raise ValueError(f"heatmaps must be real numbers, got {opened.dtype}.")
 
     def _opened(self):
         """The array, of which nothing is read yet."""
@@ -103,12 +112,13 @@ class MeasuredHeat:
     def rows(self, level, sigma, windows):
         """Maps (m, H W) of some windows."""
         if self._kept is None:
-            return self._found(sigma, windows)
+            return self.found(sigma, windows)
         if level not in self._kept:
-            self._kept[level] = self._found(sigma, slice(None)).float()
+            self._kept[level] = self.found(sigma, slice(None)).float()
         return self._kept[level][windows].double()
 
-    def _found(self, sigma, windows):
+    def found(self, sigma, windows):
+        """The same, which nothing keeps."""
         sides = self._clean.shape[2:]
         numbers = torch.arange(sides[0] * sides[1])[windows]
         pixels = torch.stack([numbers // sides[1], numbers % sides[1]], 1)

@@ -1,5 +1,6 @@
 """Windows of any shape, one a pixel, chosen by heat maps."""
 
+import copy
 import numbers
 
 import numpy as np
@@ -81,9 +82,10 @@ class FlexibleWindows(LinkedEstimator):
     do; its own heat is raised to the largest of its map, so that every window holds its own
     pixel. A pixel that nothing moves is a window of its own.
 
-    The sensitivity of a denoiser is found when a level is first asked for. It costs a backward
-    pass through a network for every pixel and channel of ``n_images`` images; to find it once
-    for several fits, write it to a file. Of soft windows it is kept, 4 (H W)^2 bytes a level.
+    The sensitivity of a denoiser is found when a level is first asked for; at fit, for one pixel,
+    which shows what cannot be differentiated. It costs a backward pass through a network for every
+    pixel and channel of ``n_images`` images; to find it once for several fits, write it to a file.
+    Of soft windows it is kept, 4 (H W)^2 bytes a level.
 
     Clones share the heat maps; a pickle holds them, unless they are given by a path.
 
@@ -122,7 +124,8 @@ class FlexibleWindows(LinkedEstimator):
 
     def __sklearn_clone__(self):
         # a copy of the heat maps might not fit the memory, a denoiser would forget its fit
-        return type(self)(**self.get_params(deep=False))
+        given = self.get_params(deep=False)
+        return type(self)(**{**given, "random_state": copy.deepcopy(self.random_state)})
 
     def resolve(self, training_set):
         """The windows as they are for a training set.
@@ -139,7 +142,8 @@ class FlexibleWindows(LinkedEstimator):
         ------
         ValueError
             If a parameter is out of range, heat maps do not fit the images, are negative or
-            not finite, a map is zero, or a pixel is in no window.
+            not finite, a map is zero, a pixel is in no window, or a denoiser cannot be
+            differentiated at one of the levels.
         """
         self._validate_params()
         grid = check_grid(self.sigmas)
@@ -149,6 +153,9 @@ class FlexibleWindows(LinkedEstimator):
         if isinstance(heat, StoredHeat):  # others are right, and cost time
             for level in range(len(grid)):
                 found.at(level)
+        if isinstance(heat, MeasuredHeat):  # that of one pixel tells whether there is any
+            for sigma in grid.tolist():
+                heat.found(sigma, slice(0, 1))
         return found
 
     def _checked_thresholds(self, grid):
