@@ -386,6 +386,18 @@ def test_classes_have_the_numbers_of_all_images(X, Z, weight):
             np.testing.assert_allclose(answer[i], alone.denoise(z[None], 0.5)[0], atol=1e-9)
 
 
+def test_numbers_count_no_images_of_weight_zero(X, Z, weight):
+    weight = np.where(np.arange(N) < 3, 0.0, weight)
+    model = PSPCDenoiser(3).fit(X, sample_weight=weight)
+    rows = np.flatnonzero(weight)
+    found = model.attribute(Z, 0.5, top=1)
+    alone = PSPCDenoiser(3).fit(X[rows], sample_weight=weight[rows])
+    np.testing.assert_array_equal(found.index, alone.attribute(Z, 0.5, top=1).index)
+    refitted = PSPCDenoiser(3).fit(X[rows[1:]], sample_weight=weight[rows[1:]])
+    without = leave_out(model, Z, 0.5, [0]).without[0]
+    np.testing.assert_allclose(without, refitted.denoise(Z, 0.5), atol=1e-9)
+
+
 def test_one_sigma_an_image(X, Z):
     model = PSPCDenoiser(lambda sigma: 2 if sigma < 0.5 else 4).fit(X)
     both = model.attribute(Z, [0.7, 0.2])

@@ -53,7 +53,9 @@ class Attributable(ClassConditional):
         -------
         Attribution
             Of tensors if Z is one, else of arrays. A flat Z makes no difference to it: images
-            have their axes (C, H, W).
+            have their axes (C, H, W). Numbers of training images count no
+            image of weight zero: with weights, ``np.flatnonzero(sample_weight)`` are their rows
+            in X.
 
         Raises
         ------
@@ -120,7 +122,7 @@ class Attributable(ClassConditional):
         sigma : float or array of shape (n,)
         images : sequence of length m, of int or of sequences of int
             What is left out, in turn: a training image, or several at once. Numbers are those
-            of :meth:`attribute`.
+            of :meth:`attribute`; they count no images of weight zero.
         y : label or array of shape (n,), default None
             As in :meth:`posterior`.
 

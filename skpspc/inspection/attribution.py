@@ -39,7 +39,9 @@ def attribute(denoiser, Z, sigma, *, y=None, top=10):
     Attribution
         ``index``, ``share``, ``row``, ``column`` and ``mirrored`` of the top training images of
         each pixel, (n, c, H, W, top); ``rest`` and ``effective_sample_size``, (n, c, H, W);
-        ``image_share``, the parts of whole images, (n, N).
+        ``image_share``, the parts of whole images, (n, N). Numbers of training images
+        count no image of weight zero: with weights, ``np.flatnonzero(sample_weight)`` are their
+        rows in X.
 
     Raises
     ------
@@ -91,7 +93,8 @@ def leave_out(denoiser, Z, sigma, images, *, y=None):
         Noisy images.
     sigma : float or array of shape (n,)
     images : sequence of length m, of int or of sequences of int
-        What is left out, in turn: a training image, or several at once.
+        What is left out, in turn: a training image, or several at once. Numbers are those of
+        `attribute`; they count no images of weight zero.
     y : label or array of shape (n,), default None
         The class whose images count; None: all.
 
