@@ -5,6 +5,7 @@ from zipfile import BadZipFile
 
 import click
 import numpy as np
+import torch
 
 from . import __version__
 from ._calibrate import calibrate
@@ -12,6 +13,7 @@ from ._options import Interrupted, check_finite, in_sentences, shared_options
 from ._output import write_output
 from ._picture import check_picturable, image_grid
 from .sampling import SamplingInterrupted
+from .support.training_set import to_compute
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -105,7 +107,10 @@ def sample(
     settings = {"n_steps": start["n_steps"], "sigma_max": start["sigma_max"], **walk}
     write_output(out, lambda: image_grid(samples), {"samples": samples, **settings})
     if not quiet:
-        distances = _distances_to_nearest(estimator, images, samples)
+        from .inspection import nearest_training_images
+
+        known = _central(images, samples.shape[2:])
+        distances, _ = nearest_training_images(samples, known)
         click.echo(
             f"{out}: {len(samples)} samples; root mean square distance a pixel to the nearest "
             f"training {'patch' if denoiser == 'patch' else 'image'}: "
@@ -242,16 +247,6 @@ def _class_number(label, loaded):
     return numbers[names.index(label)]
 
 
-def _distances_to_nearest(estimator, images, samples):
-    """Root mean square distance of every sample to the nearest training image (or patch)."""
-    from . import EmpiricalDenoiser
-
-    if samples.shape[1:] == images.shape[1:]:
-        estimator = EmpiricalDenoiser(device=estimator.device).fit(images)
-    nearest = estimator.denoise(samples, 0.0)  # the limit of vanishing noise
-    return np.sqrt(np.square(samples - nearest).mean(axis=(1, 2, 3)))
-
-
 def _hold_out(images, n, sigma, seed):
     """Take ``n`` random images out of the training set and add noise to them."""
     if n >= len(images):
@@ -277,10 +272,10 @@ def _read_noisy(path):
 
 
 def _as_float(images):
-    """Images as floats in [-1, 1]."""
+    """uint8 images as floats in [-1, 1]; all others as they are."""
     if images.dtype != np.uint8:
         return images
-    return images.astype(np.float32) / np.float32(127.5) - 1
+    return to_compute(torch.from_numpy(images), torch.float32).numpy()
 
 
 def _central(images, shape):

@@ -469,7 +469,7 @@ def test_an_interruption_after_the_walk_keeps_the_samples(run, monkeypatch):
     def distances(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("skpspc.cli._distances_to_nearest", distances)
+    monkeypatch.setattr("skpspc.inspection.nearest_training_images", distances)
     run("sample", "--out", "x.npy", *FEW, status=130)
     assert np.load("x.npy").shape == (16, 1, 8, 8)
 

@@ -351,7 +351,7 @@ def test_bad_denoisers(digits, shrinkage):
         error_curve(PSPCDenoiser(4), X, [0.5])
     with pytest.raises(NotFittedError):
         error_curve(Recorder(0.5), X, [0.5], against=EmpiricalDenoiser())
-    with pytest.raises(ValueError, match="only denoisers of whole images"):
+    with pytest.raises(ValueError, match=r"patch answers .*pass a denoiser of whole images"):
         error_curve({"patch": PatchDenoiser(4).fit(X)}, X, [0.5])
     with pytest.raises(ValueError, match=r"nothing answers with NaN or infinity at sigma = 0\.5"):
         error_curve({"nothing": Recorder(np.nan)}, X, [0.5])

@@ -4,7 +4,8 @@ import numpy as np
 import torch
 from sklearn.utils import check_array
 
-from .._validation import as_container
+from .._validation import as_container, as_tensor
+from ..support.training_set import to_compute
 
 
 def as_images(X, name):
@@ -45,11 +46,9 @@ def as_images(X, name):
     return images
 
 
-def as_floats(images, dtype=np.float64):
-    """Images as floats; uint8 ``u`` becomes ``u / 127.5 - 1``."""
-    if images.dtype == np.uint8:
-        return images.astype(dtype) / dtype(127.5) - dtype(1)
-    return images.astype(dtype, copy=False)
+def as_floats(images):
+    """Images as float64; uint8 ``u`` becomes ``u / 127.5 - 1``."""
+    return to_compute(as_tensor(images), torch.float64).numpy()
 
 
 def check_alike(images, others, name, other_name):

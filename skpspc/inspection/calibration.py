@@ -13,6 +13,7 @@ from ..sampling import PatchSchedule, draw_noise, noise_seed
 from ..sampling.choice import least_total
 from ..sampling.schedules import check_grid
 from ..support.holdout import hold_out
+from ._errors import answer_of, standard_error
 from .equivalence import check_sizes
 
 # On images in [-1, 1]: from where they are hardly noisy to where they are hardly seen.
@@ -62,11 +63,7 @@ class CalibrationTable:
     @property
     def standard_errors(self):
         """Of ``errors``, over the draw of the images and their noise, (L, S); NaN for one image."""
-        n = self.n
-        if n == 1:
-            return np.full(self.errors.shape, np.nan)
-        deviation = self.image_errors - self.errors[..., None]
-        return np.sqrt(n / (n - 1) * (deviation**2 @ self.weight**2))
+        return standard_error(self.image_errors, self.weight)
 
 
 def calibrate_patch_size(
@@ -301,10 +298,15 @@ def _table(models, values, held, sigmas, against, seed, monotone):
     noise = draw_noise(held.image_shape, len(held), seed).to(clean)
     levels = torch.from_numpy(sigmas).to(held.device)
     z = clean + levels.view(-1, 1, 1, 1, 1).to(clean) * noise  # (L, n, C, H, W)
-    target = clean if isinstance(against, str) else _answer(against, z, levels, "against")
-    # all levels in one call: they share the passes over the training images
+
+    def answers(model, name):
+        # all levels in one call: they share the passes over the training images
+        each = levels.repeat_interleave(len(held))
+        return answer_of(model, z.flatten(0, 1), each, name).view(z.shape)
+
+    target = clean if isinstance(against, str) else answers(against, "against")
     errors = [
-        (_answer(model, z, levels, "denoiser") - target).double().square().flatten(2).mean(2)
+        (answers(model, "denoiser") - target).double().square().flatten(2).mean(2)
         for model in models
     ]
     image_errors = torch.stack(errors, 1).cpu().numpy()
@@ -315,24 +317,6 @@ def _table(models, values, held, sigmas, against, seed, monotone):
     return CalibrationTable(
         sigmas, np.asarray(values), image_errors, weight, np.asarray(values)[chosen]
     )
-
-
-def _answer(denoiser, z, levels, name):
-    """What a denoiser makes of noisy images (L, n, C, H, W) of L noise levels."""
-    noisy, sigma = z.flatten(0, 1), levels.repeat_interleave(z.shape[1])
-    answer = torch.as_tensor(denoiser.denoise(noisy, sigma)).to(z.device)
-    if answer.shape != noisy.shape:
-        raise ValueError(
-            f"{name} must answer with whole images, {tuple(noisy.shape)}, got "
-            f"{tuple(answer.shape)}; pass a denoiser of whole images, such as PSPCDenoiser."
-        )
-    wrong = ~answer.flatten(1).isfinite().all(1)
-    if wrong.any():
-        raise ValueError(
-            f"{name} answered with NaN or infinity at sigma = {sigma[wrong][0]:g}; choose sigmas "
-            "at which it is at home."
-        )
-    return answer.view(z.shape)
 
 
 def _check_against(against):

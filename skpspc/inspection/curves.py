@@ -17,7 +17,9 @@ from ..denoisers import EmpiricalDenoiser
 from ..sampling import SAMPLERS, draw_noise, edm_sigmas, noise_seed
 from ..sampling.schedules import check_grid
 from ..support.memory import rows_that_fit
-from ._images import as_floats, as_images
+from ..support.training_set import to_compute
+from ._errors import answer_of, standard_error
+from ._images import as_images
 from .tables import ComparisonTable, ErrorTable
 
 _DEFAULT_N = 64
@@ -131,12 +133,11 @@ def error_curve(
     errors = np.empty((len(sigmas), len(members), source.n))
     for j, rows, clean, z in source.noisy(sigmas):
         sigma = float(sigmas[j])
-        target = clean if reference is None else _answer(reference, z, sigma, "against")
+        target = clean if reference is None else answer_of(reference, z, sigma, "against")
         for m, (name, denoiser) in enumerate(members.items()):
-            errors[j, m, rows] = _squares(_answer(denoiser, z, sigma, name), target)
-    mean, error = _summary(errors)
-    names = list(members)
-    return ErrorTable(sigmas, names, mean, error, source.n, process, words, source.words)
+            errors[j, m, rows] = _squares(answer_of(denoiser, z, sigma, name), target)
+    summary = errors.mean(-1), standard_error(errors)
+    return ErrorTable(sigmas, list(members), *summary, source.n, process, words, source.words)
 
 
 def compare(
@@ -186,11 +187,11 @@ def compare(
     source = _source(X, n, process, walker, sampler, n_steps, sigma_max, random_state)
     errors = np.zeros((len(sigmas), len(members), len(members), source.n))
     for j, rows, _, z in source.noisy(sigmas):
-        answers = [_answer(d, z, float(sigmas[j]), name) for name, d in members.items()]
+        answers = [answer_of(d, z, float(sigmas[j]), name) for name, d in members.items()]
         for a, b in zip(*np.triu_indices(len(members), 1), strict=True):
             errors[j, a, b, rows] = errors[j, b, a, rows] = _squares(answers[a], answers[b])
-    mean, error = _summary(errors)
-    return ComparisonTable(sigmas, list(members), mean, error, source.n, process, source.words)
+    summary = errors.mean(-1), standard_error(errors)
+    return ComparisonTable(sigmas, list(members), *summary, source.n, process, source.words)
 
 
 def named_denoisers(denoisers):
@@ -297,11 +298,10 @@ class _Forward:
 
     def noisy(self, sigmas):
         """Number of the noise level, rows, clean images and noisy ones, batch by batch."""
-        double = self.images.dtype == np.float64
+        dtype = torch.float64 if self.images.dtype == np.float64 else torch.float32
         shape = self.images.shape[1:]
         for rows in _batches(shape, self.n):
-            clean = as_floats(self.images[rows], np.float64 if double else np.float32)
-            clean = torch.from_numpy(clean.copy())
+            clean = to_compute(torch.from_numpy(self.images[rows]), dtype)
             noise = draw_noise(shape, len(clean), self.seed, start=rows.start).to(clean)
             for j, sigma in enumerate(sigmas):
                 yield j, rows, clean, clean + float(sigma) * noise
@@ -358,31 +358,7 @@ def _batches(shape, n):
     return gen_batches(n, rows_that_fit(64 * int(np.prod(shape)), n, what="The noise of one image"))
 
 
-def _answer(denoiser, z, sigma, name):
-    """What a denoiser makes of noisy images, a tensor where z is."""
-    answer = torch.as_tensor(denoiser.denoise(z, sigma)).to(z.device)
-    if answer.shape != z.shape:
-        raise ValueError(
-            f"{name} answers with shape {tuple(answer.shape)} to noisy images of shape "
-            f"{tuple(z.shape)}; only denoisers of whole images can be compared."
-        )
-    if not answer.isfinite().all():
-        raise ValueError(
-            f"{name} answers with NaN or infinity at sigma = {sigma:.4g}; leave out noise levels "
-            "at which it is not at home."
-        )
-    return answer
-
-
 def _squares(answer, target):
     """Mean squared difference of each image, (n,)."""
     difference = answer.double() - target.double()
     return difference.square().flatten(1).mean(1).numpy()
-
-
-def _summary(errors):
-    """Mean over the last axis, and its standard error."""
-    n = errors.shape[-1]
-    if n == 1:
-        return errors[..., 0], np.full(errors.shape[:-1], np.nan)
-    return errors.mean(-1), errors.std(-1, ddof=1) / np.sqrt(n)

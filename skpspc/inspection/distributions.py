@@ -7,7 +7,8 @@ import torch
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.utils import check_array, check_random_state, gen_batches
 
-from ._images import as_floats, as_images, check_alike
+from ..support.training_set import to_compute
+from ._images import as_images, check_alike
 from .metrics import Measurement, check_range
 
 
@@ -160,7 +161,7 @@ def _features(images, feature, batch_size):
     """What ``feature`` makes of images, (n, d) float64."""
     parts = []
     for rows in gen_batches(len(images), batch_size):
-        batch = torch.from_numpy(as_floats(images[rows], np.float32).copy())
+        batch = to_compute(torch.from_numpy(images[rows].copy()), torch.float32)
         with torch.no_grad():
             answer = feature(batch)
         if isinstance(answer, torch.Tensor):

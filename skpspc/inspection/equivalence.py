@@ -14,6 +14,7 @@ from ..sampling.schedules import check_grid
 from ..support import clip_size
 from ..support.holdout import different
 from ..support.memory import rows_that_fit
+from ._errors import standard_error
 
 # On images in [-1, 1]: both ends where every patch agrees with the whole.
 _SIGMAS = tuple(np.geomspace(0.01, 100.0, 17).tolist())
@@ -76,19 +77,12 @@ class LocalEquivalence:
     @property
     def gap_standard_error(self):
         """Of ``gap``, over the draw of the noisy images, (L, S); NaN for one image."""
-        return self._standard_error(self.image_gaps)
+        return standard_error(self.image_gaps, self.weight)
 
     @property
     def bound_standard_error(self):
         """Of ``bound``, over the draw of the noisy images, (L, S); NaN for one image."""
-        return self._standard_error(self.image_variations) * self.diameters
-
-    def _standard_error(self, values):
-        n = self.n
-        if n == 1:
-            return np.full(values.shape[:-1], np.nan)
-        deviation = values - (values @ self.weight)[..., None]
-        return np.sqrt(n / (n - 1) * (deviation**2 @ self.weight**2))
+        return standard_error(self.image_variations, self.weight) * self.diameters
 
 
 def local_equivalence(

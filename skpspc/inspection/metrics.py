@@ -17,6 +17,7 @@ from sklearn.utils import gen_batches
 
 from .. import _optional
 from ..support.memory import rows_that_fit
+from ._errors import standard_error
 from ._images import as_floats, as_images, check_alike
 
 
@@ -57,9 +58,8 @@ class Measurement(float):
 
     @property
     def standard_error(self):
-        """Of the mean, from how much ``values`` differ; NaN where there is only one."""
-        values = self.values[~np.isnan(self.values)]
-        return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else np.nan
+        """Of the mean, from how much ``values`` differ; NaN where one is infinite, or only one."""
+        return float(standard_error(self.values[~np.isnan(self.values)]))
 
     def __repr__(self):
         low, high = self.data_range

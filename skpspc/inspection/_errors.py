@@ -1,0 +1,60 @@
+"""What denoisers answer, to be measured, and how sure the mean over images is."""
+
+import numpy as np
+import torch
+
+
+def answer_of(denoiser, z, sigma, name):
+    """What a denoiser makes of noisy images, a tensor where z is.
+
+    Parameters
+    ----------
+    denoiser : denoiser
+    z : Tensor of shape (n, ...)
+    sigma : float or Tensor of shape (n,)
+    name : str
+        What the caller calls the denoiser.
+
+    Raises
+    ------
+    ValueError
+        For answers of another shape, NaN or infinity.
+    """
+    answer = torch.as_tensor(denoiser.denoise(z, sigma)).to(z.device)
+    if answer.shape != z.shape:
+        raise ValueError(
+            f"{name} answers with shape {tuple(answer.shape)} to noisy images of shape "
+            f"{tuple(z.shape)}; pass a denoiser of whole images, such as PSPCDenoiser."
+        )
+    wrong = ~answer.flatten(1).isfinite().all(1)
+    if wrong.any():
+        level = torch.as_tensor(sigma).expand(len(z))[wrong.cpu()][0]
+        raise ValueError(
+            f"{name} answers with NaN or infinity at sigma = {level:.4g}; leave out noise levels "
+            "at which it is not at home."
+        )
+    return answer
+
+
+def standard_error(values, weight=None):
+    r"""Standard error of a mean over images, :math:`\sqrt{n / (n - 1) \sum_i w_i^2 e_i^2}`.
+
+    Parameters
+    ----------
+    values : ndarray of shape (..., n)
+        With the deviations :math:`e_i` from their mean.
+    weight : ndarray of shape (n,), default None
+        With a sum of one; None: all equal.
+
+    Returns
+    -------
+    ndarray of shape (...)
+        NaN for one image, and where values are not finite.
+    """
+    n = values.shape[-1]
+    if n < 2:
+        return np.full(values.shape[:-1], np.nan)
+    weight = np.full(n, 1 / n) if weight is None else weight
+    with np.errstate(invalid="ignore"):
+        deviation = values - (values @ weight)[..., None]
+    return np.sqrt(n / (n - 1) * (deviation**2 @ weight**2))
