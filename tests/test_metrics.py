@@ -116,7 +116,7 @@ def test_constant_images_have_no_r(value):
     constant = np.full_like(varied, value)
     x, y = np.concatenate([varied, constant]), np.concatenate([varied, varied])
     for metric in (pearson_r, r2_score):
-        with pytest.warns(UserWarning, match=r"undefined \(NaN\) for 1 of 2 images"):
+        with pytest.warns(UserWarning, match=r"\(NaN\) for 1 of 2 pairs, .* does not vary"):
             result = metric(x, y)
         np.testing.assert_array_equal(np.isnan(result.values), [False, True])
         assert result.n == 1
@@ -127,7 +127,7 @@ def test_constant_images_have_no_r(value):
 
 
 def test_cosine_of_zeros_is_undefined():
-    with pytest.warns(UserWarning, match="cosine is undefined"):
+    with pytest.warns(UserWarning, match=r"cosine is undefined .* an image is zero"):
         assert math.isnan(cosine(np.zeros((1, 4)), np.ones((1, 4))))
 
 
@@ -143,6 +143,13 @@ def test_measurements_are_floats(pair):
     assert "n=7" in repr(result)
     assert "data_range=(-1, 1)" in repr(result)
     assert math.isnan(mse(pair[0][:1], pair[1][:1]).standard_error)
+
+
+@pytest.mark.filterwarnings("error")
+def test_exact_estimates_have_no_standard_error(pair):
+    exact = psnr(pair[0], pair[0])
+    assert exact == math.inf
+    assert math.isnan(exact.standard_error)
 
 
 @pytest.mark.parametrize("metric", [*PAIRED, ssim])
@@ -319,11 +326,14 @@ def test_bad_sets(metric, rng):
         metric(x, x.reshape(5, 4), numbers)
     with pytest.raises(ValueError, match="NaN"):
         metric(x, x, lambda images: numbers(images) * torch.nan)
+    with pytest.raises(ValueError, match=r"feature must be a function of images.*got None"):
+        metric(x, x, None)
 
 
-def test_bad_subsets(rng):
-    with pytest.raises(ValueError, match="subset_size must be 2 or more"):
-        kid(np.eye(3), np.eye(3), numbers, subset_size=1)
+@pytest.mark.parametrize("wrong", [{"subset_size": 1}, {"subset_size": 10.5}, {"n_subsets": 1.5}])
+def test_bad_subsets(wrong):
+    with pytest.raises(ValueError, match=f"{next(iter(wrong))} must be an int of at least"):
+        kid(np.eye(3), np.eye(3), numbers, **wrong)
 
 
 # Training images
@@ -407,6 +417,8 @@ def test_bad_training_images(rng):
     x = rng.uniform(-1, 1, (4, 6))
     with pytest.raises(ValueError, match="between 1 and the number of training images, 4, got 5"):
         nearest_training_images(x, x, 5)
+    with pytest.raises(ValueError, match=r"n_neighbors must be an int .* got 1\.5"):
+        nearest_training_images(x, x, 1.5)
     with pytest.raises(ValueError, match="needs 2 training images or more, got 1"):
         memorised_fraction(x, x[:1])
     with pytest.raises(ValueError, match="ratio"):

@@ -1,6 +1,7 @@
 """How near a set of images is to another set, seen through features."""
 
 import math
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -45,8 +46,8 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
     Raises
     ------
     ValueError
-        For fewer than two images, NaN, infinity, two shapes, or features that are not one
-        row an image.
+        For fewer than two images, NaN, infinity, two shapes, or features that are no function
+        or not one row an image.
 
     References
     ----------
@@ -112,7 +113,7 @@ def kid(
     Raises
     ------
     ValueError
-        As `fid`.
+        As `fid`, and for subsets out of range.
 
     References
     ----------
@@ -126,11 +127,9 @@ def kid(
     >>> kid(X[:50], X[50:], feature=lambda images: images, data_range=(-3, 3)).n
     50
     """
-    if subset_size < 2 or n_subsets < 1:
-        raise ValueError(
-            "subset_size must be 2 or more and n_subsets 1 or more, got "
-            f"{subset_size!r} and {n_subsets!r}."
-        )
+    for name, count, least in (("subset_size", subset_size, 2), ("n_subsets", n_subsets, 1)):
+        if not (isinstance(count, Integral) and int(count) >= least):
+            raise ValueError(f"{name} must be an int of at least {least}, got {count!r}.")
     true, other = _features_of_both(X_true, X, feature, batch_size)
     sizes = [min(subset_size, len(features)) for features in (true, other)]
     if sizes == [len(true), len(other)]:
@@ -148,6 +147,11 @@ def kid(
 
 def _features_of_both(X_true, X, feature, batch_size):
     """Features (N, d) and (n, d), float64."""
+    if not callable(feature):
+        raise ValueError(
+            f"feature must be a function of images, or a network, got {feature!r}; to compare "
+            "pixels pass lambda images: images.flatten(1)."
+        )
     true, other = as_images(X_true, "X_true"), as_images(X, "X")
     check_alike(true, other, "X_true", "X")
     if min(len(true), len(other)) < 2:

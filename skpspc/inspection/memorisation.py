@@ -1,5 +1,7 @@
 """Whether images are copies of training images."""
 
+from numbers import Integral
+
 import numpy as np
 import torch
 from sklearn.utils import gen_batches
@@ -53,10 +55,10 @@ def nearest_training_images(X, X_train, n_neighbors=1):
     """
     images, train = as_images(X, "X"), as_images(X_train, "X_train")
     check_alike(images, train, "X", "X_train")
-    if not 1 <= n_neighbors <= len(train):
+    if not (isinstance(n_neighbors, Integral) and 1 <= int(n_neighbors) <= len(train)):
         raise ValueError(
-            f"n_neighbors must be between 1 and the number of training images, {len(train)}, got "
-            f"{n_neighbors!r}."
+            "n_neighbors must be an int between 1 and the number of training images, "
+            f"{len(train)}, got {n_neighbors!r}."
         )
     train = train.reshape(len(train), -1, 1, 1) if train.ndim == 2 else train
     training_set = TrainingSet(as_tensor(train))

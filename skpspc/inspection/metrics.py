@@ -95,7 +95,7 @@ def warn_outside(low, high, data_range, name):
         )
 
 
-def _of_pairs(name, X_true, X_pred, data_range, measure):
+def _of_pairs(name, X_true, X_pred, data_range, measure, undefined="an image does not vary"):
     """A measure of pairs of images: ``measure(x, y)`` maps two (m, *shape) to (m,)."""
     true, pred = as_images(X_true, "X_true"), as_images(X_pred, "X_pred")
     data_range = check_range(data_range)
@@ -115,8 +115,8 @@ def _of_pairs(name, X_true, X_pred, data_range, measure):
     defined = ~np.isnan(values)
     if not defined.all():
         warnings.warn(
-            f"{name} is undefined (NaN) for {(~defined).sum()} of {len(values)} images, which do "
-            "not vary; the mean is over the others.",
+            f"{name} is undefined (NaN) for {(~defined).sum()} of {len(values)} pairs, in which "
+            f"{undefined}; the mean is over the others.",
             UserWarning,
             stacklevel=3,
         )
@@ -245,7 +245,9 @@ def cosine(X_true, X_pred, *, data_range=(-1, 1)):
     >>> cosine([[0.0, 1.0]], [[0.0, 0.5]])
     cosine 1 (n=1, data_range=(-1, 1))
     """
-    return _of_pairs("cosine", X_true, X_pred, data_range, _flat(_cosines))
+    return _of_pairs(
+        "cosine", X_true, X_pred, data_range, _flat(_cosines), undefined="an image is zero"
+    )
 
 
 def pearson_r(X_true, X_pred, *, data_range=(-1, 1)):
