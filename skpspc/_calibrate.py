@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from ._options import data_options, in_sentences, run_options
+from ._options import check_held_out, data_options, in_sentences, run_options
 from ._output import check_output, write_text
 from ._schedule_file import schedule_text
 
@@ -74,6 +74,7 @@ def calibrate(data, max_images, image_size, sigmas, sizes, n, seed, device, quie
     from .inspection import calibrate_patch_size
 
     images = load_images(data, max_images=max_images, size=image_size).images
+    check_held_out(n, images)
     denoiser = PSPCDenoiser(device=device)
     schedule, table = calibrate_patch_size(
         denoiser, images, sigmas, sizes=sizes, n_images=n, random_state=seed

@@ -71,6 +71,14 @@ def check_finite(_context, _parameter, value):
     return value
 
 
+def check_held_out(n, images):
+    """Refuse to hold all images out."""
+    if n >= len(images):
+        raise ValueError(
+            f"taking {n} of {len(images)} images out leaves none to train on; lower -n."
+        )
+
+
 class _PatchSize(click.ParamType):
     name = "size"
 

@@ -9,7 +9,7 @@ import torch
 
 from . import __version__
 from ._calibrate import calibrate
-from ._options import Interrupted, check_finite, in_sentences, shared_options
+from ._options import Interrupted, check_finite, check_held_out, in_sentences, shared_options
 from ._output import write_output
 from ._picture import check_picturable, image_grid
 from .sampling import SamplingInterrupted
@@ -249,10 +249,7 @@ def _class_number(label, loaded):
 
 def _hold_out(images, n, sigma, seed):
     """Take ``n`` random images out of the training set and add noise to them."""
-    if n >= len(images):
-        raise ValueError(
-            f"taking {n} of {len(images)} images out leaves none to train on; lower -n."
-        )
+    check_held_out(n, images)
     rng = np.random.default_rng(seed)
     held_out = rng.permutation(len(images))[:n]
     clean = _as_float(images[held_out])

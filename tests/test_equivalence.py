@@ -165,9 +165,11 @@ def test_bad_input_gets_a_sentence(digits, options, sentence):
 @pytest.mark.parametrize(
     ("sigma", "options", "sentence"),
     [
-        ([0.5, 1.0], {}, r"sigma must be one noise level, a float, got \[0.5, 1.0\]"),
-        (-0.5, {}, "sigmas must be finite and non-negative"),
-        ("high", {}, "sigmas must be a sequence of at least one noise level"),
+        ([0.5, 1.0], {}, r"sigma must be one noise level, .* got \[0.5, 1.0\]; call once"),
+        (-0.5, {}, r"sigma must be .* finite and non-negative, got -0\.5"),
+        (np.inf, {}, "sigma must be one noise level, .* got inf"),
+        ("high", {}, "sigma must be one noise level, a float, .* got 'high'"),
+        (None, {}, "sigma must be one noise level, a float, .* got None"),
         (0.5, {"tol": 0}, "tol must be a positive float, got 0"),
         (0.5, {"tol": "tight"}, "tol must be a positive float, got 'tight'"),
         (0.5, {"tol": np.nan}, "tol must be a positive float"),

@@ -262,10 +262,13 @@ def suggest_patch_size(
     """
     if not (np.ndim(tol) == 0 and not isinstance(tol, str) and tol > 0):
         raise ValueError(f"tol must be a positive float, got {tol!r}.")
-    if np.ndim(sigma) != 0:
+    try:
+        check_grid([sigma])
+    except ValueError:
         raise ValueError(
-            f"sigma must be one noise level, a float, got {sigma!r}; call once for each."
-        )
+            "sigma must be one noise level, a float, finite and non-negative, got "
+            f"{sigma!r}; call once for each of several."
+        ) from None
     estimates = local_equivalence(
         X,
         [sigma],

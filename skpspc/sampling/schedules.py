@@ -87,11 +87,16 @@ def check_grid(sigmas):
     except (TypeError, ValueError):
         grid = np.empty(0)
     if grid.ndim != 1 or len(grid) == 0:
-        raise ValueError(f"sigmas must be a sequence of at least one noise level, got {sigmas!r}.")
+        raise ValueError(
+            f"sigmas must be a sequence of at least one noise level, got {sigmas!r}; pass floats, "
+            "such as [0.1, 1.0]."
+        )
     if not (np.isfinite(grid).all() and (grid >= 0).all()):
-        raise ValueError(f"sigmas must be finite and non-negative, got {sigmas!r}.")
+        raise ValueError(
+            f"sigmas must be finite and non-negative, got {sigmas!r}; leave out the others."
+        )
     if len(np.unique(grid)) < len(grid):
-        raise ValueError(f"sigmas must be distinct, got {sigmas!r}.")
+        raise ValueError(f"sigmas must be distinct, got {sigmas!r}; give each once.")
     return grid
 
 
