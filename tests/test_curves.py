@@ -329,7 +329,7 @@ def test_tables_as_frames(curve, digits):
 
 @pytest.mark.parametrize("levels", [[], [0.5, 0.5], [-1.0], [np.nan], [np.inf], 0.5])
 def test_bad_noise_levels(digits, levels):
-    with pytest.raises(ValueError, match="sigmas must be"):
+    with pytest.raises(ValueError, match=r"sigmas must be .*; (pass|leave|give)"):
         error_curve(Recorder(0.5), digits, levels, against="clean")
 
 
@@ -341,8 +341,38 @@ def test_more_images_than_there_are(digits):
             compare(Recorder(0.5), digits, [0.5], n=n)
 
 
+@pytest.mark.parametrize("shape", [(1, 6, 8), (63,), (8, 8)])
+def test_images_of_another_shape(digits, shape):
+    """It is X that was passed, not Z."""
+    X, model = np.zeros((5, *shape)), GaussianDenoiser().fit(digits[:20])
+    for against in ("clean", "optimal", model):
+        with pytest.raises(ValueError, match=r"^X "):
+            error_curve(model, X, [0.5], against=against)
+    with pytest.raises(ValueError, match=r"^X "):
+        compare([Recorder(0.5), model], X, [0.5])
+
+
+def test_patches_are_images_of_a_patch_denoiser(digits):
+    model = PatchDenoiser(4).fit(digits[:20])
+    table = error_curve(model, digits[:20, :, 2:6, 2:6], [0.5])
+    np.testing.assert_allclose(table.errors, 0, atol=1e-10)
+
+
+def test_answers_that_require_a_gradient(digits):
+    class Trained:
+        scale = torch.tensor(0.5, requires_grad=True)
+
+        def denoise(self, z, sigma):
+            return self.scale * z
+
+    tables = [error_curve(d, digits, [0.5], against="clean") for d in (Trained(), Recorder(0.5))]
+    np.testing.assert_array_equal(tables[0].errors, tables[1].errors)
+
+
 def test_bad_denoisers(digits, shrinkage):
     X = digits[:20]
+    with pytest.raises(ValueError, match=r"must differ as text, got \[1, '1'\]"):
+        compare({1: Recorder(0.5), "1": Recorder(0.1)}, X, [0.5])
     with pytest.raises(ValueError, match="at least one denoiser"):
         error_curve({}, X, [0.5])
     with pytest.raises(ValueError, match="wrap a network in NetworkDenoiser"):
@@ -373,6 +403,9 @@ def test_bad_choices(digits, shrinkage):
         compare(model, X, [0.5], process="reverse")
     with pytest.raises(ValueError, match="sampler must be one of"):
         error_curve(model, X, [0.5], process="reverse", sampler="ddpm")
+    for start in (-1, 0.0, np.nan, np.inf, "high"):
+        with pytest.raises(ValueError, match="sigma_max must be a positive float"):
+            compare(shrinkage, None, [0.5], process="reverse", sigma_max=start)
     with pytest.raises(ValueError, match="must be positive for process='reverse'"):
         error_curve(model, X, [0.0, 0.5], process="reverse")
     with pytest.raises(ValueError, match="pass X_train, or X"):

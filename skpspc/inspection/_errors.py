@@ -20,7 +20,7 @@ def answer_of(denoiser, z, sigma, name):
     ValueError
         For answers of another shape, NaN or infinity.
     """
-    answer = torch.as_tensor(denoiser.denoise(z, sigma)).to(z.device)
+    answer = torch.as_tensor(denoiser.denoise(z, sigma)).detach().to(z.device)
     if answer.shape != z.shape:
         raise ValueError(
             f"{name} answers with shape {tuple(answer.shape)} to noisy images of shape "

@@ -1,5 +1,7 @@
 """Images as the instruments take them."""
 
+import math
+
 import numpy as np
 import torch
 from sklearn.utils import check_array
@@ -30,6 +32,8 @@ def as_images(X, name):
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu()
         X = (X.float() if X.dtype in (torch.float16, torch.bfloat16) else X).numpy()
+    elif getattr(X, "dtype", None) == np.float16:
+        X = X.astype(np.float32)
     if getattr(X, "ndim", None) == 0 or (hasattr(X, "__len__") and len(X) == 0):
         raise ValueError(f"{name} holds no images; give at least one.")
     images = check_array(
@@ -49,6 +53,21 @@ def as_images(X, name):
 def as_floats(images):
     """Images as float64; uint8 ``u`` becomes ``u / 127.5 - 1``."""
     return to_compute(as_tensor(images), torch.float64).numpy()
+
+
+def check_fits(images, denoiser, name):
+    """Refuse images that are none of those that a denoiser was fitted on.
+
+    Denoisers that take patches as well, and what tells no ``image_shape_``, check for themselves.
+    """
+    shape = getattr(denoiser, "image_shape_", None)
+    if shape is None or len(denoiser.get_feature_names_out()) != math.prod(shape):
+        return
+    if images.shape[1:] not in (shape, (math.prod(shape),)):
+        raise ValueError(
+            f"{name} holds images of shape {images.shape[1:]}, and {type(denoiser).__name__} "
+            f"answers for images of shape {shape}; pass such images."
+        )
 
 
 def check_alike(images, others, name, other_name):

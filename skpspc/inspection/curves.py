@@ -7,19 +7,20 @@ The paper asks it of noisy images of two kinds:
   denoisers. They are what a denoiser is given in use; there is no clean image to compare with.
 """
 
+from numbers import Real
+
 import numpy as np
 import torch
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
-from .._validation import as_container
 from ..denoisers import EmpiricalDenoiser
 from ..sampling import SAMPLERS, draw_noise, edm_sigmas, noise_seed
 from ..sampling.schedules import check_grid
 from ..support.memory import rows_that_fit
 from ..support.training_set import to_compute
 from ._errors import answer_of, standard_error
-from ._images import as_images
+from ._images import as_images, check_fits
 from .tables import ComparisonTable, ErrorTable
 
 _DEFAULT_N = 64
@@ -129,7 +130,8 @@ def error_curve(
         )
     walker = _walker(along, members, reference, process)
     sigmas = np.sort(check_grid(sigmas))
-    source = _source(X, n, process, walker, sampler, n_steps, sigma_max, random_state)
+    asked = [reference, *members.values()]
+    source = _source(asked, X, n, process, walker, sampler, n_steps, sigma_max, random_state)
     errors = np.empty((len(sigmas), len(members), source.n))
     for j, rows, clean, z in source.noisy(sigmas):
         sigma = float(sigmas[j])
@@ -184,7 +186,8 @@ def compare(
     members = named_denoisers(denoisers)
     walker = _walker(along, members, next(iter(members.values())), process)
     sigmas = np.sort(check_grid(sigmas))
-    source = _source(X, n, process, walker, sampler, n_steps, sigma_max, random_state)
+    asked = members.values()
+    source = _source(asked, X, n, process, walker, sampler, n_steps, sigma_max, random_state)
     errors = np.zeros((len(sigmas), len(members), len(members), source.n))
     for j, rows, _, z in source.noisy(sigmas):
         answers = [answer_of(d, z, float(sigmas[j]), name) for name, d in members.items()]
@@ -222,7 +225,12 @@ def named_denoisers(denoisers):
         raise ValueError("denoisers must hold at least one denoiser, got none of them.")
     for name, denoiser in denoisers.items():
         _check_denoiser(denoiser, name)
-    return {str(name): denoiser for name, denoiser in denoisers.items()}
+    named = {str(name): denoiser for name, denoiser in denoisers.items()}
+    if len(named) < len(denoisers):
+        raise ValueError(
+            f"names of denoisers must differ as text, got {list(denoisers)}; rename one of them."
+        )
+    return named
 
 
 def _check_denoiser(denoiser, name):
@@ -267,10 +275,11 @@ def _walker(along, members, default, process):
     return along
 
 
-def _source(X, n, process, walker, sampler, n_steps, sigma_max, random_state):
+def _source(denoisers, X, n, process, walker, sampler, n_steps, sigma_max, random_state):
+    """What noisy images the denoisers are given."""
     rng = np.random.default_rng([noise_seed(random_state), _INSPECTION])
     if process == "forward":
-        return _Forward(X, n, rng)
+        return _Forward(denoisers, X, n, rng)
     return _Reverse(walker, n, rng, sampler, n_steps, sigma_max)
 
 
@@ -282,17 +291,18 @@ def _checked_n(n):
 class _Forward:
     """Images and noise: ``n`` of them, described by ``words``."""
 
-    def __init__(self, X, n, rng):
+    def __init__(self, denoisers, X, n, rng):
         _checked_n(n)
         if X is None:
             raise ValueError("process='forward' makes noisy images of X, got None; pass images.")
-        X = as_container(X)
         X = X if isinstance(X, (np.ndarray, torch.Tensor)) else as_images(X, "X")
         if n is not None and n > len(X):
             raise ValueError(f"n={n} images are asked for, but X holds {len(X)}; pass more, or n.")
         self.n = min(_DEFAULT_N, len(X)) if n is None else int(n)
         chosen = rng.permutation(len(X))[: self.n]
         self.images = as_images(X[chosen], "X")
+        for denoiser in denoisers:
+            check_fits(self.images, denoiser, "X")
         self.seed = noise_seed(rng)
         self.words = "noisy images (forward process)"
 
@@ -320,6 +330,11 @@ class _Reverse:
         if not (callable(sampler) or (isinstance(sampler, str) and sampler in SAMPLERS)):
             raise ValueError(
                 f"sampler must be one of {sorted(SAMPLERS)} or a callable, got {sampler!r}."
+            )
+        if not (isinstance(sigma_max, Real) and 0 < float(sigma_max) < np.inf):
+            raise ValueError(
+                f"sigma_max must be a positive float, got {sigma_max!r}; pass 80.0, or where the "
+                "denoiser starts to sample."
             )
         self.n = _DEFAULT_N if n is None else int(n)
         self.seed = noise_seed(rng)

@@ -11,11 +11,12 @@ import torch
 
 from .._output import check_output, write_output
 from .._progress import progress
-from .._validation import as_container
+from .._validation import as_tensor
 from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid
 from ..support import with_own_heat
 from ..support.training_set import to_compute
+from ._images import as_images, check_fits
 
 # Answers of one denoiser that differ by less than this, relative to the largest, are rounding.
 _SAME_ANSWERS = 1e-4
@@ -281,12 +282,13 @@ class _Noisy:
             raise ValueError(
                 f"{type(denoiser).__name__} has no sensitivity; wrap a network in NetworkDenoiser."
             )
-        X = as_container(X)
+        X = X if isinstance(X, (np.ndarray, torch.Tensor)) else as_images(X, "X")
         seed = noise_seed(random_state)
         rows = _chosen(X, n_images, np.random.default_rng(seed))
-        clean = torch.as_tensor(X[rows]).cpu()
-        single = clean.dtype in (torch.uint8, torch.float16, torch.bfloat16, torch.float32)
-        clean = to_compute(clean, torch.float32 if single else torch.float64)
+        images = as_images(X[rows], "X")
+        check_fits(images, denoiser, "X")
+        dtype = torch.float64 if images.dtype == np.float64 else torch.float32
+        clean = to_compute(as_tensor(images), dtype)
         noise = draw_noise(clean.shape[1:], len(clean), seed).to(clean)
         return cls(clean, noise, seed)
 
