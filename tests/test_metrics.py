@@ -300,6 +300,36 @@ def test_kid_of_subsets_is_unbiased(rng):
     np.testing.assert_array_equal(subsets.values, again.values)
 
 
+class SmallFeature(torch.nn.Module):
+    """Six numbers of an RGB image of any size."""
+
+    def __init__(self):
+        super().__init__()
+        self.convolution = torch.nn.Conv2d(3, 6, 3)
+
+    def forward(self, images):
+        return self.convolution(images.float()).tanh().mean((2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:Metric .Kernel Inception Distance. will save")
+def test_sets_against_torchmetrics(rng):
+    missing = "torchmetrics is not installed (extra metrics)"
+    fid_of = pytest.importorskip("torchmetrics.image.fid", reason=missing).FrechetInceptionDistance
+    kid_of = pytest.importorskip("torchmetrics.image.kid", reason=missing).KernelInceptionDistance
+    torch.manual_seed(0)
+    feature = SmallFeature()
+    x, y = rng.uniform(-1, 1, (40, 3, 6, 5)), rng.uniform(-1, 0.5, (40, 3, 6, 5))
+    for ours, metric in (
+        (fid, fid_of(feature)),
+        (kid, kid_of(feature, subsets=1, subset_size=40)),
+    ):
+        metric.update(torch.from_numpy(x).float(), real=True)
+        metric.update(torch.from_numpy(y).float(), real=False)
+        expected = metric.compute()
+        expected = expected[0] if ours is kid else expected
+        np.testing.assert_allclose(ours(x, y, feature), expected, rtol=1e-4)
+
+
 def test_features_see_floats(rng):
     seen = []
 

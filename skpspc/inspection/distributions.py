@@ -32,7 +32,7 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
         ``feature(images)`` maps a float32 Tensor (m, C, H, W), or (m, d), to an array or
         Tensor (m, n_features). What is called *the* FID takes the last pooling layer of an
         Inception network; numbers compare only under one feature and equal n, as few images
-        make it larger. No weights are downloaded here.
+        make it larger.
     batch_size : int, default 256
         Images that ``feature`` sees at once.
     data_range : tuple of (low, high), default (-1, 1)
@@ -61,6 +61,15 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
     >>> X = np.random.default_rng(0).normal(size=(100, 4))
     >>> round(fid(X, X + 2.0, feature=lambda images: images, data_range=(-3, 3)), 4)
     16.0
+
+    *The* FID, of images (n, 3, H, W), by the network of torchmetrics, which takes uint8 (it needs
+    torch-fidelity, and downloads its weights):
+
+    >>> from torchmetrics.image.fid import FrechetInceptionDistance  # doctest: +SKIP
+    >>> inception = FrechetInceptionDistance(feature=2048).inception  # doctest: +SKIP
+    >>> def feature(images):
+    ...     return inception(((images.clamp(-1, 1) + 1) * 127.5).round().byte())
+    >>> fid(X_true, X, feature)  # doctest: +SKIP
     """
     true, other = _features_of_both(X_true, X, feature, batch_size)
     root, other_root = (_covariance_root(features) for features in (true, other))
@@ -126,6 +135,8 @@ def kid(
     >>> X = np.random.default_rng(0).normal(size=(100, 4))
     >>> kid(X[:50], X[50:], feature=lambda images: images, data_range=(-3, 3)).n
     50
+
+    The feature of `fid` from torchmetrics serves here too.
     """
     for name, count, least in (("subset_size", subset_size, 2), ("n_subsets", n_subsets, 1)):
         if not (isinstance(count, Integral) and int(count) >= least):
