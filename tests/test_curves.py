@@ -66,7 +66,7 @@ def test_forward_process_is_images_and_noise(digits):
         np.testing.assert_array_equal(first.given(sigma), second.given(sigma))
 
 
-@pytest.mark.parametrize("container", ["uint8", "float32", "float64", "torch", "flat"])
+@pytest.mark.parametrize("container", ["uint8", "float16", "float32", "float64", "torch", "flat"])
 def test_errors_against_clean_images(digits, container):
     X = digits[:50]
     if container == "flat":
