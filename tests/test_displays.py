@@ -10,10 +10,10 @@ from skpspc.inspection import (
     ErrorTable,
     SampleGridDisplay,
     TrajectoryDisplay,
+    compare,
     error_curve,
     nearest_training_images,
 )
-from skpspc.inspection._plot.error_curve import spread_out
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
 matplotlib.use("Agg")
@@ -34,6 +34,15 @@ def plt():
 
 def texts(ax):
     return [text.get_text() for text in ax.texts]
+
+
+def legend_of(ax):
+    return [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def corners(band):
+    """The corners of the polygon that is filled."""
+    return band.get_paths()[0].vertices
 
 
 def table_of(errors, sigmas=None, names=None):
@@ -57,7 +66,7 @@ def test_error_curve_shows_the_table(digits):
     for m, line in enumerate(display.lines_):
         np.testing.assert_allclose(line.get_xdata(), table.sigmas)
         np.testing.assert_allclose(line.get_ydata(), table.errors[:, m], rtol=1e-6)
-    assert texts(display.ax_) == ["gauss", "pspc"]
+    assert legend_of(display.ax_) == ["gauss", "pspc"]
     assert display.ax_.get_ylabel() == "MSE against the optimal denoiser"
     assert "4 noisy images (forward process)" in display.ax_.get_title()
 
@@ -69,15 +78,51 @@ def test_lines_differ_by_colour_marker_and_style():
     assert len({color for color, _, _ in looks[:7]}) == len({m for _, m, _ in looks[:7]}) == 7
 
 
-def test_labels_of_lines_that_meet_do_not_overlap():
-    errors = np.array([[1.0, 2.0, 3.0, 4.0], [0.1, 0.1, 0.1, 0.1]])
-    display = ErrorCurveDisplay.from_predictions(table_of(errors))
+def test_bands_are_one_standard_error_wide():
+    table = table_of([[1.0, 2.0], [0.5, 3.0], [4.0, 8.0]])
+    table.standard_errors[1, 1] = 2.9  # more than nine tenths: cut off, for there is no zero
+    display = ErrorCurveDisplay.from_predictions(table)
+    for m, band in enumerate(display.ax_.collections):
+        for j, sigma in enumerate(table.sigmas):
+            x, y = corners(band).T
+            error, spread = table.errors[j, m], table.standard_errors[j, m]
+            low = 0.3 if (j, m) == (1, 1) else error - spread
+            np.testing.assert_allclose(
+                [y[x == sigma].min(), y[x == sigma].max()], [low, error + spread]
+            )
+
+
+def test_names_leave_room_for_the_lines():
+    names = ["PSPC", "PSPC-Flex, from data (N = 10,000), and even longer than that"]
+    display = ErrorCurveDisplay.from_predictions(table_of(np.ones((3, 2)), names=names))
     display.figure_.canvas.draw()
-    # of the words alone: an annotation's own extent includes its leader line
-    boxes = [matplotlib.text.Text.get_window_extent(text) for text in display.ax_.texts]
-    for i, box in enumerate(boxes):
-        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
-        assert display.figure_.bbox.contains(box.x1, box.y1)
+    figure, ax = display.figure_.bbox, display.ax_.get_window_extent()
+    legend = display.ax_.get_legend().get_window_extent()
+    assert ax.width > 0.6 * figure.width
+    assert ax.x1 < legend.x0 < legend.x1 <= figure.x1
+    assert " ".join(legend_of(display.ax_)[1].split()) == names[1]
+
+
+def test_errors_of_rounding_are_below_the_axis():
+    table = table_of([[1e-15, 0.0], [1e-3, 0.0], [1.0, 1e-5]])
+    display = ErrorCurveDisplay.from_predictions(table)
+    assert display.ax_.get_ylim()[0] == pytest.approx(1e-6)
+    assert 1.1 < display.ax_.get_ylim()[1] < 3  # the band's upper end, and some room
+    first, second = display.ax_.lines[2:4]  # marks
+    assert first.get_xdata().tolist() == [1.0]
+    assert second.get_xdata().tolist() == [1.0, 10.0]
+    assert 0 < first.get_ydata()[0] < second.get_ydata()[0] < 0.1
+    assert [mark.get_color() for mark in (first, second)] == [
+        line.get_color() for line in display.lines_
+    ]
+    assert legend_of(display.ax_) == ["denoiser 0", "denoiser 1", "below axis, or zero"]
+
+
+def test_errors_of_zero_alone():
+    display = ErrorCurveDisplay.from_predictions(table_of(np.zeros((2, 1))))
+    assert display.ax_.get_ylim() == (1e-6, 1.0)
+    assert display.ax_.lines[1].get_xdata().tolist() == [1.0, 10.0]
+    display.figure_.canvas.draw()
 
 
 def test_zeros_are_left_out_of_logarithmic_axes():
@@ -85,7 +130,7 @@ def test_zeros_are_left_out_of_logarithmic_axes():
     display = ErrorCurveDisplay.from_predictions(table)
     assert display.lines_[0].get_xdata().tolist() == [1.0]
     assert len(display.lines_[1].get_xdata()) == 0
-    assert texts(display.ax_) == ["denoiser 0"]
+    assert [mark.get_xdata().tolist() for mark in display.ax_.lines[2:4]] == [[2.0], [1.0, 2.0]]
 
 
 def test_error_curve_in_given_axes(plt):
@@ -97,11 +142,21 @@ def test_error_curve_in_given_axes(plt):
     assert not axes[0].lines
 
 
-def test_spread_out():
-    np.testing.assert_allclose(spread_out([0.5, 0.1, 0.9], 0.1), [0.5, 0.1, 0.9])
-    np.testing.assert_allclose(spread_out([0.5, 0.5, 0.5], 0.1), [0.4, 0.5, 0.6])
-    np.testing.assert_allclose(spread_out([0.52, 0.5, 0.9], 0.1), [0.56, 0.46, 0.9])
-    assert len(spread_out([], 0.1)) == 0
+def test_the_legend_is_in_the_axes_that_are_given(plt):
+    figure, axes = plt.subplots(1, 2)
+    ErrorCurveDisplay.from_predictions(table_of([[1.0, 2.0], [2.0, 1.0]]), ax=axes[0])
+    figure.canvas.draw()
+    legend, room = axes[0].get_legend().get_window_extent(), axes[0].get_window_extent()
+    assert room.x0 < legend.x0 < legend.x1 < room.x1
+    assert room.y0 < legend.y0 < legend.y1 < room.y1
+
+
+def test_bad_tables(digits):
+    models = [GaussianDenoiser().fit(digits[:20]), EmpiricalDenoiser().fit(digits[:20])]
+    with pytest.raises(ValueError, match="what error_curve returns, got ComparisonTable"):
+        ErrorCurveDisplay.from_predictions(compare(models, digits[:20], [0.5], n=2))
+    with pytest.raises(ValueError, match="what error_curve returns, got ndarray"):
+        ErrorCurveDisplay.from_predictions(np.ones((3, 2)))
 
 
 # Samples

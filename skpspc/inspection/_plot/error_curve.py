@@ -1,16 +1,20 @@
 """Error against noise level, as lines."""
 
+import textwrap
+
 import numpy as np
-from sklearn.isotonic import isotonic_regression
 
 from ... import _optional
 from ..curves import error_curve
+from ..tables import ErrorTable
 
 # Okabe and Ito, without the yellow, which is too light for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
 _STYLES = ("-", "--", ":")
-_GAP = 0.06  # between labels, of the height of the axes
+_DECADES = 6  # below the largest error: what lies lower is rounding, or as good as none
+_BELOW = {"linestyle": "", "marker": "v", "markersize": 6, "markerfacecolor": "white"}
+_STACK = 0.035  # between the marks of lines that are below, of the height of the axes
 
 
 class ErrorCurveDisplay:
@@ -81,16 +85,28 @@ class ErrorCurveDisplay:
         Returns
         -------
         ErrorCurveDisplay
+
+        Raises
+        ------
+        ValueError
+            If the table is none of `error_curve`.
         """
+        if not isinstance(table, ErrorTable):
+            raise ValueError(
+                f"table must be what error_curve returns, got {type(table).__name__}; one of "
+                "compare's columns is error_curve(..., against=denoiser)."
+            )
         return cls(table).plot(ax, line_kw=line_kw)
 
     def plot(self, ax=None, *, line_kw=None):
-        """Draw: a line with a marker at each noise level, a band of one standard error, a label.
+        """Draw: a line with a marker at each noise level, and a band of one standard error.
 
         Parameters
         ----------
-        ax, line_kw
-            As in :meth:`from_estimator`.
+        ax : matplotlib Axes, default None
+            Where to draw, with the legend inside; None makes a figure, with the legend beside.
+        line_kw : dict, default None
+            For ``Axes.plot``.
 
         Returns
         -------
@@ -98,11 +114,14 @@ class ErrorCurveDisplay:
 
         Notes
         -----
-        Logarithmic axes have no zero: errors of zero, and a noise level of zero, are left out.
+        Logarithmic axes have no zero: a noise level of zero is left out. The axis of errors ends
+        six decades under the largest; empty triangles at its foot mark errors that are smaller,
+        or zero.
         """
         plt = _optional.load("matplotlib.pyplot")
-        if ax is None:
-            _, ax = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+        beside = ax is None
+        if beside:
+            _, ax = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
         table = self.table
         self.ax_, self.figure_, self.lines_ = ax, ax.figure, []
         ax.set(xscale="log", yscale="log")
@@ -113,7 +132,10 @@ class ErrorCurveDisplay:
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, which="major", color="0.9", linewidth=0.8)
         ax.set_axisbelow(True)
-        self._label_lines()
+        handles = self.lines_ + self._mark_below(self._foot())
+        names = [textwrap.fill(str(handle.get_label()), 22) for handle in handles]
+        place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {"loc": "best"}
+        ax.legend(handles, names, frameon=not beside, framealpha=0.6, fontsize="small", **place)
         return self
 
     def _line(self, m, name, line_kw):
@@ -136,40 +158,30 @@ class ErrorCurveDisplay:
         )
         return line
 
-    def _label_lines(self):
-        """Names at the right ends of the lines, moved apart."""
-        lines = [line for line in self.lines_ if len(line.get_xdata())]
-        to_axes = self.ax_.transData + self.ax_.transAxes.inverted()
-        self.ax_.autoscale_view()
-        ends = [(line.get_xdata()[-1], line.get_ydata()[-1]) for line in lines]
-        heights = [to_axes.transform(end)[1] for end in ends]
-        for line, end, height in zip(lines, ends, spread_out(heights, _GAP), strict=True):
-            self.ax_.annotate(
-                line.get_label(),
-                xy=end,
-                xytext=(1.04, height),
-                textcoords="axes fraction",
-                va="center",
-                color=line.get_color(),
-                arrowprops={
-                    "arrowstyle": "-",
-                    "color": line.get_color(),
-                    "linewidth": 0.7,
-                    "relpos": (0, 0.5),  # to where the words begin
-                },
-                annotation_clip=False,
-            )
+    def _foot(self):
+        """Set where the axis of errors ends, and say where that is."""
+        largest = self.table.errors.max()
+        if largest == 0:  # nothing but marks
+            self.ax_.set_ylim(10.0**-_DECADES, 1.0)
+            return 10.0**-_DECADES
+        self.ax_.autoscale(axis="y")
+        lowest = largest / 10**_DECADES
+        if self.ax_.get_ylim()[0] < lowest:
+            self.ax_.set_ylim(lowest, 2 * self.ax_.dataLim.y1)  # room as of a shorter axis
+        return self.ax_.get_ylim()[0]
 
+    def _mark_below(self, foot):
+        """Mark what is below the axis, line above line, and give the legend a mark if there are.
 
-def spread_out(heights, gap):
-    """Numbers moved apart by at least ``gap``, in their order, with the same mean where possible.
-
-    Isotonic regression: the nearest heights (least squares) with ``gap`` between neighbours.
-    """
-    heights = np.asarray(heights, dtype=float)
-    order = np.argsort(heights, kind="stable")
-    steps = gap * np.arange(len(heights))
-    out = np.empty_like(heights)
-    if len(heights):
-        out[order] = isotonic_regression(heights[order] - steps) + steps
-    return out
+        They are no part of what the axis shows, and hence in fractions of its height.
+        """
+        table = self.table
+        below = (table.errors < foot) & (table.sigmas > 0)[:, None]
+        for height, m in enumerate(np.flatnonzero(below.any(0))):
+            at = table.sigmas[below[:, m]]
+            heights = np.full(len(at), _STACK * (height + 0.7))
+            across = {"transform": self.ax_.get_xaxis_transform()}
+            self.ax_.plot(at, heights, color=self.lines_[m].get_color(), **_BELOW, **across)
+        if not below.any():
+            return []
+        return self.ax_.plot([], [], color="0.3", label="below axis, or zero", **_BELOW)
