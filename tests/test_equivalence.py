@@ -203,7 +203,16 @@ def test_display(digits, plt):
         np.testing.assert_allclose(line.get_xdata(), found.sigmas)
         np.testing.assert_allclose(line.get_ydata(), found.gap[:, k])
         np.testing.assert_allclose(dotted.get_ydata(), found.bound[:, k])
-    assert display.ax_.get_xscale() == "log"
+    for k, band in enumerate(display.ax_.collections):
+        for j, sigma in enumerate(found.sigmas):
+            x, y = band.get_paths()[0].vertices.T
+            gap, error = found.gap[j, k], found.gap_standard_error[j, k]
+            edges = [y[x == sigma].min(), y[x == sigma].max()]
+            np.testing.assert_allclose(edges, [gap - error, gap + error])
+    assert display.ax_.get_xscale() == display.ax_.get_yscale() == "log"
+    foot, top = display.ax_.get_ylim()
+    assert foot == pytest.approx(found.gap.max() / 1000)
+    assert found.bound.max() < top < 3 * found.bound.max()
     assert display.figure_ is display.ax_.figure
     labels = [text.get_text() for text in display.ax_.get_legend().get_texts()]
     assert labels[:4] == ["1 × 1", "2 × 2", "4 × 4", "6 × 6"]
@@ -222,6 +231,24 @@ def test_display_from_predictions_on_given_axes(digits, plt):
     assert again is display
     assert display.ax_ is not ax
     display.figure_.canvas.draw()
+
+
+def test_the_legend_is_in_the_axes_that_are_given(digits, plt):
+    found = local_equivalence(digits[:50], [0.1, 1.0], [2, 4], n_images=4)
+    figure, (ax, _) = plt.subplots(1, 2)
+    LocalEquivalenceDisplay.from_predictions(found, ax=ax)
+    figure.canvas.draw()
+    legend, room = ax.get_legend().get_window_extent(), ax.get_window_extent()
+    assert room.x0 < legend.x0 < legend.x1 < room.x1
+    assert room.y0 < legend.y0 < legend.y1 < room.y1
+
+
+def test_gaps_of_zero_can_be_drawn(digits, plt):
+    found = local_equivalence(digits[:50], [0.1, 1.0], [8], n_images=2)
+    assert (found.gap == 0).all()
+    display = LocalEquivalenceDisplay.from_predictions(found)
+    display.figure_.canvas.draw()
+    assert display.ax_.get_ylim() == (1e-3, 2.0)
 
 
 def test_display_refuses(digits, plt):

@@ -9,6 +9,7 @@ from ..equivalence import LocalEquivalence, local_equivalence
 # Shares of the longer side of the image: few enough to be told apart.
 _SHARES = (0.1, 0.25, 0.5, 0.75)
 _MARKERS = "osD^v<>p"
+_RANGE = 1000  # of the axis, from the largest gap down
 
 
 class LocalEquivalenceDisplay:
@@ -123,12 +124,12 @@ class LocalEquivalenceDisplay:
         return cls(equivalence).plot(**options)
 
     def plot(self, ax=None, *, bound=True):
-        """Plot the gap of each patch size, and what bounds it.
+        """Plot the gap of each patch size with a band of one standard error, and its bound.
 
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            None: of a new figure.
+            Where to draw, with the legend inside; None: a new figure, with the legend beside.
         bound : bool, default True
             Whether to show the bounds.
 
@@ -140,13 +141,21 @@ class LocalEquivalenceDisplay:
         ------
         ImportError
             If matplotlib is missing.
+
+        Notes
+        -----
+        The axis of gaps is logarithmic, as bounds are several times larger than gaps, and ends
+        where a gap is a thousandth of the largest; lines leave the picture there.
         """
         plt, found = load("matplotlib.pyplot"), self.equivalence
-        if ax is None:
+        beside = ax is None
+        if beside:
             _, ax = plt.subplots(figsize=(8.0, 4.0), layout="constrained")
         # dark to light, as the sizes grow: an order that is seen without telling hues apart
         colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(found.patch_sizes)))
-        at = found.sigmas
+        at, largest = found.sigmas, found.gap.max() or 1.0
+        ax.set(xscale="log", yscale="log")
+        ax.set_ylim(largest / _RANGE, 2 * max(largest, found.bound.max() if bound else 0))
         self.lines_, self.bound_lines_ = [], []
         for k, (size, colour) in enumerate(zip(found.patch_sizes, colours, strict=True)):
             gap, error = found.gap[:, k], np.nan_to_num(found.gap_standard_error[:, k])
@@ -157,23 +166,17 @@ class LocalEquivalenceDisplay:
             if bound:
                 self.bound_lines_ += ax.plot(at, found.bound[:, k], ls=":", lw=1.2, color=colour)
         ax.set(
-            xscale="log",
             xlabel=r"noise level $\sigma$",
             ylabel="patch against global posterior mean,\nroot mean square on the patch",
         )
-        ax.set_ylim(bottom=0)
         handles = list(self.lines_)
         if bound:
             (dotted,) = ax.plot(
                 [], [], ls=":", color="0.3", label="its bound: total\nvariation × diameter"
             )
             handles.append(dotted)
-        ax.legend(
-            handles=handles,
-            title="patch",
-            frameon=False,
-            loc="center left",
-            bbox_to_anchor=(1, 0.5),
-        )
+        place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {"loc": "best"}
+        style = {"frameon": not beside, "framealpha": 0.6, "fontsize": "small", "labelspacing": 0.3}
+        ax.legend(handles=handles, title="patch", **style, **place)
         self.ax_, self.figure_ = ax, ax.figure
         return self
