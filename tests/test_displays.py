@@ -177,7 +177,8 @@ def test_sample_grid_shows_pairs_and_distances(digits):
         left, right, bottom, top = shown.get_extent()
         assert below.get_extent()[:2] == [left, right]
         assert below.get_extent()[3] > bottom > top
-    assert "5 samples, nearest of 200 training images; 0 copied" in display.ax_.get_title()
+    title = " ".join(display.ax_.get_title().split())
+    assert title == "5 samples, nearest of 200 training images; 0 copied (framed)"
     assert texts(display.ax_).count("sample") == 2
 
 
@@ -230,7 +231,39 @@ def test_sample_grid_in_given_axes(digits, plt):
     )
 
 
+@pytest.mark.parametrize("n_columns", [None, 4, 8])
+def test_words_of_samples_do_not_overlap_in_given_axes(n_columns, digits, plt):
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4))
+    display = SampleGridDisplay.from_predictions(
+        digits[:8], digits[8:300], ax=axes[0], n_columns=n_columns
+    )
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in display.ax_.texts]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+    title = display.ax_.title.get_window_extent()
+    assert title.x0 > 0 and title.x1 < axes[1].get_window_extent().x0
+
+
+def test_columns_are_chosen_for_large_boxes(digits, plt):
+    def width(axes, n_columns=None):
+        display = SampleGridDisplay.from_predictions(
+            digits[:8], digits[8:99], ax=axes, n_columns=n_columns
+        )
+        left, right, *_ = display.ax_.images[0].get_extent()
+        return right - left
+
+    _, (ax, _) = plt.subplots(1, 2)
+    found = width(ax)
+    assert found > 2 * width(ax, 8)  # all in one row
+    assert len(ax.images) == 16  # what was there before is gone
+    assert found == pytest.approx(max(width(ax, n) for n in range(1, 9)))
+    assert width(None) == pytest.approx(1)
+
+
 def test_bad_samples(digits):
+    with pytest.raises(ValueError, match="n_columns must be an int of at least 1, got 0"):
+        SampleGridDisplay.from_predictions(digits[:2], digits, n_columns=0)
     with pytest.raises(ValueError, match="reshape one of them"):
         SampleGridDisplay.from_predictions(digits[:2, :, :4], digits)
     with pytest.raises(ValueError, match="samples holds no images"):
@@ -286,6 +319,25 @@ def test_trajectory_in_given_axes_and_its_range(plt):
     np.testing.assert_allclose(ax.images[0].get_array().ravel(), estimates[0, 0].ravel() / 4)
 
 
+def test_words_of_trajectories_do_not_overlap_in_given_axes(digits, plt):
+    figure, axes = plt.subplots(1, 2, figsize=(12, 4))
+    states = digits[:32].reshape(8, 4, 1, 8, 8)
+    sigmas = [80, 28.4, 12.9, 3.26, 1.09, 0.14, 0.0229, 0]
+    display = TrajectoryDisplay.from_predictions(states, sigmas, ax=axes[0])
+    assert display.plot(axes[0]) is display and len(axes[0].images) == 32
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in display.ax_.texts]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+    title = display.ax_.title.get_window_extent()
+    assert title.x0 > 0 and title.x1 < axes[1].get_window_extent().x0
+
+
 def test_bad_trajectory(digits):
+    with pytest.raises(ValueError, match="at least one step"):
+        TrajectoryDisplay.from_predictions([], [])
+    model = GaussianDenoiser().fit(digits[:50])
+    with pytest.raises(ValueError, match="n_columns must be an int of at least 1, got 0"):
+        TrajectoryDisplay.from_estimator(model, n=2, n_columns=0)
     with pytest.raises(ValueError, match="one noise level for each of the 2 steps"):
         TrajectoryDisplay.from_predictions(digits[:4].reshape(2, 2, 1, 8, 8), [1.0])

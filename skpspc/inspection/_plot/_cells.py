@@ -1,4 +1,9 @@
-"""Images and signals in boxes of one pair of axes, so that a grid of them fits any axes."""
+"""Images and signals in boxes of one pair of axes, so that a grid of them fits any axes.
+
+Places are in inches: boxes grow with the axes, and what is written beside them does not.
+"""
+
+import numbers
 
 import numpy as np
 
@@ -6,6 +11,10 @@ from ... import _optional
 
 GREY = "0.35"
 WARNING = "#D55E00"  # vermilion of Okabe and Ito: distinct from gray to all eyes
+_POINTS = 8.3  # of letters
+_LEGIBLE = 0.42  # the side of a box, in inches, that takes a number of such letters
+_SMALLEST = 0.1  # inches
+_LETTERS = 12  # of a title to the inch
 
 
 def as_pictures(X, image_shape=None):
@@ -45,23 +54,70 @@ def limits(*images):
     return (low, high) if low < high else (low - 0.5, low + 0.5)
 
 
-def canvas(ax, width, height, unit=1.0):
-    """Axes without frame that show boxes between (0, 0) and (width, height), y downwards."""
+def check_columns(n_columns):
+    """An int of at least 1, or ValueError."""
+    if not isinstance(n_columns, numbers.Integral) or n_columns < 1:
+        raise ValueError(f"n_columns must be an int of at least 1, got {n_columns!r}.")
+    return int(n_columns)
+
+
+def side_of_boxes(ax, boxes, words):
+    """How large boxes can be, in inches; see `canvas`. An inch in a figure of their own."""
+    if ax is None:
+        return 1.0
+    place = ax.get_position(original=True).transformed(ax.figure.transSubfigure)
+    inches = np.array(place.size) / ax.figure.dpi
+    return max(float(((inches - words) / boxes).min()), _SMALLEST)
+
+
+def canvas(ax, boxes, words, title=""):
+    """Empty axes without frame, y downwards, and the side of a box in them.
+
+    Parameters
+    ----------
+    ax : matplotlib Axes or None
+        Emptied; None: those of a new figure.
+    boxes : tuple of (width, height)
+        What boxes and the gaps between them take, in sides.
+    words : tuple of (width, height)
+        What is beside them takes, in inches.
+    title : str
+        Broken after semicolons where it is wider than the axes.
+
+    Returns
+    -------
+    ax : matplotlib Axes
+    side : float
+        In inches, as the data of the axes are.
+    """
+    side = side_of_boxes(ax, boxes, words)
+    width, height = side * np.array(boxes) + words
+    title = title.replace("; ", ";\n") if len(title) > _LETTERS * width else title
     if ax is None:
         plt = _optional.load("matplotlib.pyplot")
-        _, ax = plt.subplots(figsize=(unit * width, unit * height), layout="constrained")
+        size = width, height + (0.1 + 0.17 * len(title.splitlines()))
+        _, ax = plt.subplots(figsize=size, layout="constrained")
+    else:
+        ax.clear()
     ax.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
+    ax.set_title(title, fontsize="medium")
     ax.axis("off")
-    return ax
+    return ax, side
 
 
-def draw(ax, image, left, top, data_range, *, edge="0.8", linewidth=0.6):
+def words(side):
+    """Style of what is written beside boxes of a side."""
+    return {"va": "center", "fontsize": min(1.0, side / _LEGIBLE) * _POINTS}
+
+
+def draw(ax, image, left, top, side, data_range, *, edge="0.8", linewidth=0.6):
     """Draw an image (C, H, W) in the box whose upper left corner is (left, top)."""
-    view = ax.axis()
-    width, height = box_size(image.shape)
+    width, height = side * np.array(box_size(image.shape))
     low, high = data_range
-    scaled = (image - low) / (high - low)
+    scaled = np.clip((image - low) / (high - low), 0, 1)
+    frame = {"edge": edge, "linewidth": linewidth}
     if is_signal(image.shape):
+        view = ax.axis()
         place = left + width * np.linspace(0.02, 0.98, scaled[0].size)
         for n, channel in enumerate(scaled):
             ax.plot(
@@ -70,13 +126,27 @@ def draw(ax, image, left, top, data_range, *, edge="0.8", linewidth=0.6):
                 color=("black", "#D55E00", "#0072B2")[n % 3],
                 linewidth=1.0,
             )
+        ax.axis(view)  # `plot` moves it
+        _frame(ax, left, top, width, height, **frame)
     else:
-        colour = len(scaled) == 3
-        picture = scaled.transpose(1, 2, 0).clip(0, 1) if colour else scaled.mean(0)
-        extent = (left, left + width, top + height, top)
-        ax.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+        picture = scaled.transpose(1, 2, 0) if len(scaled) == 3 else scaled.mean(0)
+        gray = {"cmap": "gray", "vmin": 0, "vmax": 1}
+        paint(ax, picture, left, top, (width, height), **frame, **gray)
+
+
+def paint(ax, picture, left, top, size, *, edge="0.8", linewidth=0.6, **parameters):
+    """Draw what `imshow` takes into a box of a size, (width, height) in inches."""
+    view = ax.axis()
+    width, height = size
+    extent = (left, left + width, top + height, top)
+    shown = ax.imshow(picture, extent=extent, interpolation="nearest", **parameters)
+    ax.axis(view)  # `imshow` moves it
+    _frame(ax, left, top, width, height, edge, linewidth)
+    return shown
+
+
+def _frame(ax, left, top, width, height, edge, linewidth):
     frame = _optional.load("matplotlib.patches").Rectangle(
         (left, top), width, height, fill=False, edgecolor=edge, linewidth=linewidth
     )
     ax.add_patch(frame)
-    ax.axis(view)  # `imshow` and `plot` move it

@@ -4,11 +4,22 @@ import numpy as np
 
 from .._images import as_images
 from ..memorisation import memorised_fraction, nearest_training_images
-from ._cells import GREY, WARNING, as_pictures, box_size, canvas, draw, limits
+from ._cells import (
+    GREY,
+    WARNING,
+    as_pictures,
+    box_size,
+    canvas,
+    check_columns,
+    draw,
+    limits,
+    side_of_boxes,
+    words,
+)
 
-_PAD = 0.12  # between boxes
-_MARGIN = 1.25  # for the names of rows
-_TEXT = 0.34  # for a line of text
+_PAD = 0.12  # between boxes, in their sides
+_MARGIN = 0.85  # for the names of rows, in inches
+_TEXT = 0.34  # for a distance and its name of two lines, in inches
 
 
 class SampleGridDisplay:
@@ -55,7 +66,7 @@ class SampleGridDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X_train, *, n=8, ax=None, n_columns=8, data_range=None, **parameters
+        cls, estimator, X_train, *, n=8, ax=None, n_columns=None, data_range=None, **parameters
     ):
         """Draw samples from a fitted denoiser, and show them.
 
@@ -83,7 +94,7 @@ class SampleGridDisplay:
         return display.plot(ax, n_columns=n_columns, data_range=data_range)
 
     @classmethod
-    def from_predictions(cls, samples, X_train, *, ax=None, n_columns=8, data_range=None):
+    def from_predictions(cls, samples, X_train, *, ax=None, n_columns=None, data_range=None):
         """Show samples that have been drawn.
 
         Parameters
@@ -112,15 +123,16 @@ class SampleGridDisplay:
         samples = as_pictures(samples, image_shape)
         return cls(samples, nearest, distances[:, 0], memorised, len(train))
 
-    def plot(self, ax=None, *, n_columns=8, data_range=None):
+    def plot(self, ax=None, *, n_columns=None, data_range=None):
         """Draw.
 
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            Where to draw; None makes a figure.
-        n_columns : int, default 8
-            Pairs in a row.
+            Where to draw, after emptying it; boxes are as large as it allows. None makes a
+            figure.
+        n_columns : int, default None
+            Pairs in a row; None: 8, or as many as make pairs largest in the axes given.
         data_range : tuple of (low, high), default None
             Values that are black and white. None: (-1, 1) for images that live there, else the
             smallest and the largest of what is shown.
@@ -128,50 +140,71 @@ class SampleGridDisplay:
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError
+            If n_columns is none.
         """
         n = len(self.samples)
-        n_columns = min(n, n_columns)
-        box, height = box_size(self.samples.shape[1:])
-        cell, band = box + _PAD, 2 * (height + _PAD / 2) + _TEXT + _PAD
-        n_bands = -(-n // n_columns)
-        ax = canvas(ax, _MARGIN + n_columns * cell, n_bands * band)
-        self.ax_, self.figure_ = ax, ax.figure
-        data_range = limits(self.nearest, self.samples) if data_range is None else data_range
-        for i in range(n):
-            left, top = _MARGIN + i % n_columns * cell, i // n_columns * band
-            self._pair(i, left, top, box, height, data_range)
-        for top in band * np.arange(n_bands):
-            self._row_names(top, height)
+        if n_columns is None:
+            n_columns = 8 if ax is None else self._roomiest(ax)
+        n_columns = min(n, check_columns(n_columns))
         title = f"{n} samples, nearest of {self.n_train} training images"
-        ax.set_title(f"{title}; {self.memorised.sum()} copied (framed)", fontsize="medium")
+        title = f"{title}; {self.memorised.sum()} copied (framed)"
+        self.ax_, side = canvas(ax, *self._size(n_columns), title)
+        self.figure_ = self.ax_.figure
+        data_range = limits(self.nearest, self.samples) if data_range is None else data_range
+        cell, band = self._pair_size()
+        for i in range(n):
+            row, column = divmod(i, n_columns)
+            top = row * (side * band + _TEXT)
+            self._pair(i, _MARGIN + column * side * cell, top, side, data_range)
+            if column == 0:
+                self._row_names(top, side)
         return self
 
-    def _pair(self, i, left, top, box, height, data_range):
+    def _pair_size(self):
+        """Width and height of two boxes with what is between, in their sides."""
+        width, height = box_size(self.samples.shape[1:])
+        return width + _PAD, 2 * height + 1.5 * _PAD
+
+    def _size(self, n_columns):
+        """What boxes take, in their sides, and what words take, in inches."""
+        n_bands = -(-len(self.samples) // n_columns)
+        cell, band = self._pair_size()
+        return (n_columns * cell, n_bands * band), (_MARGIN, n_bands * _TEXT)
+
+    def _roomiest(self, ax):
+        """The number of columns that makes boxes largest."""
+        columns = range(1, len(self.samples) + 1)
+        return max(columns, key=lambda n: side_of_boxes(ax, *self._size(n)))
+
+    def _pair(self, i, left, top, side, data_range):
         """One sample, its neighbour, and their distance."""
         copied = bool(self.memorised[i])
         frame = {"edge": WARNING, "linewidth": 2.0} if copied else {}
-        draw(self.ax_, self.samples[i], left, top, data_range, **frame)
-        below = top + height + _PAD / 2
-        draw(self.ax_, self.nearest[i], left, below, data_range, **frame)
+        box, height = side * np.array(box_size(self.samples.shape[1:]))
+        below = top + height + side * _PAD / 2
+        draw(self.ax_, self.samples[i], left, top, side, data_range, **frame)
+        draw(self.ax_, self.nearest[i], left, below, side, data_range, **frame)
         self.ax_.text(
             left + box / 2,
             below + height + _TEXT / 2,
             f"{self.distances[i]:.3f}",
             ha="center",
-            va="center",
-            fontsize="small",
             color=WARNING if copied else "black",
             fontweight="bold" if copied else "normal",
+            **words(side),
         )
 
-    def _row_names(self, top, height):
+    def _row_names(self, top, side):
         """What the rows of a band are."""
+        height = side * box_size(self.samples.shape[1:])[1]
         rows = {
             "sample": top + height / 2,
-            "nearest\ntraining\nimage": top + 1.5 * height + _PAD / 2,
-            "distance\n(RMS)": top + 2 * height + _PAD / 2 + _TEXT / 2,
+            "nearest in\ntraining": top + 1.5 * height + side * _PAD / 2,
+            "distance\n(RMS)": top + 2 * height + side * _PAD / 2 + _TEXT / 2,
         }
         for name, middle in rows.items():
-            self.ax_.text(
-                _MARGIN - _PAD, middle, name, ha="right", va="center", fontsize="small", color=GREY
-            )
+            self.ax_.text(_MARGIN - 0.08, middle, name, ha="right", color=GREY, **words(side))

@@ -3,11 +3,11 @@
 import numpy as np
 
 from ...sampling import edm_sigmas
-from ._cells import GREY, as_pictures, box_size, canvas, draw, limits
+from ._cells import GREY, as_pictures, box_size, canvas, check_columns, draw, limits, words
 
-_PAD = 0.08  # between boxes
-_TEXT = 0.36  # for the labels above
-_MARGIN = 0.45  # for the sigma before them
+_PAD = 0.08  # between boxes, in their sides
+_TEXT = 0.25  # for the labels above, in inches
+_MARGIN = 0.35  # for the sigma before them, in inches
 
 
 class TrajectoryDisplay:
@@ -79,7 +79,13 @@ class TrajectoryDisplay:
         Returns
         -------
         TrajectoryDisplay
+
+        Raises
+        ------
+        ValueError
+            If n_columns is none, or as `EmpiricalDenoiser.sample`.
         """
+        n_columns = check_columns(n_columns)
         _, states = estimator.sample(
             n,
             y=y,
@@ -119,8 +125,10 @@ class TrajectoryDisplay:
         Raises
         ------
         ValueError
-            If there is not one noise level for each step.
+            If there is not one noise level for each step, or no step.
         """
+        if len(estimates) == 0:
+            raise ValueError("estimates must hold at least one step, got none of them.")
         sigmas = np.asarray(sigmas, dtype=np.float64)
         if sigmas.shape != (len(estimates),):
             raise ValueError(
@@ -136,7 +144,8 @@ class TrajectoryDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            Where to draw; None makes a figure.
+            Where to draw, after emptying it; boxes are as large as it allows. None makes a
+            figure.
         data_range : tuple of (low, high), default None
             Values that are black and white. None: (-1, 1) for images that live there, else the
             smallest and the largest of what is shown.
@@ -148,18 +157,20 @@ class TrajectoryDisplay:
         n_steps, n = self.estimates.shape[:2]
         width, height = box_size(self.estimates.shape[2:])
         step, row = width + _PAD, height + _PAD
-        ax = canvas(ax, _MARGIN + n_steps * step, _TEXT + n * row)
-        self.ax_, self.figure_ = ax, ax.figure
-        data_range = limits(*self.estimates) if data_range is None else data_range
-        style = {"va": "center", "fontsize": "small", "color": GREY}
-        ax.text(_MARGIN - _PAD, _TEXT / 2, r"$\sigma$ =", ha="right", **style)
-        for j, sigma in enumerate(self.sigmas):
-            left = _MARGIN + j * step
-            label = f"{sigma:.3g}" if sigma > 0 else "sample"
-            ax.text(left + width / 2, _TEXT / 2, label, ha="center", **style)
-            for i, image in enumerate(self.estimates[j]):
-                draw(ax, image, left, _TEXT + i * row, data_range)
-        ax.set_title(
-            r"denoised estimate $D(z; \sigma)$ along the sampler's steps", fontsize="medium"
+        self.ax_, side = canvas(
+            ax,
+            (n_steps * step, n * row),
+            (_MARGIN, _TEXT),
+            r"denoised estimate $D(z;\sigma)$ along the sampler's steps",
         )
+        self.figure_ = self.ax_.figure
+        data_range = limits(*self.estimates) if data_range is None else data_range
+        style = {"color": GREY, **words(side)}
+        self.ax_.text(_MARGIN - 0.06, _TEXT / 2, r"$\sigma$ =", ha="right", **style)
+        for j, sigma in enumerate(self.sigmas):
+            left = _MARGIN + j * side * step
+            label = f"{sigma:.3g}" if sigma > 0 else "sample"
+            self.ax_.text(left + side * width / 2, _TEXT / 2, label, ha="center", **style)
+            for i, image in enumerate(self.estimates[j]):
+                draw(self.ax_, image, left, _TEXT + i * side * row, side, data_range)
         return self
