@@ -17,7 +17,7 @@ matplotlib.use("Agg")
 
 from matplotlib import colors, pyplot  # noqa: E402
 
-from skpspc.inspection import AttributionDisplay, attribute  # noqa: E402
+from skpspc.inspection import Attribution, AttributionDisplay, attribute  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -36,61 +36,135 @@ def Z(photos, rng):
     return (photos[:2, :, :8, :8] / 127.5 - 1 + 0.1 * rng.standard_normal((2, 3, 8, 8))).clip(-1, 1)
 
 
-def picture(ax):
-    return np.asarray(ax.images[0].get_array())
+def pictures(display, n_images):
+    """The pictures of each answer, in the order of reading."""
+    shown = [np.asarray(image.get_array()) for image in display.ax_.images]
+    return [shown[i : i + 5 + n_images] for i in range(0, len(shown), 5 + n_images)]
+
+
+def labels(display):
+    """What is written above the training images."""
+    return [text.get_text() for text in display.ax_.texts if "%" in text.get_text()]
 
 
 def test_from_estimator_shows_what_was_found(X, Z):
     model = PSPCDenoiser(3).fit(X)
     display = AttributionDisplay.from_estimator(model, Z, [0.1, 1.0], n_images=3)
-    assert display.axes_.shape == (2, 8) and display.figure_ is display.ax_.figure
+    assert display.figure_ is display.ax_.figure
     found = attribute(model, Z, [0.1, 1.0], top=1)
-    for row in range(2):
-        noisy, answer, mosaic, whose, number, *largest = display.axes_[row]
-        as_shown = (Z[row].transpose(1, 2, 0) + 1) / 2
-        np.testing.assert_allclose(picture(noisy), as_shown, atol=1e-6)
-        expected = model.denoise(Z, [0.1, 1.0])[row]
-        np.testing.assert_allclose(picture(answer), (expected.transpose(1, 2, 0) + 1) / 2)
-        np.testing.assert_allclose(picture(number), found.effective_sample_size[row, 0])
-        order = np.argsort(-found.image_share[row], kind="stable")
+    assert len(pictures(display, 3)) == 2
+    for i, (noisy, answer, mosaic, whose, number, *largest) in enumerate(pictures(display, 3)):
+        np.testing.assert_allclose(noisy, (Z[i].transpose(1, 2, 0) + 1) / 2, atol=1e-6)
+        expected = model.denoise(Z, [0.1, 1.0])[i]
+        np.testing.assert_allclose(answer, (expected.transpose(1, 2, 0) + 1) / 2)
+        np.testing.assert_allclose(number, found.effective_sample_size[i, 0])
+        order = np.argsort(-found.image_share[i], kind="stable")[:3]
+        frames = display.ax_.patches[8 * i + 5 : 8 * i + 8]
         for y, x in np.ndindex(8, 8):
-            leader = found.index[row, 0, y, x, 0]
-            np.testing.assert_allclose(picture(mosaic)[y, x], X[leader, :, y, x] / 255, atol=1e-12)
-            shown = [ax for ax, i in zip(largest, order, strict=False) if i == leader]
-            red, green, blue = picture(whose)[y, x]
-            if shown:
-                frame = colors.to_rgb(shown[0].spines["top"].get_edgecolor())
-                np.testing.assert_allclose([red, green, blue], frame)
+            leader = found.index[i, 0, y, x, 0]
+            np.testing.assert_allclose(mosaic[y, x], X[leader, :, y, x] / 255, atol=1e-12)
+            red, green, blue = whose[y, x]
+            if leader in order:
+                frame = frames[order.tolist().index(leader)]
+                np.testing.assert_allclose([red, green, blue], colors.to_rgb(frame.get_edgecolor()))
             else:
                 assert red == green == blue
-        for ax, i in zip(largest, order, strict=False):
-            np.testing.assert_allclose(picture(ax), X[i].transpose(1, 2, 0) / 255, atol=1e-12)
-            assert f"no. {i}:" in ax.get_title()
-    assert display.axes_[1, 0].get_ylabel() == "σ = 1"
+        for k, image in enumerate(order):
+            np.testing.assert_allclose(largest[k], X[image].transpose(1, 2, 0) / 255, atol=1e-12)
+            name, share = labels(display)[3 * i + k].split("\n")
+            assert name == f"no. {image}"
+            percent = 100 * found.image_share[i, image]
+            if percent < 0.1:
+                assert share == "< 0.1 %"
+            else:
+                rounding = 0.5 if percent >= 9.95 else 0.05
+                assert float(share.removesuffix(" %")) == pytest.approx(percent, abs=rounding)
+    written = [text.get_text() for text in display.ax_.texts]
+    assert "σ = 0.1" in written and "σ = 1" in written
     display.figure_.canvas.draw()
+
+
+def test_shares_in_words():
+    shares = [[0.999, 0.0955, 0.1, 0.034, 0.00101, 0.00099, 1.9e-8, 0.0]]
+    answer, place = np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2, 1), dtype=int)
+    one = np.ones((1, 1, 2, 2))
+    found = Attribution(place, place + 1.0, place, place, place > 0, 0 * one, one, np.array(shares))
+    display = AttributionDisplay.from_predictions(
+        answer, answer, found, np.zeros((8, 1, 2, 2)), n_images=8
+    )
+    words = [label.split("\n")[1] for label in labels(display)]
+    # in the order of shares, and what has none is no part
+    assert words == ["100 %", "10 %", "9.6 %", "3.4 %", "0.1 %", "< 0.1 %", "< 0.1 %"]
 
 
 def test_mirror_images_are_shown_mirrored(X):
     z = X[3:4, :, :, ::-1] / 127.5 - 1
-    display = AttributionDisplay.from_estimator(PSPCDenoiser(3, flip=True).fit(X), z, 0.02)
-    np.testing.assert_allclose(picture(display.axes_[0, 2]), picture(display.axes_[0, 0]))
+    display = AttributionDisplay.from_estimator(
+        PSPCDenoiser(3, flip=True).fit(X), z, 0.02, n_images=1
+    )
+    noisy, _, mosaic, *_ = pictures(display, 1)[0]
+    np.testing.assert_allclose(mosaic, noisy)
 
 
 def test_from_predictions_is_the_same_picture(X, Z):
     model = EmpiricalDenoiser().fit(X)
-    found = attribute(model, torch.from_numpy(Z), 0.5)
-    args = torch.from_numpy(Z), model.denoise(torch.from_numpy(Z), 0.5), found, torch.from_numpy(X)
-    display = AttributionDisplay.from_predictions(*args, sigma=0.5)
-    other = AttributionDisplay.from_estimator(model, Z, 0.5)
-    for one, two in zip(display.axes_.flat, other.axes_.flat, strict=True):
-        np.testing.assert_allclose(picture(one), picture(two))
+    found = attribute(model, torch.from_numpy(Z), 5.0)
+    args = torch.from_numpy(Z), model.denoise(torch.from_numpy(Z), 5.0), found, torch.from_numpy(X)
+    display = AttributionDisplay.from_predictions(*args, sigma=5.0)
+    other = AttributionDisplay.from_estimator(model, Z, 5.0)
+    assert len(display.ax_.images) == 22
+    for one, two in zip(display.ax_.images, other.ax_.images, strict=True):
+        np.testing.assert_allclose(one.get_array(), two.get_array())
+    assert labels(display) == labels(other)
 
 
-def test_in_axes_that_are_given(X, Z):
-    figure, (left, right) = pyplot.subplots(1, 2)
-    display = AttributionDisplay.from_estimator(EmpiricalDenoiser().fit(X), Z, 0.5, ax=right)
-    assert display.ax_ is right and display.figure_ is figure
-    assert display.plot(left, n_images=0).axes_.shape == (2, 5)
+@pytest.mark.parametrize("make", ["subplots", "add_axes", "inset_axes", "subfigures"])
+def test_in_axes_that_are_given(make, X, Z):
+    figure = pyplot.figure(figsize=(12, 5))
+    if make == "subplots":
+        ax, _ = figure.subplots(1, 2)
+    elif make == "add_axes":
+        ax = figure.add_axes((0.1, 0.1, 0.5, 0.8))
+    elif make == "inset_axes":
+        ax = figure.subplots().inset_axes((0.1, 0.1, 0.6, 0.8))
+    else:
+        ax = figure.subfigures(1, 2)[1].subplots()
+    display = AttributionDisplay.from_estimator(EmpiricalDenoiser().fit(X), Z[:1], 0.5, ax=ax)
+    assert display.ax_ is ax and display.figure_ is ax.figure
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+
+
+def test_drawn_twice_is_one_picture(X, Z):
+    figure, ax = pyplot.subplots()
+    display = AttributionDisplay.from_estimator(EmpiricalDenoiser().fit(X), Z, 0.5, ax=ax)
+    n_axes = len(figure.axes), len(ax.child_axes)
+    display.plot(ax)
+    assert (len(figure.axes), len(ax.child_axes)) == n_axes
+    assert len(display.plot(ax, n_images=0).ax_.images) == 10
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_signals_are_lines(tall, rng):
+    X = np.cumsum(rng.standard_normal((30, 1, 1, 24)), 3)
+    Z = X[:2] + 0.3 * rng.standard_normal(X[:2].shape)
+    if tall:
+        X, Z = X.swapaxes(2, 3), Z.swapaxes(2, 3)
+    model = PSPCDenoiser(5).fit(X)
+    display = AttributionDisplay.from_estimator(model, Z, 0.3, n_images=2)
+    assert len(display.ax_.lines) == 2 * (3 + 2)
+    expected = model.denoise(Z, 0.3)[1].ravel()
+    drawn = display.ax_.lines[5 + 1].get_ydata()  # y points down
+    np.testing.assert_allclose(np.corrcoef(drawn, expected)[0, 1], -1)
+    whose, number = (np.asarray(image.get_array()) for image in display.ax_.images[2:])
+    assert whose.shape == (1, 24, 3)
+    np.testing.assert_allclose(
+        number[0], attribute(model, Z, 0.3).effective_sample_size[1, 0].ravel()
+    )
+    left, right, bottom, top = display.ax_.images[0].get_extent()
+    assert bottom - top == pytest.approx(0.6 * (right - left))
 
 
 @pytest.mark.parametrize(
@@ -103,7 +177,8 @@ def test_other_shapes(model, flat, X, Z):
         model.set_params(image_shape=X.shape[1:])
         X, Z = X.reshape(len(X), -1), Z.reshape(len(Z), -1)
     display = AttributionDisplay.from_estimator(model.fit(X), Z, 0.5, n_images=2)
-    assert picture(display.axes_[0, 2]).shape == picture(display.axes_[0, 1]).shape
+    for _, answer, mosaic, *_ in pictures(display, 2):
+        assert mosaic.shape == answer.shape
     display.figure_.canvas.draw()
 
 
@@ -115,9 +190,36 @@ def test_pictures_that_cannot_be_drawn(X, Z):
         AttributionDisplay.from_estimator(EmpiricalDenoiser().fit(X), Z, 0.5, n_images=9)
 
 
+def test_attributions_of_other_answers(X, Z):
+    model = EmpiricalDenoiser().fit(X)
+    answer, found = model.denoise(Z, 0.5), attribute(model, Z, 0.5)
+    with pytest.raises(ValueError, match="what attribute returns, got NoneType"):
+        AttributionDisplay.from_predictions(Z, answer, None, X)
+    one = attribute(model, Z[:1], 0.5)
+    with pytest.raises(ValueError, match="of 1 answers of 8 x 8 pixels, and there are 2 noisy"):
+        AttributionDisplay.from_predictions(Z, answer, one, X)
+    with pytest.raises(ValueError, match="there are 1 noisy images"):
+        AttributionDisplay.from_predictions(Z[:1], answer, found, X)
+    with pytest.raises(ValueError, match=r"answers of shape \(2, 3, 4, 4\)"):
+        AttributionDisplay.from_predictions(Z, answer[..., :4, :4], found, X)
+
+
+def test_the_scale_of_effective_numbers_is_of_those_shown(X, Z):
+    model = PSPCDenoiser(3).fit(X)
+    display = AttributionDisplay.from_estimator(model, Z, [0.3, 2.0], n_images=0)
+    largest = attribute(model, Z, [0.3, 2.0]).effective_sample_size.max()
+    assert 20 < largest < 30  # of 40 images
+    for shown in display.ax_.images[4::5]:
+        assert shown.get_clim() == pytest.approx((1, largest))
+    display.figure_.canvas.draw()
+    (bar, _) = display.ax_.child_axes
+    ticks = [text.get_text() for text in bar.get_yticklabels()]
+    assert ticks == ["1", "2", "5", "10", "20"]
+
+
 def test_more_patches_than_images_are_on_the_scale(X, Z):
     model = LocalScoreDenoiser(1, equivariant=True).fit(X)
     display = AttributionDisplay.from_estimator(model, Z, np.inf, n_images=0)
-    shown = display.axes_[0, 4].images[0]
-    np.testing.assert_allclose(picture(display.axes_[0, 4]), 40 * 64, rtol=1e-9)
+    shown = display.ax_.images[4]
+    np.testing.assert_allclose(shown.get_array(), 40 * 64, rtol=1e-9)
     assert shown.norm.vmax >= 40 * 64 * (1 - 1e-9)

@@ -12,7 +12,6 @@ from ... import _optional
 GREY = "0.35"
 WARNING = "#D55E00"  # vermilion of Okabe and Ito: distinct from gray to all eyes
 _POINTS = 8.3  # of letters
-_LEGIBLE = 0.42  # the side of a box, in inches, that takes a number of such letters
 _SMALLEST = 0.1  # inches
 _LETTERS = 12  # of a title to the inch
 
@@ -105,9 +104,9 @@ def canvas(ax, boxes, words, title=""):
     return ax, side
 
 
-def words(side):
-    """Style of what is written beside boxes of a side."""
-    return {"va": "center", "fontsize": min(1.0, side / _LEGIBLE) * _POINTS}
+def words(side, need=0.42):
+    """Style of words beside boxes, which shrink where a side is less than they need (inches)."""
+    return {"va": "center", "fontsize": min(1.0, side / need) * _POINTS}
 
 
 def draw(ax, image, left, top, side, data_range, *, edge="0.8", linewidth=0.6):

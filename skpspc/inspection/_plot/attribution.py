@@ -6,22 +6,28 @@ import numpy as np
 import torch
 
 from ... import _optional
-from ..attribution import attribute
+from ..attribution import Attribution, attribute
+from ._cells import GREY, box_size, canvas, draw, is_signal, paint, words
 
 # Okabe and Ito's colours, which all kinds of sight tell apart; the gray ones are for the others.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442", "#000000")
-_PANELS = ("noisy image", "answer", "pixels of the largest\nshare, in place", "whose they are")
-_PANEL = 1.5  # inches
+_PANELS = ("noisy", "answer", "largest\nshare", "whose\nit is", "effective\nnumber")
+_PAD = 0.1  # between boxes, in their sides
+_BAR = 0.5  # for the scale of effective numbers, in sides
+_MARGIN = 0.4  # for the noise level, in inches
+_TITLES = 0.34  # two lines above boxes, in inches
+_WIDEST = 0.58  # of those words, in inches
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class AttributionDisplay:
     """Answers of a denoiser, and the training images that they are made of, in place.
 
-    One row for each noisy image: the noisy image; the answer; the mosaic of what the training
-    image with the largest share has at each pixel; which image that is, in the colours of the
-    frames at the right, in grays for others; how many images share each pixel, as an effective
-    number; and the images with the largest shares in the whole answer.
+    Two rows for each noisy image. Above: the noisy image; the answer; the mosaic of what the
+    training image with the largest share has at each pixel; which image that is, in the colours
+    of the frames below, in grays for others; how many images share each pixel, as an effective
+    number. Below: the images with the largest shares in the whole answer. Signals, one pixel high
+    or wide, are drawn as lines.
 
     Use `from_estimator` or `from_predictions` to make one.
 
@@ -40,8 +46,6 @@ class AttributionDisplay:
     Attributes
     ----------
     ax_ : matplotlib Axes
-        The (empty) axes whose place the picture takes.
-    axes_ : ndarray of shape (n, 5 + n_images) of Axes
     figure_ : matplotlib Figure
 
     See Also
@@ -58,8 +62,8 @@ class AttributionDisplay:
     >>> X = load_digits_images().images
     >>> model = PSPCDenoiser(patch_size=4).fit(X[10:])
     >>> display = AttributionDisplay.from_estimator(model, X[:2] / 127.5 - 1, sigma=[0.1, 0.5])
-    >>> display.axes_.shape
-    (2, 11)
+    >>> display.answer.shape
+    (2, 1, 8, 8)
     """
 
     def __init__(self, *, noisy, answer, attribution, images, sigma=None):
@@ -83,9 +87,9 @@ class AttributionDisplay:
         y : label or array of shape (n,), default None
             The class whose images count; None: all.
         n_images : int, default 6
-            How many training images to show at the right, from 0 to 8.
+            How many training images to show, from 0 to 8.
         ax : matplotlib Axes, default None
-            Whose place to take; None: that of a new figure.
+            Where to draw, after emptying it; four inches or more are legible. None: a new figure.
 
         Returns
         -------
@@ -133,8 +137,14 @@ class AttributionDisplay:
         Returns
         -------
         AttributionDisplay
+
+        Raises
+        ------
+        ValueError
+            If the attribution is none, or not of these answers; as `from_estimator`.
         """
         answer = _as_array(answer)
+        _check_attribution(attribution, noisy, answer)
         sigma = None if sigma is None else np.broadcast_to(_as_array(sigma), len(answer))
         display = cls(
             noisy=_as_floats(_as_array(noisy)),
@@ -151,30 +161,24 @@ class AttributionDisplay:
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            Whose place to take; None: that of a new figure.
+            Where to draw, after emptying it; None: a new figure.
         n_images : int, default 6
-            How many training images to show at the right, from 0 to 8.
+            How many training images to show, from 0 to 8.
 
         Returns
         -------
         self
         """
         n_images = min(self._checked(n_images), len(self.images))
-        pyplot = _optional.load("matplotlib.pyplot")
-        n_rows, n_columns = len(self.answer), len(_PANELS) + 1 + n_images
-        if ax is None:
-            size = _PANEL * n_columns, _PANEL * (n_rows + 0.4)
-            _, ax = pyplot.subplots(figsize=size, layout="constrained")
-        ax.set_axis_off()
-        self.ax_, self.figure_ = ax, ax.figure
-        grid = ax.get_subplotspec().subgridspec(n_rows, n_columns)
-        self.axes_ = grid.subplots(squeeze=False)
-        for each in self.axes_.flat:
-            each.set(xticks=[], yticks=[])
-        for row in range(n_rows):
-            self._draw_row(row, n_images)
-        for panel, title in zip(self.axes_[0], (*_PANELS, "effective\nnumber"), strict=False):
-            panel.set_title(title, fontsize="small")
+        height = max(box_size(each.shape[1:])[1] for each in (self.noisy, self.answer))
+        row = (height + _PAD) * (1 + (n_images > 0))
+        text = _TITLES * (1 + (n_images > 0))
+        width = max(len(_PANELS) * (1 + _PAD) + _BAR, n_images * (1 + _PAD))
+        n = len(self.answer)
+        self.ax_, side = canvas(ax, (width, n * row), (_MARGIN, n * text))
+        self.figure_ = self.ax_.figure
+        for i in range(n):
+            self._draw_one(i, n_images, i * (side * row + text), side, height)
         return self
 
     def _checked(self, n_images):
@@ -189,26 +193,44 @@ class AttributionDisplay:
             )
         return int(n_images)
 
-    def _draw_row(self, row, n_images):
-        """One noisy image and all that belongs to it."""
-        noisy, answer, mosaic, whose, number = self.axes_[row, : len(_PANELS) + 1]
-        index, pixels = self._leaders(row)
-        largest = np.argsort(-self.attribution.image_share[row], kind="stable")[:n_images]
-        self._show(noisy, self.noisy[row])
-        self._show(answer, self.answer[row])
-        self._show(mosaic, pixels)
-        whose.imshow(_in_colours(index, largest))
-        self._draw_number(number, row)
+    def _draw_one(self, i, n_images, top, side, height):
+        """One noisy image and all that belongs to it, below ``top``."""
+        index, pixels = self._leaders(i)
+        shares = self.attribution.image_share[i]
+        largest = np.argsort(-shares, kind="stable")[: min(n_images, np.count_nonzero(shares))]
+        style, step = words(side, _WIDEST), side * (1 + _PAD)
+        lefts = _MARGIN + step * np.arange(max(len(_PANELS), n_images))
+        for left, title in zip(lefts, _PANELS, strict=False):
+            self.ax_.text(left + side / 2, top + _TITLES / 2, title, ha="center", **style)
+        top += _TITLES
         if self.sigma is not None:
-            noisy.set_ylabel(f"σ = {self.sigma[row]:.3g}")
-        for each, image, colour in zip(
-            self.axes_[row, len(_PANELS) + 1 :], largest, _COLOURS, strict=False
-        ):
-            self._show(each, self._images([image])[0])
-            share = 100 * self.attribution.image_share[row, image]
-            each.set_title(f"no. {image}: {share:.2g} %", fontsize="small")
-            for spine in each.spines.values():
-                spine.set(color=colour, linewidth=4)
+            self._beside(f"σ = {self.sigma[i]:.3g}", top, side, height)
+        for left, image in zip(lefts, (self.noisy[i], self.answer[i], pixels), strict=False):
+            draw(self.ax_, image, left, top, side, self._range)
+        self._draw_map(_in_colours(index, largest), lefts[3], top, side)
+        self._draw_number(i, lefts[4], top, side)
+        if n_images:
+            top += side * (height + _PAD)
+            self._beside("made of", top + _TITLES, side, height)
+        for left, image, colour in zip(lefts, largest, _COLOURS, strict=False):
+            label = f"no. {image}\n{_in_percent(shares[image])}"
+            self.ax_.text(left + side / 2, top + _TITLES / 2, label, ha="center", **style)
+            frame = {"edge": colour, "linewidth": 3.0}
+            pixels = self._images([image])[0]
+            draw(self.ax_, pixels, left, top + _TITLES, side, self._range, **frame)
+
+    def _beside(self, name, top, side, height):
+        """What a line of boxes is."""
+        style = {"ha": "right", "rotation": 90, "color": GREY, **words(side, _WIDEST)}
+        self.ax_.text(_MARGIN - 0.08, top + side * height / 2, name, **style)
+
+    def _draw_map(self, values, left, top, side, **parameters):
+        """Values or colours of pixels, (h, w) or (h, w, 3); of a signal side by side."""
+        shape = self.answer.shape[1:]
+        if is_signal(shape):
+            values = values.reshape(1, -1, *values.shape[2:])
+        size = side * np.array(box_size(shape))
+        return paint(self.ax_, values, left, top, size, **parameters)
 
     def _leaders(self, row):
         """The number (h, w) of the image with the largest share of a pixel, and its pixels."""
@@ -231,14 +253,6 @@ class AttributionDisplay:
         ]
         return _as_floats(_as_array(some))
 
-    def _show(self, ax, image):
-        """One image, (C, H, W), as a picture."""
-        low, high = self._range
-        picture = np.clip((image - low) / (high - low), 0, 1).transpose(1, 2, 0)
-        if picture.shape[2] == 1:
-            picture = picture.repeat(3, axis=2)
-        ax.imshow(picture)
-
     @property
     def _range(self):
         """The values that are black and white: -1 and 1 for uint8, else those of the data."""
@@ -247,14 +261,24 @@ class AttributionDisplay:
         low, high = float(self.images.min()), float(self.images.max())
         return low, max(high, np.nextafter(low, np.inf))
 
-    def _draw_number(self, ax, row):
-        """The effective number of images, on one scale for all rows."""
+    def _draw_number(self, i, left, top, side):
+        """The effective number of images, on one scale for all answers."""
+        ticker = _optional.load("matplotlib.ticker")
         every = self.attribution.effective_sample_size
-        # mirror images and patches at other places count too: there may be more than images
-        most = max(self.attribution.image_share.shape[1], float(every.max()), 2)
-        number = every[row].mean(0)
-        shown = ax.imshow(number, cmap="cividis", norm="log", vmin=1, vmax=most)
-        self.figure_.colorbar(shown, ax=ax, fraction=0.05, pad=0.02)
+        most = max(float(every.max()), 2.0)
+        number = every[i].mean(0)
+        scale = {"cmap": "cividis", "norm": "log", "vmin": 1, "vmax": most}
+        shown = self._draw_map(number, left, top, side, **scale)
+        width, height = side * np.array(box_size(self.answer.shape[1:]))
+        across, down = self.ax_.get_xlim()[1], self.ax_.get_ylim()[0]
+        corner = (left + 1.06 * width) / across, 1 - (top + height) / down
+        beside = self.ax_.inset_axes((*corner, 0.08 * width / across, height / down))
+        bar = self.figure_.colorbar(shown, cax=beside)
+        ticks = ticker.LogLocator(subs=(1, 2, 5) if most < 100 else (1,)).tick_values(1, most)
+        ticks = ticks[(ticks >= 1) & (ticks <= most)]
+        size = words(side, _WIDEST)["fontsize"]
+        bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks], fontsize=size)
+        bar.minorticks_off()
 
 
 def _in_colours(index, largest):
@@ -265,6 +289,28 @@ def _in_colours(index, largest):
     for number, colour in zip(largest, _COLOURS, strict=False):
         picture[index == number] = colours.to_rgb(colour)
     return picture
+
+
+def _in_percent(share):
+    """A share in words: never in powers of ten, and never none of what is some."""
+    percent = 100 * share
+    if percent < 0.1:
+        return "< 0.1 %"
+    return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.1f} %"
+
+
+def _check_attribution(attribution, noisy, answer):
+    """ValueError, if it is none, or of others."""
+    if not isinstance(attribution, Attribution):
+        raise ValueError(
+            f"attribution must be what attribute returns, got {type(attribution).__name__}."
+        )
+    n, height, width = len(attribution.index), *attribution.index.shape[2:4]
+    if not (len(noisy) == len(answer) == n and answer.shape[2:] == (height, width)):
+        raise ValueError(
+            f"attribution must be of these answers: it is of {n} answers of {height} x {width} "
+            f"pixels, and there are {len(noisy)} noisy images and answers of shape {answer.shape}."
+        )
 
 
 def _as_array(values):
