@@ -3,15 +3,24 @@
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import NotFittedError
 
-from skpspc import EmpiricalDenoiser, GaussianDenoiser, PSPCDenoiser, edm_sigmas
+from skpspc import (
+    EmpiricalDenoiser,
+    GaussianDenoiser,
+    NetworkDenoiser,
+    PSPCDenoiser,
+    edm_sigmas,
+)
 from skpspc.inspection import (
     ErrorCurveDisplay,
     ErrorTable,
     SampleGridDisplay,
+    SensitivityDisplay,
     TrajectoryDisplay,
     compare,
     error_curve,
+    heat_maps,
     nearest_training_images,
 )
 
@@ -341,3 +350,49 @@ def test_bad_trajectory(digits):
         TrajectoryDisplay.from_estimator(model, n=2, n_columns=0)
     with pytest.raises(ValueError, match="one noise level for each of the 2 steps"):
         TrajectoryDisplay.from_predictions(digits[:4].reshape(2, 2, 1, 8, 8), [1.0])
+
+
+# Sensitivity
+
+
+@pytest.mark.parametrize("tall", [False, True])
+def test_sensitivity_of_signals_is_a_line_with_a_band(tall, rng):
+    heat, places = rng.random((2, 2, 1, 12)), np.array([(0, 7), (0, 2)])
+    heat[1, 1] = 0
+    if tall:
+        heat, places = heat.swapaxes(2, 3), places[:, ::-1]
+    display = SensitivityDisplay.from_predictions(heat, [0.5, 2.0], pixels=places, fraction=0.8)
+    for (k, level), panel in np.ndenumerate(display.axes_):
+        curve = heat[level, k].ravel()
+        assert not panel.images
+        np.testing.assert_allclose(panel.lines[0].get_ydata(), curve / (curve.max() or 1))
+        at, side = places[k].max(), display.radii[level, k]
+        assert panel.lines[1].get_xdata()[0] == at
+        if not side:
+            assert (k, level) == (1, 1)
+            assert panel.get_xlabel() == "no heat" and not panel.patches
+            continue
+        assert panel.get_xlabel() == f"80 % in {side} values"
+        (band,) = panel.patches
+        edges = band.get_patch_transform().transform_path(band.get_path()).vertices[:, 0]
+        np.testing.assert_allclose([edges.min(), edges.max()], [at - side / 2, at + side / 2])
+    assert len(display.figure_.axes) == 4  # no colour bar
+    display.figure_.canvas.draw()
+
+
+def test_sensitivity_takes_what_images_there_are(digits):
+    model = PSPCDenoiser(3).fit(digits[:50])
+    for X, n in ((digits[:5], 5), (digits[:40], 16)):
+        display = SensitivityDisplay.from_estimator(model, X, [0.5])
+        expected = heat_maps(model, X, [0.5], pixels=display.pixels, n_images=n)
+        np.testing.assert_allclose(display.heatmaps, expected)
+
+
+def test_sensitivity_of_what_is_no_fitted_denoiser(digits):
+    with pytest.raises(NotFittedError):
+        SensitivityDisplay.from_estimator(PSPCDenoiser(), digits, [0.5])
+    with pytest.raises(ValueError, match=r"wrap a network in NetworkDenoiser\("):
+        SensitivityDisplay.from_estimator(torch.nn.Conv2d(1, 1, 3), digits, [0.5])
+    network = NetworkDenoiser(lambda z, sigma: z / 2, image_shape=(1, 8, 8)).fit(digits[:3])
+    display = SensitivityDisplay.from_estimator(network, digits[:3], [0.5])
+    assert (display.radii == 1).all()

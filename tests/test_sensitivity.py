@@ -792,12 +792,12 @@ def plt():
 def test_display_from_estimator(plt, digits):
     model = PSPCDenoiser(3).fit(digits[:200])
     display = SensitivityDisplay.from_estimator(model, digits, [0.2, 0.5, 2.0], n_images=3)
-    assert display.ax_.shape == (2, 3)
-    assert display.figure_ is display.ax_[1, 2].figure
+    assert display.axes_.shape == (2, 3)
+    assert display.figure_ is display.axes_[1, 2].figure
     np.testing.assert_array_equal(display.pixels, [(4, 4), (2, 2)])
     heat = heat_maps(model, digits, [0.2, 0.5, 2.0], pixels=display.pixels, n_images=3)
     np.testing.assert_array_equal(display.heatmaps, heat)
-    for (k, level), panel in np.ndenumerate(display.ax_):
+    for (k, level), panel in np.ndenumerate(display.axes_):
         shown = panel.images[0].get_array()
         np.testing.assert_allclose(shown, heat[level, k] / heat[level, k].max())
         (square,) = panel.patches
@@ -805,7 +805,7 @@ def test_display_from_estimator(plt, digits):
         assert square.get_width() == square.get_height() == side == display.radii[level, k]
         x, y = np.add(square.get_xy(), side / 2)
         assert (y, x) == tuple(display.pixels[k])
-    assert display.ax_[0, 1].get_title() == "σ = 0.5"
+    assert display.axes_[0, 1].get_title() == "σ = 0.5"
     assert display.figure_.get_suptitle() == "PSPCDenoiser"
     display.figure_.canvas.draw()
 
@@ -815,13 +815,13 @@ def test_display_from_predictions(plt, rng):
     heat[0, 2, 3] = 0
     figure, axes = plt.subplots(2, 2)
     display = SensitivityDisplay.from_predictions(heat, [0.2, 0.5], ax=axes, fraction=0.5)
-    assert display.figure_ is figure and display.ax_[1, 1] is axes[1, 1]
+    assert display.figure_ is figure and display.axes_[1, 1] is axes[1, 1]
     np.testing.assert_array_equal(display.heatmaps[:, 1], heat[:, 1, 1])
-    assert not display.ax_[0, 0].patches and display.ax_[0, 0].get_xlabel() == "no heat"
+    assert not display.axes_[0, 0].patches and display.axes_[0, 0].get_xlabel() == "no heat"
     one = SensitivityDisplay.from_predictions(
         heat[:1, 0, :1], [0.2], pixels=[(0, 0)], ax=plt.figure().subplots(), colorbar=False
     )
-    assert one.ax_.shape == (1, 1)
+    assert one.axes_.shape == (1, 1)
     assert one.plot() is one
     assert one.figure_ is not figure
     one.figure_.canvas.draw()

@@ -3,7 +3,12 @@
 import numpy as np
 
 from ..._optional import load
+from ..curves import named_denoisers
 from ..sensitivity import heat_maps, locality_radius
+from ._cells import is_signal
+
+_MOST = 16  # images, unless it is said how many
+_BLUE = "#56b4e9"
 
 
 class SensitivityDisplay:
@@ -11,7 +16,8 @@ class SensitivityDisplay:
 
     A row of panels is a pixel of the answer, a column a noise level. Each panel is a heat map
     over its own largest value. A cross marks the pixel, and a square, the smallest around it
-    that holds a fraction of the heat, is drawn and its side told.
+    that holds a fraction of the heat, is drawn and its side told. Maps of signals, one pixel
+    high or wide, are drawn as lines, with a band for the square.
 
     Made by :meth:`from_estimator` or :meth:`from_predictions`.
 
@@ -31,7 +37,7 @@ class SensitivityDisplay:
     ----------
     radii : ndarray of shape (L, m), int
         Sides of the squares.
-    ax_ : ndarray of matplotlib Axes, shape (m, L)
+    axes_ : ndarray of matplotlib Axes, shape (m, L)
     figure_ : matplotlib Figure
 
     See Also
@@ -76,7 +82,7 @@ class SensitivityDisplay:
         sigmas,
         *,
         pixels=None,
-        n_images=16,
+        n_images=None,
         random_state=0,
         fraction=0.5,
         name=None,
@@ -96,8 +102,8 @@ class SensitivityDisplay:
         pixels : array of int, shape (m, 2), default None
             (row, column) of each pixel; None: the middle of the image and one a quarter in
             from the upper left.
-        n_images : int or None, default 16
-            How many images of X the mean is over; None: all.
+        n_images : int, default None
+            How many images of X the mean is over; None: 16, or as many as X holds.
         random_state : int, RandomState, Generator or None, default 0
             See `heat_maps`.
         fraction, name
@@ -112,8 +118,10 @@ class SensitivityDisplay:
         Raises
         ------
         ValueError
-            As `heat_maps`.
+            As `heat_maps`, or for a denoiser that is none, or not fitted.
         """
+        named_denoisers([denoiser])  # says what is wrong with it
+        n_images = min(_MOST, len(X)) if n_images is None else n_images
         pixels = _some_pixels(denoiser.image_shape_[1:]) if pixels is None else pixels
         heat = heat_maps(
             denoiser, X, sigmas, pixels=pixels, n_images=n_images, random_state=random_state
@@ -169,6 +177,7 @@ class SensitivityDisplay:
             To draw into, row by row; None: a new figure.
         cmap : str or Colormap, default "magma"
         colorbar : bool, default True
+            Neither is for signals.
 
         Returns
         -------
@@ -182,21 +191,26 @@ class SensitivityDisplay:
         """
         colors = load("matplotlib.colors")
         n_levels, n_pixels = self.heatmaps.shape[:2]
-        self.ax_ = self._axes(ax, n_pixels, n_levels)
-        self.figure_ = self.ax_[0, 0].figure
+        self.axes_ = self._axes(ax, n_pixels, n_levels)
+        self.figure_ = self.axes_[0, 0].figure
         # most of a map is far below its peak: a root shows where it ends
         norm = colors.PowerNorm(0.5, 0, 1)
-        for (k, level), panel in np.ndenumerate(self.ax_):
-            image = self._draw(panel, level, k, cmap=cmap, norm=norm)
+        lines = is_signal(self.heatmaps.shape[1:])
+        for (k, level), panel in np.ndenumerate(self.axes_):
+            if lines:
+                self._draw_signal(panel, level, k)
+            else:
+                image = self._draw(panel, level, k, cmap=cmap, norm=norm)
             if k == 0:
                 panel.set_title(f"σ = {self.sigmas[level]:g}", fontsize=11)
             if level == 0:
                 row, column = self.pixels[k]
-                panel.set_ylabel(f"pixel ({row}, {column})", fontsize=11)
+                what = "\nheat / largest" if lines else ""
+                panel.set_ylabel(f"pixel ({row}, {column}){what}", fontsize=11)
         if self.name is not None and ax is None:
             self.figure_.suptitle(self.name)
-        if colorbar:
-            bar = self.figure_.colorbar(image, ax=self.ax_.ravel().tolist(), shrink=0.8)
+        if colorbar and not lines:
+            bar = self.figure_.colorbar(image, ax=self.axes_.ravel().tolist(), shrink=0.8)
             bar.set_label("heat / largest")
             bar.set_ticks([0, 0.05, 0.25, 0.5, 1], labels=["0", ".05", ".25", ".5", "1"])
         return self
@@ -231,7 +245,7 @@ class SensitivityDisplay:
                 side,
                 side,
                 fill=False,
-                edgecolor="#56b4e9",
+                edgecolor=_BLUE,
                 linewidth=1.8,
                 path_effects=halo,
             )
@@ -240,6 +254,19 @@ class SensitivityDisplay:
         share = f"{100 * self.fraction:g} %"
         panel.set_xlabel(f"{share} in {side} × {side}" if side else "no heat", fontsize=9)
         return image
+
+    def _draw_signal(self, panel, level, k):
+        """One heat map of a signal, its pixel and its band."""
+        heat, side = self.heatmaps[level, k].ravel(), int(self.radii[level, k])
+        at = self.pixels[k].max()  # the other is zero
+        panel.plot(heat / (heat.max() or 1.0), color="black", linewidth=1.2)
+        panel.axvline(at, color="0.3", linestyle=":", linewidth=1)
+        if side:
+            panel.axvspan(at - side / 2, at + side / 2, color=_BLUE, alpha=0.4, linewidth=0)
+        panel.set(xlim=(-0.5, len(heat) - 0.5), ylim=(0, 1.05), xticks=[at], yticks=[0, 1])
+        panel.tick_params(labelsize=9)
+        share = f"{100 * self.fraction:g} %"
+        panel.set_xlabel(f"{share} in {side} values" if side else "no heat", fontsize=9)
 
 
 def _some_pixels(sides):
