@@ -1,4 +1,4 @@
-"""Training-free diffusion denoisers with the manners of scikit-learn."""
+"""Training-free diffusion denoisers with the interface of scikit-learn."""
 
 from .denoisers import (
     BlendedDenoiser,
