@@ -1,0 +1,46 @@
+"""The order of the gallery: what a newcomer should see first comes first."""
+
+from pathlib import Path
+
+ORDER = (
+    # examples/basics
+    "plot_quickstart",
+    "plot_denoise_photograph",
+    "plot_class_conditional",
+    "plot_signals",
+    "plot_own_sampler",
+    # examples/denoisers
+    "plot_memorisation",
+    "plot_patch_size_search",
+    "plot_flexible_windows",
+    "plot_bandwidth",
+    # examples/inspection
+    "plot_local_equivalence",
+    "plot_error_curves",
+    "plot_network_sensitivity",
+    "plot_attribution",
+    "plot_leave_one_out",
+    # examples/scale
+    "plot_error_bound",
+    "plot_faiss",
+)
+
+
+class GalleryOrder:
+    """Place of an example in its section, which sphinx-gallery asks for by this class.
+
+    Parameters
+    ----------
+    src_dir : str
+        Folder of the section.
+    """
+
+    def __init__(self, src_dir):
+        self.src_dir = src_dir
+
+    def __call__(self, filename):
+        """A number to sort by; an example that is not listed is an error."""
+        name = Path(filename).stem
+        if name not in ORDER:
+            raise ValueError(f"'{filename}' is not in ORDER of docs/_ext/gallery_order.py; add it.")
+        return ORDER.index(name)
