@@ -1,6 +1,7 @@
 """Options, fixtures and hypothesis settings that all tests share."""
 
 import os
+import shutil
 from pathlib import Path
 
 # xdist runs one process per core; more threads than that only get in each other's way. Libraries
@@ -26,6 +27,8 @@ hypothesis.settings.register_profile(
     ],
 )
 hypothesis.settings.load_profile("skpspc")
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def pytest_addoption(parser):
@@ -111,3 +114,45 @@ def run(tmp_path, monkeypatch):
         return result
 
     return run
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, driven by playwright."""
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed (extra browser)"
+    )
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is on the PATH")
+    with sync_api.sync_playwright() as driver:
+        # the shared memory of a container may be too small for a browser
+        browser = driver.chromium.launch(
+            executable_path=path, args=["--disable-dev-shm-usage", "--disable-gpu"]
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open an address in a new window; in the end no page may have complained."""
+    contexts, complaints = [], []
+
+    def heard(message):
+        if message.type in ("error", "warning"):
+            complaints.append(f"{message.location.get('url')}: {message.text}")
+
+    def visit(address, **options):
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", heard)
+        page.on("pageerror", lambda error: complaints.append(f"{page.url}: {error}"))
+        page.goto(address)
+        return page
+
+    yield visit
+    for context in contexts:
+        context.close()
+    assert not complaints, "\n".join(complaints)

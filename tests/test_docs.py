@@ -1,27 +1,23 @@
 """The documentation names everything public, and its link check finds broken links."""
 
-import importlib.util
 import inspect
 import pkgutil
 import re
-from pathlib import Path
 
 import pytest
 
 import skpspc
+from helpers import ROOT, docs_script
 from skpspc import sampling
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+DOCS = ROOT / "docs"
 # Made while the site is built, or told in the text of a page.
 NO_PAGE = {"__version__", "SAMPLERS", "convert"}
 
 
 @pytest.fixture(scope="module")
 def check_links():
-    spec = importlib.util.spec_from_file_location("check_links", DOCS / "check_links.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return docs_script("check_links.py")
 
 
 @pytest.mark.parametrize(("module", "prefix"), [(skpspc, ""), (sampling, "sampling.")])
