@@ -60,16 +60,16 @@ def check_columns(n_columns):
     return int(n_columns)
 
 
-def side_of_boxes(ax, boxes, words):
+def side_of_boxes(ax, boxes, text):
     """How large boxes can be, in inches; see `canvas`. An inch in a figure of their own."""
     if ax is None:
         return 1.0
     place = ax.get_position(original=True).transformed(ax.figure.transSubfigure)
     inches = np.array(place.size) / ax.figure.dpi
-    return max(float(((inches - words) / boxes).min()), _SMALLEST)
+    return max(float(((inches - text) / boxes).min()), _SMALLEST)
 
 
-def canvas(ax, boxes, words, title=""):
+def canvas(ax, boxes, text, title=""):
     """Empty axes without frame, y downwards, and the side of a box in them.
 
     Parameters
@@ -78,7 +78,7 @@ def canvas(ax, boxes, words, title=""):
         Emptied; None: those of a new figure.
     boxes : tuple of (width, height)
         What boxes and the gaps between them take, in sides.
-    words : tuple of (width, height)
+    text : tuple of (width, height)
         What is beside them takes, in inches.
     title : str
         Broken after semicolons where it is wider than the axes.
@@ -89,8 +89,8 @@ def canvas(ax, boxes, words, title=""):
     side : float
         In inches, as the data of the axes are.
     """
-    side = side_of_boxes(ax, boxes, words)
-    width, height = side * np.array(boxes) + words
+    side = side_of_boxes(ax, boxes, text)
+    width, height = side * np.array(boxes) + text
     title = title.replace("; ", ";\n") if len(title) > _LETTERS * width else title
     if ax is None:
         plt = _optional.load("matplotlib.pyplot")

@@ -305,7 +305,7 @@ def _check_attribution(attribution, noisy, answer):
         raise ValueError(
             f"attribution must be what attribute returns, got {type(attribution).__name__}."
         )
-    n, height, width = len(attribution.index), *attribution.index.shape[2:4]
+    n, _, height, width = attribution.index.shape[:4]
     if not (len(noisy) == len(answer) == n and answer.shape[2:] == (height, width)):
         raise ValueError(
             f"attribution must be of these answers: it is of {n} answers of {height} x {width} "

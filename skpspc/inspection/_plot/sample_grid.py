@@ -152,7 +152,8 @@ class SampleGridDisplay:
         n_columns = min(n, check_columns(n_columns))
         title = f"{n} samples, nearest of {self.n_train} training images"
         title = f"{title}; {self.memorised.sum()} copied (framed)"
-        self.ax_, side = canvas(ax, *self._size(n_columns), title)
+        boxes, text = self._size(n_columns)
+        self.ax_, side = canvas(ax, boxes, text, title)
         self.figure_ = self.ax_.figure
         data_range = limits(self.nearest, self.samples) if data_range is None else data_range
         cell, band = self._pair_size()
