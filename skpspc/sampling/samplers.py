@@ -56,7 +56,7 @@ def euler(denoise, z, sigmas):
 
 
 def heun(denoise, z, sigmas):
-    """Second-order steps (Karras et al. 2022, Alg. 1); two calls each, the last one."""
+    """Second-order steps (Karras et al. 2022, Alg. 1); two calls a step, but one in the last."""
     for sigma, target in pairwise([*sigmas, 0.0]):
         x0 = denoise(z, sigma)
         slope = (z - x0) / sigma
