@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+import sklearn
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -293,6 +294,33 @@ def test_coordinates_keeps_what_varies(photos):
 # Neighbours
 
 
+@pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])
+def test_building_in_small_blocks(monkeypatch, digits, factory):
+    """As small as the working memory asks for, which changes nothing."""
+    if factory != "Flat":
+        pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    training_set = TrainingSet(torch.from_numpy(np.array(digits)))
+    z = training_set.take(slice(0, 20), torch.float32) + 0.1
+    expected = Neighbours(training_set, factory).search(z, 5)
+    take, taken = TrainingSet.take, []
+
+    def watched(self, rows, dtype):
+        images = take(self, rows, dtype)
+        taken.append(len(images))
+        return images
+
+    monkeypatch.setattr(TrainingSet, "take", watched)
+    blocks = []
+    with sklearn.config_context(working_memory=1):
+        neighbours = Neighbours(training_set, factory, lambda b: blocks.extend(b) or b)
+        neighbours.coordinates(z)
+    assert max(taken) * training_set.n_values * 4 < 2**20
+    assert len(blocks) > 1
+    found = neighbours.search(z, 5)
+    assert torch.equal(found.ids, expected.ids)
+    torch.testing.assert_close(found.distances, expected.distances, rtol=0, atol=1e-5)
+
+
 def test_neighbours_grow(digits):
     whole = TrainingSet(torch.from_numpy(np.array(digits)))
     first = TrainingSet(whole.images[:1000])
@@ -329,6 +357,6 @@ def test_leaders(n_pairs, k, seed):
 
 def test_a_progress_bar_while_an_index_is_built(capfd, photos):
     EmpiricalDenoiser(tol=1e-3, verbose=1).fit(photos).denoise(photos[:1], 0.1)
-    assert "indexing" in capfd.readouterr().err
+    assert "indexing: 100%" in capfd.readouterr().err
     EmpiricalDenoiser(tol=1e-3).fit(photos).denoise(photos[:1], 0.1)
     assert capfd.readouterr().err == ""

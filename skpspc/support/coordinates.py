@@ -44,11 +44,15 @@ class Coordinates:
             torch.from_numpy(scipy.fft.dct(np.eye(side), axis=0, norm="ortho"))
             for side in training_set.image_shape
         ]
-        n = len(training_set)
-        rows = torch.linspace(0, n - 1, min(n, _SAMPLE)).long()
-        spectra = self._transform(training_set.take(rows, torch.float32))
-        self._mean = spectra.double().mean(0)
-        self._order = spectra.var(0, correction=0).argsort(descending=True)
+        total = torch.zeros(training_set.n_values, dtype=torch.float64, device=training_set.device)
+        squares = torch.zeros_like(total)
+        for rows in row_blocks(training_set, spaced_rows(training_set, _SAMPLE)):
+            spectra = self._transform(training_set.take(rows, torch.float32)).double()
+            total += spectra.sum(0)
+            squares += spectra.square().sum(0)
+        n = min(len(training_set), _SAMPLE)
+        self._mean = total / n
+        self._order = (squares / n - self._mean.square()).argsort(descending=True)
         self._ends = band_ends(n_leading, training_set.n_values)
         self.n_dims = n_coordinates(training_set.n_values, n_leading)
 
@@ -60,13 +64,10 @@ class Coordinates:
         spectra = (spectra - self._mean.to(spectra))[:, self._order.to(spectra.device)]
         return band_norms(spectra, self._ends).float()
 
-    def of(self, training_set, start=0):
-        """Coordinates of the training images from ``start`` on, a block of rows at a time."""
-        row_bytes = 16 * training_set.n_values
-        n_rows = rows_that_fit(row_bytes, len(training_set), what="The coordinates of one image")
-        for begin in range(start, len(training_set), n_rows):
-            rows = slice(begin, min(begin + n_rows, len(training_set)))
-            yield self(training_set.take(rows, torch.float32))
+    def of(self, training_set, rows=None):
+        """Coordinates of some training images (Tensor of int64, or all), a block at a time."""
+        for some in row_blocks(training_set, rows):
+            yield self(training_set.take(some, torch.float32))
 
     def _transform(self, images):
         """Cosine transform of images (n, C, H, W), flat, (n, D)."""
@@ -74,6 +75,22 @@ class Coordinates:
         spectra = height @ (images @ width.T)  # (n, C, H, W)
         spectra = channels @ spectra.flatten(2)  # (n, C, H W)
         return spectra.flatten(1)
+
+
+def row_blocks(training_set, rows=None):
+    """Some rows of a training set (Tensor of int64, or all), in blocks to be transformed."""
+    if rows is None:
+        rows = torch.arange(len(training_set), device=training_set.device)
+    row_bytes = 24 * training_set.n_values  # floats, their copies on the way, and in float64
+    return rows.split(
+        rows_that_fit(row_bytes, len(training_set), what="Transforming one training image")
+    )
+
+
+def spaced_rows(training_set, n):
+    """At most n rows, evenly spaced."""
+    n = min(len(training_set), n)
+    return torch.linspace(0, len(training_set) - 1, n).long().to(training_set.device)
 
 
 def n_coordinates(n_values, n_leading=_LEADING):

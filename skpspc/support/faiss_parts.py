@@ -83,10 +83,9 @@ def _quieten(faiss, part):
     if isinstance(part, faiss.OPQMatrix):
         part.codes = faiss.ProductQuantizer(part.d_out, part.M, 8)  # kept as long as the part
         part.pq = part.codes
-    for learns in (part, getattr(part, "pq", None)):
-        centres = getattr(learns, "cp", None)
-        if centres is not None:
-            centres.min_points_per_centroid = 1
+    for learns in (part, getattr(part, "pq", part)):
+        if hasattr(learns, "cp"):
+            learns.cp.min_points_per_centroid = 1
 
 
 def is_rigorous(chain, inner):

@@ -4,7 +4,7 @@ from threading import Lock
 
 import torch
 
-from .coordinates import Coordinates, n_coordinates
+from .coordinates import Coordinates, n_coordinates, row_blocks, spaced_rows
 from .index import make_index
 
 _TRAINING_POINTS = 2**17  # that cells and codes are learnt from
@@ -26,7 +26,7 @@ class Neighbours:
     factory : str, default "Flat"
         See `make_index`.
     track : callable, default None
-        ``track(iterable)`` passes on the blocks of images that are still to be added.
+        ``track(blocks)`` passes on the blocks of rows that are still to be added.
 
     Attributes
     ----------
@@ -84,7 +84,8 @@ class Neighbours:
         known, self.training_set = len(self.training_set), training_set
         if self._index is not None:
             coordinates, index = self._built()
-            for points in coordinates.of(training_set, start=known):
+            new = torch.arange(known, len(training_set), device=training_set.device)
+            for points in coordinates.of(training_set, new):
                 index.add(points)
 
     def _built(self):
@@ -93,18 +94,12 @@ class Neighbours:
             if self._index is None:
                 coordinates = self._coordinates or Coordinates(self.training_set)
                 index = make_index(self.factory, coordinates.n_dims, self.training_set.device)
-                index.train(coordinates(self._training_points(index)))
-                for points in self._track(coordinates.of(self.training_set)):
-                    index.add(points)
+                learnt_from = spaced_rows(self.training_set, 1 if index.cheap else _TRAINING_POINTS)
+                index.train(torch.cat(list(coordinates.of(self.training_set, learnt_from))))
+                for rows in self._track(row_blocks(self.training_set)):
+                    index.add(coordinates(self.training_set.take(rows, torch.float32)))
                 self._coordinates, self._index = coordinates, index
             return self._coordinates, self._index
-
-    def _training_points(self, index):
-        """Images, evenly spaced, that the index learns from."""
-        n = len(self.training_set)
-        wanted = 1 if index.cheap else _TRAINING_POINTS
-        rows = torch.linspace(0, n - 1, min(n, wanted)).long()
-        return self.training_set.take(rows.to(self.training_set.device), torch.float32)
 
     def __getstate__(self):
         state = self.__dict__.copy()
