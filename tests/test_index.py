@@ -336,6 +336,7 @@ def test_neighbours_grow(digits):
 
 def test_never_forks(monkeypatch, digits):
     """A search in a forked child hangs, so nothing here may fork."""
+    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
     neighbours = Neighbours(TrainingSet(torch.from_numpy(np.array(digits))), "IVF16,Flat")
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
     neighbours.search(neighbours.training_set.take(slice(0, 5), torch.float32), 3)

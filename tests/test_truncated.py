@@ -342,7 +342,7 @@ def test_recall_of_many_places_and_of_copies(digits):
         ({"k": 0}, "k must be an int between 1 and 40, got 0"),
         ({"k": 41}, "k must be an int between 1 and 40, got 41"),
         ({"k": 1.5}, "k must be an int between 1 and 40, got 1.5"),
-        ({"n_images": 0}, "n_images must be an int between 1 and"),
+        ({"n_images": 0}, "n_images must be an int of at least 1, got 0"),
         ({"sigma": np.inf}, "sigma must be finite and non-negative, got inf"),
         ({"sigma": -1.0}, "sigma must be finite and non-negative, got -1.0"),
     ],

@@ -32,7 +32,7 @@ class EmpiricalDenoiser(IndexedDenoiser):
         "Flat", "IVF...", "SQ...", "PQ...", "PCA...", "OPQ..." and "RR" alone keeps ``error_bound``
         true. With all else, such as graphs ("HNSW32"), it is an estimate, as if they had missed
         nothing unless they say so, and :meth:`index_recall` measures how much they do miss.
-        "Flat" on the CPU is torch.
+        "Flat" on the CPU is torch. Neither used nor checked where all training images are.
     n_remainder : int, default 0
         With ``n_neighbors``: so many other training images, drawn with ``random_state``, stand for
         all others; of use where the posterior is flat, that is at large sigma. The posterior's

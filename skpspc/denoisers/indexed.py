@@ -148,7 +148,8 @@ class IndexedDenoiser(BandwidthDenoiser):
         n = len(self.training_set_)
         for name, value, most in (("k", k, n), ("n_images", n_images, math.inf)):
             if not isinstance(value, numbers.Integral) or not 1 <= int(value) <= most:
-                raise ValueError(f"{name} must be an int between 1 and {most}, got {value!r}.")
+                above = "of at least 1" if most == math.inf else f"between 1 and {most}"
+                raise ValueError(f"{name} must be an int {above}, got {value!r}.")
         level = self.sigma if sigma is None else sigma
         if not (isinstance(level, numbers.Real) and 0 <= float(level) < math.inf):
             raise ValueError(f"sigma must be finite and non-negative, got {level!r}.")

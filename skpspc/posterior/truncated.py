@@ -84,7 +84,9 @@ def _from_few(z, sigma, training_set, neighbours, tol, recall):
         probes = torch.linspace(0, len(z) - 1, _PROBES).long().to(z.device)
         if len(few(probes)[1]) < _PROBES / 2:
             return dense_posterior(z, sigma, training_set)
-    n_rows = rows_that_fit(64 * len(training_set), len(z), what="The candidates of one image")
+    n_rows = rows_that_fit(
+        64 * len(training_set), len(z), what="Finding the candidates of one image"
+    )
     parts = []
     for rows in torch.arange(len(z), device=z.device).split(n_rows):
         found, done = few(rows)
@@ -176,7 +178,7 @@ def nearest_posterior(
     if n_remainder:
         drawn = random_state.choice(n_images, min(n_remainder, n_images), replace=False)
         others = torch.from_numpy(drawn).to(z.device).sort().values
-    n_rows = rows_that_fit(64 * n_images, len(z), what="The candidates of one image")
+    n_rows = rows_that_fit(64 * n_images, len(z), what="Finding the candidates of one image")
     parts = []
     for rows in torch.arange(len(z), device=z.device).split(n_rows):
         pairs, radius = _candidates(z[rows], sigma[rows], training_set, neighbours, n_neighbors)
