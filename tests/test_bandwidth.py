@@ -245,7 +245,7 @@ def test_windows_of_any_shape_in_filtered_images(device, case, bandwidth):
         smoothing="global",
         device=device,
     ).fit(case.X)
-    masks = [np.tile(mask, channels) for mask in model.windows_.at(0).flatten(1).numpy()]
+    masks = [np.tile(mask, channels) for mask in model.windows_.at(0).flatten(1).cpu().numpy()]
     posterior = model.posterior(case.Z, case.sigma)
     agree(posterior, global_oracle(case.Z, case.X, case.sigma, bandwidth, masks))
 

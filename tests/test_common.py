@@ -351,7 +351,7 @@ def test_nothing_given_is_written_to(model, X, Z, tmp_path):
         np.save(tmp_path / name, array)
     x, z = (np.load(tmp_path / name, mmap_mode="r") for name in ("x.npy", "z.npy"))
     np.testing.assert_array_equal(model.fit(x).denoise(z, 0.4), expected)
-    if learns(model):
+    if learns(model) and images_of(model).device.type == "cpu":
         assert np.shares_memory(images_of(model).numpy(), x)
     before = X.copy(), Z.copy()
     model.fit(X).denoise(Z, 0.0)

@@ -10,6 +10,7 @@ with B^T the transposed box filter of image i's map of window weights. No patch 
 copied, and the work does not grow with the window.
 """
 
+import math
 from functools import partial
 
 import torch
@@ -21,6 +22,7 @@ from ..support.windows import overlap_counts
 from .posterior import (
     Posterior,
     RunningSoftmax,
+    difference_dtype,
     exact_scale,
     floored_sigma,
     in_range,
@@ -92,15 +94,16 @@ def _by_torch(z, sigma, training_set, window):
 
 
 def _pair_bytes(z):
-    """Working memory of one pair: the difference, its square, and a few maps in float64."""
+    """Working memory of one pair: the difference, its square, and a few maps, in float64."""
     _, channels, height, width = z.shape
-    return height * width * (z.element_size() * (2 * channels + 3) + 5 * 8)
+    return 8 * height * width * (2 * channels + 7)
 
 
 def _block_posterior(z, a, training_set, window):
     """Mean, log normaliser and effective sample size for a few noisy images."""
+    dtype = difference_dtype(a, training_set, z.shape[1] * math.prod(window), z.dtype)
     scale, factor = exact_scale(a)
-    scale = scale.to(z.dtype).view(-1, 1, 1, 1, 1)
+    scale = scale.to(dtype).view(-1, 1, 1, 1, 1)
     factor = factor.view(-1, 1, 1, 1)
     scaled = z[:, None] * scale  # (b, 1, C, H, W)
     n_rows = rows_that_fit(
@@ -110,15 +113,15 @@ def _block_posterior(z, a, training_set, window):
     places = [side - length + 1 for side, length in zip(z.shape[2:], window, strict=True)]
     softmax = RunningSoftmax(scaled.new_zeros(len(z), *places, dtype=torch.float64), 1, z.dtype)
     for rows in training_set.slices(n_rows):
-        softmax.add(logits(training_set.take(rows, z.dtype)), training_set.prior(rows))
+        softmax.add(logits(training_set.take(rows, dtype)), training_set.prior(rows))
     total = softmax.total.to(z.dtype)[:, None]
     mean = torch.zeros_like(z)
     for rows in training_set.slices(n_rows):
-        x = training_set.take(rows, z.dtype)
+        x = training_set.take(rows, dtype)
         # not exp(logit - log_norm): at small sigma that difference of large numbers rounds
         relative = softmax.relative(logits(x), training_set.prior(rows))
         weight = relative.exp_().div_(total)  # (b, m, h', w')
-        mean += torch.einsum("bmhw,mchw->bchw", box_spread(weight, window), x)
+        mean += torch.einsum("bmhw,mchw->bchw", box_spread(weight, window), x.to(z.dtype))
     mean /= torch.as_tensor(overlap_counts(window, z.shape[1:])).to(mean)
     return mean, softmax.log_norm.to(z.dtype), softmax.effective_sample_size.to(z.dtype)
 

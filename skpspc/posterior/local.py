@@ -4,6 +4,8 @@ The window is an odd square centred on its pixel. Where it overhangs the image b
 and the training image count as zero, so that only the coordinates in the image remain.
 """
 
+import math
+
 import torch
 
 from ..support.memory import rows_that_fit
@@ -13,6 +15,7 @@ from .patches import PatchDictionary, patch_posterior, sliding_patches
 from .posterior import (
     Posterior,
     RunningSoftmax,
+    difference_dtype,
     exact_scale,
     floored_sigma,
     log_gauss_constant,
@@ -51,7 +54,7 @@ def local_posterior(z, sigma, training_set, size):
     reach = [min(size // 2, side - 1) for side in (height, width)]
     # the difference and its square, the padded map and its sums, and the weights
     padded = (height + 2 * reach[0]) * (width + 2 * reach[1])
-    pair_bytes = height * width * 2 * (channels + 1) * z.element_size() + 3 * 8 * padded
+    pair_bytes = 8 * (height * width * 2 * (channels + 1) + 3 * padded)
     block = rows_that_fit(pair_bytes, _NOISY_IMAGES, what="One pair of images")
     parts = [
         _local_block(z[i : i + block], a[i : i + block], training_set, reach, pair_bytes)
@@ -69,8 +72,9 @@ def _local_block(z, a, training_set, reach, pair_bytes):
     _, channels, height, width = z.shape
     window = [2 * r + 1 for r in reach]
     padding = [reach[1], reach[1], reach[0], reach[0]]
+    dtype = difference_dtype(a, training_set, channels * math.prod(window), z.dtype)
     scale, factor = exact_scale(a)
-    scale = scale.to(z.dtype).view(-1, 1, 1, 1, 1)
+    scale = scale.to(dtype).view(-1, 1, 1, 1, 1)
     factor = factor.view(-1, 1, 1, 1)
     scaled = z[:, None] * scale  # (b, 1, C, H, W)
     softmax = RunningSoftmax(
@@ -79,7 +83,7 @@ def _local_block(z, a, training_set, reach, pair_bytes):
     values = torch.zeros_like(z, dtype=torch.float64)
     n_rows = rows_that_fit(pair_bytes * len(z), len(training_set), what="A block of noisy images")
     for rows in training_set.slices(n_rows):
-        x = training_set.take(rows, z.dtype)
+        x = training_set.take(rows, dtype)
         squared = (scaled - scale * x).square_().sum(2)  # (b, m, H, W)
         # float32 sums over a wide window would be the largest error of the logits
         padded = torch.nn.functional.pad(squared.double(), padding)

@@ -17,6 +17,8 @@ from typing import Any
 
 import torch
 
+_SHOWS = 1e-3  # rounding of a logit, at the largest, that shows in a weight
+
 
 @dataclass(frozen=True)
 class Posterior:
@@ -271,6 +273,16 @@ def exact_scale(a):
     """
     fraction, exponent = torch.frexp(a)
     return torch.ldexp((a > 0).to(a), exponent), fraction.square()
+
+
+def difference_dtype(a, training_set, n_values, dtype):
+    """In which dtype differences of ``n_values`` pixels are to be taken, ``dtype`` or float64.
+
+    Where the largest possible logit rounds to more than shows in a weight, even the conversion
+    of uint8 pixels does.
+    """
+    largest = n_values * (float(a.max()) * training_set.span) ** 2
+    return dtype if torch.finfo(dtype).eps * largest < _SHOWS else torch.float64
 
 
 def log_gauss_constant(n_values, sigma):
