@@ -1,6 +1,7 @@
 """Windows that look everywhere, at the patches that matter, against looking at all of them."""
 
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -138,11 +139,29 @@ def test_threads_do_not_change_a_bit(photos, model):
     np.testing.assert_array_equal(*answers)
 
 
+def test_threads_that_ask_together_make_one_index(monkeypatch, photos, model):
+    made = []
+
+    class Counted(PatchCells):
+        def __init__(self, *args):
+            made.append(args)
+            super().__init__(*args)
+
+    monkeypatch.setattr("skpspc.support.cells.PatchCells", Counted)
+    again = LocalScoreDenoiser(**model.get_params()).fit(photos[:120])
+    Z = noisy(photos[120:121], 0.2)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: again.denoise(Z, 0.2), range(3)))
+    assert len(made) == 1
+    for answer in answers:
+        np.testing.assert_array_equal(answer, model.denoise(Z, 0.2))
+
+
 def test_the_index_goes_with_the_model(monkeypatch, photos, model):
     Z = noisy(photos[120:121], 0.2)
     expected = model.denoise(Z, 0.2)
     again = pickle.loads(pickle.dumps(model))
-    monkeypatch.setattr("skpspc.denoisers.local_score.PatchCells", None)  # not made again
+    monkeypatch.setattr("skpspc.support.cells.PatchCells", None)  # not made again
     np.testing.assert_array_equal(again.denoise(Z, 0.2), expected)
 
 

@@ -16,7 +16,7 @@ from ..posterior import (
 )
 from ..posterior.sliding import sliding_attribution, sliding_means_without
 from ..support import Windows, centred_counts, centred_windows
-from ..support.cells import PatchCells
+from ..support.cells import CellsByWindow
 from .base import BaseDenoiser
 
 
@@ -155,7 +155,7 @@ class LocalScoreDenoiser(BaseDenoiser):
                 f"tol={self.tol} is about windows that look at all places; pass equivariant=True "
                 "with it, or tol=None."
             )
-        self._cells = {}
+        self._cells = CellsByWindow()
         self._boundary = self.boundary if self.equivariant else None
         self._schedule = self.patch_size
         if not callable(self._schedule):
@@ -248,10 +248,8 @@ class LocalScoreDenoiser(BaseDenoiser):
 
     def _cells_of(self, dictionary):
         """The index of the patches of a dictionary; made at the first call."""
-        if dictionary.window not in self._cells:
 
-            def track(parts):
-                return progress(parts, len(parts), self.verbose, what="indexing patches")
+        def track(parts):
+            return progress(parts, len(parts), self.verbose, what="indexing patches")
 
-            self._cells[dictionary.window] = PatchCells(dictionary, track)
-        return self._cells[dictionary.window]
+        return self._cells.of(dictionary, track)

@@ -13,6 +13,7 @@ a Gaussian,
 """
 
 import math
+from threading import Lock
 
 import numpy as np
 import torch
@@ -125,6 +126,30 @@ class PatchCells:
         turned = queries @ torch.from_numpy(self._basis)
         rest = queries.square().sum(1, keepdim=True) - turned.square().sum(1, keepdim=True)
         return turned, rest
+
+
+class CellsByWindow:
+    """`PatchCells` of a training set's patches, made once for each shape of window.
+
+    Threads that ask at the same time wait for the one that makes them.
+    """
+
+    def __init__(self):
+        self._known = {}
+        self._lock = Lock()
+
+    def of(self, dictionary, track=None):
+        """Those of a dictionary; parameters as for `PatchCells`."""
+        with self._lock:
+            if dictionary.window not in self._known:
+                self._known[dictionary.window] = PatchCells(dictionary, track)
+            return self._known[dictionary.window]
+
+    def __getstate__(self):
+        return {"_known": self._known}
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, _lock=Lock())
 
 
 def _patches(dictionary, ids):
