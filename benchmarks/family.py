@@ -13,6 +13,9 @@ mean, over noise levels, of the error over the smaller one of the Gaussian and o
 the paper's sizes, on the same images: a row of fewer images has them over those alone.
 
 ``networks.py`` has the functions named in NETWORKS, which return ``denoise(z, sigma)``.
+
+Rows that take long have fewer images; ``--full`` gives them all, for ``--device cuda`` or a long
+night.
 """
 
 import argparse
@@ -20,7 +23,7 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -138,7 +141,7 @@ def rows_of(image_shape, sigmas):
         "Local score (LS)": Row(
             LocalScoreDenoiser, lambda s, _: [(max(3, int(0.85 * s) // 2 * 2 + 1),)]
         ),
-        "Local score, all places (ELS), tol": Row(
+        "Local score, all places (ELS)": Row(
             lambda s: LocalScoreDenoiser(s, equivariant=True, boundary="broken", tol=1e-2),
             lambda s, _: [(3 if s < 4 else 5,)],
             n_train=1000,
@@ -167,17 +170,23 @@ def with_moved(images):
 class Bench:
     """The denoisers of one case, and which images they are asked for."""
 
-    def __init__(self, case, n_train, n_choice, n_reported):
+    def __init__(self, case, n_train, n_choice, n_reported, *, full=False, device="cpu"):
         self.case, self.images, n = case, case.images[:n_train], n_choice + n_reported
         sigmas = sorted({s for _, levels in case.networks.values() for s in levels})
         self.sigmas, self.rows = sigmas, rows_of(self.images.shape[1:], sigmas)
+        if full:
+            self.rows = {
+                name: replace(row, n_train=None, n_images=None) for name, row in self.rows.items()
+            }
         self.sources = {"training images": self.images[:n], "held-out images": case.held_out[:n]}
         self.n_choice = n_choice
-        self._moved, self._fitted = with_moved(self.images), cache(self._fit)
+        self._known = torch.from_numpy(self.images).to(device)
+        self._moved = torch.from_numpy(with_moved(self.images)).to(device)
+        self._fitted = cache(self._fit)
 
     def _fit(self, name, setting):
         row = self.rows[name]
-        return row.build(*setting).fit(self._moved if row.moved else self.images[: row.n_train])
+        return row.build(*setting).fit(self._moved if row.moved else self._known[: row.n_train])
 
     def errors(self, source, sigma):
         """By network and row: what was chosen, the error, and it over the smaller baseline's."""
@@ -256,10 +265,10 @@ def _label(text, setting):
     return f"{text} ({', '.join(f'{value:g}' for value in setting)})" if setting else text
 
 
-def run(case, quick):
+def run(case, quick, **options):
     """Print the tables of one case."""
     start = time.perf_counter()
-    bench = Bench(case, *((1000, 8, 8) if quick else (10_000, 16, 64)))
+    bench = Bench(case, *((1000, 8, 8) if quick else (10_000, 16, 64)), **options)
     for source in bench.sources:
         found = {}
         for sigma in bench.sigmas:
@@ -300,9 +309,11 @@ def main(arguments=None, cases=None):
         parser.add_argument(f"--{name}", type=Path, nargs=2, default=files, help=told)
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--quick", action="store_true", help="1,000 training images, 8 reported")
+    parser.add_argument("--full", action="store_true", help="all images for slow rows too")
+    parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     for case in load_cases(options) if cases is None else cases:
-        run(case, options.quick)
+        run(case, options.quick, full=options.full, device=options.device)
 
 
 if __name__ == "__main__":

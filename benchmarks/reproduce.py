@@ -47,31 +47,38 @@ SIGMAS = (0.3, 0.6, 1.1, 1.9, 3.3)
 SIZES = (2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 19, 23, 27, 32)
 FRACTIONS = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)  # of the heat, which flexible windows hold
 N_CHOSEN = 16  # training images on which sizes and masks are chosen
-N_HEAT = 4  # of them, for heat maps of all pixels: as many backward passes as an image has numbers
-N_FLEXIBLE = 10_000  # training images of flexible windows: every pixel has its own
 OPTIMAL, GAUSSIAN, PAPER = "optimal", "Gaussian", "PSPC-Square, paper's sizes"
 
 
 class Study:
     """Images, networks, and the denoisers that are compared with them, each fitted once."""
 
-    def __init__(self, train, out, *, n=64, weights=networks.WEIGHTS):
-        self.train, self.out, self.n = train, out, n
+    def __init__(
+        self, train, out, *, n=64, n_heat=4, n_flexible=None, weights=networks.WEIGHTS, device="cpu"
+    ):
+        self.train, self.out, self.n, self.device = train, out, n, device
+        self.n_heat, self.n_flexible = n_heat, n_flexible or len(train)
         # What is told of a network is told on these, and never reported on them.
         self.chosen_on, self.reported = train[-N_CHOSEN:], train[:-N_CHOSEN]
         self.networks = {}
         for name in networks.ARCHITECTURES:
             module, told = networks.load(name, weights)
-            network = NetworkDenoiser(module, "edm", sigma_data=told["sigma_data"], batch_size=64)
+            network = NetworkDenoiser(
+                module.to(device), "edm", sigma_data=told["sigma_data"], batch_size=64
+            )
             self.networks[name] = network.fit(train[:1])
+
+    def square(self, patch_size="paper"):
+        """PSPC-Square, not fitted."""
+        return PSPCDenoiser(patch_size, device=self.device)
 
     @cached_property
     def whole(self):
         """Denoisers of all training images that know no network."""
         members = {
-            OPTIMAL: EmpiricalDenoiser(),
-            GAUSSIAN: GaussianDenoiser(),
-            PAPER: PSPCDenoiser(),
+            OPTIMAL: EmpiricalDenoiser(device=self.device),
+            GAUSSIAN: GaussianDenoiser(device=self.device),
+            PAPER: self.square(),
         }
         return {name: model.fit(self.train) for name, model in members.items()}
 
@@ -79,7 +86,7 @@ class Study:
         """Denoisers that are told what a network does."""
         network = self.networks[name]
         schedule, _ = calibrate_patch_size(
-            PSPCDenoiser(),
+            self.square(),
             self.train,
             SIGMAS,
             sizes=[size for size in SIZES if size <= self.train.shape[-1]],
@@ -87,31 +94,33 @@ class Study:
             held_out=self.chosen_on,
         )
         heat = self.out / f"heat-{name}.npy"
-        save_heat_maps(heat, network, self.chosen_on, SIGMAS, n_images=N_HEAT)
+        save_heat_maps(heat, network, self.chosen_on, SIGMAS, n_images=self.n_heat)
         sizes = " ".join(str(schedule(sigma)) for sigma in SIGMAS)
         return {
-            f"PSPC-Square, calibrated to {name}: {sizes}": PSPCDenoiser(schedule).fit(self.train),
+            f"PSPC-Square, calibrated to {name}: {sizes}": self.square(schedule).fit(self.train),
             **self._flexible(f"from data, calibrated to {name}", "data", network),
             **self._flexible(f"from {name}", str(heat), network),
         }
 
     def _flexible(self, label, heat, network):
         """PSPC-Flex of some heat, and its name: fractions are chosen as the sizes are."""
-        some = self.train[:N_FLEXIBLE]
+        some = self.train[: self.n_flexible]
         fractions, _ = calibrate_thresholds(
-            PSPCDenoiser(windows=FlexibleWindows(heat, FRACTIONS[0], SIGMAS)),
+            PSPCDenoiser(windows=FlexibleWindows(heat, FRACTIONS[0], SIGMAS), device=self.device),
             some,
             thresholds=FRACTIONS,
             against=network,
             held_out=self.chosen_on,
         )
-        model = PSPCDenoiser(windows=FlexibleWindows(heat, fractions, SIGMAS)).fit(some)
+        windows = FlexibleWindows(heat, fractions, SIGMAS)
+        model = PSPCDenoiser(windows=windows, device=self.device).fit(some)
         held = " ".join(f"{fraction:g}".removeprefix("0") for fraction in fractions)
         return {f"PSPC-Flex, {label}{self._few}: {held}": model}
 
     @property
     def _few(self):
-        return f" (N = {min(N_FLEXIBLE, len(self.train)):,})"
+        few = self.n_flexible < len(self.train)
+        return f" (N = {self.n_flexible:,})" if few else ""
 
     def write(self, name, *blocks):
         """A file of rst."""
@@ -183,7 +192,7 @@ def locality(study, levels=(0.1, 0.3, 0.6, 1.1, 1.9, 3.3, 8.4)):
     """Heat maps of pixels, and how large they are at each noise level."""
     pyplot = load("matplotlib.pyplot")
     pixels = [(16, 16), (16, 6), (6, 16), (24, 24)]
-    models = {**study.networks, PAPER: PSPCDenoiser().fit(study.train[:2000])}
+    models = {**study.networks, PAPER: study.square().fit(study.train[:2000])}
     models[GAUSSIAN] = study.whole[GAUSSIAN]
     figure, axes = pyplot.subplots(
         len(models), len(levels), figsize=(1.3 * len(levels), 1.3 * len(models) + 0.3),
@@ -262,6 +271,13 @@ def main():
     parser.add_argument("--max-images", type=int, help="of the training images")
     parser.add_argument("--n", type=int, default=64, help="noisy images at each noise level")
     parser.add_argument("--weights", type=Path, default=networks.WEIGHTS)
+    parser.add_argument(
+        "--n-heat", type=int, default=4, help="images for heat maps, with a backward pass a value"
+    )
+    parser.add_argument(
+        "--n-flexible", type=int, help="training images of flexible windows, one window a pixel"
+    )
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
@@ -269,7 +285,10 @@ def main():
     images = load_edm_zip(given.data).images
     # the archive is sorted by class
     train = images[np.random.default_rng(0).permutation(len(images))[: given.max_images]]
-    study = Study(train, given.out, n=given.n, weights=given.weights)
+    study = Study(
+        train, given.out, n=given.n, n_heat=given.n_heat, n_flexible=given.n_flexible,
+        weights=given.weights, device=given.device,
+    )  # fmt: skip
     for name in given.only or PARTS:
         PARTS[name](study)
 

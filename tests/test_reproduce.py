@@ -40,7 +40,7 @@ def test_kept_weights_denoise_photographs_of_others(scripts, photos, name):
 def test_training_lowers_the_loss_and_keeps_what_it_did(scripts, photos, tmp_path):
     name = "mixer"
     train = scripts("train_networks")
-    train.train(name, photos[:64], photos[64:68], tmp_path, n_steps=40, batch_size=4)
+    train.train(name, photos[:64], photos[64:68], tmp_path, n_steps=40, rate=1.5e-3, batch_size=4)
     log = np.genfromtxt(tmp_path / f"{name}.csv", delimiter=",", names=True)
     assert log["images_seen"][-1] == 160
     assert log["loss"][-5:].mean() < log["loss"][:2].mean()
