@@ -24,7 +24,13 @@ from skpspc import (
     PSPCDenoiser,
     SmoothedDenoiser,
 )
-from skpspc.inspection import SensitivityDisplay, heat_maps, locality_radius, save_heat_maps
+from skpspc.inspection import (
+    SensitivityDisplay,
+    heat_maps,
+    locality_radius,
+    save_heat_maps,
+    spread_heat_maps,
+)
 
 SHAPE = (2, 3, 4)
 SIGMA = [0.4, 1.5]
@@ -745,6 +751,39 @@ def test_locality_radius_by_trying_squares(rng, fraction):
         locality_radius(some, fraction, pixels=pixels), got[:, [3, 0], [1, 4]]
     )
     assert locality_radius(heat[0].tolist(), fraction).tolist() == got[0].tolist()
+
+
+def test_spread_heat_depends_on_the_displacement_alone(rng):
+    height, width = 4, 5
+    kernel = rng.random((2, 2 * height - 1, 2 * width - 1))
+    heat = np.array(
+        [
+            [[[[k[i - y + 3, j - x + 4] for j in range(5)] for i in range(4)] for x in range(5)]
+             for y in range(4)]
+            for k in kernel
+        ]
+    )  # fmt: skip
+    every = np.argwhere(np.ones((4, 5)))
+    spread = spread_heat_maps(heat.reshape(2, 20, 4, 5), every)
+    np.testing.assert_allclose(spread, heat, rtol=1e-12)
+    corners = [(0, 0), (0, 4), (3, 0), (3, 4)]  # which have all displacements
+    some = np.stack([heat[:, y, x] for y, x in corners], 1)
+    np.testing.assert_allclose(spread_heat_maps(some, corners), heat, rtol=1e-12)
+    one = spread_heat_maps(heat[:, 1, 2][:, None], [(1, 2)])
+    np.testing.assert_array_equal(one[:, 1, 2], heat[:, 1, 2])
+    assert (one[:, 3, 4, 0, 0] == 0).all()  # farther up than row 1 has neighbours
+    mean = spread_heat_maps(np.stack([heat[0, 1, 2], 3 * heat[0, 2, 2]]), [(1, 2), (2, 2)])
+    np.testing.assert_allclose(mean[1, 1, 1, 2], 2 * heat[0, 1, 1, 1, 2])
+
+
+def test_bad_heat_to_spread():
+    heat = np.ones((1, 2, 3, 4))
+    with pytest.raises(ValueError, match="one for each of the maps"):
+        spread_heat_maps(heat, [(0, 0)])
+    with pytest.raises(ValueError, match="must lie in maps of 3 x 4"):
+        spread_heat_maps(heat, [(0, 0), (3, 0)])
+    with pytest.raises(ValueError, match="maps of no pixel"):
+        spread_heat_maps(heat[:, :0], np.empty((0, 2), int))
 
 
 def test_bad_radii():

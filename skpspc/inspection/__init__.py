@@ -11,9 +11,10 @@ from .calibration import CalibrationTable, calibrate_patch_size, calibrate_thres
 from .curves import compare, error_curve
 from .distributions import fid, kid
 from .equivalence import LocalEquivalence, local_equivalence, suggest_patch_size
+from .locality import locality_radius, spread_heat_maps
 from .memorisation import memorised_fraction, nearest_training_distance, nearest_training_images
 from .metrics import Measurement, cosine, mse, pearson_r, psnr, r2_score, ssim
-from .sensitivity import heat_maps, locality_radius, save_heat_maps
+from .sensitivity import heat_maps, save_heat_maps
 from .tables import ComparisonTable, ErrorTable
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "psnr",
     "r2_score",
     "save_heat_maps",
+    "spread_heat_maps",
     "ssim",
     "suggest_patch_size",
 ]

@@ -4,7 +4,8 @@ import numpy as np
 
 from ..._optional import load
 from ..curves import named_denoisers
-from ..sensitivity import heat_maps, locality_radius
+from ..locality import locality_radius
+from ..sensitivity import heat_maps
 from ._cells import is_signal
 
 _MOST = 16  # images, unless it is said how many

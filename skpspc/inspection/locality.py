@@ -1,0 +1,149 @@
+"""What heat maps tell of how far a denoiser looks around a pixel."""
+
+import numbers
+
+import numpy as np
+
+
+def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
+    """Side of the smallest square around a pixel that holds a fraction of its heat map.
+
+    Squares are odd and centred on the pixel; what lies beyond an edge of the image holds
+    nothing, so that the square of a corner pixel may be nearly twice as wide as the image.
+
+    Parameters
+    ----------
+    heatmaps : array of shape (..., m, H, W), or (..., H, W, H, W) without ``pixels``
+        Non-negative. Of a `numpy.memmap` a pixel's maps are read at a time.
+    fraction : float, default 0.5
+        In (0, 1].
+    pixels : array of int, shape (m, 2), default None
+        (row, column) of the m maps; None: ``heatmaps`` has a map for every pixel.
+
+    Returns
+    -------
+    ndarray of shape (..., m) or (..., H, W), int
+        1, 3, 5, ...; 0 for a map that is zero everywhere.
+
+    Raises
+    ------
+    ValueError
+        If the fraction is out of range, heat is negative or not finite, or shapes do not fit.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpspc.inspection import locality_radius
+    >>> heat = np.zeros((1, 5, 5))
+    >>> heat[0, 2, 2], heat[0, 2, 3], heat[0, 2, 4] = 0.7, 0.2, 0.1
+    >>> [int(locality_radius(heat, f, pixels=[(2, 2)])[0]) for f in (0.5, 0.8, 1.0)]
+    [1, 3, 5]
+    """
+    if not (isinstance(fraction, numbers.Real) and 0 < float(fraction) <= 1):
+        raise ValueError(f"fraction must be in (0, 1], got {fraction!r}; 1 holds all of the heat.")
+    if not hasattr(heatmaps, "ndim"):
+        heatmaps = np.asarray(heatmaps)
+    maps, pixels, shape = _maps_of_pixels(heatmaps, pixels)
+    height, width = maps.shape[-2:]
+    sides = np.empty((*maps.shape[:-3], len(pixels)), dtype=np.int64)
+    for k, (row, column) in enumerate(pixels):
+        heat = np.asarray(maps[..., k, :, :], dtype=np.float64)
+        if not (np.isfinite(heat).all() and (heat >= 0).all()):
+            raise ValueError(
+                f"the heat map of the pixel (row {row}, column {column}) is negative or not finite."
+            )
+        away = np.maximum.outer(abs(np.arange(height) - row), abs(np.arange(width) - column))
+        order = away.ravel().argsort(kind="stable")
+        starts = np.searchsorted(away.ravel()[order], np.arange(away.max() + 1))
+        rings = np.add.reduceat(heat.reshape(*heat.shape[:-2], -1)[..., order], starts, axis=-1)
+        held = rings.cumsum(-1)
+        total = held[..., -1:]
+        # not by rounding one pixel more
+        short = held < float(fraction) * total * (1 - 1e-12)
+        sides[..., k] = np.where(total[..., 0] > 0, 2 * short.sum(-1) + 1, 0)
+    return sides.reshape(shape)
+
+
+def spread_heat_maps(heatmaps, pixels):
+    """Heat maps of all pixels from those of a few, as if all looked around alike.
+
+    How much a pixel matters for another is taken to depend on the displacement between the two
+    alone: the mean over the pixels that have it. So the maps of some thirty pixels, spread over the
+    image, give `FlexibleWindows` the windows of all of them, less noisy and for a few hundredths of
+    the work of `save_heat_maps`. What is peculiar to a place, an edge or a token of a transformer,
+    is lost.
+
+    Parameters
+    ----------
+    heatmaps : array of shape (..., m, H, W)
+        Non-negative, as `heat_maps` gives them with ``pixels``.
+    pixels : array of int, shape (m, 2)
+        (row, column) of the m maps, m >= 1.
+
+    Returns
+    -------
+    ndarray of shape (..., H, W, H, W), float64
+        Displacements that none of the pixels has within the image have no heat.
+
+    Raises
+    ------
+    ValueError
+        For pixels that are not in the image, or shapes that do not fit.
+
+    Examples
+    --------
+    >>> from skpspc import FlexibleWindows, GaussianDenoiser, PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import heat_maps, spread_heat_maps
+    >>> X = load_digits_images().images
+    >>> pixels = [(3, 3), (3, 4), (4, 3), (4, 4)]
+    >>> heat = heat_maps(GaussianDenoiser().fit(X), X, [0.5], pixels=pixels, n_images=2)
+    >>> windows = FlexibleWindows(spread_heat_maps(heat, pixels), thresholds=0.6, sigmas=[0.5])
+    >>> PSPCDenoiser(windows=windows).fit(X).denoise(X[:2], sigma=0.5).shape
+    (2, 1, 8, 8)
+    """
+    maps, pixels, _ = _maps_of_pixels(np.asarray(heatmaps), pixels)
+    if len(pixels) == 0:
+        raise ValueError("there are maps of no pixel; pass those of one at least.")
+    height, width = maps.shape[-2:]
+    total = np.zeros((*maps.shape[:-3], 2 * height - 1, 2 * width - 1))
+    count = np.zeros(total.shape[-2:])
+    for k, at in enumerate(pixels):
+        down, across = _displacements(at, height, width)
+        total[..., down, across] += maps[..., k, :, :]
+        count[down, across] += 1
+    mean = total / np.maximum(count, 1)
+    out = np.empty((*maps.shape[:-3], height, width, height, width))
+    for row, column in np.ndindex(height, width):
+        down, across = _displacements((row, column), height, width)
+        out[..., row, column, :, :] = mean[..., down, across]
+    return out
+
+
+def _displacements(pixel, height, width):
+    """Where an image lies among displacements from one of its pixels, 2 H - 1 by 2 W - 1."""
+    (row, column), (top, left) = pixel, (height - 1, width - 1)
+    return slice(top - row, top - row + height), slice(left - column, left - column + width)
+
+
+def _maps_of_pixels(heatmaps, pixels):
+    """Maps (..., m, H, W), their pixels (m, 2), and the shape of one number for each."""
+    shape = tuple(heatmaps.shape)
+    if pixels is None:
+        if len(shape) < 4 or shape[-4:-2] != shape[-2:]:
+            raise ValueError(
+                f"heatmaps must have shape (..., H, W, H, W), got {shape}; pass pixels, if there "
+                "are maps of some pixels only."
+            )
+        pixels = np.argwhere(np.ones(shape[-2:]))
+        maps = heatmaps.reshape(*shape[:-4], len(pixels), *shape[-2:])
+        return maps, pixels, shape[:-2]
+    pixels = np.asarray(pixels)
+    if pixels.ndim != 2 or len(shape) < 3 or pixels.shape != (shape[-3], 2):
+        raise ValueError(
+            "pixels must be (row, column) pairs, one for each of the maps (..., m, H, W); got "
+            f"shape {pixels.shape} for heatmaps of shape {shape}."
+        )
+    if (pixels < 0).any() or (pixels >= shape[-2:]).any():
+        raise ValueError(f"pixels must lie in maps of {shape[-2]} x {shape[-1]}, got {pixels}.")
+    return heatmaps, pixels, shape[:-2]
