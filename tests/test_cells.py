@@ -140,7 +140,8 @@ def test_threads_do_not_change_a_bit(photos, model):
 
 
 def test_threads_that_ask_together_make_one_index(monkeypatch, photos, model):
-    made = []
+    Z = noisy(photos[120:121], 0.2)
+    expected, made = model.denoise(Z, 0.2), []
 
     class Counted(PatchCells):
         def __init__(self, *args):
@@ -149,12 +150,11 @@ def test_threads_that_ask_together_make_one_index(monkeypatch, photos, model):
 
     monkeypatch.setattr("skpspc.support.cells.PatchCells", Counted)
     again = LocalScoreDenoiser(**model.get_params()).fit(photos[:120])
-    Z = noisy(photos[120:121], 0.2)
     with ThreadPoolExecutor(3) as pool:
         answers = list(pool.map(lambda _: again.denoise(Z, 0.2), range(3)))
     assert len(made) == 1
     for answer in answers:
-        np.testing.assert_array_equal(answer, model.denoise(Z, 0.2))
+        np.testing.assert_array_equal(answer, expected)
 
 
 def test_the_index_goes_with_the_model(monkeypatch, photos, model):
@@ -165,13 +165,42 @@ def test_the_index_goes_with_the_model(monkeypatch, photos, model):
     np.testing.assert_array_equal(again.denoise(Z, 0.2), expected)
 
 
-def test_new_images_are_found(photos):
+@pytest.mark.parametrize("weighted", [False, True])
+def test_new_images_are_found(monkeypatch, photos, weighted):
+    weight = np.linspace(0.2, 3, 120) if weighted else None
+    some, more = (None, None) if weight is None else (weight[:80], weight[80:])
     model = LocalScoreDenoiser(3, equivariant=True, boundary="circular", tol=1e-3)
-    model.fit(photos[:80]).denoise(noisy(photos[:1], 0.2), 0.2)
-    model.partial_fit(photos[80:120])
+    model.fit(photos[:80], sample_weight=some).denoise(noisy(photos[:1], 0.2), 0.2)
+    model.partial_fit(photos[80:120], sample_weight=more)
+    monkeypatch.setattr("skpspc.support.cells._k_means", None)  # cells are not made anew
     Z = noisy(photos[100:101], 0.2)
     difference = np.abs(model.denoise(Z, 0.2) - exact(model).denoise(Z, 0.2))
     assert (difference <= 1e-3).mean() > 0.995
+
+
+def test_extended_cells_hold_every_patch_once_and_know_its_moments(photos):
+    known, dictionary = (
+        PatchDictionary(TrainingSet(torch.from_numpy(photos[:n])), (3, 3), (1, 1)) for n in (40, 70)
+    )
+    cells = PatchCells(known).extended(dictionary)
+    np.testing.assert_array_equal(np.sort(cells.order), np.arange(len(dictionary)))
+    assert np.diff(cells.ends).min() >= 0 and cells.ends[-1] == len(dictionary)
+    patches = dictionary.take(torch.from_numpy(cells.order.astype(np.int64))).patches
+    turned = (patches.numpy() / 127.5 - 1 - cells._centre) @ cells._basis
+    for k in range(0, len(cells), 7):
+        mine = turned[cells.ends[k] : cells.ends[k + 1]]
+        if len(mine):
+            np.testing.assert_allclose(cells._mean[k], mine.mean(0), atol=1e-5)
+            np.testing.assert_allclose(cells._variance[k], mine.var(0), atol=1e-5)
+
+
+def test_cells_are_made_anew_once_they_are_outgrown(photos):
+    known, dictionary = (
+        PatchDictionary(TrainingSet(torch.from_numpy(photos[:n])), (3, 3), (1, 1)) for n in (20, 60)
+    )
+    cells = PatchCells(known).extended(dictionary)
+    assert len(cells) == len(PatchCells(dictionary))
+    np.testing.assert_array_equal(np.sort(cells.order), np.arange(len(dictionary)))
 
 
 @pytest.mark.parametrize("images", ["one", "constant", "copies"])

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from skpspc import PSPCDenoiser
+from skpspc import LocalScoreDenoiser, PSPCDenoiser
 from skpspc._threads import n_threads
 from skpspc.posterior import select
+from skpspc.posterior.posterior import difference_dtype, precision_root
+from skpspc.support import TrainingSet
 
 
 @pytest.fixture
@@ -180,3 +182,33 @@ def test_torch_has_its_threads_again_after_an_error(four_threads, photos):
     with joblib.parallel_config(n_jobs=2), pytest.raises(RuntimeError, match="on its way"):
         model.denoise(photos[:1], 0.5)
     assert torch.get_num_threads() == 4
+
+
+# ------------------------------------------------------------------ rounding of differences
+
+
+@pytest.mark.parametrize(
+    "model", [LocalScoreDenoiser(3), PSPCDenoiser(3, engine="torch")], ids=["local", "square"]
+)
+def test_float32_serves_noisy_images_far_away(model, photos, rng):
+    X = photos[:300]
+    Z = X[:4] / 127.5 - 1 + 0.1 * rng.standard_normal(X[:4].shape) + 30
+    Z = Z.astype(np.float32)
+    exact = model.fit(X).denoise(Z.astype(np.float64), 0.1)
+    np.testing.assert_allclose(model.denoise(Z, 0.1), exact, rtol=0, atol=3e-6)
+
+
+def test_differences_are_taken_in_float64_where_rounding_shows():
+    known = TrainingSet(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+    z = torch.ones(2, 1, 8, 8)
+
+    def dtype(sigma, n_values=9, z=z):
+        a = precision_root(torch.tensor([1.0, sigma], dtype=torch.float64))
+        return difference_dtype(z, a, known, n_values)
+
+    assert dtype(0.1) == torch.float32
+    assert dtype(0.01) == torch.float64  # the least sigma decides
+    assert dtype(0.05) == torch.float32 and dtype(0.05, n_values=900) == torch.float64
+    assert dtype(0.1, z=30 * z) == torch.float64
+    assert dtype(1.0, z=z.double()) == torch.float64
+    assert dtype(torch.inf) == torch.float32

@@ -756,6 +756,7 @@ def test_locality_radius_by_trying_squares(rng, fraction):
 def test_spread_heat_depends_on_the_displacement_alone(rng):
     height, width = 4, 5
     kernel = rng.random((2, 2 * height - 1, 2 * width - 1))
+    kernel[:, height - 1, width - 1] = 4.0  # a pixel's own heat
     heat = np.array(
         [
             [[[[k[i - y + 3, j - x + 4] for j in range(5)] for i in range(4)] for x in range(5)]
@@ -776,14 +777,33 @@ def test_spread_heat_depends_on_the_displacement_alone(rng):
     np.testing.assert_allclose(mean[1, 1, 1, 2], 2 * heat[0, 1, 1, 1, 2])
 
 
+def test_spread_windows_hold_their_own_pixel():
+    heat = np.zeros((2, 1, 3, 3))
+    heat[0, 0, 1, 2] = 0.5  # something else moves the pixel, at the second level nothing
+    spread = spread_heat_maps(heat, [(1, 1)])
+    for y, x in np.ndindex(3, 3):
+        np.testing.assert_array_equal(spread[:, y, x, y, x], [0.5, 1.0])
+    windows = FlexibleWindows(spread, 0.3, [0.5, 1.0])
+    PSPCDenoiser(windows=windows).fit(np.eye(9).reshape(9, 1, 3, 3))
+
+
 def test_bad_heat_to_spread():
-    heat = np.ones((1, 2, 3, 4))
+    heat, pixels = np.ones((1, 2, 3, 4)), [(0, 0), (1, 0)]
     with pytest.raises(ValueError, match="one for each of the maps"):
         spread_heat_maps(heat, [(0, 0)])
-    with pytest.raises(ValueError, match="must lie in maps of 3 x 4"):
+    with pytest.raises(ValueError, match="must lie in an answer of 3 x 4"):
         spread_heat_maps(heat, [(0, 0), (3, 0)])
-    with pytest.raises(ValueError, match="maps of no pixel"):
+    with pytest.raises(ValueError, match="pairs of ints"):
         spread_heat_maps(heat[:, :0], np.empty((0, 2), int))
+    with pytest.raises(ValueError, match="pairs of ints"):
+        spread_heat_maps(heat, [(0.0, 0.0), (1.0, 0.0)])
+    with pytest.raises(ValueError, match="got None"):
+        spread_heat_maps(heat, None)
+    for bad in (-1.0, np.nan):
+        with pytest.raises(ValueError, match=r"\(row 1, column 0\) is negative or not finite"):
+            spread_heat_maps(np.where(np.arange(2)[:, None, None] == 1, bad, heat), pixels)
+    with pytest.raises(ValueError, match="real numbers"):
+        spread_heat_maps(heat * 1j, pixels)
 
 
 def test_bad_radii():
@@ -797,7 +817,7 @@ def test_bad_radii():
         locality_radius(heat[0, 0])
     with pytest.raises(ValueError, match="one for each of the maps"):
         locality_radius(heat[0, 0], pixels=[(0, 0)])
-    with pytest.raises(ValueError, match="must lie in maps of 2 x 3"):
+    with pytest.raises(ValueError, match="must lie in an answer of 2 x 3"):
         locality_radius(heat[0, 0, :1], pixels=[(0, 3)])
 
 

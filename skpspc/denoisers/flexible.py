@@ -73,6 +73,7 @@ class FlexibleWindows(LinkedEstimator):
     See Also
     --------
     PSPCDenoiser : ``PSPCDenoiser(windows=FlexibleWindows(...))``.
+    skpspc.inspection.spread_heat_maps : Heat maps of all pixels from those of a few.
 
     Notes
     -----

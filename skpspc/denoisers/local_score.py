@@ -145,6 +145,10 @@ class LocalScoreDenoiser(BaseDenoiser):
         self.verbose = verbose
 
     def _resolve(self):
+        self._cells = CellsByWindow()
+        self._extend()
+
+    def _extend(self):
         if not self.equivariant and self.boundary != "zero":
             raise ValueError(
                 f"boundary={self.boundary!r} is about windows that look at other places; pass "
@@ -155,7 +159,6 @@ class LocalScoreDenoiser(BaseDenoiser):
                 f"tol={self.tol} is about windows that look at all places; pass equivariant=True "
                 "with it, or tol=None."
             )
-        self._cells = CellsByWindow()
         self._boundary = self.boundary if self.equivariant else None
         self._schedule = self.patch_size
         if not callable(self._schedule):

@@ -4,6 +4,8 @@ import numbers
 
 import numpy as np
 
+from ..denoisers.differentiable import check_pixels
+
 
 def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
     """Side of the smallest square around a pixel that holds a fraction of its heat map.
@@ -47,11 +49,7 @@ def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
     height, width = maps.shape[-2:]
     sides = np.empty((*maps.shape[:-3], len(pixels)), dtype=np.int64)
     for k, (row, column) in enumerate(pixels):
-        heat = np.asarray(maps[..., k, :, :], dtype=np.float64)
-        if not (np.isfinite(heat).all() and (heat >= 0).all()):
-            raise ValueError(
-                f"the heat map of the pixel (row {row}, column {column}) is negative or not finite."
-            )
+        heat = _checked_map(maps, k, row, column)
         away = np.maximum.outer(abs(np.arange(height) - row), abs(np.arange(width) - column))
         order = away.ravel().argsort(kind="stable")
         starts = np.searchsorted(away.ravel()[order], np.arange(away.max() + 1))
@@ -68,27 +66,35 @@ def spread_heat_maps(heatmaps, pixels):
     """Heat maps of all pixels from those of a few, as if all looked around alike.
 
     How much a pixel matters for another is taken to depend on the displacement between the two
-    alone: the mean over the pixels that have it. So the maps of some thirty pixels, spread over the
-    image, give `FlexibleWindows` the windows of all of them, less noisy and for a few hundredths of
-    the work of `save_heat_maps`. What is peculiar to a place, an edge or a token of a transformer,
-    is lost.
+    alone: the mean over the pixels that have it. So the maps of some fifty pixels of a 32 x 32
+    image give `FlexibleWindows` the windows of all of them, for a twentieth of the work of
+    `save_heat_maps`, and less noisy. What is peculiar to a place, an edge or a token of a
+    transformer, is lost.
 
     Parameters
     ----------
     heatmaps : array of shape (..., m, H, W)
         Non-negative, as `heat_maps` gives them with ``pixels``.
     pixels : array of int, shape (m, 2)
-        (row, column) of the m maps, m >= 1.
+        (row, column) of the m maps. Choose them all over the image, some near its corners: those
+        have the largest displacements.
 
     Returns
     -------
     ndarray of shape (..., H, W, H, W), float64
-        Displacements that none of the pixels has within the image have no heat.
+        (H W)^2 numbers a level. Displacements that none of the pixels has within the image have
+        no heat. A pixel's own heat is raised to the largest of all (or to 1, if there is none), so
+        that every window holds its own pixel.
 
     Raises
     ------
     ValueError
-        For pixels that are not in the image, or shapes that do not fit.
+        If heat is negative or not finite, for pixels that are not in the image, or shapes that do
+        not fit.
+
+    See Also
+    --------
+    save_heat_maps : Those of all pixels, measured, in a file.
 
     Examples
     --------
@@ -96,28 +102,42 @@ def spread_heat_maps(heatmaps, pixels):
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import heat_maps, spread_heat_maps
     >>> X = load_digits_images().images
-    >>> pixels = [(3, 3), (3, 4), (4, 3), (4, 4)]
+    >>> pixels = [(1, 1), (1, 6), (6, 1), (6, 6)]
     >>> heat = heat_maps(GaussianDenoiser().fit(X), X, [0.5], pixels=pixels, n_images=2)
     >>> windows = FlexibleWindows(spread_heat_maps(heat, pixels), thresholds=0.6, sigmas=[0.5])
     >>> PSPCDenoiser(windows=windows).fit(X).denoise(X[:2], sigma=0.5).shape
     (2, 1, 8, 8)
     """
-    maps, pixels, _ = _maps_of_pixels(np.asarray(heatmaps), pixels)
-    if len(pixels) == 0:
-        raise ValueError("there are maps of no pixel; pass those of one at least.")
+    if pixels is None:
+        raise ValueError("pixels must tell of which pixels the heat maps are, got None.")
+    maps, pixels, shape = _maps_of_pixels(np.asarray(heatmaps), pixels)
     height, width = maps.shape[-2:]
-    total = np.zeros((*maps.shape[:-3], 2 * height - 1, 2 * width - 1))
+    total = np.zeros((*shape[:-1], 2 * height - 1, 2 * width - 1))
     count = np.zeros(total.shape[-2:])
     for k, at in enumerate(pixels):
         down, across = _displacements(at, height, width)
-        total[..., down, across] += maps[..., k, :, :]
+        total[..., down, across] += _checked_map(maps, k, *at)
         count[down, across] += 1
     mean = total / np.maximum(count, 1)
-    out = np.empty((*maps.shape[:-3], height, width, height, width))
+    largest = mean.max((-2, -1))
+    mean[..., height - 1, width - 1] = np.where(largest > 0, largest, 1.0)
+    out = np.empty((*shape[:-1], height, width, height, width))
     for row, column in np.ndindex(height, width):
         down, across = _displacements((row, column), height, width)
         out[..., row, column, :, :] = mean[..., down, across]
     return out
+
+
+def _checked_map(maps, k, row, column):
+    """The k-th map, which is that of a pixel, (..., H, W) float64."""
+    heat = np.asarray(maps[..., k, :, :])
+    if heat.dtype.kind not in "biuf":
+        raise ValueError(f"heat maps must be real numbers, got dtype {heat.dtype}.")
+    if not (np.isfinite(heat).all() and (heat >= 0).all()):
+        raise ValueError(
+            f"the heat map of the pixel (row {row}, column {column}) is negative or not finite."
+        )
+    return heat.astype(np.float64)
 
 
 def _displacements(pixel, height, width):
@@ -138,12 +158,10 @@ def _maps_of_pixels(heatmaps, pixels):
         pixels = np.argwhere(np.ones(shape[-2:]))
         maps = heatmaps.reshape(*shape[:-4], len(pixels), *shape[-2:])
         return maps, pixels, shape[:-2]
-    pixels = np.asarray(pixels)
-    if pixels.ndim != 2 or len(shape) < 3 or pixels.shape != (shape[-3], 2):
+    if len(shape) < 3 or len(pixels) != shape[-3]:
         raise ValueError(
             "pixels must be (row, column) pairs, one for each of the maps (..., m, H, W); got "
-            f"shape {pixels.shape} for heatmaps of shape {shape}."
+            f"{len(pixels)} for heatmaps of shape {shape}."
         )
-    if (pixels < 0).any() or (pixels >= shape[-2:]).any():
-        raise ValueError(f"pixels must lie in maps of {shape[-2]} x {shape[-1]}, got {pixels}.")
+    pixels = np.stack(np.divmod(check_pixels(pixels, shape[-2:]).numpy(), shape[-1]), 1)
     return heatmaps, pixels, shape[:-2]

@@ -65,6 +65,7 @@ def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0
     See Also
     --------
     save_heat_maps : The same, all pixels, into a file.
+    spread_heat_maps : Those of all pixels from those of a few.
     locality_radius : The size of such maps.
     NetworkDenoiser.jacobian : The signed rows, at noisy images of your own.
 

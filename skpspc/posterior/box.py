@@ -101,7 +101,7 @@ def _pair_bytes(z):
 
 def _block_posterior(z, a, training_set, window):
     """Mean, log normaliser and effective sample size for a few noisy images."""
-    dtype = difference_dtype(a, training_set, z.shape[1] * math.prod(window), z.dtype)
+    dtype = difference_dtype(z, a, training_set, z.shape[1] * math.prod(window))
     scale, factor = exact_scale(a)
     scale = scale.to(dtype).view(-1, 1, 1, 1, 1)
     factor = factor.view(-1, 1, 1, 1)

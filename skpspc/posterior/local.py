@@ -72,7 +72,8 @@ def _local_block(z, a, training_set, reach, pair_bytes):
     _, channels, height, width = z.shape
     window = [2 * r + 1 for r in reach]
     padding = [reach[1], reach[1], reach[0], reach[0]]
-    dtype = difference_dtype(a, training_set, channels * math.prod(window), z.dtype)
+    n_values = channels * math.prod(map(min, window, (height, width)))
+    dtype = difference_dtype(z, a, training_set, n_values)
     scale, factor = exact_scale(a)
     scale = scale.to(dtype).view(-1, 1, 1, 1, 1)
     factor = factor.view(-1, 1, 1, 1)

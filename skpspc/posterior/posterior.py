@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-_SHOWS = 1e-3  # rounding of a logit, at the largest, that shows in a weight
+_VISIBLE_ROUNDING = 1e-3  # of a logit: a weight is off by as much
 
 
 @dataclass(frozen=True)
@@ -275,14 +275,30 @@ def exact_scale(a):
     return torch.ldexp((a > 0).to(a), exponent), fraction.square()
 
 
-def difference_dtype(a, training_set, n_values, dtype):
-    """In which dtype differences of ``n_values`` pixels are to be taken, ``dtype`` or float64.
+def difference_dtype(z, a, training_set, n_values):
+    """In which dtype a difference of noisy and training images is to be taken.
 
-    Where the largest possible logit rounds to more than shows in a weight, even the conversion
-    of uint8 pixels does.
+    That of z, but float64 where rounding could show: where a logit of ``n_values`` terms is so
+    large that even ``u / 127.5 - 1`` in float32, which devices round differently, moves weights.
+    Rounding errors of the terms add up like a random walk.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, ...)
+    a : Tensor of shape (n,), float64
+        See `precision_root`. The image with the largest logits decides for all of them.
+    training_set : TrainingSet
+    n_values : int
+        Numbers in a window.
+
+    Returns
+    -------
+    torch.dtype
     """
-    largest = n_values * (float(a.max()) * training_set.span) ** 2
-    return dtype if torch.finfo(dtype).eps * largest < _SHOWS else torch.float64
+    farthest = z.flatten(1).abs().amax(1).double() + training_set.abs_max
+    term = float((a * farthest).max()) ** 2
+    visible = torch.finfo(z.dtype).eps * math.sqrt(n_values) * term > _VISIBLE_ROUNDING
+    return torch.float64 if visible else z.dtype
 
 
 def log_gauss_constant(n_values, sigma):

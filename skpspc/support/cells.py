@@ -12,6 +12,7 @@ a Gaussian,
     e^{-(q_d - m_d)^2 / 2 (\sigma^2 + v_d)} .
 """
 
+import copy
 import math
 from threading import Lock
 
@@ -44,12 +45,12 @@ class PatchCells:
     order : ndarray of shape (M,), int32 or int64
         Numbers of all patches, cell by cell.
     ends : ndarray of shape (K + 1,), int64
-        Where each cell begins, and where the last one ends.
+        Where each cell begins, and where the last one ends. A cell may be empty.
     """
 
     def __init__(self, dictionary, track=None):
         rng = np.random.default_rng(0)
-        n = len(dictionary)
+        n = self._n_divided = len(dictionary)
         branches = min(_MOST_BRANCHES, max(1, round(math.sqrt(n / _PATCHES_A_CELL))))
         some = np.sort(rng.choice(n, min(n, 400 * branches), replace=False))
         sample = _patches(dictionary, some)
@@ -58,42 +59,77 @@ class PatchCells:
         held = np.cumsum(values[::-1]) / max(values.sum(), np.finfo(values.dtype).tiny)
         n_leading = min(len(held), 1 + int(np.searchsorted(held, _KEPT_VARIANCE)))
         self._basis = np.ascontiguousarray(vectors[:, ::-1][:, :n_leading], np.float32)
-        trunk = _k_means(sample, branches, rng)
-        chunks = [np.arange(i, min(i + _CHUNK, n)) for i in range(0, n, _CHUNK)]
-        part = np.concatenate([trunk.predict(_patches(dictionary, ids)) for ids in chunks])
-        members = np.split(
-            np.argsort(part, kind="stable"), np.bincount(part, minlength=branches).cumsum()[:-1]
-        )
-        small = np.int32 if n <= np.iinfo(np.int32).max else np.int64
-        orders, counts, weights, moments = [], [], [], []
-        for ids in members if track is None else track(members):
-            if len(ids):
-                order, starts, moment = self._divided(dictionary, ids, branches, rng)
-                orders.append(order.astype(small))
-                counts.append(np.diff(starts, append=len(order)))
-                weights.append(np.add.reduceat(dictionary.weights(order), starts))
-                moments.append(moment)
-        self.order = np.concatenate(orders)
-        self.ends = np.append(0, np.concatenate(counts).cumsum())
-        self._log_weight = torch.from_numpy(np.log(np.concatenate(weights))).float()
-        self._mean, self._variance = (
-            torch.from_numpy(np.concatenate(part)).float() for part in zip(*moments, strict=True)
-        )
+        self._trunk, self._twigs = _k_means(sample, branches, rng), []
+        members = self._members(dictionary, 0)
+        ids, cells, sums, reached = [], [], [], 0
+        for part in members if track is None else track(members):
+            patches = _patches(dictionary, part)
+            trained_on = rng.permutation(len(part))[: _TRAINED_ON * branches]
+            self._twigs.append(_k_means(patches[trained_on], branches, rng) if len(part) else None)
+            cell, found = self._sorted(patches, self._twigs[-1])
+            ids.append(part)
+            cells.append(reached + cell)
+            sums.append(found)
+            reached += len(found)
+        self._keep(dictionary, ids, cells, np.concatenate(sums))
+
+    def extended(self, dictionary):
+        """The cells of a dictionary that begins with the present patches, found as they were.
+
+        They are made anew where it has become more than twice what they were made of.
+        """
+        if len(dictionary) > 2 * self._n_divided:
+            return PatchCells(dictionary)
+        ids, cells = [self.order], [np.repeat(np.arange(len(self)), np.diff(self.ends))]
+        sums, reached = [], 0
+        members = self._members(dictionary, len(self.order))
+        for part, twig in zip(members, self._twigs, strict=True):
+            cell, found = self._sorted(_patches(dictionary, part), twig)
+            ids.append(part)
+            cells.append(reached + cell)
+            sums.append(found)
+            reached += len(found)
+        both = copy.copy(self)
+        both._keep(dictionary, ids, cells, self._sums + np.concatenate(sums))
+        return both
+
+    def _members(self, dictionary, start):
+        """Numbers of the patches from the start-th on, for each part."""
+        starts = range(start, len(dictionary), _CHUNK)
+        chunks = [np.arange(i, min(i + _CHUNK, len(dictionary))) for i in starts]
+        part = np.concatenate([self._trunk.predict(_patches(dictionary, ids)) for ids in chunks])
+        ends = np.bincount(part, minlength=self._trunk.n_clusters).cumsum()
+        return np.split(start + np.argsort(part, kind="stable"), ends[:-1])
+
+    def _sorted(self, patches, twig):
+        """The cell of each patch of one part, and the sums of each cell: see `_keep`."""
+        n_cells = 1 if twig is None else twig.n_clusters  # a part that was empty has one
+        cell = np.zeros(len(patches), np.int64)
+        if twig is not None and len(patches):
+            cell = twig.predict(patches).astype(np.int64)
+        turned = torch.from_numpy((patches - self._centre) @ self._basis).double()
+        sums = turned.new_zeros(n_cells, 2 * turned.shape[1])
+        sums.index_add_(0, torch.from_numpy(cell), torch.cat([turned, turned.square()], 1))
+        return cell, sums.numpy()
+
+    def _keep(self, dictionary, ids, cells, sums):
+        """Put patches in order; ``sums`` (K, 2 r) are of coordinates and of their squares."""
+        ids, cells = np.concatenate(ids), np.concatenate(cells)
+        small = np.int32 if len(ids) <= np.iinfo(np.int32).max else np.int64
+        by_cell = np.argsort(cells, kind="stable")
+        self.order = ids[by_cell].astype(small)
+        count = np.bincount(cells, minlength=len(sums))
+        self.ends = np.append(0, count.cumsum())
+        weight = np.bincount(cells, dictionary.weights(ids), minlength=len(sums))
+        with np.errstate(divide="ignore"):  # empty cells have no mass
+            self._log_weight = torch.from_numpy(np.log(weight)).float()
+        self._sums = sums
+        mean, square = np.split(sums / np.maximum(count, 1)[:, None], 2, axis=1)
+        self._mean = torch.from_numpy(mean).float()
+        self._variance = torch.from_numpy(np.maximum(square - np.square(mean), 0)).float()
 
     def __len__(self):
         return len(self.ends) - 1
-
-    def _divided(self, dictionary, ids, branches, rng):
-        """Patches of one part by cell, where the cells start, and their means and variances."""
-        patches = _patches(dictionary, ids)
-        some = rng.permutation(len(ids))[: _TRAINED_ON * branches]
-        cell = _k_means(patches[some], branches, rng).predict(patches)
-        order = np.argsort(cell, kind="stable")
-        _, starts, count = np.unique(cell[order], return_index=True, return_counts=True)
-        turned = ((patches - self._centre) @ self._basis)[order].astype(np.float64)
-        mean = np.add.reduceat(turned, starts) / count[:, None]
-        square = np.add.reduceat(np.square(turned), starts) / count[:, None]
-        return ids[order], starts, (mean, np.maximum(square - np.square(mean), 0))
 
     def masses(self, sigma):
         """How much of a posterior each cell holds, by the formula above.
@@ -131,7 +167,8 @@ class PatchCells:
 class CellsByWindow:
     """`PatchCells` of a training set's patches, made once for each shape of window.
 
-    Threads that ask at the same time wait for the one that makes them.
+    Threads that ask at the same time wait for the one that makes them. Where the training set has
+    become larger, new patches are added.
     """
 
     def __init__(self):
@@ -141,12 +178,16 @@ class CellsByWindow:
     def of(self, dictionary, track=None):
         """Those of a dictionary; parameters as for `PatchCells`."""
         with self._lock:
-            if dictionary.window not in self._known:
-                self._known[dictionary.window] = PatchCells(dictionary, track)
-            return self._known[dictionary.window]
+            cells = self._known.get(dictionary.window)
+            if cells is None:
+                cells = PatchCells(dictionary, track)
+            elif len(cells.order) < len(dictionary):
+                cells = cells.extended(dictionary)
+            self._known[dictionary.window] = cells
+            return cells
 
     def __getstate__(self):
-        return {"_known": self._known}
+        return {"_known": dict(self._known)}  # a thread may be adding to it
 
     def __setstate__(self, state):
         self.__dict__.update(state, _lock=Lock())
