@@ -14,8 +14,8 @@ the paper's sizes, on the same images: a row of fewer images has them over those
 
 ``networks.py`` has the functions named in NETWORKS, which return ``denoise(z, sigma)``.
 
-Rows that take long have fewer images; ``--full`` gives them all, for ``--device cuda`` or a long
-night.
+Windows that look at all places have fewer images; ``--full`` gives them all, for ``--device cuda``
+or a long night.
 """
 
 import argparse
@@ -105,8 +105,8 @@ def rows_of(image_shape, sigmas):
         heat = np.exp(-square / (2 * spread**2)).reshape(1, height, width, height, width)
         return PSPCDenoiser(windows=FlexibleWindows(heat, 0.95, [1.0], soft=True))
 
-    def fractions(size, sigma):
-        return [(0.4,)] if sigma < 1 else [(0.75,)]
+    def fractions(*_):
+        return [(0.3,), (0.5,), (0.75,)]
 
     return {
         "Empirical": Row(EmpiricalDenoiser),
@@ -127,17 +127,16 @@ def rows_of(image_shape, sigmas):
             PSPCDenoiser, lambda s, _: [(larger(s) if s < 7 else s,)], moved=True
         ),
         "PSPC-Square, bandwidth in windows": Row(
-            lambda s, h: PSPCDenoiser(s, bandwidth=h), lambda s, _: [(larger(s), 0.4)], n_images=8
+            lambda s, h: PSPCDenoiser(s, bandwidth=h),
+            lambda s, _: [(larger(s), h) for h in (0.4, 0.7)],
         ),
         "PSPC-Square, bandwidth of the whole": Row(
             lambda s, h: PSPCDenoiser(s, bandwidth=h, smoothing="global"),
             lambda s, _: [(larger(s), h) for h in (0.2, 0.5, 0.85)],
         ),
         "PSPC-Flex from data, hard": Row(flexible, fractions),
-        "PSPC-Flex from data, soft": Row(lambda f: flexible(f, soft=True), fractions, n_images=16),
-        "PSPC-Flex, Gaussian windows": Row(
-            gaussian_windows, lambda s, _: [(min(s / 4, 1.5),)], n_images=16
-        ),
+        "PSPC-Flex from data, soft": Row(lambda f: flexible(f, soft=True), fractions),
+        "PSPC-Flex, Gaussian windows": Row(gaussian_windows, lambda s, _: [(min(s / 4, 1.5),)]),
         "Local score (LS)": Row(
             LocalScoreDenoiser, lambda s, _: [(max(3, int(0.85 * s) // 2 * 2 + 1),)]
         ),
@@ -147,14 +146,10 @@ def rows_of(image_shape, sigmas):
             n_train=1000,
             n_images=2,
         ),
-        "PCA locality": Row(
-            skpspc.PCALocalityDenoiser, lambda *_: [(0.05,)], n_train=2000, n_images=8
-        ),
+        "PCA locality": Row(skpspc.PCALocalityDenoiser, lambda *_: [(0.005,), (0.05,)]),
         "Collection, tapered squares": Row(
             lambda s: skpspc.PosteriorMeanCollection(skpspc.tapered_windows(image_shape, s)),
             lambda size, _: [(min((s for s in sizes if s >= 2 * size), default=side),)],
-            n_train=2000,
-            n_images=4,
         ),
     }
 
@@ -309,7 +304,7 @@ def main(arguments=None, cases=None):
         parser.add_argument(f"--{name}", type=Path, nargs=2, default=files, help=told)
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--quick", action="store_true", help="1,000 training images, 8 reported")
-    parser.add_argument("--full", action="store_true", help="all images for slow rows too")
+    parser.add_argument("--full", action="store_true", help="all images in every row")
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args(arguments)
     for case in load_cases(options) if cases is None else cases:

@@ -95,7 +95,9 @@ class UNet(nn.Module):
 class Attention(nn.Module):
     """Mixing over tokens by attention, which distance dampens: what makes a block a transformer's.
 
-    How much is learnt for every head and displacement; heads start from nothing to two a token.
+    By how much is learnt for every head and displacement. A logit starts from its slope times the
+    distance in tokens, with slopes from 2 to 0 (as in ALiBi, Press et al., 2022). Tokens are those
+    of a square.
     """
 
     def __init__(self, width, n_tokens, n_heads=4):

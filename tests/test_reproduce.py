@@ -70,11 +70,17 @@ def test_tables(scripts, photos, tmp_path, monkeypatch):
     monkeypatch.setattr(reproduce, "SIZES", (4, 32))
     study = reproduce.Study(photos, tmp_path, n=2)
     study.networks = {"unet": study.networks["unet"]}
-    # every pixel's gradient takes minutes: flat maps in place of the network's
-    heat = np.ones((2, 32, 32, 32, 32), np.float32)
-    monkeypatch.setattr(reproduce, "save_heat_maps", lambda path, *_, **__: np.save(path, heat))
+    monkeypatch.setattr(reproduce, "PLACES", (8, 24))
     reproduce.tables(study)
     pairs = (tmp_path / "pairs.rst").read_text()
     assert "sigma = 0.6" in pairs and "sigma = 1.9" in pairs
     differences = (tmp_path / "differences.rst").read_text()
-    assert differences.count("PSPC-Square, calibrated to unet") == 2  # forward and reverse
+    for name in ("Square, calibrated to unet", "Flex, from data, calibrated", "Flex, from unet"):
+        assert differences.count(f"PSPC-{name}") == 2  # forward and reverse
+
+
+def test_attention_is_dampened_by_displacement_alone(scripts):
+    attention = scripts("networks").Attention(8, 9, n_heads=2)
+    bias = attention.bias[:, attention.between].detach().view(2, 3, 3, 3, 3)
+    torch.testing.assert_close(bias[:, 0, 0, :2, :2], bias[:, 1, 1, 1:, 1:], rtol=0, atol=0)
+    assert bias[0, 1, 1, 1, 1] == 0 and bias[0, 1, 1, 1, 2] == -2 and (bias[1] == 0).all()
