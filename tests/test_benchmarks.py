@@ -71,6 +71,14 @@ def test_ratios_of_a_row_are_over_its_own_images(digits):
     assert abs(own / all_of_them - 1) > 0.01
 
 
+def test_full_rows_have_all_images(digits):
+    family = script("family")
+    case = family.Case("digits", digits[:40], digits[40:80], {"none": (lambda z, s: 0 * z, (0.5,))})
+    some, full = (family.Bench(case, 40, 4, 8, full=full).rows for full in (False, True))
+    assert any(row.mark != " +" for row in some.values())
+    assert all(row.mark == " +" for row in full.values())
+
+
 def test_locality(digits, capsys):
     locality = script("locality")
 
