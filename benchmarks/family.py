@@ -175,8 +175,8 @@ class Bench:
             }
         self.sources = {"training images": self.images[:n], "held-out images": case.held_out[:n]}
         self.n_choice = n_choice
-        self._known = torch.from_numpy(self.images).to(device)
-        self._moved = torch.from_numpy(with_moved(self.images)).to(device)
+        self._known = torch.tensor(self.images, device=device)
+        self._moved = torch.tensor(with_moved(self.images), device=device)
         self._fitted = cache(self._fit)
 
     def _fit(self, name, setting):
