@@ -19,7 +19,6 @@ from pathlib import Path
 import networks
 import numpy as np
 import torch
-from PIL import Image
 
 from skpspc import (
     EmpiricalDenoiser,
@@ -129,12 +128,8 @@ class Study:
         (self.out / f"{name}.rst").write_text("\n\n".join(blocks) + "\n")
 
     def save(self, figure, name):
-        """A picture, of 256 colours: a third of the bytes."""
-        path = self.out / f"{name}.png"
-        figure.savefig(path, dpi=110, bbox_inches="tight")
-        with Image.open(path) as picture:
-            few = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
-        few.save(path, optimize=True)
+        """A picture."""
+        figure.savefig(self.out / f"{name}.png", dpi=110, bbox_inches="tight")
 
 
 def curve(study):
