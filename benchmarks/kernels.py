@@ -214,6 +214,7 @@ def table(images):
     bench.squares("numba", 10_000, 8, 0.7)
     large = bench.squares("numba", 10_000, 15, 3.26)
     bench.squares("numba", 10_000, 8, 5.0)
+    small_alike = bench.squares("numba", 10_000, 3, 3.26)
     for size, sigma in ((3, 0.14), (8, 0.7), (15, 3.26)):
         bench.squares("torch", 2_000, size, sigma)
     bench.masks("numba", 10_000, 0.4, 1.09)
@@ -222,7 +223,10 @@ def table(images):
     for sigma in (0.3, 3.0, 20.0):
         bench.empirical(64, whole, sigma)
     fewer, more = (bench.squares("numba", n, 8, 0.7) for n in (10_000, whole))
-    print(f"\ncost of a pair, size 15 over size 3: {large / small:.2f}")
+    print(
+        f"\ncost of a pair, size 15 over size 3: {large / small:.2f}, "
+        f"both at sigma = 3.26: {large / small_alike:.2f}"
+    )
     print(f"time, N = {whole} over N = 10000: {whole * more / (10_000 * fewer):.2f}")
 
 
