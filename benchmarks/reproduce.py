@@ -46,8 +46,7 @@ from skpspc.sampling import edm_sigmas
 
 SIGMAS = (0.3, 0.6, 1.1, 1.9, 3.3)
 SIZES = (2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 19, 23, 27, 32)
-# Of the heat, which flexible windows hold. Where little noise wants few pixels, .05 more is twice
-# as many.
+# Of the heat, which flexible windows hold. Finest where a step is a third of the pixels or more.
 FRACTIONS = (0.3, 0.325, 0.35, 0.375, 0.4, 0.45, 0.5, 0.6)
 N_CHOSEN = 16  # training images on which sizes and fractions are chosen
 N_SEARCHED = 10_000  # of the training images, for speed: fractions are chosen with these

@@ -797,6 +797,10 @@ def test_bad_heat_to_spread():
         spread_heat_maps(heat[:, :0], np.empty((0, 2), int))
     with pytest.raises(ValueError, match="pairs of ints"):
         spread_heat_maps(heat, [(0.0, 0.0), (1.0, 0.0)])
+    with pytest.raises(ValueError, match="pairs of ints"):
+        spread_heat_maps(heat, 5)
+    with pytest.raises(ValueError, match=r"must have shape \(..., m, H, W\)"):
+        spread_heat_maps(heat[0, 0], pixels)
     with pytest.raises(ValueError, match="got None"):
         spread_heat_maps(heat, None)
     for bad in (-1.0, np.nan):

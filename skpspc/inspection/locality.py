@@ -158,10 +158,12 @@ def _maps_of_pixels(heatmaps, pixels):
         pixels = np.argwhere(np.ones(shape[-2:]))
         maps = heatmaps.reshape(*shape[:-4], len(pixels), *shape[-2:])
         return maps, pixels, shape[:-2]
-    if len(shape) < 3 or len(pixels) != shape[-3]:
+    if len(shape) < 3:
+        raise ValueError(f"heatmaps must have shape (..., m, H, W), got {shape}.")
+    pixels = np.stack(np.divmod(check_pixels(pixels, shape[-2:]).numpy(), shape[-1]), 1)
+    if len(pixels) != shape[-3]:
         raise ValueError(
             "pixels must be (row, column) pairs, one for each of the maps (..., m, H, W); got "
             f"{len(pixels)} for heatmaps of shape {shape}."
         )
-    pixels = np.stack(np.divmod(check_pixels(pixels, shape[-2:]).numpy(), shape[-1]), 1)
     return heatmaps, pixels, shape[:-2]
