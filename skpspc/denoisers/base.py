@@ -385,7 +385,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             z, _ = check_noisy_images(self, initial, [shape])
             if n not in (1, len(z)):
                 raise ValueError(f"n is {n}, but initial holds {len(z)} images; leave n out.")
-            return z.to(self._layout.dtype)
+            return z.to(self._layout.dtype, copy=True)  # a sampler of the caller's may write to it
         if not isinstance(n, numbers.Integral) or n < 1:
             raise ValueError(f"n must be an int of at least 1, got {n!r}.")
         noise = sigma_max * draw_noise(shape, n, random_state)

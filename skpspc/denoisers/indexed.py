@@ -156,8 +156,9 @@ class IndexedDenoiser(BandwidthDenoiser):
         rows = torch.linspace(0, n - 1, min(n_images, n)).long().to(self._device)
         recalls = []
         for place in self._places:
-            z = self._seen_from(place).take(rows, torch.float32)
-            z += level * draw_noise(z.shape[1:], len(z), noise_seed(self.random_state)).to(z)
+            x = self._seen_from(place).take(rows, torch.float32)
+            noise = draw_noise(x.shape[1:], len(x), noise_seed(self.random_state)).to(x)
+            z = x + level * noise
             recalls.append(float(self._neighbours_from(place).recall(z, k).mean()))
         return float(np.mean(recalls))
 

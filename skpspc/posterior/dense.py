@@ -160,6 +160,6 @@ def _exact_logits(z, a, training_set, rows):
     parts = [a.new_empty(0)]
     scale, factor = exact_scale(a)
     for some in rows.split(n_rows):
-        difference = training_set.take(some, torch.float64).flatten(1).sub_(z).mul_(scale)
-        parts.append(difference.square_().sum(1).mul_(-factor))
+        difference = training_set.take(some, torch.float64).flatten(1) - z
+        parts.append(difference.mul_(scale).square_().sum(1).mul_(-factor))
     return torch.cat(parts)

@@ -31,8 +31,8 @@ def pair_squares(z, training_set, query, ids):
     squares = torch.empty(len(ids), dtype=torch.float64, device=z.device)
     for start in range(0, len(ids), _PAIRS):
         some = slice(start, start + _PAIRS)
-        difference = training_set.take(ids[some], z.dtype).flatten(1)
-        difference -= z.index_select(0, query[some])
+        x = training_set.take(ids[some], z.dtype).flatten(1)
+        difference = x - z.index_select(0, query[some])
         squares[some] = difference.square_().sum(1)
     return squares
 

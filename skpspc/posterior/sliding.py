@@ -143,7 +143,7 @@ class _PatchWeights(Weights):
     def _logits(self, images):
         numbers = (images[:, None] * self.places + self._every).flatten()
         chunk = self._dictionary.take(numbers)
-        patches = to_compute(chunk.patches, torch.float64).mul_(self._scale)
+        patches = to_compute(chunk.patches, torch.float64) * self._scale
         # differences are taken directly: a product would cancel at small sigma
         mode = "donot_use_mm_for_euclid_dist"
         distance = torch.cdist(patches, self._scaled, compute_mode=mode)

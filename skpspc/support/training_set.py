@@ -9,7 +9,11 @@ from .memory import rows_that_fit
 
 
 def to_compute(images, dtype):
-    """Images as floats of ``dtype``; uint8 ``u`` becomes ``u / 127.5 - 1``."""
+    """Images as floats of ``dtype``; uint8 ``u`` becomes ``u / 127.5 - 1``.
+
+    Images of ``dtype`` come back themselves, over the memory of whoever gave them: never write
+    to the result.
+    """
     if images.dtype == torch.uint8:
         return images.to(dtype).div_(127.5).sub_(1.0)
     return images.to(dtype)
@@ -124,7 +128,10 @@ class TrainingSet:
         return self.images.flatten(1)[:, columns]
 
     def take(self, rows, dtype):
-        """The images of some rows (a slice or indices), (m, C, H, W), as floats."""
+        """The images of some rows (a slice or indices), (m, C, H, W), as floats.
+
+        As with `to_compute`, the result may be a view of the training set: never write to it.
+        """
         return to_compute(self.stored(rows), dtype)
 
     @cached_property
