@@ -14,12 +14,9 @@ from functools import cached_property
 
 import torch
 
-from ..support.covariance import exact_spectrum, leading
+from ..support.covariance import exact_spectrum, leading, rounding_variance
 from ..support.memory import rows_that_fit
 from .posterior import Posterior, floored_sigma, log_gauss_constant
-
-# Standard deviations below this share of the mean image are rounding.
-_ROUNDING = 1e-14
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +79,7 @@ class Gaussian:
     @classmethod
     def _sampled(cls, mean, components, eigenvalues, n_images):
         """Without shrinkage, and without directions in which there is but rounding."""
-        kept = eigenvalues.sqrt() > _ROUNDING * mean.abs().max()
+        kept = eigenvalues > rounding_variance(mean)
         eigenvalues = eigenvalues[kept]
         return cls(mean, components[kept], eigenvalues, 0.0, eigenvalues, n_images)
 

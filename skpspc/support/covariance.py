@@ -23,6 +23,9 @@ LARGEST_PROBLEM = 12_288
 # 1024 products of integers between -128 and 127 add up exactly in float32.
 _EXACT_ROWS = 1024
 _POWER_ITERATIONS = 6
+_EPS = torch.finfo(torch.float64).eps
+# Standard deviations below this share of the length of the mean image are rounding.
+_ROUNDING = 16 * _EPS
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +96,7 @@ def spectrum_of_rows(training_set):
     gram = mean.new_zeros(len(share), len(share))
     for _, block in _columns(training_set, share, mean):
         gram.addmm_(block, block.T)
-    eigenvalues, vectors = leading(gram, training_set.n_values)
+    eigenvalues, vectors = leading(gram, training_set.n_values, rounding_variance(mean))
     components = mean.new_empty(training_set.n_values, len(eigenvalues))
     for columns, block in _columns(training_set, share, mean):
         components[columns] = block.T @ vectors
@@ -137,7 +140,7 @@ def spectrum_by_iteration(training_set, rank):
         basis = torch.linalg.qr(basis)[0]
         image = _covariance_times(training_set, share, mean, basis)
         projected, basis = basis, image
-    eigenvalues, vectors = leading(projected.T @ image, n_values)
+    eigenvalues, vectors = leading(projected.T @ image, n_values, rounding_variance(mean))
     components = (projected @ vectors).T[:rank].contiguous()
     lengths = _centred_lengths(training_set, mean)
     return Spectrum(
@@ -223,14 +226,20 @@ class Moments:
         -------
         Spectrum
         """
-        mean = self.first / self.weight
-        covariance = self.second / self.weight - torch.outer(mean, mean)
-        fourth = self._fourth_about(mean) / self.unit**4
+        offset = self.first / self.weight
+        square = self.second / self.weight
+        covariance = square - torch.outer(offset, offset)
+        # the difference of two squares is rounding, of either sign, where a pixel is constant
+        constant = covariance.diagonal() <= 8 * _EPS * square.diagonal()
+        covariance[constant] = 0.0
+        covariance[:, constant] = 0.0
+        fourth = self._fourth_about(offset) / self.unit**4
         covariance /= self.unit**2
         trace, squares = float(covariance.trace()), float(covariance.square().sum())
-        eigenvalues, vectors = leading(covariance, len(covariance))
+        mean = _in_image_units(offset + self.shift, self.unit)
+        eigenvalues, vectors = leading(covariance, len(covariance), rounding_variance(mean))
         return Spectrum(
-            _in_image_units(mean + self.shift, self.unit),
+            mean,
             vectors.T.contiguous(),
             eigenvalues,
             trace,
@@ -283,14 +292,16 @@ def _counts(training_set):
 
 
 def _mean(training_set, share):
-    """Weighted mean, (D,) float64."""
+    """Weighted mean, (D,) float64: exactly the pixel's value where all images agree."""
     # in raw steps: the sum of integers is exact
-    total = torch.zeros(training_set.n_values, dtype=torch.float64, device=training_set.device)
+    first = training_set.stored(slice(0, 1)).flatten(1).to(torch.float64)
+    total = torch.zeros_like(first[0])
     uniform = training_set.log_weight is None
     for rows in training_set.slices(_rows(training_set)):
-        raw = training_set.stored(rows).flatten(1).to(torch.float64)
-        total += raw.sum(0) if uniform else share[rows] @ raw
-    return _in_image_units(total / len(training_set) if uniform else total, training_set.unit)
+        offset = training_set.stored(rows).flatten(1).to(torch.float64) - first
+        total += offset.sum(0) if uniform else share[rows] @ offset
+    total = total / len(training_set) if uniform else total
+    return _in_image_units(first[0] + total, training_set.unit)
 
 
 def _columns(training_set, share, mean):
@@ -323,11 +334,31 @@ def _centred_lengths(training_set, mean):
     return torch.cat(parts)
 
 
-def leading(matrix, size):
-    """Eigenvalues, decreasing, and eigenvectors (columns) that are not mere rounding."""
+def rounding_variance(mean):
+    """Variance along a direction that rounding alone gives images with this mean (D,)."""
+    return float(_ROUNDING**2 * mean.square().sum())
+
+
+def leading(matrix, size, least=0.0):
+    """Eigenvalues, decreasing, and eigenvectors (columns) that are not mere rounding.
+
+    Parameters
+    ----------
+    matrix : Tensor of shape (m, m), float64
+        Symmetric, positive semidefinite but for rounding.
+    size : int
+        How many numbers were added up in each of its entries, or m if that is larger.
+    least : float, default 0.0
+        Eigenvalues up to this are rounding, too.
+
+    Returns
+    -------
+    eigenvalues : Tensor of shape (r,)
+        Positive.
+    vectors : Tensor of shape (m, r)
+    """
     eigenvalues, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)
-    largest = eigenvalues[0].clamp_min(0)
-    rounding = torch.finfo(torch.float64).eps * max(size, len(matrix)) * largest
-    n_kept = int((eigenvalues > rounding).sum())
+    rounding = _EPS * max(size, len(matrix)) * eigenvalues[0].clamp_min(0)
+    n_kept = int((eigenvalues > rounding.clamp_min(least)).sum())
     return eigenvalues[:n_kept], vectors[:, :n_kept]
