@@ -318,7 +318,8 @@ def check_weights(sample_weight, X, device):
     Raises
     ------
     ValueError
-        If weights are negative, not finite, all zero, or of the wrong length.
+        If weights are negative, not finite, all zero, of the wrong length, or add up to more than
+        a float holds.
     """
     if sample_weight is None:
         return None
@@ -330,6 +331,13 @@ def check_weights(sample_weight, X, device):
     if not weight.any():
         raise ValueError(
             "sample_weight is zero for every image; give at least one a positive weight."
+        )
+    with np.errstate(over="ignore"):
+        total = weight.sum()
+    if not np.isfinite(total):
+        raise ValueError(
+            f"sample_weight adds up to more than {np.finfo(np.float64).max:.1e}; divide all weights "
+            "by the largest."
         )
     return torch.from_numpy(weight.copy()).to(device)
 

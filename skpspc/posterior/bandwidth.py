@@ -183,8 +183,10 @@ class _Windows:
         # beside the largest of a window, or its mean, the rest is rounding
         least = variances.amax(1, keepdim=True) * (variances.shape[1] * _EPS64)
         least = torch.maximum(least, (1e-14 * self._mean.abs().amax(2)).square())
-        self._varies = variances > least
-        self._variances = variances.where(self._varies, torch.zeros_like(variances))
+        self._variances = variances.where(variances > least, torch.zeros_like(variances))
+        # an image of little weight may deviate where the variance is next to nothing: it is
+        # compared there, too, though no blur is added
+        self._varies = (variances > least) | (training_set.log_weight is not None)
         self._projected: dict[torch.dtype, torch.Tensor] = {}  # of one dtype at a time
 
     def posterior(self, z, sigma, bandwidth):
@@ -195,12 +197,12 @@ class _Windows:
         remainder = 1 / torch.hypot(ratio, torch.ones_like(ratio))[:, None]  # (k, 1, d)
         offset = (self._crops(z).double() - self._mean) @ self._vectors  # (k, n, d)
         query = offset * (remainder / sigma)
-        dtype = self._product_dtype(query, shrink * remainder[:, 0] / sigma, z.dtype)
-        if dtype is None:
-            return self.one_by_one(z, sigma, bandwidth)
         # where the weights are those of the prior, the points' mean is zero
         unit = sigma if sigma < _FLAT * self._gaussian.abs_max else math.inf
-        points = self._points(dtype) * (shrink * remainder / unit).to(dtype)
+        points = self._exact_points(query, shrink * remainder / unit, z.dtype)
+        if points is None:
+            return self.one_by_one(z, sigma, bandwidth)
+        dtype = points.dtype
         mean, log_norm, ess = _product_posterior(query.to(dtype), points, training_set)
         mean = mean.double() * (unit if math.isfinite(unit) else 0.0)
         gain = (ratio[:, None] * remainder).square()
@@ -223,13 +225,24 @@ class _Windows:
             area = total[..., top : top + h, left : left + w]
             area += mean[:, k].view(area.shape)
 
-    def _product_dtype(self, query, scale, dtype):
-        """In what logits keep their last digits as products; None: in nothing."""
-        reach = 2 * (scale.square() * self._variances).sum(1).sqrt()  # (k,)
-        size = reach * (2 * (query * self._varies[:, None]).norm(dim=2).amax(1) + reach)
+    def _exact_points(self, query, scale, dtype):
+        """Scaled points (k, N, d) in a dtype whose products keep the last digits of logits.
+
+        That of z, or else float64; None where neither does.
+        """
+        length = (query * self._varies[:, None]).norm(dim=2).amax(1)  # (k,)
+        # the variances tell cheaply where images of equal weights are
+        spread = 2 * (scale[:, 0].square() * self._variances).sum(1).sqrt()
         for candidate in (dtype, torch.float64):
-            if torch.finfo(candidate).eps * float(size.max()) <= _TOLERANCE[dtype]:
-                return candidate
+            tolerance = _TOLERANCE[dtype] / torch.finfo(candidate).eps
+            if float((spread * (2 * length + spread)).max()) > tolerance:
+                continue
+            points = self._points(candidate) * scale.to(candidate)
+            if self._training_set.log_weight is None:
+                return points
+            reach = torch.linalg.vector_norm(points, dim=2).amax(1).double()
+            if float((reach * (2 * length + reach)).max()) <= tolerance:
+                return points
         return None
 
     def _points(self, dtype):

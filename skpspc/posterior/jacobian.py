@@ -130,9 +130,11 @@ def _covariances(weight, training_set, rows, columns, dtype):
     second = centre.new_zeros(n, len(rows), len(columns))
     row_bytes = training_set.n_values + 3 * centre.element_size() * n_used
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
-    # weights that are lost beside the largest, all of them together
-    rounding = torch.finfo(dtype).eps / weight.shape[1]
-    matters = weight > rounding * weight.amax(1, keepdim=True)
+    # Weights that are lost beside the others, all of them together. The largest does not hide
+    # any: it is that of the centre, which does not deviate.
+    rounding = torch.finfo(torch.float64).eps / weight.shape[1]
+    others = weight.scatter(1, weight.argmax(1, keepdim=True), 0.0)
+    matters = weight > rounding * others.amax(1, keepdim=True)
     for chunk in training_set.slices(n_rows):
         if not matters[:, chunk].any():
             continue

@@ -12,6 +12,7 @@ the centred images, in float64 both. Where both are too large, the first directi
 by repeated products with Sigma.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -173,7 +174,7 @@ class Moments:
         n_values, device = training_set.n_values, training_set.device
         zeros = torch.zeros(n_values, dtype=torch.float64, device=device)
         self.shift = zeros + 128 if self._is_integer else _mean(training_set, _shares(training_set))
-        self.weight, self.square_weight = 0.0, 0.0
+        self.weight, self.weight_norm = 0.0, 0.0  # sum, and root of the sum of squares
         self.first = zeros.clone()
         self.second = zeros.new_zeros(n_values, n_values)
         self.third = zeros.clone()  # of y |y|^2
@@ -217,7 +218,9 @@ class Moments:
         self.third += equal * ((each * lengths) @ y)
         self.fourth += equal * float(each @ lengths.square())
         self.weight += equal * float(each.sum())
-        self.square_weight += equal**2 * float(each.square().sum())
+        largest = each.max()
+        norm = equal * float(largest) * float((each / largest).norm())
+        self.weight_norm = math.hypot(self.weight_norm, norm)
 
     def spectrum(self):
         """Eigendecomposition of the D x D covariance.
@@ -246,7 +249,7 @@ class Moments:
             squares,
             fourth,
             self.weight,
-            self.weight**2 / self.square_weight,
+            (self.weight / self.weight_norm) ** 2,
         )
 
     def _fourth_about(self, mean):
@@ -288,7 +291,7 @@ def _counts(training_set):
         return n, n
     if training_set.log_weight is None:
         return n * float(weight[0]), n
-    return float(weight.sum()), float(weight.sum().square() / weight.square().sum())
+    return float(weight.sum()), 1 / float(training_set.log_weight.exp().square().sum())
 
 
 def _mean(training_set, share):
