@@ -336,8 +336,8 @@ def check_weights(sample_weight, X, device):
         total = weight.sum()
     if not np.isfinite(total):
         raise ValueError(
-            f"sample_weight adds up to more than {np.finfo(np.float64).max:.1e}; divide all weights "
-            "by the largest."
+            f"sample_weight adds up to more than {np.finfo(np.float64).max:.1e}; divide all of it "
+            "by its largest value."
         )
     return torch.from_numpy(weight.copy()).to(device)
 

@@ -106,6 +106,8 @@ def blurred_in_squares(Z, X, sigma, bandwidth, weight, size):
     return total / count
 
 
+HEAT = np.random.default_rng(5).uniform(0, 1, (12, 12)) ** 4 + np.eye(12)
+HEAT = HEAT.reshape(1, 4, 3, 4, 3)
 WHOLE = oracle.whole_mask(SHAPE)
 KERNELS = {
     "dense": (EmpiricalDenoiser(), WHOLE, None),
@@ -114,7 +116,7 @@ KERNELS = {
     "box": (PSPCDenoiser(2), oracle.square_masks(2, SHAPE), None),
     "box-torch": (PSPCDenoiser(2, engine="torch"), oracle.square_masks(2, SHAPE), None),
     "collection": (
-        PosteriorMeanCollection(np.reshape(oracle.square_masks(2, SHAPE), (6, *SHAPE)).astype(float)),
+        PosteriorMeanCollection(np.reshape(oracle.square_masks(2, SHAPE), (6, *SHAPE)) * 1.0),
         oracle.square_masks(2, SHAPE),
         None,
     ),
@@ -124,8 +126,8 @@ KERNELS = {
         centred_masks(7),
         np.eye(12),
     ),
-    "masks": (PSPCDenoiser(windows=FlexibleWindows(np.eye(12).reshape(1, 4, 3, 4, 3), 1.0, [1.0])), None, None),
-}  # fmt: skip
+    "masks": (PSPCDenoiser(windows=FlexibleWindows(HEAT, 0.6, [1.0])), None, None),
+}
 
 
 @pytest.mark.parametrize("name", KERNELS)
