@@ -257,3 +257,25 @@ def test_one_patch_of_light_images(X, weight):
     for k, mask in enumerate(oracle.square_masks(2, SHAPE)):
         expected = composite(Z, X, 0.1, [mask], weight, np.ones((1, 12)))[:, mask]
         np.testing.assert_allclose(answer[:, k].reshape(3, -1), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 13, 21, 26, 29, 33, 36])
+def test_squares_in_float32_where_one_image_outweighs_all(seed):
+    """Weights were off by up to 1e-4 where light images make up for their weight by being near."""
+    pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
+    rng = np.random.default_rng(seed)
+    n, channels, size = int(rng.integers(2, 60)), int(rng.choice([1, 3])), int(rng.integers(1, 7))
+    shape = channels, *rng.integers(size, 14, 2)
+    X = rng.integers(0, 256, (n, *shape), dtype=np.uint8)
+    if seed % 2:
+        X = (X / 127.5 - 1).astype(np.float32)
+    sigma = float(np.exp(rng.uniform(np.log(0.02), np.log(0.2))))
+    weight = np.full(n, 10.0 ** -rng.uniform(3, 30))
+    weight[0] = 1
+    clean = oracle.as_float(X).reshape(X.shape)[rng.integers(n, size=(2, 2))]
+    Z = clean.mean(1) + sigma * rng.standard_normal((2, *shape))
+    Z = Z.astype(np.float32)
+    masks = oracle.square_masks(size, shape)
+    expected = composite(Z, X, sigma, masks, weight)
+    answer = PSPCDenoiser(size, engine="numba").fit(X, sample_weight=weight).denoise(Z, sigma)
+    np.testing.assert_allclose(answer.reshape(2, -1), expected, rtol=0, atol=5e-6)

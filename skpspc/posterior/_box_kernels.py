@@ -17,15 +17,13 @@ from ._box_maps import (
 from ._jit import jit
 from ._math_numba import LOWEST, exp_negative
 
-DEEP = np.float32(-512.0)  # below this, rounding of a float32 logit shows in the weights
-
 _ABYSS = -(2.0**22)
 _ZERO = np.float32(0.0)
 _TINY = np.float32(1e-16)  # weights too small for their rounding to show
 
 
 @jit
-def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut):
+def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut, deepest):
     """Add one image's logits to the running softmax, from the start-th chunk on.
 
     Returns the bands of rows that mattered, as bits, and the chunk that wants to be refined
@@ -48,7 +46,7 @@ def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut):
         deep = np.int32(0)
         for j in range(np.uint64(CHUNK)):
             v = work[a + j] * scale
-            deep |= np.int32((v + log_weight) - m[o + j] > cut) & np.int32(v < DEEP)
+            deep |= np.int32((v + log_weight) - m[o + j] > cut) & np.int32(v < deepest)
         if deep != 0:
             return mask, k
         if leads == 0:
@@ -70,23 +68,24 @@ def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut):
 
 
 @jit
-def _logit(rough, fine, scale, log_weight):
+def _logit(rough, fine, scale, log_weight, deepest):
     """Logit from a box sum in float32 and in float64. The rough one alone decides which is used.
 
     So both passes use the same, and the weights of a window add up to one.
     """
     v = fine * scale + log_weight
     # Further down, float64 would exceed the float32 maximum by more than exp may be given.
-    if rough * scale < DEEP and v > _ABYSS:
+    if rough * scale < deepest and v > _ABYSS:
         return v
     return np.float64(rough * scale + log_weight)
 
 
 @jit
-def _add_refined(work, a, columns, scale, log_weight, m, s, q, o):
+def _add_refined(work, a, columns, scale, log_weight, m, s, q, o, deepest):
     """As in `_scan`, for one chunk of refined logits; m is rounded, the rest goes into s."""
     for j in range(CHUNK):
-        v = max(_logit(work[a + j], columns[j], scale, log_weight), np.float64(LOWEST))
+        v = _logit(work[a + j], columns[j], scale, log_weight, deepest)
+        v = max(v, np.float64(LOWEST))
         i = o + j
         top = max(m[i], np.float32(v))
         e = exp_negative(np.float32(v - top))
@@ -97,13 +96,15 @@ def _add_refined(work, a, columns, scale, log_weight, m, s, q, o):
 
 
 @jit
-def first_pass(data, queries, box, plans, n_h, begin, end, bands, cut, m, s, q, hits):
+def first_pass(data, queries, box, plans, n_h, begin, end, bands, cuts, m, s, q, hits):
     """Running maximum m, normaliser s, sum of squares q over the sources begin <= i < end.
 
+    cuts: below the first beside the maximum a logit is hopeless, below the second it is refined.
     m, s, q: (queries, windows). hits[i, b]: the bands of rows of windows that mattered, as bits.
     """
     x, rows, log_weight, n_flips, n_tile = data
-    z, level, scales = queries
+    z, low, level, scales = queries
+    cut, deepest = cuts
     shape = x.shape[1:]
     n_channels, height, width = shape
     n = height * width
@@ -113,7 +114,7 @@ def first_pass(data, queries, box, plans, n_h, begin, end, bands, cut, m, s, q, 
     work = np.zeros(3 * slot, np.float32)
     columns = np.zeros(CHUNK + box[1], np.float64)
     tile = np.empty(n_tile * depth, x.dtype)
-    z, level = z.reshape(-1), level.reshape(-1)
+    z, low, level = z.reshape(-1), low.reshape(-1), level.reshape(-1)
     m, s, q = m.reshape(-1), s.reshape(-1), q.reshape(-1)
     for start in range(begin, end, n_tile):
         count = min(n_tile, end - start)
@@ -127,16 +128,22 @@ def first_pass(data, queries, box, plans, n_h, begin, end, bands, cut, m, s, q, 
                 weight = log_weight[i // n_flips]
                 squared_map(tile, t * depth, z, b * depth, level, b * n, work, n, n, n_channels)
                 at = sum_windows(work, slot, plans, n_h, length, width)
-                mask, k = _scan(work, at, scale, weight, m, s, q, b * length, 0, bands, cut)
+                mask, k = _scan(
+                    work, at, scale, weight, m, s, q, b * length, 0, bands, cut, deepest
+                )
                 while k < len(bands):
                     first = k * CHUNK
                     refine(
-                        tile, t * depth, z, b * depth, level, b * n, n, shape, box, first, columns
-                    )
+                        tile, t * depth, z, low, b * depth, level, b * n, n, shape, box, first,
+                        columns,
+                    )  # fmt: skip
                     _add_refined(
-                        work, at + first, columns, scale, weight, m, s, q, b * length + first
+                        work, at + first, columns, scale, weight, m, s, q, b * length + first,
+                        deepest,
+                    )  # fmt: skip
+                    more, k = _scan(
+                        work, at, scale, weight, m, s, q, b * length, k + 1, bands, cut, deepest
                     )
-                    more, k = _scan(work, at, scale, weight, m, s, q, b * length, k + 1, bands, cut)
                     mask |= more
                 hits[i, b] = mask
 
@@ -199,10 +206,10 @@ def _accumulate(total, to, x, xo, share, so, count, n, n_channels):
 
 
 @jit
-def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hits, total):
+def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, deepest, m, r, hits, total):
     """Add to total (queries, C, H, W) x_i times the transposed box filter of exp(l - m) * r."""
     x, rows, log_weight, n_flips, n_tile = data
-    z, level, scales = queries
+    z, low, level, scales = queries
     shape = x.shape[1:]
     n_channels, height, width = shape
     n = height * width
@@ -217,7 +224,7 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
     shares = np.zeros(3 * share_slot, np.float32)
     columns = np.zeros(CHUNK + box[1], np.float64)
     tile = np.empty(n_tile * depth, x.dtype)
-    z, level, total = z.reshape(-1), level.reshape(-1), total.reshape(-1)
+    z, low, level, total = z.reshape(-1), low.reshape(-1), level.reshape(-1), total.reshape(-1)
     m, r = m.reshape(-1), r.reshape(-1)
     for start in range(begin, end, n_tile):
         count = min(n_tile, end - start)
@@ -251,8 +258,9 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
                     _weights(work, at, scale, weight, m, r, mo, shares, margin, size)
                     if deep[b]:
                         _refine_weights(
-                            tile, t * depth, z, b * depth, level, b * n, n, shape, box, lead,
+                            tile, t * depth, z, low, b * depth, level, b * n, n, shape, box, lead,
                             columns, work, at, scale, weight, m, r, mo, shares, margin, size,
+                            deepest,
                         )  # fmt: skip
                     at = spread_windows(shares, share_slot, margin, plans, n_h, bottom - top, width)
                     _accumulate(total, zo, tile, xo, shares, at, full, n, n_channels)
@@ -260,19 +268,19 @@ def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, m, r, hi
 
 @jit
 def _refine_weights(
-    tile, xo, z, zo, level, lo, n, shape, box, lead, columns,
-    work, at, scale, log_weight, m, r, mo, out, margin, size,
+    tile, xo, z, low, zo, level, lo, n, shape, box, lead, columns,
+    work, at, scale, log_weight, m, r, mo, out, margin, size, deepest,
 ):  # fmt: skip
     """Weights once more, from refined box sums, where rounding would show in them."""
     for begin in range(0, size, CHUNK):
         end = min(begin + CHUNK, size)
         wanted = False
         for j in range(begin, end):
-            wanted = wanted or (out[margin + j] > _TINY and work[at + j] * scale < DEEP)
+            wanted = wanted or (out[margin + j] > _TINY and work[at + j] * scale < deepest)
         if wanted:
-            refine(tile, xo, z, zo, level, lo, n, shape, box, lead + begin, columns)
+            refine(tile, xo, z, low, zo, level, lo, n, shape, box, lead + begin, columns)
             for j in range(begin, end):
-                v = _logit(work[at + j], columns[j - begin], scale, log_weight)
+                v = _logit(work[at + j], columns[j - begin], scale, log_weight, deepest)
                 out[margin + j] = exp_negative(np.float32(v - m[mo + j])) * r[mo + j]
 
 

@@ -185,8 +185,11 @@ def spread_windows(work, slot, margin, plans, n_h, n_rows, width):
 
 
 @jit
-def refine(tile, xo, z, zo, level, lo, n, shape, box, begin, columns):
-    """columns[j] = box sums in float64 at flat positions begin + j, j < CHUNK."""
+def refine(tile, xo, z, low, zo, level, lo, n, shape, box, begin, columns):
+    """columns[j] = box sums in float64 at flat positions begin + j, j < CHUNK.
+
+    low: what rounding z to float32 has left over.
+    """
     n_channels, _, width = shape
     h, w = box
     reach = np.uint64(min(CHUNK + w - 1, n - (h - 1) * width - begin))
@@ -199,7 +202,7 @@ def refine(tile, xo, z, zo, level, lo, n, shape, box, begin, columns):
             a = np.uint64(zo + c * n + begin + y * width)
             b = np.uint64(xo + c * n + begin + y * width)
             for j in range(reach):
-                d = np.float64(z[a + j] - np.float32(tile[b + j]))
+                d = (np.float64(z[a + j]) - np.float64(tile[b + j])) + np.float64(low[a + j])
                 columns[j] -= d * d
     for j in range(np.uint64(CHUNK)):
         total = columns[j]

@@ -24,7 +24,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from ._box_kernels import DEEP, first_pass, merge, second_pass
+from ._box_kernels import first_pass, merge, second_pass
 from ._box_maps import CHUNK
 from ._math_numba import HUGE, LOWEST
 
@@ -32,6 +32,10 @@ _TILE_BYTES = 96 * 1024  # training images at a time: they stay in the L2 cache
 _STATE_SHARE = 0.4  # of the memory: all the unmerged blocks together
 _HITS_SHARE = 0.6  # of the memory: remembered rows, four bytes a pair
 _SKIPPED_MASS = 1e-8  # at most this share of a window's mass is left out
+# Below these, rounding of a float32 logit shows in the weights. Images of equal weight that share a
+# window are mostly near z; one that outweighs the others shares it with those as many nats nearer.
+_DEEP, _DEEP_UNEQUAL = np.float32(-512.0), np.float32(-16.0)
+_UNEQUAL = 7.0  # nats between the largest and the smallest weight
 _SIGMA_MAX = 1e10  # beyond, z / sigma is all that counts
 
 
@@ -156,7 +160,9 @@ class _Job:
 
         tall, wide = _plan(size[0]), _plan(size[1])
         self.plans = np.array(tall + wide, dtype=np.int64).reshape(-1, 3), len(tall)
-        self.cut = np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources))
+        self.deepest = _DEEP if np.ptp(log_weight) < _UNEQUAL else _DEEP_UNEQUAL
+        hopeless = np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources))
+        self.cuts = hopeless, self.deepest
         # A flat map has windows that wrap around its right edge: they are masked.
         n_rows = height - size[0] + 1
         self.length = -(-n_rows * width // CHUNK) * CHUNK
@@ -178,17 +184,19 @@ class _Job:
     def queries(self, z, sigma):
         """Queries as the kernels take them, and the logit that they leave out, per window."""
         far = np.maximum(sigma, _SIGMA_MAX)  # inf: z does not count
-        z = (z + self.zero) * (_SIGMA_MAX / far * self.unit)[:, None, None, None]
+        z = (z.astype(np.float64) + self.zero) * (_SIGMA_MAX / far * self.unit)[:, None, None, None]
         sigma = np.minimum(sigma, _SIGMA_MAX) * self.unit
         scale = 0.5 / sigma**2
         # Keeps squares finite in float32 for any z.
         limit = np.minimum(1e15, np.sqrt(1e36 / (z[0].size * scale)))[:, None, None, None]
-        z = np.clip(z, -limit, limit).astype(np.float32)
+        exact = np.clip(z, -limit, limit)
+        z = exact.astype(np.float32)
+        low = exact - z
         shrink = sigma**2 / (self.spread + sigma**2)
         estimate = (z - self.centre) * shrink[:, None, None, None]
         level = np.square(estimate).sum(1).astype(np.float32)
         left_out = _box_sums(level.astype(np.float64), self.size) * scale[:, None, None]
-        return (_aligned(z), _aligned(level), scale.astype(np.float32)), left_out
+        return (_aligned(z), _aligned(low), _aligned(level), scale.astype(np.float32)), left_out
 
     def run(self, z, sigma, pool):
         """Mean, log_norm and ess for a few queries."""
@@ -208,14 +216,14 @@ class _Job:
             def first(k, g, wave=wave, states=states):
                 first_pass(
                     self.data, tuple(a[g] for a in queries), self.size, *self.plans, *wave[k],
-                    self.bands, self.cut, *(a[k, g] for a in states), hits[:, g],
+                    self.bands, self.cuts, *(a[k, g] for a in states), hits[:, g],
                 )  # fmt: skip
 
             _each(pool, first, len(wave), groups)
             pool.submit(merge, m, s, q, *states).result()
 
         m, r = _aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s))
-        deep = m.min(axis=1) < DEEP / 2
+        deep = m.min(axis=1) < self.deepest / 2
         total = np.zeros(z.shape)
         for wave in self.waves(count, z[0].size):
             parts = _aligned(np.broadcast_to(0, (len(wave), *z.shape)))
@@ -223,7 +231,7 @@ class _Job:
             def second(k, g, wave=wave, parts=parts):
                 second_pass(
                     self.data, tuple(a[g] for a in queries), self.size, *self.plans, *wave[k],
-                    self.band, deep[g], m[g], r[g], hits[:, g], parts[k, g],
+                    self.band, deep[g], self.deepest, m[g], r[g], hits[:, g], parts[k, g],
                 )  # fmt: skip
 
             _each(pool, second, len(wave), groups)
