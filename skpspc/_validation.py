@@ -15,6 +15,10 @@ from .support.training_set import to_compute
 # Kept as they are; every other dtype becomes the first.
 _NUMPY_DTYPES = [np.float64, np.float32, np.uint8]
 
+# Smallest and largest magnitude of images, and smallest noise level above zero, of which a dtype
+# computes everything: squares, and their sums, as well.
+_RANGES = {torch.float32: (1e-15, 1e15), torch.float64: (1e-60, 1e60)}
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -61,7 +65,7 @@ def check_training_images(estimator, X, *, reset):
     Raises
     ------
     ValueError
-        For NaN, infinity, no images, or shapes that do not fit.
+        For NaN, infinity, no images, values out of range, or shapes that do not fit.
     """
     X = as_container(X)
     n_axes = getattr(X, "ndim", 2)
@@ -86,7 +90,74 @@ def check_training_images(estimator, X, *, reset):
             f"image_shape={image_shape} has {math.prod(image_shape)} values, but X has "
             f"{flat.shape[1]} features; image_shape must be (channels, height, width) of one row."
         )
+    _check_magnitude(flat, layout.dtype, "X", smallest=_RANGES[layout.dtype][0])
     return flat.view(-1, *image_shape), layout
+
+
+def _check_magnitude(images, dtype, name, smallest=0.0):
+    """Refuse floats whose largest magnitude is not zero and out of the range of a dtype."""
+    if images.dtype == torch.uint8:
+        return
+    low, high = images.aminmax()
+    size = max(abs(float(low)), abs(float(high)))
+    largest = _RANGES[dtype][1]
+    if size and not smallest <= size <= largest:
+        least = f"between {smallest:g} and {largest:g}" if smallest else f"at most {largest:g}"
+        raise ValueError(
+            f"{name} reaches a magnitude of {size:.3g}, which must be {least} in {_name(dtype)}; "
+            f"divide images and noise levels by a common factor{_or_wider(dtype)}."
+        )
+
+
+def check_finite(result, dtype, name, remedy="divide images and noise levels by a common factor"):
+    """A result, if it is finite.
+
+    Parameters
+    ----------
+    result : Tensor
+    dtype : torch.dtype
+        In which it was computed.
+    name, remedy : str
+        What it is and what to do, for the error.
+
+    Raises
+    ------
+    ValueError
+        If it holds NaN or infinity.
+    """
+    if not result.isfinite().all():
+        low, high = _RANGES[dtype]
+        raise ValueError(
+            f"{name} is not finite, as {_name(dtype)} computes magnitudes from {low:g} to "
+            f"{high:g}; {remedy}{_or_wider(dtype)}."
+        )
+    return result
+
+
+def check_noise_range(dtype, **levels):
+    """Refuse noise levels that are drawn at, by name, from out of the range of a dtype.
+
+    Raises
+    ------
+    ValueError
+        If one is not zero and smaller than the least magnitude, or so large that noise would
+        exceed the largest.
+    """
+    low, high = _RANGES[dtype][0], _RANGES[dtype][1] / 100
+    for name, level in levels.items():
+        if level and not low <= level <= high:
+            raise ValueError(
+                f"{name} must be between {low:g} and {high:g} in {_name(dtype)}, got {level!r}; "
+                f"divide images and noise levels by a common factor{_or_wider(dtype)}."
+            )
+
+
+def _name(dtype):
+    return str(dtype).removeprefix("torch.")
+
+
+def _or_wider(dtype):
+    return ", or pass float64" if dtype == torch.float32 else ""
 
 
 def declared_shape(estimator, X):
@@ -138,6 +209,7 @@ def check_noisy_images(estimator, Z, shapes):
     reset = False if shape == estimator.image_shape_ else None
     flat, layout = _check_flat(estimator, Z, reset=reset, name="Z")
     z = to_compute(flat.to(estimator._device), layout.dtype)
+    _check_magnitude(z, layout.dtype, "Z")
     return z.view(-1, *shape), layout
 
 
@@ -168,6 +240,7 @@ def _check_flat(estimator, X, *, reset, name):
     device = X.device if is_torch else torch.device("cpu")
     if is_torch:
         X = X.detach()
+        _check_real(X, name)
         if X.dtype not in (torch.uint8, torch.float32, torch.float64):
             X = X.to(torch.float32 if X.is_floating_point() else torch.float64)
     if not is_flat:
@@ -179,6 +252,14 @@ def _check_flat(estimator, X, *, reset, name):
         flat = _check_device_tensor(estimator, X, reset, name)
     dtype = torch.float64 if flat.dtype == torch.float64 else torch.float32
     return flat, Layout(is_torch, is_flat, dtype, device)
+
+
+def _check_real(tensor, name):
+    """Refuse complex tensors, which would lose their imaginary part."""
+    if tensor.is_complex():
+        raise ValueError(
+            f"{name} must be real, got {tensor.dtype}; pass {name}.real or {name}.abs()."
+        )
 
 
 def as_container(X):
@@ -275,7 +356,7 @@ def as_tensor(array):
         return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def check_sigma(sigma, n):
+def check_sigma(sigma, n, dtype=torch.float64):
     """Noise levels as a float64 tensor (n,).
 
     Parameters
@@ -284,17 +365,23 @@ def check_sigma(sigma, n):
         Non-negative; 0 and inf are allowed.
     n : int
         Number of images.
+    dtype : torch.dtype, default torch.float64
+        In which the images are computed.
 
     Raises
     ------
     ValueError
-        If a value is negative or NaN, or the length is wrong.
+        If a value is negative, complex or NaN, or positive and smaller than the dtype computes, or
+        the length is wrong.
     """
     if isinstance(sigma, torch.Tensor):
+        _check_real(sigma, "sigma")
         sigma = sigma.detach().cpu().numpy()
     if sigma is None:
         raise ValueError("sigma must be the noise level, a float or one for each image; got None.")
     try:
+        if np.iscomplexobj(sigma):
+            raise TypeError
         values = np.asarray(sigma, dtype=np.float64)
     except (TypeError, ValueError):
         raise ValueError(f"sigma must be a number or an array of them, got {sigma!r}.") from None
@@ -308,6 +395,12 @@ def check_sigma(sigma, n):
         raise ValueError(
             f"sigma must be non-negative, got {bad.flat[0]}; pass a float or an array of shape "
             f"({n},) in the units of the images."
+        )
+    small = values[(values > 0) & (values < _RANGES[dtype][0])]
+    if small.size:
+        raise ValueError(
+            f"sigma must be 0 or at least {_RANGES[dtype][0]:g} in {_name(dtype)}, got "
+            f"{small.flat[0]:g}; multiply images and noise levels by a common factor, or pass 0."
         )
     return torch.from_numpy(np.broadcast_to(values, (n,)).copy())
 
@@ -324,6 +417,7 @@ def check_weights(sample_weight, X, device):
     if sample_weight is None:
         return None
     if isinstance(sample_weight, torch.Tensor):
+        _check_real(sample_weight, "sample_weight")
         sample_weight = sample_weight.detach().cpu().numpy()
     weight = _check_sample_weight(
         sample_weight, np.empty((len(X), 0)), dtype=np.float64, ensure_non_negative=True

@@ -14,7 +14,9 @@ from .._progress import progress
 from .._threads import torch_threads
 from .._validation import (
     check_device,
+    check_finite,
     check_labels,
+    check_noise_range,
     check_noisy_images,
     check_sigma,
     check_training_images,
@@ -74,7 +76,9 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         Raises
         ------
         ValueError
-            For NaN, infinity, no images, or shapes, labels and weights that do not fit.
+            For NaN, infinity, no images, or shapes, labels and weights that do not fit; for floats
+            whose largest magnitude is out of range (float32: 1e-15 to 1e15, float64: 1e-60 to
+            1e60).
 
         Notes
         -----
@@ -184,13 +188,16 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         Raises
         ------
         ValueError
-            For NaN, shapes other than those fitted, a negative sigma, or a class that was not
-            fitted or whose images all have weight zero.
+            For NaN, values or noise levels out of the range of the dtype (float32: 1e-15 to
+            1e15, float64: 1e-60 to 1e60), shapes other than those fitted, a negative sigma, or a
+            class that was not fitted or whose images all have weight zero.
         """
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._shapes())
         with torch.no_grad(), torch_threads():
-            result = self._posterior_of(z, check_sigma(sigma, len(z)).to(z.device), y)
+            levels = check_sigma(sigma, len(z), z.dtype).to(z.device)
+            result = self._posterior_of(z, levels, y)
+        check_finite(result.mean, z.dtype, "the posterior mean")
         return result.map(lambda t: layout.restore(t, images=t is result.mean))
 
     def transform(self, X):
@@ -253,6 +260,8 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         sigmas = np.atleast_1d(_SCORE_SIGMAS if sigmas is None else sigmas)
         if len(sigmas) == 0 or sigmas.dtype.kind not in "iuf" or not np.isfinite(sigmas).all():
             raise ValueError(f"sigmas must be finite and at least one, got {sigmas!r}.")
+        for sigma in sigmas.tolist():
+            check_noise_range(images.dtype, sigmas=sigma)
         shape = (len(sigmas), *self.image_shape_)
         seed = noise_seed(self.random_state)
         n_rows = rows_that_fit(16 * math.prod(shape), len(images), what="The noise of one image")
@@ -262,7 +271,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             target = self._respond(clean)
             noise = draw_noise(shape, len(clean), seed, start=rows.start).to(clean)
             for j, sigma in enumerate(sigmas):
-                level = check_sigma(sigma, len(clean)).to(clean.device)
+                level = check_sigma(sigma, len(clean), clean.dtype).to(clean.device)
                 with torch.no_grad(), torch_threads():
                     mean = self._posterior(clean + float(sigma) * noise[:, j], level).mean
                 error = (mean - target).square().mean(dtype=torch.float64)
@@ -333,6 +342,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             raise ValueError(f"callback must be a callable or None, got {callback!r}.")
         steps = self._sampler(sampler)
         sigmas = [*edm_sigmas(n_steps, sigma_min, sigma_max).tolist(), 0.0]
+        check_noise_range(self._layout.dtype, sigma_min=sigma_min, sigma_max=sigma_max)
         if initial is None and n == 1 and np.ndim(y):
             n = len(y)
         z = self._initial(n, initial, random_state, sigma_max)
@@ -361,7 +371,10 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
                 f"sampler {sampler!r} must yield once for each of the {n_steps} steps, but "
                 f"yielded {'more' if done > n_steps else done}."
             )
-        samples = self._layout.restore(z)
+        if guidance != 1:
+            name = f"a sample with guidance={guidance:g}"
+            check_finite(z, z.dtype, name, "pass a smaller guidance")
+        samples = self._layout.restore(check_finite(z, z.dtype, "a sample"))
         return (samples, self._stacked(states)) if return_trajectory else samples
 
     def _stacked(self, states):

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from sklearn.base import BaseEstimator
 
-from .._validation import as_labels
+from .._validation import as_labels, check_finite
 from ..posterior import Posterior
 
 
@@ -75,7 +75,11 @@ class ClassConditional(BaseEstimator):
         mean = self.posterior(Z, sigma, y).mean
         if guidance == 1:
             return mean
-        return _blend(self.posterior(Z, sigma).mean, mean, guidance)
+        answer = _blend(self.posterior(Z, sigma).mean, mean, guidance)
+        found = torch.as_tensor(answer)
+        name = f"the answer with guidance={guidance:g}"
+        check_finite(found, found.dtype, name, "pass a smaller guidance")
+        return answer
 
     @property
     def classes_(self):

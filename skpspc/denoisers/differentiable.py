@@ -5,7 +5,7 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 
 from .._threads import torch_threads
-from .._validation import check_noisy_images, check_sigma, check_weights
+from .._validation import check_finite, check_noisy_images, check_sigma, check_weights
 from ..posterior.jacobian import windows_jacobian
 from ..support.memory import rows_that_fit
 from .attribution import Attributable
@@ -70,7 +70,8 @@ class Differentiable(Attributable):
         """
         z, sigma, pixels, layout = self._checked_question(Z, sigma, pixels)
         with torch.no_grad(), torch_threads():
-            return layout.restore(self._jacobian(z, sigma, pixels), images=False)
+            jacobian = check_finite(self._jacobian(z, sigma, pixels), z.dtype, "the Jacobian")
+            return layout.restore(jacobian, images=False)
 
     def sensitivity(self, Z, sigma, pixels=None, sample_weight=None):
         r"""Heat maps: how much each input pixel moves pixels of the answer, over noisy images.
@@ -130,6 +131,7 @@ class Differentiable(Attributable):
                     part = self._jacobian(z[rows], sigma[rows], pixels[some])
                     moved = part.abs().sum((2, 3)).flatten(2).double()
                     heat[some] += torch.einsum("b,bmp->mp", weight[rows], moved)
+        check_finite(heat, z.dtype, "the sensitivity")
         heat = heat.view(len(pixels), *z.shape[2:]).to(layout.device)
         return heat if layout.is_torch else heat.numpy()
 
@@ -137,7 +139,7 @@ class Differentiable(Attributable):
         """Noisy images and levels as tensors, numbers of pixels, and the layout of Z."""
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._shapes())
-        sigma = check_sigma(sigma, len(z)).to(z.device)
+        sigma = check_sigma(sigma, len(z), z.dtype).to(z.device)
         return z, sigma, check_pixels(pixels, self._shapes()[-1][-2:]).to(z.device), layout
 
     def _jacobian_block(self, z, n_pixels):

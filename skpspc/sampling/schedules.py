@@ -62,8 +62,15 @@ def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
         )
     if not rho > 0:
         raise ValueError(f"rho must be positive, got {rho!r}.")
-    roots = np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n_steps)
-    return roots**rho
+    with np.errstate(over="ignore", under="ignore"):
+        first, last = np.array([sigma_max, sigma_min], dtype=np.float64) ** (1 / rho)
+        sigmas = np.linspace(first, last, n_steps) ** rho
+    if not (np.isfinite(sigmas) & (sigmas > 0)).all():
+        raise ValueError(
+            f"rho={rho!r} takes sigma_min={sigma_min!r} or sigma_max={sigma_max!r} out of the "
+            "range of float64; pass a rho between 1 and 100."
+        )
+    return sigmas
 
 
 def check_grid(sigmas):
