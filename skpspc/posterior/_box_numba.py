@@ -24,6 +24,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..support.training_set import DEFAULT_RANGE, steps_per_unit
 from ._box_kernels import first_pass, merge, second_pass
 from ._box_maps import CHUNK
 from ._math_numba import HUGE, LOWEST
@@ -69,7 +70,17 @@ def _counts(length, size):
 
 
 def compiled_box_posterior(
-    z, x, sigma, size, *, log_weight=None, rows=None, flip=False, n_threads=1, memory=100 * 2**20
+    z,
+    x,
+    sigma,
+    size,
+    *,
+    data_range=DEFAULT_RANGE,
+    log_weight=None,
+    rows=None,
+    flip=False,
+    n_threads=1,
+    memory=100 * 2**20,
 ):
     """Posterior mean of every window of one size, composed, with evidence and sample size.
 
@@ -78,11 +89,13 @@ def compiled_box_posterior(
     z : float32 array (B, C, H, W)
         Noisy images.
     x : uint8 or float32 array (N, C, H, W)
-        Training images; uint8 means u / 127.5 - 1. Read in tiles, never converted as a whole.
+        Training images; read in tiles, never converted as a whole.
     sigma : float64 array (B,)
         Noise levels, > 0; inf is allowed.
     size : (h, w)
         Height and width of the windows, 1 <= h <= H and 1 <= w <= W.
+    data_range : tuple of (low, high), default (-1, 1)
+        Values that uint8 pixels 0 and 255 stand for.
     log_weight : float32 array (N,), optional
         Log weights of the training images; -inf excludes one.
     rows : int64 array, optional
@@ -122,7 +135,7 @@ def compiled_box_posterior(
     if not len(rows):
         raise ValueError("no training image has a positive weight; pass at least one.")
 
-    job = _Job(x, rows, log_weight, flip, (h, w), memory)
+    job = _Job(x, data_range, rows, log_weight, flip, (h, w), memory)
     mean = np.empty(z.shape, np.float32)
     log_norm = np.empty((n_images, height - h + 1, width - w + 1), np.float32)
     ess = np.empty_like(log_norm)
@@ -145,13 +158,15 @@ class _Job:
     Inside, uint8 images stay 0 .. 255, and all else is in their unit.
     """
 
-    def __init__(self, x, rows, log_weight, flip, size, memory):
+    def __init__(self, x, data_range, rows, log_weight, flip, size, memory):
         self.memory = memory
         n_channels, height, width = self.shape = x.shape[1:]
         depth = n_channels * height * width
         self.size = size
         self.n_sources = len(rows) * (2 if flip else 1)
-        self.unit, self.zero = (127.5, 1.0) if x.dtype == np.uint8 else (1.0, 0.0)
+        self.unit, self.zero = 1.0, 0.0
+        if x.dtype == np.uint8:
+            self.unit, self.zero = steps_per_unit(data_range), -data_range[0]
         n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * depth), 1, 16))
         self.data = (x, rows, log_weight, 2 if flip else 1, n_tile)
         sample = rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]

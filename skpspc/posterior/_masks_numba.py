@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from ..support.training_set import DEFAULT_RANGE, steps_per_unit
 from ._jit import jit
 from ._math_numba import HUGE, LOWEST, exp_negative
 
@@ -190,7 +191,16 @@ def state_bytes(n_images, n_windows, n_values, n_threads):
 
 
 def compiled_masked_posterior(
-    z, x, sigma, query, response, *, log_weight=None, flip=False, n_threads=1
+    z,
+    x,
+    sigma,
+    query,
+    response,
+    *,
+    data_range=DEFAULT_RANGE,
+    log_weight=None,
+    flip=False,
+    n_threads=1,
 ):
     """Posterior mean of every window, composed, with evidence and sample size.
 
@@ -199,13 +209,15 @@ def compiled_masked_posterior(
     z : float32 array (B, C, H, W)
         Noisy images.
     x : uint8 or float32 array (N, C, H, W)
-        Training images; uint8 means u / 127.5 - 1.
+        Training images.
     sigma : float64 array (B,)
         Noise levels, > 0; inf is allowed.
     query : scipy CSR matrix (K, H W), float32
         Precisions of each window.
     response : scipy CSR matrix (H W, K), float32
         How much each window has to say at each pixel; rows sum to one.
+    data_range : tuple of (low, high), default (-1, 1)
+        Values that uint8 pixels 0 and 255 stand for.
     log_weight : array (N,), optional
         Log weights of the training images, finite; (2 N,) with ``flip``.
     flip : bool
@@ -222,10 +234,13 @@ def compiled_masked_posterior(
     x = np.asarray(x).view()
     x.flags.writeable = False  # compiled once for writable and read-only arrays
     n_images, n_noisy, n_windows = len(x) * (2 if flip else 1), len(z), query.shape[0]
-    unit = np.float32(127.5 if x.dtype == np.uint8 else 1.0)
-    offset = unit if x.dtype == np.uint8 else _ZERO
+    # images are read about the middle of their range
+    unit, offset, middle = np.float32(1.0), _ZERO, 0.0
+    if x.dtype == np.uint8:
+        unit, offset = np.float32(steps_per_unit(data_range)), np.float32(127.5)
+        middle = sum(data_range) / 2
     root = np.sqrt(0.5) / np.asarray(sigma, dtype=np.float64)
-    scaled = (z.reshape(n_noisy, -1) * root[:, None]).astype(np.float32)
+    scaled = ((z.reshape(n_noisy, -1) - middle) * root[:, None]).astype(np.float32)
     scale = (root / unit).astype(np.float32)
     prior = np.zeros(n_images, np.float32) if log_weight is None else log_weight.astype(np.float32)
     rows = np.arange(n_images)
@@ -268,7 +283,7 @@ def compiled_masked_posterior(
     total = np.zeros(scaled.shape)
     for (b, _), part in zip(tasks, parts, strict=True):
         total[b] += part
-    mean = (total / unit).astype(np.float32).reshape(z.shape)
+    mean = (total / unit + middle).astype(np.float32).reshape(z.shape)
     return mean, (top + np.log(norm)).astype(np.float32), ess.astype(np.float32)
 
 

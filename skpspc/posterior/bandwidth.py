@@ -39,7 +39,6 @@ import torch
 
 from ..support import TrainingSet, overlap_counts, square_corners
 from ..support.memory import fits, rows_that_fit
-from ..support.training_set import to_compute
 from .dense import dense_posterior
 from .gaussian import Gaussian
 from .posterior import Posterior, floored_sigma, log_gauss_constant
@@ -249,7 +248,7 @@ class _Windows:
         """Deviations of the training images from their mean in the eigenbases, (k, N, d)."""
         if dtype not in self._projected:
             crops = (self._training_set.crop(*corner, *self._shape) for corner in self._corners)
-            x = torch.stack([to_compute(crop.images.flatten(1), dtype) for crop in crops])
+            x = torch.stack([crop.to_compute(crop.images.flatten(1), dtype) for crop in crops])
             basis = (self._vectors * self._varies[:, None]).to(dtype)
             self._projected = {dtype: x.sub_(self._mean.to(dtype)) @ basis}
         return self._projected[dtype]

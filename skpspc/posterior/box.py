@@ -74,6 +74,7 @@ def _by_numba(z, sigma, training_set, window):
         training_set.images.numpy(),
         sigma.numpy(),
         window,
+        data_range=training_set.data_range,
         log_weight=None if weight is None else weight.numpy(),
         flip=isinstance(training_set, MirroredTrainingSet),
         n_threads=n_threads(),

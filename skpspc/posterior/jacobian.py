@@ -16,7 +16,6 @@ from dataclasses import replace
 import torch
 
 from ..support.memory import rows_that_fit
-from ..support.training_set import to_compute
 from .bandwidth import Smoothing
 from .weights import window_weights
 
@@ -125,7 +124,8 @@ def _covariances(weight, training_set, rows, columns, dtype):
     """
     n, n_used = len(weight), len(rows) + len(columns)
     places = torch.cat([rows, columns])
-    centre = to_compute(training_set.stored(weight.argmax(1)).flatten(1)[:, places], dtype)
+    first = training_set.stored(weight.argmax(1)).flatten(1)[:, places]
+    centre = training_set.to_compute(first, dtype)
     first = centre.new_zeros(n, n_used)
     second = centre.new_zeros(n, len(rows), len(columns))
     row_bytes = training_set.n_values + 3 * centre.element_size() * n_used
@@ -138,7 +138,7 @@ def _covariances(weight, training_set, rows, columns, dtype):
     for chunk in training_set.slices(n_rows):
         if not matters[:, chunk].any():
             continue
-        x = to_compute(training_set.stored(chunk).flatten(1)[:, places], dtype)
+        x = training_set.to_compute(training_set.stored(chunk).flatten(1)[:, places], dtype)
         for i in range(n):
             some = matters[i, chunk].nonzero().squeeze(1)
             if not len(some):

@@ -79,6 +79,7 @@ def _by_numba(z, sigma, training_set, query, response):
     rest = dict(
         query=csr_array(query.numpy()),
         response=csr_array(response.T.numpy()),
+        data_range=training_set.data_range,
         log_weight=None if weight is None else weight.numpy(),
         flip=isinstance(training_set, MirroredTrainingSet),
         n_threads=n_threads(),

@@ -40,11 +40,10 @@ def pair_squares(z, training_set, query, ids):
 def _by_numba(z, training_set, query, ids):
     from . import _pairs_numba
 
-    is_uint8 = training_set.images.dtype == torch.uint8
-    raw = (z + 1) * 127.5 if is_uint8 else z
+    unit = training_set.unit
+    raw = (z - training_set.zero) * unit if training_set.is_uint8 else z
     x = training_set.images.flatten(1)
     squares = _pairs_numba.compiled_pair_squares(
         raw.numpy(), x.numpy(), query.numpy(), ids.numpy(), n_threads=n_threads()
     )
-    squares = torch.from_numpy(squares).double()
-    return squares / 127.5**2 if is_uint8 else squares
+    return torch.from_numpy(squares).double() / unit**2

@@ -26,7 +26,6 @@ import numpy as np
 import torch
 
 from ..support.memory import rows_that_fit
-from ..support.training_set import to_compute
 from .posterior import Posterior, exact_scale, floored_sigma, log_gauss_constant, precision_root
 
 # Patches in a chunk, and queries that share one pass: their logits stay in the cache of a CPU,
@@ -49,7 +48,7 @@ class PatchChunk(NamedTuple):
     Attributes
     ----------
     patches : Tensor of shape (m, d)
-        In the training set's own dtype: uint8 means u / 127.5 - 1.
+        In the dtype of the training set.
     values : Tensor of shape (m, C)
         Centre pixels, in the same dtype.
     log_weight : Tensor of shape (m,), float64, or None
@@ -210,7 +209,7 @@ class PatchStream:
 
     def __init__(self, queries, a, dictionary):
         known = dictionary.training_set
-        self._write_centred = known.write_centred
+        self._known = known
         self._unit, self._centre = known.unit, known.centre
         self._dtype = queries.dtype
         self._exact_queries = queries.double()
@@ -276,7 +275,7 @@ class PatchStream:
         """Patches, their squared norms, log weights and ones: (m, d + 3)."""
         n_rows, n_values = chunk.patches.shape
         right = self._left.new_ones(n_rows, n_values + 3)
-        patches = self._write_centred(chunk.patches, right[:, :n_values])
+        patches = self._known.write_centred(chunk.patches, right[:, :n_values])
         right[:, n_values] = patches.square().sum(1)
         right[:, n_values + 1] = 0.0 if chunk.log_weight is None else chunk.log_weight
         return right
@@ -319,7 +318,7 @@ class PatchStream:
         for start in range(0, len(query), n_rows):
             some = query[start : start + n_rows]
             raw = patches if column is None else patches[column[start : start + n_rows]]
-            difference = self._exact_queries[some] - to_compute(raw, torch.float64)
+            difference = self._exact_queries[some] - self._known.to_compute(raw, torch.float64)
             difference *= self._scale[some, None]
             parts.append(difference.square_().sum(1).mul_(-self._factor[some]))
         return torch.cat(parts)
@@ -336,7 +335,7 @@ class PatchStream:
         n_channels = values.shape[1]
         n_columns = _COLUMNS * math.ceil((n_channels + 1) / _COLUMNS)
         wide = logit.new_zeros(len(values), n_columns)
-        self._write_centred(values, wide[:, :n_channels])
+        self._known.write_centred(values, wide[:, :n_channels])
         wide[:, n_channels] = 1.0
         # smaller weights do not count, and subnormal numbers are slow
         lowest = 0.5 * math.log(torch.finfo(logit.dtype).tiny) + 3.0

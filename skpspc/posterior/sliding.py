@@ -6,7 +6,6 @@ from functools import partial
 import torch
 
 from ..support.memory import rows_that_fit
-from ..support.training_set import to_compute
 from .attribution import Attribution, Weights, means_of_groups, shares
 from .local import bands, cut_comparison, padded_comparison
 from .patches import sliding_patches
@@ -143,9 +142,10 @@ class _PatchWeights(Weights):
     def _logits(self, images):
         numbers = (images[:, None] * self.places + self._every).flatten()
         chunk = self._dictionary.take(numbers)
-        patches = to_compute(chunk.patches, torch.float64) * self._scale
+        known = self._dictionary.training_set
+        patches = known.to_compute(chunk.patches, torch.float64) * self._scale
         # differences are taken directly: a product would cancel at small sigma
         mode = "donot_use_mm_for_euclid_dist"
         distance = torch.cdist(patches, self._scaled, compute_mode=mode)
-        values = to_compute(chunk.values, torch.float64)
+        values = known.to_compute(chunk.values, torch.float64)
         return distance.square_().mul_(-self._factor), values[..., None]

@@ -11,7 +11,6 @@ For a window with flat coordinates P, precisions pi and training images of weigh
 import torch
 
 from ..support.memory import rows_that_fit
-from ..support.training_set import to_compute
 from .posterior import exact_scale, floored_sigma, precision_root
 
 # Training images that are worked on together: their numbers stay in the cache.
@@ -51,7 +50,7 @@ def window_weights(z, sigma, training_set, columns, precision=None):
     row_bytes = training_set.n_values + 3 * z.element_size() * len(columns)
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
     for rows in training_set.slices(n_rows):
-        x = to_compute(training_set.stored(rows).flatten(1)[:, columns], z.dtype)
+        x = training_set.to_compute(training_set.stored(rows).flatten(1)[:, columns], z.dtype)
         for i in range(len(z)):
             squared = (scaled[i] - scale[i] * x).square_()
             if precision is not None:

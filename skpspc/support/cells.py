@@ -20,8 +20,6 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
-from .training_set import to_compute
-
 _PATCHES_A_CELL = 120
 _MOST_BRANCHES = 256
 _TRAINED_ON = 12  # patches a cell
@@ -196,7 +194,8 @@ class CellsByWindow:
 def _patches(dictionary, ids):
     """Patches of some numbers, (m, d) float32."""
     ids = torch.from_numpy(ids).to(dictionary.training_set.device)
-    return to_compute(dictionary.take(ids).patches, torch.float32).cpu().numpy()
+    patches = dictionary.take(ids).patches
+    return dictionary.training_set.to_compute(patches, torch.float32).cpu().numpy()
 
 
 def _k_means(points, k, rng):

@@ -170,7 +170,7 @@ class Moments:
 
     def __init__(self, training_set):
         self.image_dtype = training_set.images.dtype
-        self.unit = training_set.unit
+        self.unit, self.zero = training_set.unit, training_set.zero
         n_values, device = training_set.n_values, training_set.device
         zeros = torch.zeros(n_values, dtype=torch.float64, device=device)
         self.shift = zeros + 128 if self._is_integer else _mean(training_set, _shares(training_set))
@@ -239,7 +239,7 @@ class Moments:
         fourth = self._fourth_about(offset) / self.unit**4
         covariance /= self.unit**2
         trace, squares = float(covariance.trace()), float(covariance.square().sum())
-        mean = _in_image_units(offset + self.shift, self.unit)
+        mean = _in_image_units(offset + self.shift, self)
         eigenvalues, vectors = leading(covariance, len(covariance), rounding_variance(mean))
         return Spectrum(
             mean,
@@ -265,9 +265,9 @@ class Moments:
         return max(0.0, float(moment))
 
 
-def _in_image_units(values, unit):
-    """Raw pixel values as images: uint8 u means u / 127.5 - 1."""
-    return values if unit == 1.0 else values / unit - 1.0
+def _in_image_units(stored, scale):
+    """Values of pixels, from stored values in float64; ``scale`` has their unit and zero."""
+    return stored if scale.unit == 1.0 and scale.zero == 0.0 else stored / scale.unit + scale.zero
 
 
 def _rows(training_set):
@@ -304,7 +304,7 @@ def _mean(training_set, share):
         offset = training_set.stored(rows).flatten(1).to(torch.float64) - first
         total += offset.sum(0) if uniform else share[rows] @ offset
     total = total / len(training_set) if uniform else total
-    return _in_image_units(first[0] + total, training_set.unit)
+    return _in_image_units(first[0] + total, training_set)
 
 
 def _columns(training_set, share, mean):
@@ -315,7 +315,7 @@ def _columns(training_set, share, mean):
     for start in range(0, n_values, n_columns):
         columns = slice(start, start + n_columns)
         raw = training_set.values(columns).to(torch.float64)
-        x = _in_image_units(raw, training_set.unit)
+        x = _in_image_units(raw, training_set)
         yield columns, (x - mean[columns]) * root
 
 

@@ -7,16 +7,35 @@ import torch
 
 from .memory import rows_that_fit
 
+# Values that the uint8 pixels 0 and 255 stand for, unless an estimator's `data_range` says others.
+DEFAULT_RANGE = (-1.0, 1.0)
 
-def to_compute(images, dtype):
-    """Images as floats of ``dtype``; uint8 ``u`` becomes ``u / 127.5 - 1``.
 
-    Images of ``dtype`` come back themselves, over the memory of whoever gave them: never write
-    to the result.
+def to_compute(images, dtype, data_range=DEFAULT_RANGE):
+    """Images as floats of ``dtype``.
+
+    Parameters
+    ----------
+    images : Tensor
+        uint8 ``u`` becomes ``low + u * (high - low) / 255``; floats keep their values.
+    dtype : torch.dtype
+    data_range : tuple of (low, high), default (-1, 1)
+
+    Returns
+    -------
+    Tensor
+        Floats of ``dtype`` come back themselves, over the memory of whoever gave them: never
+        write to the result.
     """
     if images.dtype == torch.uint8:
-        return images.to(dtype).div_(127.5).sub_(1.0)
+        return images.to(dtype).div_(steps_per_unit(data_range)).add_(data_range[0])
     return images.to(dtype)
+
+
+def steps_per_unit(data_range):
+    """Steps of a uint8 pixel in one unit of the values that it stands for."""
+    low, high = data_range
+    return 255 / (high - low)
 
 
 class TrainingSet:
@@ -25,22 +44,39 @@ class TrainingSet:
     Parameters
     ----------
     images : Tensor of shape (N, C, H, W)
-        uint8 (meaning [-1, 1]) or floats. Not copied, unless some have weight zero.
+        uint8 or floats. Not copied, unless some have weight zero.
     sample_weight : Tensor of shape (N,) or None
         Non-negative, float64, with a positive sum; None means all equal.
+    data_range : tuple of (low, high), default (-1, 1)
+        Values that the uint8 pixels 0 and 255 stand for; floats keep their values.
 
     Attributes
     ----------
     images : Tensor of shape (N, C, H, W)
     sample_weight : Tensor of shape (N,) or None
+    data_range : tuple of (low, high)
     """
 
-    def __init__(self, images, sample_weight=None):
+    def __init__(self, images, sample_weight=None, data_range=DEFAULT_RANGE):
         if sample_weight is not None and not (sample_weight > 0).all():
             used = sample_weight > 0
             images, sample_weight = images[used], sample_weight[used]
         self.images = images
         self.sample_weight = sample_weight
+        self.data_range = data_range
+
+    def _of(self, images, sample_weight=None):
+        """Return a plain training set of other images with the same data range."""
+        return TrainingSet(images, sample_weight, self.data_range)
+
+    @property
+    def is_uint8(self):
+        """Whether the images are stored as uint8, in steps of the data range."""
+        return self.images.dtype == torch.uint8
+
+    def to_compute(self, raw, dtype):
+        """Stored pixel values as floats of ``dtype``; never write to the result."""
+        return to_compute(raw, dtype, self.data_range)
 
     def __len__(self):
         return len(self.images)
@@ -88,19 +124,19 @@ class TrainingSet:
             old = ones(len(self)) if old is None else old
             new = ones(len(images)) if new is None else new
             sample_weight = torch.cat([old, new])
-        return TrainingSet(torch.cat([self.images, images]), sample_weight)
+        return self._of(torch.cat([self.images, images]), sample_weight)
 
     def subset(self, rows):
         """Some of the images, with their weights: a view for a slice, a copy for indices."""
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows, device=self.device)
         weight = self.sample_weight
-        return TrainingSet(self.images[rows], None if weight is None else weight[rows])
+        return self._of(self.images[rows], None if weight is None else weight[rows])
 
     def crop(self, top, left, height, width):
         """The same crop of every image, as a view."""
         area = ..., slice(top, top + height), slice(left, left + width)
-        cropped = TrainingSet(self.images[area], self.sample_weight)
+        cropped = self._of(self.images[area], self.sample_weight)
         cropped.abs_max = self.abs_max
         return cropped
 
@@ -108,7 +144,7 @@ class TrainingSet:
         """The same with images that lie together in memory: itself where they do, or a copy."""
         if self.images.is_contiguous():
             return self
-        together = TrainingSet(self.images.contiguous(), self.sample_weight)
+        together = self._of(self.images.contiguous(), self.sample_weight)
         together.abs_max = self.abs_max
         return together
 
@@ -132,13 +168,13 @@ class TrainingSet:
 
         As with `to_compute`, the result may be a view of the training set: never write to it.
         """
-        return to_compute(self.stored(rows), dtype)
+        return self.to_compute(self.stored(rows), dtype)
 
     @cached_property
     def abs_max(self):
-        """Largest absolute value of any pixel (1 for uint8)."""
-        if self.images.dtype == torch.uint8:
-            return 1.0
+        """Largest absolute value of any pixel; of any that uint8 could hold."""
+        if self.is_uint8:
+            return max(map(abs, self.data_range))
         low, high = self.images.aminmax()
         return max(abs(float(low)), abs(float(high)))
 
@@ -146,7 +182,7 @@ class TrainingSet:
     def extremes(self):
         """Smallest and largest value of every pixel, two of (C, H, W), float64."""
         low, high = self.images.amin(0), self.images.amax(0)
-        return to_compute(low, torch.float64), to_compute(high, torch.float64)
+        return self.to_compute(low, torch.float64), self.to_compute(high, torch.float64)
 
     @cached_property
     def span(self):
@@ -156,20 +192,25 @@ class TrainingSet:
 
     @property
     def unit(self):
-        """What `centred` multiplies pixels by: uint8 stays in its own steps."""
-        return 127.5 if self.images.dtype == torch.uint8 else 1.0
+        """Stored steps in one unit of the values: 1 for floats."""
+        return steps_per_unit(self.data_range) if self.is_uint8 else 1.0
+
+    @property
+    def zero(self):
+        """Value of a pixel that is stored as 0: a stored u is the value ``u / unit + zero``."""
+        return self.data_range[0] if self.is_uint8 else 0.0
 
     @cached_property
     def centre(self):
         """The pixel value that `centred` subtracts, near the middle of the data."""
-        if self.images.dtype == torch.uint8:
-            return 0.0
+        if self.is_uint8:
+            return sum(self.data_range) / 2
         return float(self.images.mean(dtype=torch.float64))
 
     @property
     def stored_centre(self):
-        """`centre` among the values as they are stored: what `write_centred` subtracts."""
-        return self.centre if self.unit == 1.0 else self.unit
+        """`centre` as a stored value, which `write_centred` subtracts."""
+        return 127.5 if self.is_uint8 else self.centre
 
     def centred(self, rows, out):
         """Write ``(x - centre) * unit`` of a slice of rows into a buffer (m, C, H, W).
@@ -211,6 +252,7 @@ class MirroredTrainingSet(TrainingSet):
         weight = training_set.sample_weight
         self.images = training_set.images
         self.sample_weight = None if weight is None else torch.cat([weight, weight])
+        self.data_range = training_set.data_range
 
     def __len__(self):
         return 2 * len(self.images)
@@ -218,7 +260,7 @@ class MirroredTrainingSet(TrainingSet):
     def extended(self, images, sample_weight=None):
         """A new one of the present images and ``images``, with weights of images, not of pairs."""
         weight = self.sample_weight
-        known = TrainingSet(self.images, None if weight is None else weight[: len(self.images)])
+        known = self._of(self.images, None if weight is None else weight[: len(self.images)])
         return MirroredTrainingSet(known.extended(images, sample_weight))
 
     def subset(self, rows):
@@ -227,7 +269,7 @@ class MirroredTrainingSet(TrainingSet):
             rows = torch.as_tensor(rows, device=self.device)
         rows = torch.arange(len(self), device=self.device)[rows]
         weight = self.sample_weight
-        return TrainingSet(self.stored(rows), None if weight is None else weight[rows])
+        return self._of(self.stored(rows), None if weight is None else weight[rows])
 
     def stored(self, rows):
         """The images of some rows (a slice or indices), (m, C, H, W), as they are stored."""
@@ -250,12 +292,12 @@ class MirroredTrainingSet(TrainingSet):
         here, there = (
             self.images[..., top : top + height, start : start + width] for start in starts
         )
-        cropped = TrainingSet(torch.cat([here, there.flip(-1)]), self.sample_weight)
+        cropped = self._of(torch.cat([here, there.flip(-1)]), self.sample_weight)
         cropped.abs_max = self.abs_max
         return cropped
 
     @cached_property
     def extremes(self):
         """Smallest and largest value of every pixel, two of (C, H, W), float64."""
-        low, high = TrainingSet(self.images).extremes
+        low, high = self._of(self.images).extremes
         return torch.minimum(low, low.flip(-1)), torch.maximum(high, high.flip(-1))
