@@ -9,8 +9,9 @@ import torch
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, _num_samples, validate_data
 
+from ._units import check_integers, looks_channels_last
 from .support import Labels, clip_size
-from .support.training_set import to_compute
+from .support.training_set import DEFAULT_RANGE, to_compute
 
 # Kept as they are; every other dtype becomes the first.
 _NUMPY_DTYPES = [np.float64, np.float32, np.uint8]
@@ -70,6 +71,8 @@ def check_training_images(estimator, X, *, reset):
     X = as_container(X)
     n_axes = getattr(X, "ndim", 2)
     is_image = n_axes == 4
+    if is_image or estimator.image_shape is not None:
+        check_integers(X, "X", estimator.data_range is not None)
     if n_axes > 2 and not is_image:
         remedy = "add the channel axis of gray images, X[:, None]" if n_axes == 3 else "reshape it"
         raise ValueError(
@@ -78,9 +81,12 @@ def check_training_images(estimator, X, *, reset):
         )
     image_shape = declared_shape(estimator, X) if reset else estimator.image_shape_
     if is_image and tuple(X.shape[1:]) != image_shape:
+        remedy = "reshape X, or set image_shape=None to take the shape from X"
+        if _swapped(X.shape[1:]) == image_shape:
+            remedy = f"pass {_transposition(X, 'X')}"
         raise ValueError(
             f"X holds images of shape {tuple(X.shape[1:])} (channels, height, width), expected "
-            f"{image_shape}; reshape X, or set image_shape=None to take the shape from X."
+            f"{image_shape}; {remedy}."
         )
     flat, layout = _check_flat(estimator, X, reset=reset, name="X")
     if reset and image_shape is None:
@@ -177,12 +183,24 @@ def declared_shape(estimator, X):
     if getattr(X, "ndim", None) != 4:
         return None
     _, channels, height, width = X.shape
-    if channels == height > 4 and width in (1, 3, 4):
+    if looks_channels_last(tuple(X.shape[1:])):
         raise ValueError(
             f"X of shape {tuple(X.shape)} looks like (n, height, width, channels); pass "
-            "X.transpose(0, 3, 1, 2), or image_shape= if it is (n, channels, height, width)."
+            f"{_transposition(X, 'X')}, or image_shape={tuple(X.shape[1:])} if it is "
+            "(n, channels, height, width)."
         )
     return channels, height, width
+
+
+def _swapped(shape):
+    """The shape (channels, height, width) of images of shape (height, width, channels)."""
+    return (*shape[2:], *shape[:2])
+
+
+def _transposition(images, name):
+    """The call that moves the channels of (n, height, width, channels) to the second axis."""
+    method = "permute" if isinstance(images, torch.Tensor) else "transpose"
+    return f"{name}.{method}(0, 3, 1, 2)"
 
 
 def check_noisy_images(estimator, Z, shapes):
@@ -200,15 +218,19 @@ def check_noisy_images(estimator, Z, shapes):
     Returns
     -------
     z : Tensor of shape (n, *shape)
-        float64 if Z was float64 or of an integer type other than uint8, else float32.
+        float64 if Z was float64 or of an integer type other than uint8, else float32. uint8
+        pixels are read on the data range.
     layout : Layout
     """
     Z = as_container(Z)
     shape = _noisy_shape(estimator, Z, shapes)
+    if getattr(Z, "ndim", 2) > 2 or shapes[0][:2] != (1, 1):  # a 1 x d image is a plain row
+        check_integers(Z, "Z", estimator.data_range is not None)
     # scikit-learn's check of the number of features is that of whole images
     reset = False if shape == estimator.image_shape_ else None
     flat, layout = _check_flat(estimator, Z, reset=reset, name="Z")
-    z = to_compute(flat.to(estimator._device), layout.dtype)
+    data_range = estimator.data_range_ or DEFAULT_RANGE
+    z = to_compute(flat.to(estimator._device), layout.dtype, data_range)
     _check_magnitude(z, layout.dtype, "Z")
     return z.view(-1, *shape), layout
 
@@ -222,10 +244,13 @@ def _noisy_shape(estimator, Z, shapes):
         return got
     if len(got) > 1 or shapes[0] != estimator.image_shape_:
         known = " or ".join(map(str, shapes))
+        remedy = "gray images need their channel axis, Z[:, None]"
+        if _swapped(got) in shapes:
+            remedy = f"pass {_transposition(Z, 'Z')}"
         raise ValueError(
             f"Z holds images of shape {got}, but {type(estimator).__name__} was fitted on images "
             f"of shape {estimator.image_shape_} (channels, height, width) and takes {known} here; "
-            "gray images need their channel axis, Z[:, None]."
+            f"{remedy}."
         )
     return shapes[0]
 

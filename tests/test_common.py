@@ -79,7 +79,7 @@ class LinearNetwork:
         SmoothedDenoiser(EmpiricalDenoiser()),
         SmoothedDenoiser(GaussianDenoiser(1), tau=0.5, n_draws=2),
         NetworkDenoiser(LinearNetwork()),
-        NetworkDenoiser(LinearNetwork(), "eps", condition="float", data_range=(0, 1)),
+        NetworkDenoiser(LinearNetwork(), "eps", condition="float", network_range=(0, 1)),
         PatchDenoiser(),
         PatchDenoiser(1, sigma=2.0),
         PatchDenoiser(1, location="all"),
@@ -250,16 +250,12 @@ def test_training_images_in_any_container(model, X, Z, container):
         (np.float32, np.float32),
         (np.float16, np.float32),
         (np.uint8, np.float32),
-        (np.int64, np.float64),
     ],
 )
 def test_float_dtypes(model, X, Z, given, got):
     model.fit(X)
-    integers = np.rint(3 * Z)
     if given == np.uint8:
         Z, values = X[:5], X[:5] / 127.5 - 1
-    elif given == np.int64:
-        Z = values = integers.astype(given)
     else:
         Z = Z.astype(given)
         values = Z.astype(np.float64)

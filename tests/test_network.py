@@ -35,8 +35,8 @@ def identity(x, c):
 class Known:
     """The empirical denoiser of images in some pixels, dressed as a network of some kind."""
 
-    def __init__(self, X, parametrization, data_range=(-1, 1), sigma_data=0.5):
-        low, high = data_range
+    def __init__(self, X, parametrization, network_range=(-1, 1), sigma_data=0.5):
+        low, high = network_range
         self.truth = EmpiricalDenoiser().fit((low + high) / 2 + (high - low) / 2 * X)
         self.kind, self.sigma_data, self.calls = parametrization, sigma_data, []
 
@@ -61,14 +61,14 @@ class Known:
 
 
 @pytest.mark.parametrize("kind", ["x0", "eps", "v", "flow", "edm"])
-@pytest.mark.parametrize("data_range", [(-1, 1), (0, 1), (-0.5, 0.5), [0.0, 255.0]])
+@pytest.mark.parametrize("network_range", [(-1, 1), (0, 1), (-0.5, 0.5), [0.0, 255.0]])
 @pytest.mark.parametrize("condition", ["tensor", "float"])
-def test_every_parametrization_is_the_same_denoiser(X, Z, kind, data_range, condition):
-    network = Known(X, kind, data_range, sigma_data=0.7)
+def test_every_parametrization_is_the_same_denoiser(X, Z, kind, network_range, condition):
+    network = Known(X, kind, network_range, sigma_data=0.7)
     model = NetworkDenoiser(
         network,
         kind,
-        data_range=data_range,
+        network_range=network_range,
         sigma_data=0.7,
         condition=condition,
         dtype="float64",
@@ -101,13 +101,13 @@ def test_what_the_network_is_told(Z):
     }
     for kind, (x, c) in expected.items():
         model = NetworkDenoiser(
-            network, kind, data_range=(0, 1), image_shape=SHAPE, dtype="float64"
+            network, kind, network_range=(0, 1), image_shape=SHAPE, dtype="float64"
         )
         model.denoise(Z, LEVELS)
         np.testing.assert_allclose(told["x"], x, atol=1e-14)
         np.testing.assert_allclose(told["c"], c, atol=1e-14)
     steps = convert.NearestStep(np.cumprod(1 - np.linspace(1e-4, 0.02, 1000)))
-    model = NetworkDenoiser(network, "eps", time=steps, data_range=(0, 1), image_shape=SHAPE)
+    model = NetworkDenoiser(network, "eps", time=steps, network_range=(0, 1), image_shape=SHAPE)
     model.denoise(Z, LEVELS)
     assert told["c"].dtype == torch.int64
     assert told["c"].tolist() == steps(s).tolist()
@@ -279,7 +279,7 @@ def test_ends_of_sigma(X, Z):
         (lambda x, c: (x,), "answered with tuple; wrap it"),
         (lambda x, c: x.numpy(), "answered with ndarray"),
         (lambda x, c: x * float("nan"), r"NaN or infinity at sigma = \[0\.5\]"),
-        (lambda x, c: x / 0, "check parametrization and data_range"),
+        (lambda x, c: x / 0, "check parametrization and network_range"),
         (lambda x, c: x * 1j, r"must answer with floats, got torch\.complex64"),
         (lambda x, c: x.int(), r"must answer with floats, got torch\.int32"),
     ],
@@ -323,9 +323,12 @@ def test_what_torch_says_of_other_devices_and_dtypes_is_known(Z, layer):
         ({"network": "unet"}, "'network' parameter"),
         ({"parametrization": "score"}, "'parametrization' parameter"),
         ({"time": 3}, "'time' parameter"),
-        ({"data_range": 1.0}, "'data_range' parameter"),
+        ({"network_range": 1.0}, "'network_range' parameter"),
         *(
-            ({"data_range": wrong}, "data_range must be .low, high., finite numbers with low < hi")
+            (
+                {"network_range": wrong},
+                "network_range must be .low, high., finite numbers with low < hi",
+            )
             for wrong in ((1, -1), (None, 1), (0, np.inf), (np.nan, 1), ("0", "1"), (0,), (0, 1, 2))
         ),
         ({"sigma_data": 0.0}, "'sigma_data' parameter"),

@@ -256,7 +256,7 @@ def families(rng, X):
         "smoothed": SmoothedDenoiser(PSPCDenoiser(2), tau=0.3, n_draws=3),
         "blended": BlendedDenoiser(members, sigmas=[0.3, 2.0], n_images=8),
         "x0": NetworkDenoiser(linear, dtype="float64"),
-        "eps": NetworkDenoiser(linear, "eps", dtype="float64", data_range=(0, 1)),
+        "eps": NetworkDenoiser(linear, "eps", dtype="float64", network_range=(0, 1)),
         "edm": NetworkDenoiser(linear, "edm", dtype="float64"),
         "flow": NetworkDenoiser(linear, "flow", dtype="float64", batch_size=1),
     }

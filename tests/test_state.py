@@ -23,7 +23,7 @@ READ_WHEN_ASKED = {
     "bandwidth": [*INDEXED.split(), *PSPC],
     "batch_size": "pca-batchwise",
     "condition": "network",
-    "data_range": "network",
+    "network_range": "network",
     "device": "network",
     "dtype": "network",
     "engine": "pspc-2 pspc-paper pspc-schedule pspc-callable pspc-flip pspc-flexible "
@@ -64,7 +64,7 @@ OTHER_VALUES = {
     "batch_size": [2],
     "boundary": ["broken", "zero"],
     "condition": ["float"],
-    "data_range": [(0.0, 255.0)],
+    "data_range": [(-100.0, 100.0)],
     "denoiser": [GaussianDenoiser(3)],
     "denoisers": [[("only", GaussianDenoiser(2))]],
     "device": ["meta"],

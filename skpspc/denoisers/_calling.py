@@ -68,8 +68,8 @@ def called(network, x, told, sigma):
         levels = sorted({round(level, 6) for level in sigma.tolist()})
         raise ValueError(
             f"the network answered with NaN or infinity at sigma = {levels[:5]} (in its own "
-            "pixels); check parametrization and data_range, or stay within the noise levels that "
-            "it was trained on."
+            "pixels); check parametrization and network_range, or stay within the noise levels "
+            "that it was trained on."
         )
     if torch.is_grad_enabled() and x.requires_grad and not answer.requires_grad:
         raise ValueError(

@@ -12,6 +12,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._progress import progress
 from .._threads import torch_threads
+from .._units import (
+    check_data_range,
+    check_inside,
+    half_width,
+    sampler_ends,
+    warn_if_far,
+    warn_if_small,
+    warn_if_unusual,
+)
 from .._validation import (
     check_device,
     check_finite,
@@ -26,6 +35,7 @@ from ..posterior import Posterior
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
 from ..support.memory import rows_that_fit
+from ..support.training_set import DEFAULT_RANGE
 from ._links import LinkedEstimator
 from .differentiable import Differentiable
 
@@ -44,13 +54,17 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
     _parameter_constraints = {
         "sigma": [Interval(numbers.Real, 0, None, closed="left")],
         "image_shape": ["array-like", None],
+        "data_range": ["array-like", None],
         "device": [str, torch.device, None],
         "random_state": ["random_state", np.random.Generator],
     }
 
-    def __init__(self, *, sigma=0.5, image_shape=None, device=None, random_state=0):
+    def __init__(
+        self, *, sigma=0.5, image_shape=None, data_range=None, device=None, random_state=0
+    ):
         self.sigma = sigma
         self.image_shape = image_shape
+        self.data_range = data_range
         self.device = device
         self.random_state = random_state
 
@@ -61,8 +75,9 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         Parameters
         ----------
         X : array or Tensor of shape (n, C, H, W) or (n, d)
-            uint8 ``u`` means ``u / 127.5 - 1``; floats are taken as they are, float64
-            included. Not copied: do not write to it afterwards.
+            uint8 images are read on ``data_range``, [-1, 1] by default. Float images, float64
+            included, are used unscaled. Integers of other types are refused as images unless
+            ``data_range`` says what their range is. Not copied: do not write to X afterwards.
         y : array of shape (n,), default None
             Labels of any type that sorts, for :meth:`denoise` and :meth:`sample` of a class;
             without a class all images count. A y of several columns is ignored.
@@ -87,11 +102,12 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         """
         images, self._layout = check_training_images(self, X, reset=True)
         self.image_shape_ = tuple(images.shape[1:])
+        self._take_units(images)
         device = check_device(self.device, images)
         weight = check_weights(sample_weight, images, device)
         self._know(check_labels(y, len(images), weight))
         with torch_threads():
-            self._keep(TrainingSet(images.to(device), weight))
+            self._keep(self._training_set(images.to(device), weight))
             self._resolve()
         return self
 
@@ -112,14 +128,32 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         if images.dtype != self._image_dtype:
             raise ValueError(
                 f"X has dtype {images.dtype}, the training set {self._image_dtype}; convert X "
-                "first (uint8 means u / 127.5 - 1)."
+                "first."
             )
+        check_inside(images, self.data_range_)
+        self._widen_limits(images)
         weight = check_weights(sample_weight, images, self._device)
         self._know_more(check_labels(y, len(images), weight))
         with torch_threads():
             self._add(images.to(self._device), weight)
             self._extend()
         return self
+
+    def _take_units(self, images):
+        """Keep the data range and the limits of training images; nothing has been warned of."""
+        self.data_range_ = check_data_range(self.data_range, images.dtype)
+        check_inside(images, self.data_range_)
+        self._limits = _limits(images, self.data_range_)
+        self._warned: set[str] = set()
+
+    def _widen_limits(self, images):
+        """Let the limits of training images hold more of them."""
+        low, high = _limits(images, self.data_range_)
+        self._limits = min(low, self._limits[0]), max(high, self._limits[1])
+
+    def _training_set(self, images, weight):
+        """Return images and weights as a training set on the data range."""
+        return TrainingSet(images, weight, self.data_range_ or DEFAULT_RANGE)
 
     def _keep(self, training_set):
         """Learn from a training set, forgetting what was known."""
@@ -196,6 +230,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         z, layout = check_noisy_images(self, Z, self._shapes())
         with torch.no_grad(), torch_threads():
             levels = check_sigma(sigma, len(z), z.dtype).to(z.device)
+            warn_if_far(self, z, levels)
             result = self._posterior_of(z, levels, y)
         check_finite(result.mean, z.dtype, "the posterior mean")
         return result.map(lambda t: layout.restore(t, images=t is result.mean))
@@ -246,8 +281,8 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         y : ignored
             All training images count, whatever the class: searches pass labels here.
         sigmas : array of float, default None
-            Noise levels to average over; None: 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, which suit
-            images on [-1, 1] (uint8 images are). Scale other data first, or pass your own.
+            Noise levels to average over, in the units of the images. None: 0.1, 0.2, 0.4, 0.8,
+            1.6, 3.2 for images on [-1, 1], scaled to ``data_range``.
 
         Returns
         -------
@@ -257,9 +292,13 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         """
         check_is_fitted(self)
         images, _ = check_noisy_images(self, X, [self.image_shape_])
-        sigmas = np.atleast_1d(_SCORE_SIGMAS if sigmas is None else sigmas)
+        if sigmas is None:
+            warn_if_unusual(self, "the noise levels of score")
+            sigmas = half_width(self.data_range_) * np.array(_SCORE_SIGMAS)
+        sigmas = np.atleast_1d(sigmas)
         if len(sigmas) == 0 or sigmas.dtype.kind not in "iuf" or not np.isfinite(sigmas).all():
             raise ValueError(f"sigmas must be finite and at least one, got {sigmas!r}.")
+        check_sigma(sigmas, len(sigmas))
         for sigma in sigmas.tolist():
             check_noise_range(images.dtype, sigmas=sigma)
         shape = (len(sigmas), *self.image_shape_)
@@ -287,8 +326,8 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         random_state=None,
         sampler="heun",
         n_steps=18,
-        sigma_min=0.002,
-        sigma_max=80.0,
+        sigma_min=None,
+        sigma_max=None,
         initial=None,
         return_trajectory=False,
         callback=None,
@@ -310,8 +349,9 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             A callable ``sampler(denoise, z, sigmas)`` that yields the state after each of
             ``len(sigmas)`` steps, the last at sigma = 0.
         n_steps : int, default 18
-        sigma_min, sigma_max : float, default 0.002 and 80
-            Ends of the grid `edm_sigmas`, in the units of the images.
+        sigma_min, sigma_max : float, default None
+            Ends of the grid `edm_sigmas`, in the units of the images. None: 0.002 and 80 for
+            images on [-1, 1], scaled to ``data_range``.
         initial : array or Tensor of shape (n, C, H, W) or (n, d), default None
             Noisy images at ``sigma_max`` to start from instead of drawing noise.
         return_trajectory : bool, default False
@@ -341,6 +381,9 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         if not (callback is None or callable(callback)):
             raise ValueError(f"callback must be a callable or None, got {callback!r}.")
         steps = self._sampler(sampler)
+        sigma_min, sigma_max = sampler_ends(self.data_range_, sigma_min, sigma_max)
+        if initial is None:
+            warn_if_small(self, sigma_max)
         sigmas = [*edm_sigmas(n_steps, sigma_min, sigma_max).tolist(), 0.0]
         check_noise_range(self._layout.dtype, sigma_min=sigma_min, sigma_max=sigma_max)
         if initial is None and n == 1 and np.ndim(y):
@@ -401,7 +444,9 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             return z.to(self._layout.dtype, copy=True)  # a sampler of the caller's may write to it
         if not isinstance(n, numbers.Integral) or n < 1:
             raise ValueError(f"n must be an int of at least 1, got {n!r}.")
+        # samples on a data range are scaled samples on [-1, 1], and so is the noise they start from
         noise = sigma_max * draw_noise(shape, n, random_state)
+        noise += sum(self.data_range_ or DEFAULT_RANGE) / 2
         return noise.to(device=self._device, dtype=self._layout.dtype)
 
     def _walker(self):
@@ -411,3 +456,11 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
     def _denoise_at(self, z, sigma, **remembered):
         level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
         return self._posterior(z, level, **remembered).mean
+
+
+def _limits(images, data_range):
+    """Smallest and largest value of training images; of uint8 images, of any that they may hold."""
+    if images.dtype == torch.uint8:
+        return data_range
+    low, high = images.aminmax()
+    return float(low), float(high)

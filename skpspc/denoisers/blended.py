@@ -9,16 +9,19 @@ import torch
 from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
+from .._units import half_width, warn_if_unusual
 from .._validation import check_sigma
 from ..posterior import Posterior
 from ..sampling import draw_noise, noise_seed
 from ..support.holdout import hold_out
 from ..support.memory import rows_that_fit
+from ..support.training_set import DEFAULT_RANGE
 from .base import BaseDenoiser
 
 # On images in [-1, 1]: from where images are hardly noisy to where they are hardly seen.
@@ -54,8 +57,9 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         fitted.
     sigmas : array of float, default None
         Noise levels at which weights are found, positive; in between they are interpolated,
-        linearly in log sigma, and beyond the ends they stay. None: 0.05, 0.1, 0.2, ..., 6.4,
-        which suit images on [-1, 1]. Against a network, stay within what it was trained on.
+        linearly in log sigma, and beyond the ends they stay. None: 0.05, 0.1, 0.2, ..., 6.4
+        for images on [-1, 1], scaled to ``data_range``. Against a network, stay within
+        the noise levels that it was trained on.
     n_images : int, default 128
         How many different images of X are held out, at least 2. The weights are fitted on one
         half of them (the larger one) and ``errors_`` measured on the other.
@@ -65,6 +69,10 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
     image_shape : tuple of (C, H, W), default None
         Shape of one image where X is flat; None: a flat row is a 1 x d image. Members are
         given whole images, and need none.
+    data_range : tuple of (low, high), default None
+        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
+        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
+        float images are used unscaled.
     device : str or torch.device, default None
         Where to work; None: where X is.
     random_state : int, RandomState, Generator or None, default 0
@@ -150,11 +158,16 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         n_images=128,
         sigma=0.5,
         image_shape=None,
+        data_range=None,
         device=None,
         random_state=0,
     ):
         super().__init__(
-            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+            sigma=sigma,
+            image_shape=image_shape,
+            data_range=data_range,
+            device=device,
+            random_state=random_state,
         )
         self.denoisers = denoisers
         self.against = against
@@ -222,7 +235,11 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
 
     def _grid(self):
         """The noise levels of the calibration, increasing."""
-        given = _SIGMAS if self.sigmas is None else self.sigmas
+        if self.sigmas is None:
+            warn_if_unusual(self, "the noise levels of BlendedDenoiser")
+        given = (
+            half_width(self.data_range_) * np.array(_SIGMAS) if self.sigmas is None else self.sigmas
+        )
         try:
             sigmas = np.unique(np.asarray(given, dtype=np.float64))
         except (TypeError, ValueError):
@@ -235,7 +252,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
 
     def _fitted_members(self, training_set):
         """Clones of the members, fitted on some of the images."""
-        return [_fitted(denoiser, training_set) for _, denoiser in self.denoisers]
+        return [_fitted(denoiser, training_set, self.data_range) for _, denoiser in self.denoisers]
 
     def _reference(self, kept):
         """The denoiser whose answers are to be met, or None for clean images."""
@@ -245,7 +262,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
             try:
                 check_is_fitted(self.against)
             except NotFittedError:
-                return _fitted(self.against, kept)
+                return _fitted(self.against, kept, self.data_range)
         return self.against
 
     def _error_products(self, members, reference, held, seed):
@@ -335,12 +352,27 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         return Posterior(**sums)
 
 
-def _fitted(denoiser, training_set):
-    """A clone of a denoiser, fitted."""
+def _fitted(denoiser, training_set, data_range):
+    """A clone of a denoiser, fitted; it takes over a data range, which a frozen one must have."""
+    model = clone(denoiser)
+    if not isinstance(model, FrozenEstimator):
+        model.set_params(**dict.fromkeys(_range_parameters(model), data_range))
     # its parameters are not those that have been checked so far
     with config_context(skip_parameter_validation=False):
-        weight = training_set.sample_weight
-        return clone(denoiser).fit(training_set.images, None, sample_weight=weight)
+        model.fit(training_set.images, None, sample_weight=training_set.sample_weight)
+    own = getattr(model, "data_range_", None) or DEFAULT_RANGE
+    if own != training_set.data_range:
+        raise ValueError(
+            f"{denoiser!r} was fitted with data_range={own}, and BlendedDenoiser has "
+            f"data_range={data_range}; give both the same."
+        )
+    return model
+
+
+def _range_parameters(denoiser):
+    """Names of the parameters that hold the data range of a denoiser, or of the one within."""
+    names = denoiser.get_params(deep=False)
+    return ["data_range"] if "data_range" in names else ["denoiser__data_range"]
 
 
 def _ask(member, z, sigma):

@@ -50,6 +50,10 @@ class EmpiricalDenoiser(IndexedDenoiser):
         images (uint8 images live on [-1, 1]).
     image_shape : tuple of (C, H, W), default None
         Shape of one image where X is flat, (n, d). None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
+        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
+        float images are used unscaled.
     device : str or torch.device, default None
         Where to keep the training set and do the work; None: where X is.
     random_state : int, RandomState, Generator or None, default 0

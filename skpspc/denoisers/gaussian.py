@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._validation import check_sigma
 from ..posterior import Gaussian, gaussian_posterior
-from ..support import TrainingSet, covariance
+from ..support import covariance
 from .base import BaseDenoiser
 
 
@@ -42,6 +42,10 @@ class GaussianDenoiser(BaseDenoiser):
         images (uint8 images live on [-1, 1]).
     image_shape : tuple of (C, H, W), default None
         Shape of one image where X is flat; None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
+        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
+        float images are used unscaled.
     device : str or torch.device, default None
         Where to work; None: where X is.
     random_state : int, RandomState, Generator or None, default 0
@@ -126,11 +130,16 @@ class GaussianDenoiser(BaseDenoiser):
         shrinkage=0.0,
         sigma=0.5,
         image_shape=None,
+        data_range=None,
         device=None,
         random_state=0,
     ):
         super().__init__(
-            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+            sigma=sigma,
+            image_shape=image_shape,
+            data_range=data_range,
+            device=device,
+            random_state=random_state,
         )
         self.rank = rank
         self.shrinkage = shrinkage
@@ -143,7 +152,7 @@ class GaussianDenoiser(BaseDenoiser):
         if self._moments is None:
             self._hold(self.training_set_.extended(images, weight))
         else:
-            self._moments.add(TrainingSet(images, weight))
+            self._moments.add(self._training_set(images, weight))
             if self._labels is not None:
                 self.training_set_ = self.training_set_.extended(images, weight)
         self._gaussian = None

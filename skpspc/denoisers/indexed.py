@@ -50,11 +50,16 @@ class IndexedDenoiser(BandwidthDenoiser):
         verbose=0,
         sigma=0.5,
         image_shape=None,
+        data_range=None,
         device=None,
         random_state=0,
     ):
         super().__init__(
-            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+            sigma=sigma,
+            image_shape=image_shape,
+            data_range=data_range,
+            device=device,
+            random_state=random_state,
         )
         self.algorithm = algorithm
         self.n_neighbors = n_neighbors

@@ -9,10 +9,12 @@ import torch
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._units import check_data_range, checked_range
 from .._validation import Layout, check_device, check_training_images, check_weights, declared_shape
 from ..posterior import Posterior
 from ..sampling import convert
 from ..support.memory import rows_that_fit
+from ..support.training_set import DEFAULT_RANGE
 from ._calling import called, evaluating
 from .base import BaseDenoiser
 
@@ -63,9 +65,10 @@ class NetworkDenoiser(BaseDenoiser):
         Maps noise levels s, a tensor (n,) of float64, to c, a tensor (n,), instead of the
         table; for a DDPM `skpspc.sampling.convert.NearestStep` of its ``alphas_cumprod``.
         Floats are then cast to the network's dtype, ints are left.
-    data_range : tuple of (low, high), default (-1, 1)
-        What this library's [-1, 1] is to the network: (0, 1) or (-0.5, 0.5), for example.
-        Its noise level is then s = sigma * (high - low) / 2.
+    network_range : tuple of (low, high), default (-1, 1)
+        Range of the images that the network was trained on: (0, 1) or (-0.5, 0.5), for example.
+        Images are mapped from ``data_range`` ([-1, 1] where it is None) to this range and back,
+        and noise levels are multiplied by the ratio of the widths.
     sigma_data : float, default 0.5
         Of "edm", in the network's pixels.
     condition : {"tensor", "float"}, default "tensor"
@@ -78,6 +81,10 @@ class NetworkDenoiser(BaseDenoiser):
         Noise level of :meth:`transform`.
     image_shape : tuple of (C, H, W), default None
         Shape of one image. Given, nothing has to be fitted; None: that of X at fit.
+    data_range : tuple of (low, high), default None
+        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
+        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
+        float images are used unscaled.
     device : str or torch.device, default None
         Where the network works. None: where the module's parameters are, the CPU for other
         callables. A module is not moved.
@@ -129,7 +136,7 @@ class NetworkDenoiser(BaseDenoiser):
         "network": [callable],
         "parametrization": [StrOptions({"x0", "eps", "v", "flow", "edm"})],
         "time": [callable, None],
-        "data_range": [tuple, list],
+        "network_range": [tuple, list],
         "sigma_data": [Interval(numbers.Real, 0, None, closed="neither")],
         "condition": [StrOptions({"tensor", "float"})],
         "batch_size": [Interval(numbers.Integral, 1, None, closed="left"), None],
@@ -142,23 +149,28 @@ class NetworkDenoiser(BaseDenoiser):
         parametrization="x0",
         *,
         time=None,
-        data_range=(-1, 1),
+        network_range=(-1, 1),
         sigma_data=0.5,
         condition="tensor",
         batch_size=None,
         dtype=None,
         sigma=0.5,
         image_shape=None,
+        data_range=None,
         device=None,
         random_state=0,
     ):
         super().__init__(
-            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+            sigma=sigma,
+            image_shape=image_shape,
+            data_range=data_range,
+            device=device,
+            random_state=random_state,
         )
         self.network = network
         self.parametrization = parametrization
         self.time = time
-        self.data_range = data_range
+        self.network_range = network_range
         self.sigma_data = sigma_data
         self.condition = condition
         self.batch_size = batch_size
@@ -195,7 +207,8 @@ class NetworkDenoiser(BaseDenoiser):
         check_weights(sample_weight, images, images.device)
         if self.device is not None:
             check_device(self.device, images)
-        self._range()
+        self._take_units(images)
+        self._pixel_map()
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -226,6 +239,8 @@ class NetworkDenoiser(BaseDenoiser):
                 return shape
             if name == "n_features_in_":
                 return math.prod(shape)
+            if name == "data_range_":
+                return check_data_range(self.data_range, torch.float32)
             if name == "_layout":
                 return Layout(False, False, torch.float32, torch.device("cpu"))
         raise AttributeError(
@@ -249,20 +264,12 @@ class NetworkDenoiser(BaseDenoiser):
     def _device(self):
         return self._home()[0]
 
-    def _range(self):
-        """Middle and half width of the network's pixels."""
-        try:
-            low, high = self.data_range
-            known = math.isfinite(low) and math.isfinite(high) and low < high
-        except (TypeError, ValueError):
-            known = False
-        if not known:
-            raise ValueError(
-                "data_range must be (low, high), finite numbers with low < high, got "
-                f"{self.data_range!r}."
-            )
-        low, high = float(low), float(high)
-        return (low + high) / 2, (high - low) / 2
+    def _pixel_map(self):
+        """Factor and offset from pixels of images to pixels of the network."""
+        low, high = checked_range(self.network_range, "network_range")
+        own_low, own_high = self.data_range_ or DEFAULT_RANGE
+        factor = (high - low) / (own_high - own_low)
+        return factor, low - factor * own_low
 
     def _posterior(self, z, sigma):
         if "image_shape_" not in vars(self):
@@ -282,13 +289,13 @@ class NetworkDenoiser(BaseDenoiser):
 
     def _clean(self, z, sigma):
         """The network's estimate of x0 at positive noise levels."""
-        middle, half = self._range()
-        z, sigma = middle + half * z, half * sigma
+        factor, offset = self._pixel_map()
+        z, sigma = offset + factor * z, factor * sigma
         x, c, clean = _PARAMETRIZATIONS[self.parametrization](z, sigma, self.sigma_data)
         if self.time is not None:
             c = _checked_time(self.time(sigma), sigma)
         answer = self._ask(x, c, sigma).to(z)
-        return (clean(answer, z, sigma) - middle) / half
+        return (clean(answer, z, sigma) - offset) / factor
 
     def _jacobian_block(self, z, n_pixels):
         # a backward pass serves all images, and they share one forward pass

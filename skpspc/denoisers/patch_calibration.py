@@ -6,6 +6,7 @@ import torch
 from ..sampling import PatchSchedule, draw_noise, edm_sigmas, noise_seed, paper_schedule
 from ..sampling.choice import least_total, patch_sizes
 from ..support.memory import rows_that_fit
+from ..support.training_set import DEFAULT_RANGE
 from .bandwidth import NO_SPREAD, held_and_fitted, refitted
 
 # Noise levels that are tried, in standard deviations of a pixel: at the first the smallest
@@ -30,7 +31,7 @@ def calibrated_sizes(denoiser):
     held, rest = held_and_fitted(denoiser, seed)
     spread = _pixel_spread(rest) if len(rest) else 0.0
     if spread <= NO_SPREAD * denoiser.training_set_.abs_max:
-        return paper_schedule(denoiser.image_shape_)
+        return paper_schedule(denoiser.image_shape_, denoiser.data_range_ or DEFAULT_RANGE)
     bandwidth = denoiser.bandwidth
     if isinstance(bandwidth, str):  # it is calibrated afterwards, with these sizes
         bandwidth = 0.0

@@ -50,6 +50,10 @@ class PCALocalityDenoiser(BaseDenoiser):
         images (uint8 images live on [-1, 1]).
     image_shape : tuple of (C, H, W), default None
         Shape of one image where X is flat; None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
+        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
+        float images are used unscaled.
     device : str or torch.device, default None
         Where to work; None: where X is.
     random_state : int, RandomState, Generator or None, default 0
@@ -113,11 +117,16 @@ class PCALocalityDenoiser(BaseDenoiser):
         batch_size=512,
         sigma=0.5,
         image_shape=None,
+        data_range=None,
         device=None,
         random_state=0,
     ):
         super().__init__(
-            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+            sigma=sigma,
+            image_shape=image_shape,
+            data_range=data_range,
+            device=device,
+            random_state=random_state,
         )
         self.threshold = threshold
         self.softmax = softmax

@@ -7,6 +7,7 @@ from functools import partial
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._units import warn_if_unusual
 from .._validation import warn_if_clipped
 from ..posterior import (
     ENGINES,
@@ -17,6 +18,7 @@ from ..posterior import (
 )
 from ..sampling import PatchSchedule, paper_schedule
 from ..support import MirroredTrainingSet, Windows, clip_size, tapered_windows
+from ..support.training_set import DEFAULT_RANGE
 from .bandwidth import BandwidthDenoiser
 from .flexible import FlexibleWindows
 from .patch_calibration import calibrated_sizes
@@ -74,6 +76,10 @@ class PSPCDenoiser(BandwidthDenoiser):
         Noise level of :meth:`transform` and :meth:`score_samples`.
     image_shape : tuple of (C, H, W), default None
         Shape of one image where X is flat; None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
+        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
+        float images are used unscaled.
     device : str or torch.device, default None
         Where to work; None: where X is.
     random_state : int, RandomState, Generator or None, default 0
@@ -169,11 +175,16 @@ class PSPCDenoiser(BandwidthDenoiser):
         smoothing="window",
         sigma=0.5,
         image_shape=None,
+        data_range=None,
         device=None,
         random_state=0,
     ):
         super().__init__(
-            sigma=sigma, image_shape=image_shape, device=device, random_state=random_state
+            sigma=sigma,
+            image_shape=image_shape,
+            data_range=data_range,
+            device=device,
+            random_state=random_state,
         )
         self.patch_size = patch_size
         self.windows = windows
@@ -208,7 +219,9 @@ class PSPCDenoiser(BandwidthDenoiser):
         if hasattr(self, "patch_schedule_"):
             del self.patch_schedule_
         if self.patch_size == "paper":
-            return paper_schedule(self.image_shape_)
+            if self.windows is None:
+                warn_if_unusual(self, "the patch sizes of the paper")
+            return paper_schedule(self.image_shape_, self.data_range_ or DEFAULT_RANGE)
         if self.patch_size == "calibrated":
             self.patch_schedule_ = calibrated_sizes(self)
             return self.patch_schedule_

@@ -56,7 +56,8 @@ class SmoothedDenoiser(BaseDenoiser):
 
     Notes
     -----
-    ``image_shape`` and ``device`` are the inner denoiser's: ``set_params(denoiser__device=...)``.
+    ``image_shape``, ``data_range`` and ``device`` are parameters of the inner denoiser:
+    ``set_params(denoiser__device=...)``.
     ``log_evidence`` is the mean over the displacements, the potential whose gradient is the
     mean of the scores; ``effective_sample_size`` and ``error_bound`` are means too.
 
@@ -118,6 +119,8 @@ class SmoothedDenoiser(BaseDenoiser):
         seeds = np.random.SeedSequence([noise_seed(self.random_state), _DISPLACEMENTS])
         self._seed = int.from_bytes(seeds.generate_state(4).tobytes(), "little")
         self._adopt("image_shape_", "n_features_in_", "feature_names_in_", "_layout")
+        self._adopt("data_range_", "_limits")
+        self._warned = set()
         self._adopt(*_ABOUT_CLASSES)
         return self
 
@@ -159,6 +162,11 @@ class SmoothedDenoiser(BaseDenoiser):
         """
         check_is_fitted(self)
         return self.denoiser_.get_feature_names_out(input_features)
+
+    @property
+    def data_range(self):
+        """Parameter ``data_range`` of the inner denoiser."""
+        return self.denoiser_.data_range
 
     @property
     def _device(self):

@@ -7,7 +7,7 @@ import torch
 from sklearn.utils import check_array
 
 from .._validation import as_container, as_tensor
-from ..support.training_set import to_compute
+from ..support.training_set import DEFAULT_RANGE, to_compute
 
 
 def as_images(X, name):
@@ -53,6 +53,24 @@ def as_images(X, name):
 def as_floats(images):
     """Images as float64; uint8 ``u`` becomes ``u / 127.5 - 1``."""
     return to_compute(as_tensor(images), torch.float64).numpy()
+
+
+def shared_range(denoisers, images):
+    """Values that uint8 pixels stand for in denoisers; (-1, 1) where none of them says.
+
+    Raises
+    ------
+    ValueError
+        If images are uint8, and denoisers were fitted with different data ranges.
+    """
+    given = (getattr(denoiser, "data_range_", None) for denoiser in denoisers)
+    ranges = {data_range for data_range in given if data_range is not None}
+    if len(ranges) > 1 and images.dtype == np.uint8:
+        raise ValueError(
+            f"the denoisers were fitted with different data ranges, {sorted(ranges)}, and uint8 "
+            "images mean other values to each; fit all with one data_range."
+        )
+    return min(ranges) if ranges else DEFAULT_RANGE
 
 
 def check_fits(images, denoiser, name):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
+from .._units import checked_range, half_width
 from ..denoisers import EmpiricalDenoiser, FlexibleWindows, GaussianDenoiser
 from ..sampling import PatchSchedule, draw_noise, noise_seed
 from ..sampling.choice import least_total
@@ -99,8 +100,8 @@ def calibrate_patch_size(
         Training images.
     sigmas : sequence of float, default None
         Noise levels, finite, non-negative and distinct, in any order, in the units of the
-        images. None: 0.05, 0.1, 0.2, ..., 12.8, which suit images on [-1, 1]. Against a
-        network, stay within what it was trained on.
+        images. None: 0.05, 0.1, 0.2, ..., 12.8 for images on [-1, 1], scaled to the
+        ``data_range`` of the denoiser. Against a network, stay within what it was trained on.
     sizes : sequence of int, default None
         Candidates, at least 1 and at most the longer side of the image. None: up to 15 sizes
         from 1 to the longer side, evenly spaced in their logarithm.
@@ -178,7 +179,11 @@ def calibrate_patch_size(
             f"denoiser must have a parameter patch_size, as PSPCDenoiser has; got {denoiser!r}."
         )
     _check_against(against)
-    grid = np.sort(check_grid(_SIGMAS if sigmas is None else sigmas))
+    if sigmas is None:
+        sigmas = np.array(_SIGMAS)
+        if getattr(denoiser, "data_range", None) is not None:
+            sigmas *= half_width(checked_range(denoiser.data_range, "data_range"))
+    grid = np.sort(check_grid(sigmas))
     kept, held, seed = _split(denoiser, X, n_images, held_out, sample_weight, random_state)
     sizes = check_sizes(sizes, kept.image_shape, "sizes")
     models = (_fitted(denoiser, kept, patch_size=size) for size in sizes)
@@ -278,7 +283,8 @@ def _split(denoiser, X, n_images, held_out, sample_weight, random_state):
 
 def _known(images, image_shape, denoiser, sample_weight=None):
     """Images as a checked TrainingSet."""
-    keeper = EmpiricalDenoiser(image_shape=image_shape, device=getattr(denoiser, "device", None))
+    shared = {name: getattr(denoiser, name, None) for name in ("data_range", "device")}
+    keeper = EmpiricalDenoiser(image_shape=image_shape, **shared)
     return keeper.fit(images, sample_weight=sample_weight).training_set_
 
 

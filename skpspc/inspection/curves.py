@@ -20,7 +20,7 @@ from ..sampling.schedules import check_grid
 from ..support.memory import rows_that_fit
 from ..support.training_set import to_compute
 from ._errors import answer_of, standard_error
-from ._images import as_images, check_fits
+from ._images import as_images, check_fits, shared_range
 from .tables import ComparisonTable, ErrorTable
 
 _DEFAULT_N = 64
@@ -303,6 +303,7 @@ class _Forward:
         self.images = as_images(X[chosen], "X")
         for denoiser in denoisers:
             check_fits(self.images, denoiser, "X")
+        self.data_range = shared_range(denoisers, self.images)
         self.seed = noise_seed(rng)
         self.words = "noisy images (forward process)"
 
@@ -311,7 +312,7 @@ class _Forward:
         dtype = torch.float64 if self.images.dtype == np.float64 else torch.float32
         shape = self.images.shape[1:]
         for rows in _batches(shape, self.n):
-            clean = to_compute(torch.from_numpy(self.images[rows]), dtype)
+            clean = to_compute(torch.from_numpy(self.images[rows]), dtype, self.data_range)
             noise = draw_noise(shape, len(clean), self.seed, start=rows.start).to(clean)
             for j, sigma in enumerate(sigmas):
                 yield j, rows, clean, clean + float(sigma) * noise

@@ -15,7 +15,7 @@ from .._validation import as_tensor
 from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid
 from ..support import with_own_heat
-from ..support.training_set import to_compute
+from ..support.training_set import DEFAULT_RANGE, to_compute
 from ._images import as_images, check_fits
 
 # Answers of one denoiser that differ by less than this, relative to the largest, are rounding.
@@ -207,7 +207,7 @@ class _Noisy:
         images = as_images(X[rows], "X")
         check_fits(images, denoiser, "X")
         dtype = torch.float64 if images.dtype == np.float64 else torch.float32
-        clean = to_compute(as_tensor(images), dtype)
+        clean = to_compute(as_tensor(images), dtype, denoiser.data_range_ or DEFAULT_RANGE)
         noise = draw_noise(clean.shape[1:], len(clean), seed).to(clean)
         return cls(clean, noise, seed)
 

@@ -132,8 +132,11 @@ def equivariant_posterior(z, sigma, training_set, size, boundary, answer=patch_p
 def padded_comparison(z, training_set, size, boundary):
     """Padded noisy images, and the dictionary that all windows of them are compared with."""
     h, w = (1 if side == 1 else size for side in z.shape[2:])
-    mode = {"circular": "circular", "zero": "constant"}[boundary]
-    padded = torch.nn.functional.pad(z, (w // 2, w // 2, h // 2, h // 2), mode=mode)
+    sides = (w // 2, w // 2, h // 2, h // 2)
+    if boundary == "circular":
+        padded = torch.nn.functional.pad(z, sides, mode="circular")
+    else:  # the middle of the data range, which is zero on [-1, 1]
+        padded = torch.nn.functional.pad(z, sides, value=sum(training_set.data_range) / 2)
     return padded, PatchDictionary(training_set, (h, w), (h // 2, w // 2))
 
 

@@ -219,7 +219,7 @@ class BandwidthSchedule(_Schedule):
         return float(self._at(sigma))
 
 
-def paper_schedule(image_shape):
+def paper_schedule(image_shape, data_range=(-1, 1)):
     """The CIFAR-10 schedule of Niedoba et al., scaled to the image.
 
     Parameters
@@ -227,6 +227,8 @@ def paper_schedule(image_shape):
     image_shape : tuple of (C, H, W)
         Sizes are multiplied by the longer side (the height of a square image, the length of
         a signal) over 32 and rounded, and are at least 1.
+    data_range : tuple of (low, high), default (-1, 1)
+        Range of the images; noise levels are multiplied by half its width.
 
     Returns
     -------
@@ -234,16 +236,19 @@ def paper_schedule(image_shape):
     """
     scale = max(image_shape[1:]) / _PAPER_SIDE
     sizes = [max(1, round(size * scale)) for size in _PAPER_SIZES]
-    return PatchSchedule(edm_sigmas(len(sizes)).tolist(), sizes)
+    sigmas = edm_sigmas(len(sizes)) * ((data_range[1] - data_range[0]) / 2)
+    return PatchSchedule(sigmas.tolist(), sizes)
 
 
-def local_score_schedule(network):
+def local_score_schedule(network, data_range=(-1, 1)):
     """The window sizes of Kamb & Ganguli, calibrated against a convolutional network.
 
     Parameters
     ----------
     network : {"cifar10-unet", "cifar10-resnet", "mnist-unet", "fashion-mnist-unet"}
         Data set and network; the sizes suit its images, 32 x 32 or 28 x 28.
+    data_range : tuple of (low, high), default (-1, 1)
+        Range of the images; noise levels are multiplied by half its width.
 
     Returns
     -------
@@ -272,4 +277,5 @@ def local_score_schedule(network):
         raise ValueError(f"network must be one of {known}, got {network!r}.")
     sizes = _LOCAL_SCORE_SIZES[network]
     time = np.arange(len(sizes)) / len(sizes)
-    return PatchSchedule(np.tan(np.pi * time / 2.016).tolist(), list(sizes))
+    sigmas = np.tan(np.pi * time / 2.016) * ((data_range[1] - data_range[0]) / 2)
+    return PatchSchedule(sigmas.tolist(), list(sizes))

@@ -77,7 +77,7 @@ def _one_each(training_set, place, n_images):
     total = count.new_zeros(n_images).index_add_(0, places, count)
     one_each = places.new_empty(n_images)
     one_each[places] = rows
-    return TrainingSet(training_set.images[one_each], total)
+    return TrainingSet(training_set.images[one_each], total, training_set.data_range)
 
 
 def _places(training_set, rng):

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..._units import sampler_ends
 from ...sampling import edm_sigmas
 from ._cells import GREY, as_pictures, box_size, canvas, check_columns, draw, limits, words
 
@@ -51,8 +52,8 @@ class TrajectoryDisplay:
         y=None,
         guidance=1.0,
         n_steps=18,
-        sigma_min=0.002,
-        sigma_max=80.0,
+        sigma_min=None,
+        sigma_max=None,
         sampler="heun",
         random_state=0,
         n_columns=8,
@@ -97,7 +98,8 @@ class TrajectoryDisplay:
             random_state=random_state,
             return_trajectory=True,
         )
-        sigmas = [*edm_sigmas(n_steps, sigma_min, sigma_max).tolist(), 0.0]
+        ends = sampler_ends(estimator.data_range_, sigma_min, sigma_max)
+        sigmas = [*edm_sigmas(n_steps, *ends).tolist(), 0.0]
         shown = np.unique(np.linspace(0, n_steps, n_columns).round().astype(int))
         estimates = [
             estimator.denoise(states[j], sigmas[j], y, guidance) if sigmas[j] else states[j]

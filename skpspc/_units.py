@@ -1,0 +1,240 @@
+"""Units of images and noise levels: the data range, and warnings where units seem to differ."""
+
+import math
+import warnings
+from numbers import Real
+
+import numpy as np
+import torch
+
+from .support.training_set import DEFAULT_RANGE
+
+_MANY = 1000  # training images that are looked at, at most
+_FAR = 6.0  # standard deviations of the noise beyond which hardly any value is
+_UNLIKELY = 0.01  # probability of noisy images below which their units are doubted
+_LARGE = 10.0  # standard deviations of a pixel from which noise drowns the data
+_USUAL_WIDTHS = (1.2, 2.6)  # largest less smallest value of images on [-1, 1]
+
+
+def check_data_range(data_range, dtype):
+    """Range of the values of images.
+
+    Parameters
+    ----------
+    data_range : tuple of (low, high) or None
+        As an estimator has it.
+    dtype : torch.dtype
+        That of the training images.
+
+    Returns
+    -------
+    tuple of (low, high) or None
+        Floats; (-1, 1) for uint8 images of no given range, None for other images of none.
+
+    Raises
+    ------
+    ValueError
+        If the range is not two finite numbers, the smaller one first.
+    """
+    if data_range is None:
+        return DEFAULT_RANGE if dtype == torch.uint8 else None
+    return checked_range(data_range, "data_range")
+
+
+def checked_range(values, name):
+    """Two finite numbers, the smaller one first, as floats.
+
+    Raises
+    ------
+    ValueError
+        If they are none.
+    """
+    ends = np.asarray(values, dtype=object).ravel().tolist()
+    low, high = ends if len(ends) == 2 and all(isinstance(e, Real) for e in ends) else (0.0, 0.0)
+    if not -math.inf < low < high < math.inf:
+        raise ValueError(
+            f"{name} must be (low, high), finite numbers with low < high, got {values!r}."
+        )
+    return float(low), float(high)
+
+
+def half_width(data_range):
+    """Half the width of a data range, by which noise levels of [-1, 1] are multiplied; None: 1."""
+    return 1.0 if data_range is None else (data_range[1] - data_range[0]) / 2
+
+
+def sampler_ends(data_range, sigma_min=None, sigma_max=None):
+    """Smallest and largest noise level of a sampler: those given, or 0.002 and 80, scaled."""
+    half = half_width(data_range)
+    return (
+        0.002 * half if sigma_min is None else sigma_min,
+        80.0 * half if sigma_max is None else sigma_max,
+    )
+
+
+def check_inside(images, data_range):
+    """Raise if float training images have values outside a data range.
+
+    Parameters
+    ----------
+    images : Tensor
+    data_range : tuple of (low, high) or None
+
+    Raises
+    ------
+    ValueError
+        If a value lies farther outside than rounding explains.
+    """
+    if data_range is None or images.dtype == torch.uint8:
+        return
+    low, high = map(float, images.aminmax())
+    slack = 1e-6 * (data_range[1] - data_range[0])
+    if low < data_range[0] - slack or high > data_range[1] + slack:
+        raise ValueError(
+            f"X has values from {low:.6g} to {high:.6g}, outside "
+            f"data_range=({data_range[0]:g}, {data_range[1]:g}); pass the range of the values, or "
+            "clip them."
+        )
+
+
+def check_integers(X, name, is_declared):
+    """Raise for images of integers other than uint8, whose range nobody stated.
+
+    Parameters
+    ----------
+    X : array or Tensor
+    name : str
+        "X" or "Z".
+    is_declared : bool
+        Whether the estimator has a ``data_range``.
+
+    Raises
+    ------
+    ValueError
+        For integers other than uint8, and bools, of no declared range.
+    """
+    dtype = getattr(X, "dtype", None)
+    if isinstance(dtype, torch.dtype):
+        is_integer = not (dtype.is_floating_point or dtype.is_complex) and dtype != torch.uint8
+    else:
+        is_integer = getattr(dtype, "kind", "O") in "iub" and dtype != np.uint8
+    if is_integer and not is_declared:
+        kind, is_tensor = str(dtype).removeprefix("torch."), isinstance(X, torch.Tensor)
+        raise ValueError(
+            f"{name} has dtype {kind}; convert images of 8 bits with "
+            f"{name}.{'byte()' if is_tensor else 'astype(np.uint8)'}, or fit with "
+            "data_range=(0, 255) to keep their values, with sigma in those units."
+        )
+
+
+def looks_channels_last(shape):
+    """Whether images of a shape are more plausibly (height, width, channels).
+
+    The last axis must be a number of channels of images, 1, 3 or 4. The first axis must be no
+    such number (at most 4), unless it equals the second: (4, 4, 3) is a square of 4 x 4 pixels.
+    Last two axes that are equal are a square with many channels, or a table: (16, 4, 4) and
+    (24, 1, 1) are (channels, height, width).
+    """
+    first, second, last = shape
+    return last in (1, 3, 4) and second != last and (first > 4 or first == second > last)
+
+
+def warn_once(estimator, topic, message):
+    """Warn about a topic, once between two fits of an estimator."""
+    said = estimator._warned
+    if topic not in said:
+        said.add(topic)
+        warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def warn_if_far(estimator, z, sigma):
+    """Warn where noisy images lie far from the values of the training images.
+
+    Parameters
+    ----------
+    estimator : BaseDenoiser
+        Fitted.
+    z : Tensor of shape (n, ...)
+    sigma : Tensor of shape (n,)
+    """
+    limits = getattr(estimator, "_limits", None)
+    if limits is None or not len(z):
+        return
+    low, high = limits
+    flat = z.flatten(1)
+    noise = _FAR * sigma + (high - low) / 2
+    above = flat.amax(1).double() - high > noise
+    below = low - flat.amin(1).double() > noise
+    is_far = above | below
+    if is_far.any():
+        row = int(is_far.nonzero()[0])
+        warn_once(
+            estimator,
+            "far",
+            f"Z has values from {float(flat[row].min()):.4g} to {float(flat[row].max()):.4g} at "
+            f"sigma = {float(sigma[row]):.4g}, more than noise explains: values of the training "
+            f"images lie between {low:.4g} and {high:.4g}. Give Z and sigma in the units of the "
+            "training images, or fit with data_range=.",
+        )
+    elif _seem_halved(estimator, flat, sigma):
+        warn_once(
+            estimator,
+            "halved",
+            "Z lies in [0, 1], and the training images, uint8 on [-1, 1], do not. Pass Z as uint8 "
+            "or as 2 * Z - 1, or fit with data_range=(0, 1); sigma is in the same units.",
+        )
+
+
+def _seem_halved(estimator, flat, sigma):
+    """Whether noisy images seem to be on [0, 1] where the training images are on [-1, 1]."""
+    training_set = getattr(estimator, "training_set_", None)
+    if training_set is None or not training_set.is_uint8 or estimator.data_range is not None:
+        return False
+    noise = 5 * sigma
+    inside = (flat.amin(1) >= -noise) & (flat.amax(1) <= 1 + noise)
+    if not (inside & (noise < 0.5)).all():
+        return False
+    some = training_set.subset(slice(None, None, max(1, len(training_set) // _MANY)))
+    n_bright = int((some.images.flatten(1).amin(1) > 127).sum())
+    return ((n_bright + 0.5) / (len(some) + 1)) ** len(flat) < _UNLIKELY
+
+
+def warn_if_small(estimator, sigma_max):
+    """Warn where noise of the largest level of a sampler does not drown the training images."""
+    training_set = getattr(estimator, "training_set_", None)
+    if training_set is None:
+        return
+    rows = slice(0, len(training_set), max(1, len(training_set) // _MANY))
+    some = training_set.subset(torch.arange(len(training_set))[rows])
+    spread = float(some.take(slice(0, len(some)), torch.float64).std(correction=0))
+    if sigma_max < _LARGE * spread:
+        warn_once(
+            estimator,
+            "small",
+            f"sigma_max={sigma_max:g} is not large beside the standard deviation {spread:.4g} of "
+            "the pixels, so samples begin too near the data; set data_range to the range of the "
+            f"images, or pass sigma_max of at least {_LARGE * spread:.3g}.",
+        )
+
+
+def warn_if_unusual(estimator, what):
+    """Warn where noise levels for images on [-1, 1] are used with floats of another width.
+
+    Parameters
+    ----------
+    estimator : BaseDenoiser
+    what : str
+        Whose noise levels they are, the subject of the sentence.
+    """
+    limits = getattr(estimator, "_limits", None)
+    _, height, width = estimator.image_shape_
+    if limits is None or estimator.data_range_ is not None or min(height, width) == 1:
+        return
+    low, high = limits
+    if not _USUAL_WIDTHS[0] <= high - low <= _USUAL_WIDTHS[1]:
+        warn_once(
+            estimator,
+            what,
+            f"{what} suit images on [-1, 1], and X has values from {low:.4g} to {high:.4g}; pass "
+            "data_range=(low, high), the range of the images, by which they are scaled.",
+        )
