@@ -129,7 +129,7 @@ def main():
     train(
         given.network,
         load_edm_zip(given.images).images,
-        load_edm_zip(given.held_out, max_images=256).images,
+        load_edm_zip(given.held_out).images[:256],
         given.out,
         n_steps=given.steps or n_steps,
         rate=rate,

@@ -2,6 +2,7 @@
 
 import json
 
+from ._input import MAX_BYTES, parse_json, read_file, reading, text_limit
 from .sampling import PatchSchedule
 
 
@@ -41,13 +42,7 @@ def read_schedule(path):
     ValueError
         If it does not hold a schedule.
     """
-    try:
-        with open(path, encoding="utf-8") as file:
-            entries = json.load(file)
+    remedy = 'give what `skpspc calibrate` writes, or {"sigmas": [0.1, 1.0], "sizes": [3, 7]}'
+    with reading(path, "holds no schedule", remedy):
+        entries = parse_json(read_file(path, text_limit(MAX_BYTES), MAX_BYTES))
         return PatchSchedule(entries["sigmas"], entries["sizes"])
-    except (ValueError, KeyError, TypeError) as error:
-        said = f"there is no {error}" if isinstance(error, KeyError) else str(error)
-        raise ValueError(
-            f"'{path}' holds no schedule ({said}); give what `skpspc calibrate` writes, or "
-            '{"sigmas": [0.1, 1.0], "sizes": [3, 7]}.'
-        ) from error

@@ -1,7 +1,6 @@
 """The command line: ``skpspc sample``, ``skpspc denoise`` and ``skpspc calibrate``."""
 
 import sys
-from zipfile import BadZipFile
 
 import click
 import numpy as np
@@ -9,6 +8,7 @@ import torch
 
 from . import __version__
 from ._calibrate import calibrate
+from ._input import load_arrays, map_array, reading
 from ._options import Interrupted, check_finite, check_held_out, in_sentences, shared_options
 from ._output import write_output
 from ._picture import check_picturable, image_grid
@@ -208,18 +208,15 @@ def _keep_state(stop, out, walk):
 
 def _read_state(path, walk):
     """The start of the rest of an interrupted run, as arguments of ``sample``."""
-    try:
-        with np.load(path, allow_pickle=False) as state:
-            kept = {name: state[name].item() for name in walk}
-            start = {
-                "initial": state["initial"],
-                "sigma_max": float(state["sigma_max"]),
-                "n_steps": int(state["n_steps"]),
-            }
-    except (ValueError, EOFError, KeyError, TypeError, AttributeError, BadZipFile) as error:
-        raise ValueError(
-            f"'{path}' is not what an interrupted `skpspc sample` kept ({error}); give that file."
-        ) from error
+    failure, remedy = "is not what an interrupted `skpspc sample` kept", "give that file"
+    state = load_arrays(path, failure, remedy)
+    with reading(path, failure, remedy):
+        kept = {name: state[name].item() for name in walk}
+        start = {
+            "initial": state["initial"],
+            "sigma_max": float(state["sigma_max"]),
+            "n_steps": int(state["n_steps"]),
+        }
     other = [f"{name} {kept[name]!r}" for name in walk if kept[name] != walk[name]]
     if other:
         raise ValueError(f"'{path}' is of a run with {', '.join(other)}; give the same options.")
@@ -258,14 +255,10 @@ def _hold_out(images, n, sigma, seed):
 
 
 def _read_noisy(path):
-    try:
-        z = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ValueError(f"'{path}' cannot be read as a .npy array ({error}).") from error
-    if not isinstance(z, np.ndarray) or z.ndim != 4:
-        found = f"shape {z.shape}" if isinstance(z, np.ndarray) else "an .npz archive"
-        raise ValueError(f"'{path}' must be a .npy of shape (n, C, H, W), got {found}.")
-    return _as_float(z)
+    z = map_array(path, "cannot be read as a .npy array", "write it with numpy.save")
+    if z.ndim != 4:
+        raise ValueError(f"'{path}' must be a .npy of shape (n, C, H, W), got shape {z.shape}.")
+    return _as_float(np.array(z))
 
 
 def _as_float(images):

@@ -450,9 +450,7 @@ def test_files_that_hold_no_array(tmp_path):
     (tmp_path / "cut.npz").write_bytes((tmp_path / "several.npz").read_bytes()[:-30])
     for path in sorted(set(tmp_path.iterdir()) - {whole}):
         windows = FlexibleWindows(path, 0.5, [1.0])
-        with pytest.raises(
-            ValueError, match=rf"{path.name}.*; pass the path of what np.save wrote"
-        ):
+        with pytest.raises(ValueError, match=rf"{path.name}.* pass .* a file that np.save wrote"):
             PSPCDenoiser(windows=windows).fit(np.zeros((4, 1, 2, 3)))
 
 

@@ -371,7 +371,7 @@ def test_shared_networks(networks, shared, name, bounds):
     """A callable that takes one float; the stated errors on held-out digits, about."""
     from skpspc.datasets import load_edm_zip
 
-    clean = load_edm_zip(shared / "data" / "mnist-28x28-test.zip", max_images=16).images
+    clean = load_edm_zip(shared / "data" / "mnist-28x28-test.zip").images[:16]
     clean = (clean / 127.5 - 1).astype(np.float32)
     noise = np.random.default_rng(0).standard_normal(clean.shape).astype(np.float32)
     network = getattr(networks, name)()

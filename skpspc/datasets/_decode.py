@@ -1,35 +1,70 @@
-"""One encoded image file to uint8 pixels, with errors that name the file."""
+"""Encoded image files to uint8 pixels, with errors that name the files."""
 
-import struct
-import zipfile
-import zlib
+import math
+import warnings
 from numbers import Integral
+from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from sklearn.utils import check_scalar
 
-# What zipfile and Pillow raise when bytes are not what their name promises: a failed
-# checksum, an unknown compression, a password, a broken chunk, an absurd size.
-_UNREADABLE = (
-    OSError,
-    EOFError,
-    SyntaxError,
-    ValueError,
-    IndexError,
-    NotImplementedError,
-    RuntimeError,
-    struct.error,
-    zipfile.BadZipFile,
-    zlib.error,
-    Image.DecompressionBombError,
-)
+from .._input import UnreadableFileError, check_size, image_limit, reading, where
+
+# Pillow knows more formats. It hands EPS to another program, some others have stubs only, and the
+# readers of JPEG 2000 and AVIF reduce deeper pixels to 8 bits without a trace.
+_FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _GRAY_MODES = {"1", "L", "LA", "La"}
+_ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
+_BITS_PER_SAMPLE = 258  # a tag of TIFF
+_KINDS = {1: "gray", 3: "colour"}
+_LISTED = 10
+_FAILURE = "cannot be read as an image"
 
 
 def hidden(name):
     """Whether a file was put there by an operating system rather than by its owner."""
     return "/." in f"/{name}" or "__MACOSX/" in name or name.endswith("Thumbs.db")
+
+
+def image_names(names, container):
+    """Names of the image files, sorted, and the number of other files, of which a warning tells.
+
+    Parameters
+    ----------
+    names : iterable of str
+        Relative, with forward slashes.
+    container : path
+        The archive or folder.
+
+    Raises
+    ------
+    ValueError
+        If no image is among them.
+    """
+    Image.init()
+    suffixes = {s for s, known in Image.registered_extensions().items() if known in _FORMATS}
+    names = sorted(names)
+    images = [
+        name
+        for name in names
+        if PurePosixPath(name).suffix.lower() in suffixes and not hidden(name)
+    ]
+    skipped = sorted(set(names) - set(images))
+    if not images:
+        found = f" but {_listed(map(repr, skipped))}" if skipped else ""
+        raise ValueError(
+            f"'{container}' holds no images{found}; files named *.png, *.jpg, *.bmp, *.gif, "
+            "*.ppm, *.tga, *.tif or *.webp are read."
+        )
+    if skipped:
+        warnings.warn(
+            f"{len(skipped)} of the {len(names)} files in '{container}' are not named as images "
+            f"and were skipped: {_listed(map(repr, skipped))}.",
+            UserWarning,
+            stacklevel=5,
+        )
+    return images, len(skipped)
 
 
 def check_count(name, value):
@@ -38,44 +73,78 @@ def check_count(name, value):
         check_scalar(value, name, Integral, min_val=1)
 
 
-def read_image(stream, where, *, size=None):
+def check_channels(channels):
+    """Refuse a number of channels that no image is converted to."""
+    if isinstance(channels, bool) or channels not in ("auto", 1, 3):
+        raise ValueError(f'channels must be "auto", 1 (gray) or 3 (colour), got {channels!r}.')
+
+
+def _listed(items):
+    items = list(items)
+    more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
+    return ", ".join(items[:_LISTED]) + more
+
+
+def decode(stream, name, *, size, channels, max_bytes):
     """Decode one image.
 
     Parameters
     ----------
     stream : path or binary file
-    where : str
-        What to call the image in an error.
+    name : str
+        For errors.
     size : int or None
         Crop to the centre square and resize to (size, size); None leaves it as it is.
+    channels : {"auto", 1, 3}
+        "auto" keeps gray images gray.
+    max_bytes : int
 
     Returns
     -------
-    ndarray of shape (H, W, C)
-        uint8, C = 1 (gray) or 3 (RGB; transparency dropped, palettes expanded).
+    pixels : ndarray of shape (C, H, W), uint8
+    transparent : bool
+        Whether a pixel was not opaque.
     """
+    formats = [known for known in _FORMATS if known in Image.OPEN]  # Pillow may lack WebP
     try:
-        with Image.open(stream) as image:
-            mode = image.mode
-            if mode.startswith(("I", "F")):
-                raise ValueError("it has more than 8 bits a channel, convert it to 8")
-            if "exif" in image.info:
-                image = ImageOps.exif_transpose(image)
-            wanted = "L" if mode in _GRAY_MODES else "RGB"
-            if image.mode != wanted:
-                image = image.convert(wanted)
-            if size is not None:
-                image = _central_square(image).resize((size, size), Image.Resampling.LANCZOS)
-            pixels = np.asarray(image)
-    except FileNotFoundError:
-        raise
-    except _UNREADABLE as error:
-        unknown = isinstance(error, UnidentifiedImageError)
-        reason = "it is none that Pillow knows" if unknown else str(error).rstrip(".")
-        raise ValueError(
-            f"{where} cannot be read as an image ({reason}); repair it or take it out."
-        ) from error
-    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+        file = Image.open(stream, formats=formats)
+    except UnidentifiedImageError:
+        raise ValueError("it is none of the formats that are read") from None
+    with file:
+        limit = image_limit(max_bytes)
+        check_size(3 * file.width * file.height, limit, f"{name} decoded", max_bytes)
+        _check_kind(file)
+        gray = channels == 1 or (channels == "auto" and file.mode in _GRAY_MODES)
+        if size is not None:
+            check_size((1 if gray else 3) * size**2, limit, f"{name} at size={size}", max_bytes)
+        picture = ImageOps.exif_transpose(file) if "exif" in file.info else file
+        transparent = picture.mode in _ALPHA_MODES or "transparency" in picture.info
+        if transparent:
+            picture = picture.convert("RGBA")
+            transparent = picture.getchannel("A").getextrema() != (255, 255)
+        picture = picture.convert("L" if gray else "RGB")
+        if size is not None:
+            picture = _central_square(picture).resize((size, size), Image.Resampling.LANCZOS)
+        pixels = np.asarray(picture)
+    return (pixels[None] if gray else pixels.transpose(2, 0, 1)), transparent
+
+
+def _check_kind(image):
+    """Refuse pixels of more than 8 bits, which Pillow reduces in some modes, and animations."""
+    deep = image.mode.startswith(("I", "F"))
+    if image.format == "PNG":
+        deep |= str(image.tile[0][3]).endswith(";16B")
+    elif image.format == "TIFF":
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, (1,))
+        deep |= max(bits if isinstance(bits, tuple) else (bits,)) > 8
+    elif image.format == "PPM" and isinstance(image.tile[0][3], tuple):
+        deep |= image.tile[0][3][-1] > 255
+    if deep:
+        raise ValueError("it has more than 8 bits a channel, convert it to 8")
+    # a camera's MPO is one photograph with previews
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise ValueError(f"it holds {frames} frames or pages, save the one that you want")
 
 
 def _central_square(image):
@@ -84,53 +153,103 @@ def _central_square(image):
     return image.crop((left, top, left + side, top + side))
 
 
-def fill(sources, container, *, size=None):
+def fill(sources, container, *, size, channels, max_bytes):
     """Decode images of one shape into one array.
 
     Parameters
     ----------
     sources : list of (name, open) pairs
         ``open()`` returns a path or a binary file.
-    container : str
+    container : path
         The archive or folder, for errors.
-    size : int or None
-        See :func:`read_image`.
+    size, channels, max_bytes
+        See :func:`decode`.
 
     Returns
     -------
     ndarray of shape (n, C, H, W), uint8
+
+    Raises
+    ------
+    ValueError
+        If images cannot be read or differ in kind or size; the message lists them.
     """
     images = None
+    shapes: dict[tuple, list] = {}
+    unreadable, transparent = [], []
     for i, (name, open_) in enumerate(sources):
-        where = f"'{name}' in '{container}'"
         try:
-            stream = open_()
-        except FileNotFoundError:
-            raise
-        except _UNREADABLE as error:
-            raise ValueError(
-                f"{where} cannot be read ({error}); repair it or take it out."
-            ) from error
-        pixels = read_image(stream, where, size=size).transpose(2, 0, 1)
+            with reading(container, _FAILURE, "repair it or take it out", member=name):
+                pixels, is_transparent = decode(
+                    open_(),
+                    where(container, name),
+                    size=size,
+                    channels=channels,
+                    max_bytes=max_bytes,
+                )
+        except UnreadableFileError as error:
+            unreadable.append((name, error))
+            continue
+        shapes.setdefault(pixels.shape, []).append(name)
+        if is_transparent:
+            transparent.append(name)
         if images is None:
+            shape = (len(sources), *pixels.shape)
+            array = f"an array of shape {shape} for '{container}'"
+            fewer = "take fewer images (max_images=), or "
+            check_size(math.prod(shape), max_bytes, array, max_bytes, fewer)
             # The only large allocation: every image is decoded into its place.
-            images = np.empty((len(sources), *pixels.shape), dtype=np.uint8)
-            first = name
-        if pixels.shape != images.shape[1:]:
-            raise ValueError(_odd_one(where, pixels.shape, first, images.shape[1:]))
-        images[i] = pixels
+            images = np.empty(shape, dtype=np.uint8)
+        if pixels.shape == images.shape[1:]:
+            images[i] = pixels
+    _check_complete(unreadable, shapes, len(sources), container)
+    if transparent:
+        warnings.warn(
+            f"{len(transparent)} of {len(sources)} images in '{container}' are transparent in "
+            f"places, and the colours stored there were kept: {_listed(map(repr, transparent))}. "
+            "Flatten them onto a background to choose these colours.",
+            UserWarning,
+            stacklevel=4,
+        )
     return images
 
 
-def _odd_one(where, shape, first, expected):
-    kinds = {1: "gray", 3: "colour"}
-    if shape[0] != expected[0]:
-        return (
-            f"{where} is {kinds[shape[0]]} and the first image, '{first}', is "
-            f"{kinds[expected[0]]}; convert them to one kind."
+def _check_complete(unreadable, shapes, n, container):
+    """Refuse images that could not be read, or of several kinds or sizes, in one message."""
+    faults = []
+    if len(unreadable) == 1:
+        faults.append(str(unreadable[0][1]))
+    elif unreadable:
+        told = _listed(str(error).removesuffix(".") for _, error in unreadable)
+        faults.append(f"{len(unreadable)} of {n} images are unreadable: {told}.")
+    kinds = _grouped(shapes, lambda shape: shape[:1])
+    if len(kinds) > 1:
+        (usual,), (odd,) = sorted(kinds, key=lambda kind: len(kinds[kind]), reverse=True)
+        names = _listed(map(repr, kinds[odd,]))
+        faults.append(
+            f"{len(kinds[odd,])} of {n} images in '{container}' are {_KINDS[odd]} and the others "
+            f"{_KINDS[usual]}: {names}; pass channels=3 (all colour) or channels=1 (all gray)."
         )
-    return (
-        f"{where} is {shape[1]} x {shape[2]} (height x width) and the first image, '{first}', "
-        f"is {expected[1]} x {expected[2]}; bring them to one size (load_image_folder does with "
-        f"size=, the command line with --image-size)."
-    )
+    sizes = _grouped(shapes, lambda shape: shape[1:])
+    if len(sizes) > 1:
+        usual = max(sizes, key=lambda size: len(sizes[size]))
+        odd = [
+            f"{name!r} {size[0]} x {size[1]}"
+            for size in sizes
+            for name in sizes[size]
+            if size != usual
+        ]
+        faults.append(
+            f"{len(odd)} of {n} images in '{container}' are not {usual[0]} x {usual[1]} (height x "
+            f"width), the most common size: {_listed(odd)}; pass size=, which crops and resizes "
+            "(--image-size on the command line)."
+        )
+    if faults:
+        raise ValueError(" ".join(faults)) from (unreadable[0][1] if unreadable else None)
+
+
+def _grouped(shapes, key):
+    groups: dict[tuple, list] = {}
+    for shape, names in shapes.items():
+        groups.setdefault(key(shape), []).extend(names)
+    return groups

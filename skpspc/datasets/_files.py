@@ -1,180 +1,289 @@
 """Images from a zip, a folder or an npz."""
 
 import io
-import json
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from sklearn.utils import Bunch
 
-from ._decode import check_count, fill, hidden
+from .._input import (
+    MAX_BYTES,
+    ArrayArchive,
+    check_max_bytes,
+    check_size,
+    file_size,
+    image_limit,
+    parse_json,
+    read_file,
+    read_member,
+    reading,
+    text_limit,
+    where,
+)
+from ._decode import check_channels, check_count, fill, hidden, image_names
 from ._embedded import load_digits_images, load_photo_patches
+from ._labels import check_class_names, class_index, class_indices, class_names
 
 _KNOWN_SPECS = (
     "'digits', 'photos', a .zip of images in EDM layout, a folder of images, or an .npz file"
 )
-_IMAGE_KEYS = ("images", "arr_0", "x", "X")
+# Names of images in an npz, each with the name of its labels.
+_PAIRS = {
+    "images": "labels",
+    "arr_0": "arr_1",
+    "x": "y",
+    "X": "y",
+    "x_train": "y_train",
+    "X_train": "y_train",
+    "train_images": "train_labels",
+    "x_test": "y_test",
+    "X_test": "y_test",
+    "test_images": "test_labels",
+    "x_val": "y_val",
+    "X_val": "y_val",
+    "val_images": "val_labels",
+}
+_IMAGE_KEYS = ("images", "arr_0", "x", "X", "x_train", "X_train", "train_images")
 _LABEL_KEYS = ("labels", "y", "target")
 
 
-def load_edm_zip(path, *, max_images=None):
+def load_edm_zip(path, *, size=None, channels="auto", max_images=None, max_bytes=MAX_BYTES):
     """Images from a zip in the layout of the EDM code and its users.
 
     The archive holds image members, by custom ``NNNNN/imgNNNNNNNN.png``, and, if there
     are labels, ``dataset.json`` with ``{"labels": [[member, class], ...]}`` (or a mapping
-    from member to class, or null) and optionally ``"classes": [name, ...]``.
+    from member to class, or null) and optionally ``"classes": [name, ...]``. A class is an
+    integer, an integral float, or a one-hot list. ``dataset.json`` may lie in a folder, and
+    the members' names may then start there.
+
+    Members that are not named as images (``README.txt``, ``__MACOSX/``) are skipped, with a
+    warning that says how many.
 
     Parameters
     ----------
     path : str or path
         The archive.
+    size : int or None, default=None
+        Crop each image to its centre square and resize that to (size, size) by Lanczos
+        resampling. None leaves images as they are; they must share a size then.
+    channels : {"auto", 1, 3}, default="auto"
+        Convert all images to gray (1, by their luma) or to colour (3). "auto" keeps gray
+        images gray; all must be of one kind then.
     max_images : int or None, default=None
-        Read the first ``max_images`` only. Archives are often sorted by class, and then
-        the first images are all of one class.
+        Read at most so many images, evenly spaced over the sorted names. The first images
+        of an archive are often all of one class: do not take them by slicing.
+    max_bytes : int, default=2**33
+        Memory that the images may take, 8 GiB. One image may take 1/32 of it (256 MiB),
+        encoded and decoded, and ``dataset.json`` 1/128 (64 MiB).
 
     Returns
     -------
     Bunch
         ``images`` (n, C, H, W) uint8 in the order of the sorted member names, C = 1 for
         gray and 3 for colour; ``target`` (n,) int64, or None without labels; ``classes``,
-        a list of names or None; ``DESCR``.
+        a list of names or None; ``n_skipped``, the number of members that are no images;
+        ``DESCR``.
+
+    Warns
+    -----
+    UserWarning
+        If members are skipped, or images are transparent in places.
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    OSError
+        If there is no such file, or the file system fails.
     ValueError
-        If the archive is damaged or holds no image, if a member is not an image or differs
-        from the first one in size or kind, or if a label is missing or not an integer.
+        If the archive is damaged or holds no image, if members cannot be read or differ in
+        size or kind (the message lists them), if a label is missing, no class index or
+        without a name, or if more memory than ``max_bytes`` is needed.
+
+    Notes
+    -----
+    PNG, JPEG, BMP, GIF, PPM, TGA, TIFF and WebP are read. Pixels of more than 8 bits a
+    channel and files of several frames or pages are refused. Palettes and CMYK become RGB,
+    without colour profiles; 1-bit images become gray, 0 and 255. An orientation in EXIF is
+    applied. Transparency is dropped, and a warning names images that had any.
     """
-    return _load_edm_zip(path, _first(max_images))
+    return _load_edm_zip(path, _spread(max_images), size, channels, max_bytes)
 
 
-def _load_edm_zip(path, choose):
+def _load_edm_zip(path, choose, size, channels, max_bytes):
+    _check_options(size, channels, max_bytes)
     path = Path(path)
-    try:
+    with reading(path, "is not a zip archive or is damaged", "get it again"):
         archive = zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
-        raise ValueError(
-            f"'{path}' is not a zip archive or is damaged ({error}); get it again."
-        ) from error
     with archive:
         members = {m.filename: m for m in archive.infolist() if not m.is_dir()}
-        names = sorted(n for n in members if n != "dataset.json" and not hidden(n))
-        if not names:
-            raise ValueError(f"'{path}' holds no images; expected members like 00000/img0.png.")
-        labels, classes = {}, None
-        if "dataset.json" in members:
-            labels, classes = _read_labels(archive.read, path)
+
+        def read(name, limit):
+            return read_member(archive, members[name], limit, max_bytes)
+
+        def opened(name):
+            return io.BytesIO(read(name, image_limit(max_bytes)))
+
+        names, labels, classes, n_skipped = _contents(members, read, path, max_bytes)
         names = [names[i] for i in choose(len(names))]
-        sources = [(n, lambda m=members[n]: io.BytesIO(archive.read(m))) for n in names]
-        images = fill(sources, path)
+        target = _labels_of(names, labels, classes, path)
+        sources = [(name, lambda name=name: opened(name)) for name in names]
+        images = fill(sources, path, size=size, channels=channels, max_bytes=max_bytes)
     return Bunch(
         images=images,
-        target=_labels_of(names, labels, path),
+        target=target,
         classes=classes,
+        n_skipped=n_skipped,
         DESCR=f"{len(images)} images from {path.name}.",
     )
 
 
-def load_image_folder(path, *, size=None, max_images=None):
+def load_image_folder(path, *, size=None, channels="auto", max_images=None, max_bytes=MAX_BYTES):
     """Images from the files in a folder and in its subfolders.
 
-    Files are taken in the order of their sorted relative paths; hidden ones are skipped.
-    If every image lies in a subfolder, the names of the first-level subfolders are the
-    classes. A ``dataset.json`` as in :func:`load_edm_zip` (an unpacked archive) takes
-    precedence.
+    Files are taken in the order of their sorted relative paths. Files that are not named as
+    images, and hidden ones, are skipped, with a warning that says how many. If every image
+    lies in a subfolder, the names of the first-level subfolders are the classes. A
+    ``dataset.json`` as in :func:`load_edm_zip` (an unpacked archive) takes precedence.
 
     Parameters
     ----------
     path : str or path
         The folder.
-    size : int or None, default=None
-        Crop each image to its centre square and resize that to (size, size) by Lanczos
-        resampling. None leaves images as they are; they must share a size then.
-    max_images : int or None, default=None
-        Read the first ``max_images`` only.
+    size, channels, max_images, max_bytes
+        See :func:`load_edm_zip`.
 
     Returns
     -------
     Bunch
-        ``images`` (n, C, H, W) uint8, C = 1 for gray and 3 for colour (transparency is
-        dropped); ``target`` (n,) int64 or None; ``classes``, a list of names or None;
-        ``DESCR``.
+        ``images`` (n, C, H, W) uint8, C = 1 for gray and 3 for colour; ``target`` (n,)
+        int64 or None; ``classes``, a list of names or None; ``n_skipped``, the number of
+        files that are no images; ``DESCR``.
+
+    Warns
+    -----
+    UserWarning
+        If files are skipped, or images are transparent in places.
 
     Raises
     ------
-    FileNotFoundError, NotADirectoryError
-        If there is no such folder.
+    OSError
+        If there is no such folder, or the file system fails.
     ValueError
-        If the folder holds no image, if a file is not an 8-bit image, or if it differs
-        from the first one in size or kind; the message names it.
+        If the folder holds no image, if files cannot be read or differ in size or kind (the
+        message lists them), if a label is missing, no class index or without a name, or if
+        more memory than ``max_bytes`` is needed.
+
+    Notes
+    -----
+    The formats and their conversion are those of :func:`load_edm_zip`.
     """
-    return _load_image_folder(path, _first(max_images), size)
+    return _load_image_folder(path, _spread(max_images), size, channels, max_bytes)
 
 
-def _load_image_folder(path, choose, size=None):
-    check_count("size", size)
+def _load_image_folder(path, choose, size, channels, max_bytes):
+    _check_options(size, channels, max_bytes)
     path = Path(path)
     if not path.is_dir():
         error = NotADirectoryError if path.exists() else FileNotFoundError
         raise error(f"'{path}' is not a folder.")
-    found = (p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
-    names = sorted(n for n in found if n != "dataset.json" and not hidden(n))
-    if not names:
-        raise ValueError(f"'{path}' holds no images.")
-    labels, classes = {}, None
-    if (path / "dataset.json").is_file():
-        labels, classes = _read_labels(lambda name: (path / name).read_bytes(), path)
-    elif all("/" in n for n in names):
-        classes = sorted({n.split("/")[0] for n in names})
-        labels = {n: classes.index(n.split("/")[0]) for n in names}
+    found = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+
+    def opened(name):
+        limit = image_limit(max_bytes)
+        check_size(file_size(path / name), limit, where(path, name), max_bytes)
+        return path / name
+
+    def read(name, limit):
+        return read_file(path / name, limit, max_bytes)
+
+    names, labels, classes, n_skipped = _contents(found, read, path, max_bytes)
+    if labels is None and all("/" in name for name in names):
+        classes = sorted({name.split("/")[0] for name in names})
+        indices = {name: i for i, name in enumerate(classes)}
+        labels = {name: indices[name.split("/")[0]] for name in names}
     names = [names[i] for i in choose(len(names))]
-    images = fill([(n, lambda n=n: path / n) for n in names], path, size=size)
+    target = _labels_of(names, labels, classes, path)
+    sources = [(name, lambda name=name: opened(name)) for name in names]
+    images = fill(sources, path, size=size, channels=channels, max_bytes=max_bytes)
     return Bunch(
         images=images,
-        target=_labels_of(names, labels, path),
+        target=target,
         classes=classes,
+        n_skipped=n_skipped,
         DESCR=f"{len(images)} images from the folder {path.name}.",
     )
 
 
-def _read_labels(read, path):
-    """``dataset.json`` as ({member: class}, class names or None)."""
-    where = f"dataset.json in '{path}'"
-    try:
-        content = json.loads(read("dataset.json"))
-        labels = content.get("labels") or {}
-        labels = dict(labels)
-        classes = content.get("classes")
-    except (ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+def _check_options(size, channels, max_bytes):
+    check_count("size", size)
+    check_channels(channels)
+    check_max_bytes(max_bytes)
+
+
+def _contents(files, read, path, max_bytes):
+    """Sort the files of an archive or folder into images, labels and others.
+
+    Parameters
+    ----------
+    files : iterable of str
+    read : callable
+        Returns the bytes of a file, given its name and the most bytes.
+    path : Path
+    max_bytes : int
+
+    Returns
+    -------
+    names : list of str
+        Images.
+    labels : dict of str to object, or None
+        None without a ``dataset.json``.
+    classes : list of str, or None
+    n_skipped : int
+    """
+    tables = [n for n in files if n.split("/")[-1] == "dataset.json" and not hidden(n)]
+    table = "dataset.json" if "dataset.json" in tables else next(iter(tables), None)
+    if table != "dataset.json" and len(tables) > 1:
         raise ValueError(
-            f'{where} cannot be read ({error}); expected {{"labels": [[member, class], ...]}}.'
-        ) from error
-    return labels, classes if classes is None else [str(name) for name in classes]
+            f"'{path}' holds several dataset.json ({', '.join(map(repr, sorted(tables)))}); put "
+            "one with all labels at the top."
+        )
+    names, n_skipped = image_names([name for name in files if name != table], path)
+    if table is None:
+        return names, None, None, n_skipped
+    expected = 'write {"labels": [[member, class], ...]}'
+    with reading(path, "cannot be read", expected, member=table):
+        content = parse_json(read(table, text_limit(max_bytes)))
+        labels = dict(content.get("labels") or {})
+        classes = class_names(content.get("classes"))
+        folder = table.removesuffix("dataset.json")
+        if folder:
+            labels |= {folder + name: label for name, label in labels.items()}
+    return names, labels, classes, n_skipped
 
 
-def _labels_of(names, labels, path):
-    """Labels of the named members, (n,) int64, or None if there are none."""
+def _labels_of(names, labels, classes, path):
+    """Labels of the named images, (n,) int64, or None if there are none."""
     if not labels:
         return None
     target = np.empty(len(names), dtype=np.int64)
     for i, name in enumerate(names):
         if name not in labels:
             raise ValueError(
-                f"dataset.json in '{path}' has no label for '{name}'; add it, or set "
+                f"dataset.json in '{path}' has no label for {name!r}; add it, or set "
                 f'"labels" to null.'
             )
-        if type(labels[name]) is not int:
+        try:
+            target[i] = class_index(labels[name])
+        except ValueError as error:
             raise ValueError(
-                f"the label of '{name}' in '{path}' must be an integer, got {labels[name]!r}."
-            )
-        target[i] = labels[name]
+                f"the label of {name!r} in '{path}' {error}; correct dataset.json, or set "
+                f'"labels" to null.'
+            ) from error
+    check_class_names(target, classes, path)
     return target
 
 
-def load_npz(path, *, key=None, max_images=None):
+def load_npz(path, *, key=None, max_images=None, max_bytes=MAX_BYTES):
     """Images from a NumPy ``.npz`` file.
 
     Parameters
@@ -183,22 +292,29 @@ def load_npz(path, *, key=None, max_images=None):
         The file. It is read without pickle.
     key : str or None, default=None
         Name of the array. None takes the first there is of "images", "arr_0", "x", "X",
-        or else the only array with four axes.
+        "x_train", "X_train", "train_images", or else the only array with four axes.
     max_images : int or None, default=None
-        Keep the first ``max_images`` only.
+        Keep at most so many images, evenly spaced over the file. The first images of a file
+        are often all of one class: do not take them by slicing.
+    max_bytes : int, default=2**33
+        Memory that an array may take, 8 GiB.
 
     Returns
     -------
     Bunch
-        ``images`` (n, C, H, W) uint8; ``target`` (n,) int64 from "labels", "y" or
-        "target", or None; ``classes``, from "classes", or None; ``DESCR``.
+        ``images`` (n, C, H, W) uint8; ``target`` (n,) int64, or None; ``classes``, from
+        "classes", or None; ``DESCR``. Labels are integers, integral floats or one-hot rows in
+        the array named as the images are ("y_train" for "x_train", "test_labels" for
+        "test_images", "arr_1" for "arr_0" where it has one or two axes), or else in "labels",
+        "y" or "target".
 
     Raises
     ------
-    FileNotFoundError
-        If there is no such file.
+    OSError
+        If there is no such file, or the file system fails.
     ValueError
-        If the file is damaged, or holds no uint8 array of such a shape.
+        If the file is damaged, holds no uint8 array of such a shape, or labels that do not fit
+        the images or the class names, or if an array needs more memory than ``max_bytes``.
 
     Notes
     -----
@@ -206,24 +322,24 @@ def load_npz(path, *, key=None, max_images=None):
     (n, H, W, C): the last is assumed when the last axis is 1 or 3 and the second is not.
     Floats are refused because their range is unknown; pass them to ``fit`` as they are.
     """
-    return _load_npz(path, _first(max_images), key)
+    return _load_npz(path, _spread(max_images), key, max_bytes)
 
 
-def _load_npz(path, choose, key=None):
+def _load_npz(path, choose, key, max_bytes):
+    check_max_bytes(max_bytes)
     path = Path(path)
-    try:
-        archive = np.load(path, allow_pickle=False)
-        if isinstance(archive, np.ndarray):
-            raise ValueError("it is a single array, write it with numpy.savez")
-        with archive:
-            key = _image_key(archive) if key is None else key
-            if key not in archive:
-                raise ValueError(f"no array {key!r} among {list(archive)}")
-            images = archive[key]
-            target = next((archive[k] for k in _LABEL_KEYS if k in archive), None)
-            classes = archive["classes"].tolist() if "classes" in archive else None
-    except (zipfile.BadZipFile, EOFError, ValueError) as error:
-        raise ValueError(f"'{path}' cannot be read as an npz of images: {error}.") from error
+    remedy = "write it with numpy.savez"
+    with (
+        reading(path, "cannot be read as an npz of images", remedy),
+        ArrayArchive(path, max_bytes) as archive,
+    ):
+        key = _image_key(archive) if key is None else key
+        if key not in list(archive):
+            raise ValueError(f"no array {key!r} among {list(archive)}")
+        images = archive[key]
+        label_key = _label_key(archive, key)
+        target = None if label_key is None else archive[label_key]
+        classes = class_names(archive["classes"] if "classes" in list(archive) else None)
 
     if images.dtype != np.uint8:
         raise ValueError(
@@ -240,16 +356,17 @@ def _load_npz(path, choose, key=None):
     if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
     if target is not None:
-        target = target.ravel()
-        if len(target) != len(images) or target.dtype.kind not in "iu":
+        try:
+            target = class_indices(target, len(images))
+        except ValueError as error:
             raise ValueError(
-                f"the labels in '{path}' must be {len(images)} integers, one an image; got "
-                f"{len(target)} of dtype {target.dtype}."
-            )
+                f"the labels {label_key!r} in '{path}' {error}; correct them."
+            ) from None
+        check_class_names(target, classes, path)
     rows = choose(len(images))
     return Bunch(
         images=np.ascontiguousarray(images if len(rows) == len(images) else images[rows]),
-        target=None if target is None else target[rows].astype(np.int64),
+        target=None if target is None else target[rows],
         classes=classes,
         DESCR=f"{len(rows)} images from {path.name}.",
     )
@@ -257,9 +374,9 @@ def _load_npz(path, choose, key=None):
 
 def _image_key(archive):
     for key in _IMAGE_KEYS:
-        if key in archive:
+        if key in list(archive):
             return key
-    candidates = [key for key in archive if archive[key].ndim == 4]
+    candidates = [key for key in archive if len(archive.shape(key)) == 4]
     if len(candidates) != 1:
         raise ValueError(
             f"which of its arrays {list(archive)} are the images is not clear; "
@@ -268,31 +385,41 @@ def _image_key(archive):
     return candidates[0]
 
 
-def load_images(spec, *, max_images=None, size=None):
-    """Load what the command line's ``--data`` names.
+def _label_key(archive, key):
+    """Name of the labels of the images ``key``, or None."""
+    for label_key in (_PAIRS.get(key), *_LABEL_KEYS):
+        # two arrays without names may both be images
+        if label_key in list(archive) and (label_key != "arr_1" or len(archive.shape("arr_1")) < 3):
+            return label_key
+    return None
 
-    Unlike the public loaders, ``max_images`` takes images evenly spaced over the data, so
-    that a file sorted by class gives all its classes.
+
+def load_images(spec, *, max_images=None, size=None, channels="auto", max_bytes=MAX_BYTES):
+    """Load the data that the command line's ``--data`` names.
 
     Parameters
     ----------
     spec : str
         "digits", "photos", a .zip in EDM layout, a folder, or an .npz.
     max_images : int or None
-    size : int or None
-        For a folder, see :func:`load_image_folder`.
+        At most so many images, evenly spaced over the data.
+    size, channels
+        For a folder or a zip, see :func:`load_edm_zip`.
+    max_bytes : int
     """
-    check_count("max_images", max_images)
     choose = _spread(max_images)
     path = Path(spec)
     if spec not in ("digits", "photos") and path.is_dir():
-        return _load_image_folder(path, choose, size)
-    if size is not None:
-        raise ValueError(f"an image size can be asked of a folder only, and {spec!r} is none.")
+        return _load_image_folder(path, choose, size, channels, max_bytes)
     if path.suffix.lower() == ".zip":
-        return _load_edm_zip(path, choose)
+        return _load_edm_zip(path, choose, size, channels, max_bytes)
+    if size is not None or channels != "auto":
+        raise ValueError(
+            "an image size or a number of channels can be asked of a folder or a zip only, and "
+            f"{spec!r} is none."
+        )
     if path.suffix.lower() == ".npz":
-        return _load_npz(path, choose)
+        return _load_npz(path, choose, None, max_bytes)
     if spec not in ("digits", "photos"):
         raise ValueError(f"data must be {_KNOWN_SPECS}; {spec!r} is none of these.")
     data = load_digits_images() if spec == "digits" else load_photo_patches()
@@ -301,12 +428,7 @@ def load_images(spec, *, max_images=None, size=None):
     return data
 
 
-def _first(max_images):
-    """Return a function from the number of images to the rows to keep: the first ones."""
-    check_count("max_images", max_images)
-    return lambda n: range(n)[:max_images]
-
-
 def _spread(max_images):
-    """As :func:`_first`, evenly spaced."""
+    """Return a function from the number of images to the rows to keep, evenly spaced."""
+    check_count("max_images", max_images)
     return lambda n: [i * n // m for m in [min(n, max_images or n)] for i in range(m)]

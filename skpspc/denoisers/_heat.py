@@ -2,11 +2,11 @@
 
 import os
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from .._input import map_array
 from ..support import with_own_heat
 
 # A pixel that varies by this share of the largest variance, or less, does not vary.
@@ -55,16 +55,11 @@ class StoredHeat:
         """The array, of which nothing is read yet."""
         if not self._is_file:
             return self._heatmaps
-        try:
-            maps = np.load(self._heatmaps, mmap_mode="r")
-        except (ValueError, EOFError, BadZipFile):
-            maps = None
-        if not isinstance(maps, np.ndarray):
-            raise ValueError(
-                f"heatmaps={self._heatmaps!r} is no file of one array; pass the path of what "
-                "np.save wrote."
-            )
-        return maps
+        return map_array(
+            self._heatmaps,
+            "given as heatmaps is no file of one array",
+            "pass the path of a file that np.save wrote",
+        )
 
     def rows(self, level, sigma, windows):
         """Maps (m, H W) of some windows, checked."""

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .._input import load_arrays, map_array, reading
 from .._output import check_output, write_output
 from .._progress import progress
 from .._validation import as_tensor
@@ -279,8 +280,8 @@ class _Run:
                 f"'{self.path}' exists, and there is no '{self.record.name}' beside it that says "
                 "what run it is of; choose another name."
             )
-        with np.load(self.record) as record:
-            known = dict(record)
+        remedy = f"delete it and '{self.path}', or choose another name"
+        known = load_arrays(self.record, "is no record of heat maps", remedy)
         other = [name for name, value in self._is.items() if not _alike(known.get(name), value)]
         if other or not self._is_whole():
             what = f"of another run, with other {', '.join(other)}" if other else "damaged"
@@ -288,13 +289,14 @@ class _Run:
                 f"'{self.path}' is {what}; choose another name, or delete it and "
                 f"'{self.record.name}'."
             )
-        self.done = int(known["done"])
+        with reading(self.record, "is no record of heat maps", remedy):
+            self.done = int(known["done"])
         return np.lib.format.open_memmap(self.path, "r+")
 
     def _is_whole(self):
         """Whether the file is as large as it says, and what it ought to be."""
-        try:
-            maps = np.load(self.path, mmap_mode="r")  # to write would make a short file longer
+        try:  # to map it for writing would make a short file longer
+            maps = map_array(self.path, "is damaged", "delete it")
         except (ValueError, OSError):
             return False
         return maps.shape == self._shape and maps.dtype == np.float32
