@@ -62,7 +62,9 @@ def _check_out(_context, _parameter, value):
     help="Write the schedule here (.json).  [default: to standard output]",
 )
 @in_sentences
-def calibrate(data, max_images, image_size, sigmas, sizes, n, seed, device, quiet, out):
+def calibrate(
+    data, max_images, image_size, channels, max_bytes, sigmas, sizes, n, seed, device, quiet, out
+):
     """Choose the patch size for each noise level.
 
     Held-out images of the data are denoised with patches of every size; the sizes of the least
@@ -73,7 +75,9 @@ def calibrate(data, max_images, image_size, sigmas, sizes, n, seed, device, quie
     from .datasets._files import load_images
     from .inspection import calibrate_patch_size
 
-    images = load_images(data, max_images=max_images, size=image_size).images
+    images = load_images(
+        data, max_images=max_images, size=image_size, channels=channels, max_bytes=max_bytes
+    ).images
     check_held_out(n, images)
     denoiser = PSPCDenoiser(device=device)
     schedule, table = calibrate_patch_size(

@@ -172,6 +172,19 @@ def read_member(archive, info, limit, max_bytes):
         return stream.read(info.file_size)
 
 
+def read_array_header(stream):
+    """Shape and dtype of an array of plain values, from the start of an npy file."""
+    version = np.lib.format.read_magic(stream)
+    if version not in _HEADER_READERS:
+        raise ValueError(f"version {version} of the npy format holds no plain numbers")
+    shape, _, dtype = _HEADER_READERS[version](stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, and pickles are not read")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its shape {shape} is negative")
+    return shape, dtype
+
+
 class ArrayArchive:
     """Arrays of an npz, read one by one, without pickle, within a limit.
 
@@ -225,14 +238,7 @@ class ArrayArchive:
         )
 
     def _read_header(self, stream, info):
-        version = np.lib.format.read_magic(stream)
-        if version not in _HEADER_READERS:
-            raise ValueError(f"version {version} of the npy format holds no plain numbers")
-        shape, _, dtype = _HEADER_READERS[version](stream)
-        if dtype.hasobject:
-            raise ValueError("it holds Python objects, and pickles are not read")
-        if min(shape, default=0) < 0:
-            raise ValueError(f"its shape {shape} is negative")
+        shape, dtype = read_array_header(stream)
         n_bytes = math.prod(shape) * dtype.itemsize
         name = where(self._archive.filename, info.filename)
         check_size(n_bytes, self._max_bytes, name, self._max_bytes)
@@ -265,8 +271,11 @@ def map_array(path, failure, remedy):
         As :func:`reading`.
     """
     with reading(path, failure, remedy):
-        # numpy unpickles a file that is neither npy nor npz, so the kind is looked at first
         with open(path, "rb") as file:
             if file.read(6) != b"\x93NUMPY":
                 raise ValueError("it is not a .npy file")
+            file.seek(0)
+            _, dtype = read_array_header(file)
+        if dtype.itemsize == 0:  # numpy divides by it while it maps, which ends the process
+            raise ValueError(f"its dtype {dtype} holds nothing")
         return np.lib.format.open_memmap(path, mode="r")

@@ -6,6 +6,7 @@ import warnings
 import click
 import numpy as np
 
+from ._input import MAX_BYTES
 from ._output import check_output
 from ._schedule_file import read_schedule
 from ._validation import check_device
@@ -62,6 +63,10 @@ def _check_device(_context, _parameter, value):
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return value
+
+
+def _check_channels(_context, _parameter, value):
+    return value if value == "auto" else int(value)
 
 
 def check_finite(_context, _parameter, value):
@@ -135,7 +140,23 @@ data_options = _together(
         "--image-size",
         type=click.IntRange(min=1),
         metavar="S",
-        help="For a folder: crop each image to its centre square and resize that to S x S.",
+        help="For a folder or a zip: crop each image to its centre square and resize it to S x S.",
+    ),
+    click.option(
+        "--channels",
+        type=click.Choice(["auto", "1", "3"]),
+        default="auto",
+        show_default=True,
+        callback=_check_channels,
+        help="For a folder or a zip: convert all images to gray (1) or to colour (3).",
+    ),
+    click.option(
+        "--max-bytes",
+        type=click.IntRange(min=1),
+        default=MAX_BYTES,
+        show_default=True,
+        metavar="N",
+        help="Memory that the images may take. One image may take 1/32 of it, encoded and decoded.",
     ),
 )
 

@@ -64,6 +64,8 @@ def sample(
     data,
     max_images,
     image_size,
+    channels,
+    max_bytes,
     denoiser,
     patch_size,
     seed,
@@ -76,7 +78,7 @@ def sample(
     Prints how far, on average, a sample is from the training image nearest to it.
     """
     estimator = _make_denoiser(denoiser, patch_size, seed, device)
-    loaded = _load(data, max_images, image_size, out)
+    loaded = _load(data, max_images, image_size, channels, max_bytes, out)
     images = loaded.images
     estimator.fit(images, loaded.target)
     y = None if label is None else _class_number(label, loaded)
@@ -145,7 +147,20 @@ def sample(
 )
 @in_sentences
 def denoise(
-    sigma, z_path, n, data, max_images, image_size, denoiser, patch_size, seed, device, quiet, out
+    sigma,
+    z_path,
+    n,
+    data,
+    max_images,
+    image_size,
+    channels,
+    max_bytes,
+    denoiser,
+    patch_size,
+    seed,
+    device,
+    quiet,
+    out,
 ):
     """Remove noise, from your images or from held-out images of the data.
 
@@ -154,7 +169,7 @@ def denoise(
     if z_path is not None and n is not None:
         raise click.UsageError("give --z or -n, not both.")
     estimator = _make_denoiser(denoiser, patch_size, seed, device)
-    images = _load(data, max_images, image_size, out).images
+    images = _load(data, max_images, image_size, channels, max_bytes, out).images
     if z_path is None:
         held_out, images, clean, z = _hold_out(images, n or 8, sigma, seed)
         known = {"clean": clean, "held_out": held_out}
@@ -223,10 +238,12 @@ def _read_state(path, walk):
     return start
 
 
-def _load(data, max_images, image_size, out):
+def _load(data, max_images, image_size, channels, max_bytes, out):
     from .datasets._files import load_images
 
-    loaded = load_images(data, max_images=max_images, size=image_size)
+    loaded = load_images(
+        data, max_images=max_images, size=image_size, channels=channels, max_bytes=max_bytes
+    )
     if out.suffix.lower() == ".png":
         check_picturable(loaded.images.shape)
     return loaded

@@ -396,6 +396,21 @@ def test_bad_input_gets_a_sentence(run, arguments, status, message):
     assert not Path("x.png").exists()
 
 
+def test_images_of_two_kinds_and_sizes(run):
+    Path("folder").mkdir()
+    for i, mode in enumerate(("L", "RGB", "RGB", "L")):
+        Image.new(mode, (4 + i, 5), i).save(f"folder/{i}.png")
+    arguments = "sample", "--data", "folder", "--out", "x.npy", "-n", 1, "--steps", 1
+    arguments += "--image-size", 4
+    result = run(*arguments, status=1)
+    assert "channels=3 (all colour) or channels=1 (all gray; --channels on" in result.stderr
+    for channels in (1, 3):
+        run(*arguments, "--channels", channels)
+        assert np.load("x.npy").shape == (1, channels, 4, 4)
+    result = run(*arguments, "--channels", 3, "--max-bytes", 1000, status=1)
+    assert "more than the 31 bytes that max_bytes=1000 allows it" in result.stderr
+
+
 def test_samples_of_a_class(run):
     run("sample", "--label", "7", "-n", 2, "--steps", 3, "--out", "x.npz", *FEW)
     kept = np.load("x.npz")

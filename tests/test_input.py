@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from skpspc import load_network
-from skpspc._input import reading
+from skpspc._input import map_array, reading
 from skpspc._schedule_file import read_schedule
 from skpspc.datasets import load_edm_zip, load_image_folder, load_npz
 
@@ -555,6 +555,23 @@ def test_an_npz_of_very_many_images(tmp_path):
     refused(load_npz, path, "header declares 3221225472 bytes, and 0 follow")
     path = with_header(tmp_path / "x.npz", (-1, 3, 32, 32))
     refused(load_npz, path, "negative")
+
+
+@pytest.mark.parametrize(
+    ("descr", "shape", "message"),
+    [
+        ("|V0", (3,), "holds nothing"),  # numpy divides by its size
+        ("<f8", (20 << 30, 3), "greater than file size"),
+        ("<f8", (-1, 3), "negative"),
+        ("|O", (3,), "Python objects"),
+    ],
+)
+def test_hostile_headers_of_mapped_arrays(tmp_path, descr, shape, message):
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    with (tmp_path / "x.npy").open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+        file.write(bytes(100))
+    refused(map_array, tmp_path / "x.npy", message, failure="is bad", remedy="mend it")
 
 
 def test_declared_sizes_that_lie(tmp_path, images):

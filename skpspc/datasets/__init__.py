@@ -2,7 +2,11 @@
 
 Every loader returns a :class:`sklearn.utils.Bunch` with ``images`` of shape (n, C, H, W)
 and dtype uint8 (a value u means u / 127.5 - 1), ``target`` of shape (n,) and dtype int64
-or None, ``classes``, a list of names or None, and ``DESCR``.
+or None, ``classes``, a list of names or None, and ``DESCR``. The readers of a zip or a
+folder add ``n_skipped``, the number of files beside the images.
+
+A file that cannot be read raises a `ValueError` that names it, or an `OSError` where the file
+system fails. Files that need more memory than ``max_bytes`` are refused before they are read.
 """
 
 from ._embedded import load_digits_images, load_photo_patches

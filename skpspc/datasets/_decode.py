@@ -228,7 +228,8 @@ def _check_complete(unreadable, shapes, n, container):
         names = _listed(map(repr, kinds[odd,]))
         faults.append(
             f"{len(kinds[odd,])} of {n} images in '{container}' are {_KINDS[odd]} and the others "
-            f"{_KINDS[usual]}: {names}; pass channels=3 (all colour) or channels=1 (all gray)."
+            f"{_KINDS[usual]}: {names}; pass channels=3 (all colour) or channels=1 "
+            "(all gray; --channels on the command line)."
         )
     sizes = _grouped(shapes, lambda shape: shape[1:])
     if len(sizes) > 1:

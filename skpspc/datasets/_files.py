@@ -115,7 +115,7 @@ def _load_edm_zip(path, choose, size, channels, max_bytes):
     with reading(path, "is not a zip archive or is damaged", "get it again"):
         archive = zipfile.ZipFile(path)
     with archive:
-        members = {m.filename: m for m in archive.infolist() if not m.is_dir()}
+        members = {m.filename: m for m in archive.infolist() if not m.filename.endswith("/")}
 
         def read(name, limit):
             return read_member(archive, members[name], limit, max_bytes)
