@@ -79,6 +79,17 @@ def test_nothing_but_other_files(tmp_path):
         load_image_folder(tmp_path)
 
 
+def test_names_that_start_at_the_folder_itself_are_not_hidden(tmp_path, images):
+    content = saved(picture_of(images[0]))
+    members = {"./a/0.png": content, "./.b/1.png": content, "c/..2.png": content}
+    path = write_zip(tmp_path / "x.zip", members)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(zipfile.ZipInfo(""), b"")  # for which zipfile's is_dir raises
+    with pytest.warns(UserWarning, match=r"3 of the 4 files"):
+        data = load_edm_zip(path)
+    np.testing.assert_array_equal(data.images, images[:1])
+
+
 def test_no_image_skipped_is_no_warning(tmp_path, images, recwarn):
     data = load_image_folder(write_files(tmp_path, {"a.png": saved(picture_of(images[0]))}))
     assert data.n_skipped == 0

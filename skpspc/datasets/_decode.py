@@ -24,7 +24,12 @@ _FAILURE = "cannot be read as an image"
 
 def hidden(name):
     """Whether a file was put there by an operating system rather than by its owner."""
-    return "/." in f"/{name}" or "__MACOSX/" in name or name.endswith("Thumbs.db")
+    parts = name.split("/")  # "./a.png" is not hidden
+    return (
+        parts[-1] == "Thumbs.db"
+        or "__MACOSX" in parts
+        or any(part.startswith(".") and part.strip(".") for part in parts)
+    )
 
 
 def image_names(names, container):

@@ -26,6 +26,7 @@ import tempfile
 import time
 import warnings
 import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -210,6 +211,18 @@ def damaged(rng, content, other=b""):
     return bytes(content)
 
 
+def _with_checksums(content):
+    """A PNG with the checksum of every chunk put right, so that more than checksums is read."""
+    content, at = bytearray(content), 8
+    while at + 12 <= len(content):
+        stop = at + 8 + int.from_bytes(content[at : at + 4], "big")
+        if stop + 4 > len(content):
+            break
+        content[stop : stop + 4] = struct.pack(">I", zlib.crc32(content[at + 4 : stop]))
+        at = stop + 4
+    return bytes(content)
+
+
 def edited(rng, value):
     """A JSON value with a random part replaced, removed, repeated or nested."""
     if isinstance(value, (list, dict)) and value and rng.random() < 0.8:
@@ -296,7 +309,10 @@ def _image(files, rng):
     _, other = files.images[int(rng.integers(len(files.images)))]
     options = {"size": [None, 3][int(rng.integers(2))]}
     options["channels"] = ["auto", 1, 3][int(rng.integers(3))]
-    return f"folder/a.{suffix}", damaged(rng, content, other), (load_image_folder, options)
+    mutant = damaged(rng, content, other)
+    if suffix == "png" and rng.random() < 0.7:
+        mutant = _with_checksums(mutant)
+    return f"folder/a.{suffix}", mutant, (load_image_folder, options)
 
 
 def _archive(files, rng):
@@ -309,7 +325,8 @@ def _archive(files, rng):
     def change(name, content):
         if name == "dataset.json":
             return _text(rng, files.table)
-        return damaged(rng, content, content)
+        mutant = damaged(rng, content, content)
+        return _with_checksums(mutant) if rng.random() < 0.7 else mutant
 
     return "x.zip", _repacked(rng, members, change), (load_edm_zip, {})
 
