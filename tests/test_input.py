@@ -757,3 +757,12 @@ def test_networks_larger_than_the_limit(tmp_path):
         refused(load_network, tmp_path / name, "that max_bytes=100 allows", max_bytes=100)
     path = write_zeros(tmp_path / "bomb.pt", "archive/data/0", n_bytes=1 << 30)
     refused(load_network, path, "takes 1 GiB, more than the 512 MiB", max_bytes=1 << 29)
+
+
+def test_weights_that_look_like_the_end_of_a_zip(tmp_path):
+    """Zipfile looks for its signature in the last 64 KiB of any file."""
+    weight = torch.frombuffer(bytearray(b"PK\x05\x06" + bytes(20)), dtype=torch.float32)
+    save_file({"weight": weight[None]}, tmp_path / "w.safetensors")
+    assert zipfile.is_zipfile(tmp_path / "w.safetensors")
+    loaded = load_network(tmp_path / "w.safetensors", torch.nn.Linear(6, 1, bias=False))
+    assert torch.equal(loaded.weight[0], weight)
