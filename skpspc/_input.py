@@ -22,6 +22,7 @@ MAX_BYTES = 2**33
 _IMAGE_SHARE = 32  # one image, encoded or decoded: 256 MiB by default
 _TEXT_SHARE = 128  # JSON: 64 MiB by default, and some 20 times as much once parsed
 _DEFLATE_RATIO = 1032  # the largest that deflate reaches
+_HEADER_BYTES = 2**16  # more than the longest header of an npy file that numpy reads
 _HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -219,8 +220,10 @@ class ArrayArchive:
     def shape(self, key):
         """Shape of an array, from its header."""
         info = self._members[key]
-        with self._reading(info), self._archive.open(info) as stream:
-            return self._read_header(stream, info)
+        with self._reading(info):
+            check_member(self._archive, info, self._max_bytes + _HEADER_BYTES, self._max_bytes)
+            with self._archive.open(info) as stream:
+                return self._read_header(stream, info)
 
     def __getitem__(self, key):
         """The array."""
@@ -242,7 +245,6 @@ class ArrayArchive:
         n_bytes = math.prod(shape) * dtype.itemsize
         name = where(self._archive.filename, info.filename)
         check_size(n_bytes, self._max_bytes, name, self._max_bytes)
-        check_member(self._archive, info, self._max_bytes + stream.tell(), self._max_bytes)
         if n_bytes != info.file_size - stream.tell():
             raise ValueError(
                 f"its header declares {n_bytes} bytes, and {info.file_size - stream.tell()} follow"

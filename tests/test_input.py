@@ -510,6 +510,11 @@ def test_methods_of_unbounded_output(tmp_path, images, method):
     path = write_zip(tmp_path / "x.zip", members, method)
     with pytest.raises(ValueError, match=r"'a\.png' in .*neither stored nor deflated, zip it with"):
         load_edm_zip(path)
+    stream = io.BytesIO()
+    np.save(stream, np.zeros((2, 3, 4, 4), np.uint8))
+    path = write_zip(tmp_path / "x.npz", {"images.npy": stream.getvalue()}, method)
+    with pytest.raises(ValueError, match=r"'images\.npy' in .*neither stored nor deflated"):
+        load_npz(path)
 
 
 # Sizes before bytes
