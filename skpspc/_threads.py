@@ -1,12 +1,53 @@
 """How many threads to use, and what has to run in one of its own."""
 
+import os
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import joblib
 import torch
 from joblib.parallel import get_active_backend
+from threadpoolctl import threadpool_limits
+
+_forked = False
+_locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
+
+
+class ForkSafeLock:
+    """A lock that is free in a forked child, whichever thread of the parent held it."""
+
+    def __init__(self):
+        self.renew()
+        _locks.add(self)
+
+    def renew(self):
+        """Forget who holds the lock."""
+        self._lock = threading.Lock()
+
+    def __enter__(self):
+        self._lock.acquire()
+
+    def __exit__(self, *_):
+        self._lock.release()
+
+
+def _survive_fork():
+    """Keep a forked child to one thread, and free the locks of threads that it does not have.
+
+    The child inherits thread pools without their threads, and waits for them for ever.
+    """
+    global _forked
+    _forked = True
+    for lock in _locks:
+        lock.renew()
+    threadpool_limits(1, "openmp")  # of scikit-learn and faiss, which may have pools of their own
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_survive_fork)
 
 
 def n_threads():
@@ -14,8 +55,10 @@ def n_threads():
 
     The ``n_jobs`` of an active ``joblib.parallel_config``, otherwise ``torch.get_num_threads()``,
     which joblib's worker processes lower so that all of them together fill the machine once.
-    One in a worker thread of joblib, which has no share of its own.
+    One in a worker thread of joblib, which has no share of its own, and in a forked process.
     """
+    if _forked:
+        return 1
     backend, n_jobs = get_active_backend()
     in_worker = threading.current_thread() is not threading.main_thread()
     if n_jobs is None and backend.nesting_level and in_worker:

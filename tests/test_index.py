@@ -335,7 +335,7 @@ def test_neighbours_grow(digits):
 
 
 def test_never_forks(monkeypatch, digits):
-    """A search in a forked child hangs, so nothing here may fork."""
+    """A forked child has one thread only, so nothing here may fork."""
     pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
     neighbours = Neighbours(TrainingSet(torch.from_numpy(np.array(digits))), "IVF16,Flat")
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))

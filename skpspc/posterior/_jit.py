@@ -1,11 +1,21 @@
 """How loops are compiled."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from .._optional import load
 
 numba = load("numba")
+
+# A fork waits until no thread compiles: its child would wait for that thread for ever.
+if hasattr(os, "register_at_fork"):
+    _compiling = load("numba.core.compiler_lock").global_compiler_lock
+    os.register_at_fork(
+        before=_compiling.acquire,
+        after_in_parent=_compiling.release,
+        after_in_child=_compiling.release,
+    )
 
 # Reassociation stays off: where the order of additions is part of the answer, or rounding is.
 STRICT = {"nnan", "nsz", "contract"}

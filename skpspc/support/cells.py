@@ -14,11 +14,11 @@ a Gaussian,
 
 import copy
 import math
-from threading import Lock
 
 import numpy as np
 import torch
-from sklearn.cluster import KMeans
+
+from .._threads import ForkSafeLock
 
 _PATCHES_A_CELL = 120
 _MOST_BRANCHES = 256
@@ -171,7 +171,7 @@ class CellsByWindow:
 
     def __init__(self):
         self._known = {}
-        self._lock = Lock()
+        self._lock = ForkSafeLock()
 
     def of(self, dictionary, track=None):
         """Those of a dictionary; parameters as for `PatchCells`."""
@@ -188,7 +188,7 @@ class CellsByWindow:
         return {"_known": dict(self._known)}  # a thread may be adding to it
 
     def __setstate__(self, state):
-        self.__dict__.update(state, _lock=Lock())
+        self.__dict__.update(state, _lock=ForkSafeLock())
 
 
 def _patches(dictionary, ids):
@@ -199,6 +199,8 @@ def _patches(dictionary, ids):
 
 
 def _k_means(points, k, rng):
+    from sklearn.cluster import KMeans  # half of what `import skpspc.denoisers` would take
+
     seed = int(rng.integers(2**31))
     k = min(k, len(np.unique(points[: 4 * k], axis=0)))  # fewer if points are alike
     return KMeans(k, init="random", n_init=1, max_iter=8, random_state=seed).fit(points)

@@ -1,9 +1,8 @@
 """The training images near a noisy image, by an index over their coordinates."""
 
-from threading import Lock
-
 import torch
 
+from .._threads import ForkSafeLock
 from .coordinates import Coordinates, n_coordinates, row_blocks, spaced_rows
 from .index import make_index
 
@@ -39,7 +38,7 @@ class Neighbours:
         self.factory = factory
         self._track = track or iter
         self._coordinates = self._index = None
-        self._lock = Lock()
+        self._lock = ForkSafeLock()
 
     def search(self, z, k):
         """The k training images near each of (n, C, H, W); see `Found`.
@@ -110,7 +109,7 @@ class Neighbours:
         return state
 
     def __setstate__(self, state):
-        self.__dict__.update(state, _lock=Lock())
+        self.__dict__.update(state, _lock=ForkSafeLock())
 
 
 def _distances(points, others):
