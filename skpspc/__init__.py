@@ -1,22 +1,30 @@
 """Training-free diffusion denoisers with the interface of scikit-learn."""
 
-from .denoisers import (
-    BlendedDenoiser,
-    EmpiricalDenoiser,
-    FlexibleWindows,
-    GaussianDenoiser,
-    LocalScoreDenoiser,
-    NetworkDenoiser,
-    PatchDenoiser,
-    PCALocalityDenoiser,
-    PosteriorMeanCollection,
-    PSPCDenoiser,
-    SmoothedDenoiser,
-    load_network,
-)
-from .posterior import Posterior
-from .sampling import BandwidthSchedule, PatchSchedule, SamplingInterrupted, edm_sigmas
-from .support import tapered_windows
+TYPE_CHECKING = False  # for type checkers, which take it for true; `typing` takes time to import
+if TYPE_CHECKING:
+    from . import datasets as datasets
+    from . import denoisers as denoisers
+    from . import inspection as inspection
+    from . import posterior as posterior
+    from . import sampling as sampling
+    from . import support as support
+    from .denoisers import (
+        BlendedDenoiser,
+        EmpiricalDenoiser,
+        FlexibleWindows,
+        GaussianDenoiser,
+        LocalScoreDenoiser,
+        NetworkDenoiser,
+        PatchDenoiser,
+        PCALocalityDenoiser,
+        PosteriorMeanCollection,
+        PSPCDenoiser,
+        SmoothedDenoiser,
+        load_network,
+    )
+    from .posterior import Posterior
+    from .sampling import BandwidthSchedule, PatchSchedule, SamplingInterrupted, edm_sigmas
+    from .support import tapered_windows
 
 __version__ = "0.1.0"
 
@@ -41,3 +49,25 @@ __all__ = [
     "load_network",
     "tapered_windows",
 ]
+
+_SUBPACKAGES = ("datasets", "denoisers", "inspection", "posterior", "sampling", "support")
+_HOMES = ("sampling", "support", "posterior", "denoisers")  # of the names above
+
+
+def __getattr__(name):
+    """Import a public name or a subpackage when it is first used (PEP 562)."""
+    from importlib import import_module
+
+    if name in _SUBPACKAGES:
+        return import_module(f".{name}", __name__)
+    if name in __all__:
+        for home in _HOMES:
+            module = import_module(f".{home}", __name__)
+            if name in module.__all__:
+                globals()[name] = getattr(module, name)
+                return globals()[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, *_SUBPACKAGES})

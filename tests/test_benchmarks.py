@@ -93,3 +93,13 @@ def test_locality(digits, capsys):
     (row,) = [line for line in lines if line.startswith("network")]
     assert row.split() == ["network", "3", "(100)", "3", "(100)"]
     assert {line.split()[0] for line in lines[4:]} == {"network", "PSPC", "Gaussian", "empirical"}
+
+
+def test_startup(monkeypatch, capsys):
+    startup = script("startup")
+    programs = {"floor": ["-c", ""], "version": ["-m", "skpspc", "--version"]}
+    monkeypatch.setattr(startup, "PROGRAMS", programs)
+    startup.main(["--rounds", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:]] == ["floor", "version"]
+    assert lines[1].split()[2] == "+0.00"
