@@ -1,4 +1,4 @@
-"""``python -m skpspc``: the same as the command ``skpspc``."""
+"""``python -m skpspc``: the command ``skpspc``."""
 
 from .cli import main
 

@@ -46,8 +46,8 @@ def _check_out(_context, _parameter, value):
 )
 @click.option(
     "-n",
-    "--n",
-    "n",
+    "--n-images",
+    "n_images",
     type=click.IntRange(min=1),
     default=64,
     show_default=True,
@@ -63,7 +63,18 @@ def _check_out(_context, _parameter, value):
 )
 @in_sentences
 def calibrate(
-    data, max_images, image_size, channels, max_bytes, sigmas, sizes, n, seed, device, quiet, out
+    data,
+    max_images,
+    image_size,
+    channels,
+    max_bytes,
+    sigmas,
+    sizes,
+    n_images,
+    seed,
+    device,
+    quiet,
+    out,
 ):
     """Choose the patch size for each noise level.
 
@@ -78,10 +89,10 @@ def calibrate(
     images = load_images(
         data, max_images=max_images, size=image_size, channels=channels, max_bytes=max_bytes
     ).images
-    check_held_out(n, images)
+    check_held_out(n_images, images)
     denoiser = PSPCDenoiser(device=device)
     schedule, table = calibrate_patch_size(
-        denoiser, images, sigmas, sizes=sizes, n_images=n, random_state=seed
+        denoiser, images, sigmas, sizes=sizes, n_images=n_images, random_state=seed
     )
     text = schedule_text(
         schedule,

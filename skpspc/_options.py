@@ -1,24 +1,14 @@
 """What the commands share: their options, and errors as sentences."""
 
 import functools
+import math
 import warnings
 
 import click
-import numpy as np
 
 from ._input import MAX_BYTES
 from ._output import check_output
 from ._schedule_file import read_schedule
-from ._validation import check_device
-from .sampling import PatchSchedule
-
-_INTERRUPTED = 130  # 128 + SIGINT, what a shell reports
-
-
-class Interrupted(click.ClickException):
-    """The end of an interrupted run."""
-
-    exit_code = _INTERRUPTED
 
 
 def in_sentences(command):
@@ -33,11 +23,6 @@ def in_sentences(command):
             warnings.showwarning = show
             try:
                 command(**options)
-            except KeyboardInterrupt as error:
-                raise Interrupted(
-                    "interrupted before there was anything to keep; nothing was written. The "
-                    "same command, with the same seed, computes it again."
-                ) from error
             except BrokenPipeError:  # the reader of our output has gone; click knows what to do
                 raise
             except OSError as error:
@@ -57,9 +42,12 @@ def _check_out(_context, _parameter, value):
 
 
 def _check_device(_context, _parameter, value):
+    if value is None:
+        return None
+    from ._validation import check_device
+
     try:
-        if value is not None:
-            check_device(value, None)
+        check_device(value, None)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     return value
@@ -71,7 +59,7 @@ def _check_channels(_context, _parameter, value):
 
 def check_finite(_context, _parameter, value):
     """Refuse NaN and infinity, as an option's callback."""
-    if not np.isfinite(value):
+    if not math.isfinite(value):
         raise click.BadParameter(f"must be a finite number, got {value}")
     return value
 
@@ -88,7 +76,7 @@ class _PatchSize(click.ParamType):
     name = "size"
 
     def convert(self, value, param, ctx):
-        if isinstance(value, (int, PatchSchedule)) or value in ("paper", "calibrated"):
+        if not isinstance(value, str) or value in ("paper", "calibrated"):
             return value
         if value.lower().endswith(".json"):
             try:

@@ -1,13 +1,12 @@
 """Results to a file: checked before the work, and whole or not there after it."""
 
 import contextlib
+import hashlib
 import os
-import secrets
 import tempfile
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
+from ._interrupt import InterruptsHeld
 
 SUFFIXES = (".png", ".npy", ".npz")
 _KINDS = {
@@ -45,6 +44,7 @@ def check_output(path, suffixes=SUFFIXES):
     folder = path.resolve().parent
     if not folder.is_dir():
         raise FileNotFoundError(f"there is no folder '{folder}'; make it first.")
+    remove_unfinished(path)
     try:
         path.stat()  # also finds names that are too long
     except FileNotFoundError:
@@ -76,8 +76,11 @@ def write_output(path, picture, arrays):
     arrays : dict of str to array
         All of them go to ``.npz``, the first to ``.npy``.
     """
+    import numpy as np
+    from PIL import Image
+
     suffix = path.suffix.lower()
-    with _replacing(path.resolve()) as file:  # a symbolic link stays one
+    with InterruptsHeld(), replacing(path) as file:
         if suffix == ".png":
             Image.fromarray(picture()).save(file, format="PNG")
         elif suffix == ".npy":
@@ -88,16 +91,49 @@ def write_output(path, picture, arrays):
 
 def write_text(path, text):
     """Write text to a ``path`` that :func:`check_output` returned, in one step."""
-    with _replacing(path.resolve()) as file:
+    with InterruptsHeld(), replacing(path) as file:
         file.write(text.encode())
 
 
 @contextlib.contextmanager
-def _replacing(path):
-    unfinished = path.with_name(f".skpspc-{secrets.token_hex(6)}")
-    try:
-        with open(unfinished, "xb") as file:
+def replacing(path):
+    """Give a file to write to, which takes the place of ``path`` once it is safe on the disk.
+
+    Parameters
+    ----------
+    path : Path
+        A symbolic link stays one.
+    """
+    path = path.resolve()
+    unfinished = _unfinished(path)
+    with open(unfinished, "xb") as file:  # fails if another run is writing there
+        try:
             yield file
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            file.close()
+            unfinished.unlink()
+            raise
+    os.replace(unfinished, path)
+    _sync_folder(path.parent)
+
+
+def remove_unfinished(path):
+    """Remove the half-written file of a run that was killed while it wrote ``path``."""
+    _unfinished(path.resolve()).unlink(missing_ok=True)
+
+
+def _unfinished(path):
+    """Where the file is written; one name for each path, so that leftovers are found."""
+    return path.with_name(f".skpspc-{hashlib.sha256(path.name.encode()).hexdigest()[:12]}")
+
+
+def _sync_folder(folder):
+    """Bring the names of a folder's files to the disk, where the system can."""
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

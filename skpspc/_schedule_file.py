@@ -2,9 +2,6 @@
 
 import json
 
-from ._input import MAX_BYTES, parse_json, read_file, reading, text_limit
-from .sampling import PatchSchedule
-
 
 def schedule_text(schedule, **more):
     """A schedule as JSON, one line for each entry.
@@ -42,6 +39,9 @@ def read_schedule(path):
     ValueError
         If it does not hold a schedule.
     """
+    from ._input import MAX_BYTES, parse_json, read_file, reading, text_limit
+    from .sampling import PatchSchedule
+
     remedy = 'give what `skpspc calibrate` writes, or {"sigmas": [0.1, 1.0], "sizes": [3, 7]}'
     with reading(path, "holds no schedule", remedy):
         entries = parse_json(read_file(path, text_limit(MAX_BYTES), MAX_BYTES))

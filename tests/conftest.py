@@ -102,12 +102,12 @@ def run(tmp_path, monkeypatch):
     """Run a command in an empty folder."""
     from click.testing import CliRunner
 
-    from skpspc.cli import main
+    from skpspc.cli._commands import commands
 
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments, status=0):
-        result = CliRunner().invoke(main, [str(a) for a in arguments])
+        result = CliRunner().invoke(commands, [str(a) for a in arguments])
         assert result.exit_code == status, result.output
         assert "Traceback" not in result.output
         assert not list(tmp_path.glob(".skpspc-*"))

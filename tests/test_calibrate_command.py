@@ -34,7 +34,7 @@ def test_the_file_is_what_the_function_finds(run):
 
 def test_samples_with_a_schedule_file(run):
     run(*QUICK, "--out", "schedule.json", "--quiet")
-    sample = ["sample", "-n", 2, "--steps", 4, *FEW, "--patch-size", "schedule.json"]
+    sample = ["sample", "-n", 2, "--n-steps", 4, *FEW, "--patch-size", "schedule.json"]
     run(*sample, "--out", "x.npy")
     model = PSPCDenoiser(read_schedule("schedule.json")).fit(few_digits())
     expected = model.sample(2, random_state=0, n_steps=4)

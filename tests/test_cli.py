@@ -17,10 +17,10 @@ from PIL import Image
 import skpspc
 from helpers import FEW, few_digits
 from skpspc import EmpiricalDenoiser, PSPCDenoiser
-from skpspc import cli as cli_module
 from skpspc._output import check_output, write_output
 from skpspc._picture import image_grid
-from skpspc.cli import main
+from skpspc.cli import _work
+from skpspc.cli._commands import commands
 from skpspc.datasets import load_digits_images
 from skpspc.sampling import SAMPLERS
 
@@ -142,7 +142,7 @@ def test_output_keeps_links_and_the_usual_permissions(tmp_path):
 def test_output_is_checked_before_any_work(run, monkeypatch, command, out, message):
     Path("folder.png").mkdir()
     Path("file.png").touch()
-    monkeypatch.setattr(cli_module, "_load", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(_work, "load", lambda *_: pytest.fail("work was done"))
     result = run(
         command, "--sigma" if command == "denoise" else "--sigma-min", 1, "--out", out, status=2
     )
@@ -182,7 +182,7 @@ def test_main_job(run):
         0,
         "--out",
         "samples.png",
-        "--steps",
+        "--n-steps",
         4,
         *FEW,
     )
@@ -203,7 +203,7 @@ def test_samples_are_those_of_the_estimator(run):
         3,
         "--seed",
         7,
-        "--steps",
+        "--n-steps",
         5,
         "--sampler",
         "euler",
@@ -255,19 +255,19 @@ def test_patch_samples_are_patches(run):
 
 
 def test_samplers_offered_are_those_there_are():
-    (option,) = (p for p in main.commands["sample"].params if p.name == "sampler")
+    (option,) = (p for p in commands.commands["sample"].params if p.name == "sampler")
     assert sorted(option.type.choices) == sorted(SAMPLERS)
 
 
 def test_quiet_prints_nothing(run):
-    result = run("sample", "--quiet", "-n", 1, "--steps", 1, "--out", "x.npy", *FEW)
+    result = run("sample", "--quiet", "-n", 1, "--n-steps", 1, "--out", "x.npy", *FEW)
     assert result.output == ""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 @pytest.mark.parametrize("quiet", [True, False])
 def test_progress_bar_on_a_terminal_only(tmp_path, quiet):
-    arguments = ["-n", "1", "--steps", "2", "--out", str(tmp_path / "x.npy")]
+    arguments = ["-n", "1", "--n-steps", "2", "--out", str(tmp_path / "x.npy")]
     with on_terminal([*arguments, *FEW, *["--quiet"] * quiet]) as (process, terminal):
         printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0
@@ -412,7 +412,7 @@ def test_images_of_two_kinds_and_sizes(run):
 
 
 def test_samples_of_a_class(run):
-    run("sample", "--label", "7", "-n", 2, "--steps", 3, "--out", "x.npz", *FEW)
+    run("sample", "--label", "7", "-n", 2, "--n-steps", 3, "--out", "x.npz", *FEW)
     kept = np.load("x.npz")
     rows = [i * 1797 // 60 for i in range(60)]
     X, y = few_digits(), load_digits_images().target[rows]
@@ -447,72 +447,14 @@ def test_pictures_of_many_channels_are_refused_before_the_work(run, monkeypatch)
         patched.setattr(PSPCDenoiser, "fit", lambda *_: pytest.fail("work was done"))
         result = run("sample", "--data", "x.npz", "--out", "x.png", status=1)
     assert "got (4, 5, 6, 6); write .npy or .npz instead" in result.stderr
-    run("sample", "--data", "x.npz", "-n", 1, "--steps", 1, "--out", "x.npy")
+    run("sample", "--data", "x.npz", "-n", 1, "--n-steps", 1, "--out", "x.npy")
     assert np.load("x.npy").shape == (1, 5, 6, 6)
 
 
 def test_warnings_are_sentences(run):
-    result = run("sample", "--patch-size", 50, "-n", 1, "--steps", 1, "--out", "x.npy", *FEW)
+    result = run("sample", "--patch-size", 50, "-n", 1, "--n-steps", 1, "--out", "x.npy", *FEW)
     assert result.stderr.startswith("Warning: ")
     assert "UserWarning" not in result.stderr
-
-
-def test_an_interrupted_run_keeps_its_state_and_goes_on(run, monkeypatch):
-    run("sample", "--out", "whole.npy", *FEW)
-    whole_walk = SAMPLERS["heun"]
-
-    def interrupted_walk(denoise, z, sigmas):
-        yield next(whole_walk(denoise, z, sigmas))
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setitem(SAMPLERS, "heun", interrupted_walk)
-        Path("x.npy").write_bytes(b"before")
-        result = run("sample", "--out", "x.npy", *FEW, status=130)
-    assert "interrupted at sigma" in result.stderr
-    assert "--resume x.partial.npz" in result.stderr
-    assert Path("x.npy").read_bytes() == b"before"
-
-    other = ["--out", "x.npy", *FEW, "--patch-size", 3, "--resume", "x.partial.npz"]
-    result = run("sample", *other, status=1)
-    assert "is of a run with patch_size 'paper'; give the same options" in result.stderr
-
-    run("sample", "--out", "x.npy", *FEW, "--resume", "x.partial.npz")
-    np.testing.assert_allclose(np.load("x.npy"), np.load("whole.npy"), atol=1e-5)
-
-
-def test_an_interruption_after_the_walk_keeps_the_samples(run, monkeypatch):
-    def distances(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("skpspc.inspection.nearest_training_images", distances)
-    run("sample", "--out", "x.npy", *FEW, status=130)
-    assert np.load("x.npy").shape == (16, 1, 8, 8)
-
-
-@pytest.mark.parametrize("content", [b"", b"PK", b"not a state"])
-def test_resume_from_something_else(run, content):
-    Path("other.npz").write_bytes(content)
-    result = run("sample", "--out", "x.npy", *FEW, "--resume", "other.npz", status=1)
-    assert "'other.npz' is not what an interrupted" in result.stderr
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
-def test_ctrl_c(tmp_path):
-    # The work would take hours; the progress bar tells when sampling has begun.
-    arguments = ["-n", "50", "--steps", "100000", "--patch-size", "4", "--sampler", "euler"]
-    with on_terminal([*arguments, "--out", str(tmp_path / "x.npy")]) as (process, terminal):
-        shown = ""
-        while "/100000" not in shown:  # compiled code is still being loaded
-            shown += os.read(terminal, 10_000).decode()
-        process.send_signal(signal.SIGINT)
-        printed, _ = process.communicate(timeout=120)
-    shown += read_all(terminal)
-    assert process.returncode == 130, shown
-    assert "interrupted at sigma" in shown
-    assert "Traceback" not in shown
-    assert printed == ""
-    assert [path.name for path in tmp_path.iterdir()] == ["x.partial.npz"]
 
 
 # The program

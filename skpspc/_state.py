@@ -1,0 +1,173 @@
+"""State of an unfinished ``skpspc sample``: kept after every step, read by ``--resume``."""
+
+import hashlib
+import json
+import os
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save
+
+from ._input import reading
+from ._interrupt import InterruptsHeld, say_on_interrupt
+from ._output import remove_unfinished, replacing
+
+
+def fingerprint(*arrays):
+    """SHA-256 of arrays, their shapes and dtypes; None is allowed among them.
+
+    Returns
+    -------
+    str
+    """
+    digest = hashlib.sha256()
+    for array in arrays:
+        if array is None:
+            digest.update(b"none")
+        else:
+            digest.update(f"{array.dtype.str}{array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def write_state(path, z, done, settings):
+    """Replace the state of a run in one step.
+
+    Parameters
+    ----------
+    path : Path
+    z : array of shape (n, C, H, W)
+        The noisy images reached.
+    done : int
+        Steps done.
+    settings : dict
+        Every setting that the samples depend on, as JSON knows it.
+    """
+    text = json.dumps({"done": done, **settings})
+    metadata = {"state": text, "sha256": _checksum(text, z)}
+    with replacing(path) as file:
+        file.write(save({"z": np.ascontiguousarray(z)}, metadata))
+
+
+def read_state(path, settings):
+    """Return the noisy images reached and the number of steps done.
+
+    Parameters
+    ----------
+    path : Path
+    settings : dict
+        As for `write_state`; those of the state must be equal.
+
+    Returns
+    -------
+    z : array of shape (n, C, H, W)
+    done : int
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no such state, is damaged, or belongs to a run with other settings.
+    """
+    failure = "is not the state of a `skpspc sample` or is damaged"
+    with reading(path, failure, "delete it to start anew"):
+        with open(path, "rb"):  # what cannot be opened is an OSError that names it
+            pass
+        with safe_open(path, "numpy") as file:
+            metadata = file.metadata()
+            z = file.get_tensor("z")
+        if metadata["sha256"] != _checksum(metadata["state"], z):
+            raise ValueError("its checksum is wrong")
+        kept = json.loads(metadata["state"])
+        other = [name for name in settings if kept[name] != settings[name]]
+    if "images" in other:
+        raise ValueError(
+            f"'{path}' is the state of a run on other training images; give the same --data, or "
+            "delete the state to start anew."
+        )
+    if other:
+        told = ", ".join(f"{name} {kept[name]!r}" for name in other)
+        raise ValueError(
+            f"'{path}' is the state of a run with {told}; give the same options, or delete the "
+            "state to start anew."
+        )
+    return z, kept["done"]
+
+
+def _checksum(text, z):
+    return hashlib.sha256(f"{text}{fingerprint(z)}".encode()).hexdigest()
+
+
+def keeping_state(sampler, path, settings, start=None):
+    """Return a sampler that keeps its state in a file after each step.
+
+    Parameters
+    ----------
+    sampler : callable
+        ``sampler(denoise, z, sigmas)``, a step of which depends on z and sigmas alone.
+    path : Path
+    settings : dict
+        See `write_state`.
+    start : (array, int), default None
+        State to start from, as `read_state` returns it. None: from the beginning.
+
+    Returns
+    -------
+    callable
+        Its steps equal those of ``sampler``, to the last bit.
+    """
+
+    def walk(denoise, z, sigmas):
+        done = 0
+        if start is not None:
+            done = start[1]
+            z = torch.from_numpy(start[0]).to(z)
+            say_on_interrupt(_interrupted(done, len(sigmas), path))
+        for _ in range(done):
+            yield z
+        for reached in sampler(denoise, z, sigmas[done:]):
+            done += 1
+            with InterruptsHeld():
+                write_state(path, reached.cpu().numpy(), done, settings)
+                say_on_interrupt(_interrupted(done, len(sigmas), path))
+            yield reached
+
+    return walk
+
+
+def _interrupted(done, n_steps, path):
+    return (
+        f"interrupted after {done} of {n_steps} steps; the state is kept in '{path}'. The same "
+        "command with --resume does the rest."
+    )
+
+
+def check_state(path, resume):
+    """Return whether there is a state to go on from.
+
+    Parameters
+    ----------
+    path : Path
+    resume : bool
+        Whether the command is to go on from a state.
+
+    Raises
+    ------
+    ValueError
+        If there is a state and the command is not to go on from it.
+    OSError
+        If no file can have that name.
+    """
+    remove_unfinished(path)
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return False
+    if not resume:
+        raise ValueError(
+            f"'{path}' keeps the state of an unfinished run with this --out; add --resume to go "
+            "on with that run, or delete the state to start anew."
+        )
+    return True

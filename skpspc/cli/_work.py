@@ -1,0 +1,92 @@
+"""Work of ``sample`` and ``denoise``, which import this module when they run: it takes seconds."""
+
+import click
+import numpy as np
+import torch
+
+from .. import EmpiricalDenoiser, PatchDenoiser, PSPCDenoiser
+from .._input import map_array
+from .._options import check_held_out
+from .._picture import check_picturable
+from ..datasets._files import load_images
+from ..support.training_set import to_compute
+
+
+def make_denoiser(name, patch_size, seed, device):
+    """Return the denoiser that the options name."""
+    settings = {"device": device, "random_state": seed}
+    if name == "empirical":
+        if patch_size is not None:
+            raise click.UsageError("--patch-size is for the denoisers patch and pspc.")
+        return EmpiricalDenoiser(**settings)
+    if name == "pspc":
+        return PSPCDenoiser(patch_size or "paper", **settings)
+    if not (patch_size is None or isinstance(patch_size, int)):
+        kind = patch_size if isinstance(patch_size, str) else "with a schedule"
+        raise click.UsageError(f"--patch-size {kind} is for the denoiser pspc; give an integer.")
+    return PatchDenoiser(patch_size or 8, **settings)
+
+
+def load(data, max_images, image_size, channels, max_bytes, out):
+    """Load the training images, and refuse those that ``out`` cannot show."""
+    loaded = load_images(
+        data, max_images=max_images, size=image_size, channels=channels, max_bytes=max_bytes
+    )
+    if out.suffix.lower() == ".png":
+        check_picturable(loaded.images.shape)
+    return loaded
+
+
+def class_number(label, loaded):
+    """Return the number of a class that is given by its name."""
+    if loaded.target is None:
+        raise ValueError("--label is for data with classes, and this data has none.")
+    numbers = np.unique(loaded.target).tolist()
+    named = dict(enumerate(loaded.classes or []))
+    names = [str(named.get(number, number)) for number in numbers]
+    if label not in names:
+        raise ValueError(f"--label must be one of {', '.join(names)}; got {label!r}.")
+    return numbers[names.index(label)]
+
+
+def hold_out(images, n, sigma, seed):
+    """Take ``n`` random images out of the training set and add noise to them."""
+    check_held_out(n, images)
+    rng = np.random.default_rng(seed)
+    held_out = rng.permutation(len(images))[:n]
+    clean = _as_float(images[held_out])
+    z = clean + np.float32(sigma) * rng.standard_normal(clean.shape, dtype=np.float32)
+    return held_out, np.delete(images, held_out, axis=0), clean, z
+
+
+def read_noisy(path):
+    """Read noisy images (n, C, H, W) from a .npy."""
+    z = map_array(path, "cannot be read as a .npy array", "write it with numpy.save")
+    if z.ndim != 4:
+        raise ValueError(f"'{path}' must be a .npy of shape (n, C, H, W), got shape {z.shape}.")
+    return _as_float(np.array(z))
+
+
+def _as_float(images):
+    """uint8 images as floats in [-1, 1]; all others as they are."""
+    if images.dtype != np.uint8:
+        return images
+    return to_compute(torch.from_numpy(images), torch.float32).numpy()
+
+
+def central(images, shape):
+    """Crop to the central patch, the one that the patch denoiser answers for."""
+    top, left = ((whole - part) // 2 for whole, part in zip(images.shape[2:], shape, strict=True))
+    return images[:, :, top : top + shape[0], left : left + shape[1]]
+
+
+def summary(rows, n_train, sigma):
+    """Describe the result of ``denoise`` in a sentence."""
+    if len(rows) == 2:
+        return f"{len(rows[0])} images denoised at sigma {sigma:g} with {n_train} training images"
+    clean, noisy, denoised = rows
+    before, after = (np.square(row - clean).mean() for row in (noisy, denoised))
+    return (
+        f"{len(clean)} images held out of the training set ({n_train} others), sigma {sigma:g}, "
+        f"mean squared error {after:.4f} (noisy {before:.4f})"
+    )
