@@ -6,7 +6,7 @@ import warnings
 
 import click
 
-from ._input import MAX_BYTES
+from ._limits import MAX_BYTES
 from ._output import check_output
 from ._schedule_file import read_schedule
 

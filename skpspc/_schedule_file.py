@@ -39,7 +39,8 @@ def read_schedule(path):
     ValueError
         If it does not hold a schedule.
     """
-    from ._input import MAX_BYTES, parse_json, read_file, reading, text_limit
+    from ._input import parse_json, read_file, reading, text_limit
+    from ._limits import MAX_BYTES
     from .sampling import PatchSchedule
 
     remedy = 'give what `skpspc calibrate` writes, or {"sigmas": [0.1, 1.0], "sizes": [3, 7]}'

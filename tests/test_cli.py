@@ -400,7 +400,7 @@ def test_images_of_two_kinds_and_sizes(run):
     Path("folder").mkdir()
     for i, mode in enumerate(("L", "RGB", "RGB", "L")):
         Image.new(mode, (4 + i, 5), i).save(f"folder/{i}.png")
-    arguments = "sample", "--data", "folder", "--out", "x.npy", "-n", 1, "--steps", 1
+    arguments = "sample", "--data", "folder", "--out", "x.npy", "-n", 1, "--n-steps", 1
     arguments += "--image-size", 4
     result = run(*arguments, status=1)
     assert "channels=3 (all colour) or channels=1 (all gray; --channels on" in result.stderr

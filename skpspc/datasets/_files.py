@@ -8,7 +8,6 @@ import numpy as np
 from sklearn.utils import Bunch
 
 from .._input import (
-    MAX_BYTES,
     ArrayArchive,
     check_max_bytes,
     check_size,
@@ -21,6 +20,7 @@ from .._input import (
     text_limit,
     where,
 )
+from .._limits import MAX_BYTES
 from ._decode import check_channels, check_count, fill, hidden, image_names
 from ._embedded import load_digits_images, load_photo_patches
 from ._labels import check_class_names, class_index, class_indices, class_names

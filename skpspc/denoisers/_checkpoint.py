@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from torch.nn.parameter import is_lazy
 
 from .._input import (
-    MAX_BYTES,
     UnreadableFileError,
     check_max_bytes,
     check_size,
@@ -20,6 +19,7 @@ from .._input import (
     reason,
     where,
 )
+from .._limits import MAX_BYTES
 
 # Where checkpoints of training scripts keep the network, the one to sample from first.
 _WRAPPERS = ("ema", "state_dict", "model_state_dict", "model")
