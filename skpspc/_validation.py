@@ -16,9 +16,9 @@ from .support.training_set import DEFAULT_RANGE, to_compute
 # Kept as they are; every other dtype becomes the first.
 _NUMPY_DTYPES = [np.float64, np.float32, np.uint8]
 
-# Smallest and largest magnitude of images, and smallest noise level above zero, of which a dtype
-# computes everything: squares, and their sums, as well.
-_RANGES = {torch.float32: (1e-15, 1e15), torch.float64: (1e-60, 1e60)}
+# Smallest and largest magnitude of images of which a dtype computes everything: squares, and their
+# sums, as well. Noise levels far below the images count as zero.
+_RANGES = {torch.float32: (1e-16, 1e16), torch.float64: (1e-60, 1e60)}
 
 
 @dataclass(frozen=True)
@@ -381,7 +381,7 @@ def as_tensor(array):
         return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def check_sigma(sigma, n, dtype=torch.float64):
+def check_sigma(sigma, n):
     """Noise levels as a float64 tensor (n,).
 
     Parameters
@@ -390,14 +390,11 @@ def check_sigma(sigma, n, dtype=torch.float64):
         Non-negative; 0 and inf are allowed.
     n : int
         Number of images.
-    dtype : torch.dtype, default torch.float64
-        In which the images are computed.
 
     Raises
     ------
     ValueError
-        If a value is negative, complex or NaN, or positive and smaller than the dtype computes, or
-        the length is wrong.
+        If a value is negative, complex or NaN, or the length is wrong.
     """
     if isinstance(sigma, torch.Tensor):
         _check_real(sigma, "sigma")
@@ -420,12 +417,6 @@ def check_sigma(sigma, n, dtype=torch.float64):
         raise ValueError(
             f"sigma must be non-negative, got {bad.flat[0]}; pass a float or an array of shape "
             f"({n},) in the units of the images."
-        )
-    small = values[(values > 0) & (values < _RANGES[dtype][0])]
-    if small.size:
-        raise ValueError(
-            f"sigma must be 0 or at least {_RANGES[dtype][0]:g} in {_name(dtype)}, got "
-            f"{small.flat[0]:g}; multiply images and noise levels by a common factor, or pass 0."
         )
     return torch.from_numpy(np.broadcast_to(values, (n,)).copy())
 

@@ -189,7 +189,7 @@ class Attributable(ClassConditional):
         if self._no_windows is not None:
             raise self._without_windows(self._no_windows)
         z, layout = check_noisy_images(self, Z, self._shapes())
-        return z, check_sigma(sigma, len(z), z.dtype).to(z.device), layout
+        return z, check_sigma(sigma, len(z)).to(z.device), layout
 
     def _by_level(self, sigma, y):
         """Groups of noisy images with one class and one noise level.

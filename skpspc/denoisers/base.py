@@ -92,7 +92,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         ------
         ValueError
             For NaN, infinity, no images, or shapes, labels and weights that do not fit; for floats
-            whose largest magnitude is out of range (float32: 1e-15 to 1e15, float64: 1e-60 to
+            whose largest magnitude is out of range (float32: 1e-16 to 1e16, float64: 1e-60 to
             1e60).
 
         Notes
@@ -222,14 +222,14 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         Raises
         ------
         ValueError
-            For NaN, values or noise levels out of the range of the dtype (float32: 1e-15 to
-            1e15, float64: 1e-60 to 1e60), shapes other than those fitted, a negative sigma, or a
-            class that was not fitted or whose images all have weight zero.
+            For NaN, values that exceed 1e16 in float32 or 1e60 in float64, shapes other than those
+            fitted, a negative sigma, or a class that was not fitted or whose images all have weight
+            zero; if the posterior mean is not finite.
         """
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._shapes())
         with torch.no_grad(), torch_threads():
-            levels = check_sigma(sigma, len(z), z.dtype).to(z.device)
+            levels = check_sigma(sigma, len(z)).to(z.device)
             warn_if_far(self, z, levels)
             result = self._posterior_of(z, levels, y)
         check_finite(result.mean, z.dtype, "the posterior mean")
@@ -299,8 +299,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         if len(sigmas) == 0 or sigmas.dtype.kind not in "iuf" or not np.isfinite(sigmas).all():
             raise ValueError(f"sigmas must be finite and at least one, got {sigmas!r}.")
         check_sigma(sigmas, len(sigmas))
-        for sigma in sigmas.tolist():
-            check_noise_range(images.dtype, sigmas=sigma)
+        check_noise_range(images.dtype, sigmas=float(sigmas.max()))
         shape = (len(sigmas), *self.image_shape_)
         seed = noise_seed(self.random_state)
         n_rows = rows_that_fit(16 * math.prod(shape), len(images), what="The noise of one image")
@@ -310,7 +309,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             target = self._respond(clean)
             noise = draw_noise(shape, len(clean), seed, start=rows.start).to(clean)
             for j, sigma in enumerate(sigmas):
-                level = check_sigma(sigma, len(clean), clean.dtype).to(clean.device)
+                level = check_sigma(sigma, len(clean)).to(clean.device)
                 with torch.no_grad(), torch_threads():
                     mean = self._posterior(clean + float(sigma) * noise[:, j], level).mean
                 error = (mean - target).square().mean(dtype=torch.float64)

@@ -307,7 +307,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         errors = []
         with torch.no_grad():
             for (name, _), member in zip(self.denoisers, members, strict=True):
-                mean = _ask(member, z, check_sigma(sigma, len(z), z.dtype)).mean
+                mean = _ask(member, z, check_sigma(sigma, len(z))).mean
                 if mean.shape != z.shape:
                     raise ValueError(
                         f"the member {name!r} answers with {tuple(mean.shape[1:])} for an image "

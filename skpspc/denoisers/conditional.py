@@ -6,6 +6,7 @@ import numbers
 import warnings
 from typing import Any
 
+import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
@@ -75,7 +76,8 @@ class ClassConditional(BaseEstimator):
         mean = self.posterior(Z, sigma, y).mean
         if guidance == 1:
             return mean
-        answer = _blend(self.posterior(Z, sigma).mean, mean, guidance)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below, in words
+            answer = _blend(self.posterior(Z, sigma).mean, mean, guidance)
         found = torch.as_tensor(answer)
         name = f"the answer with guidance={guidance:g}"
         check_finite(found, found.dtype, name, "pass a smaller guidance")

@@ -139,7 +139,7 @@ class Differentiable(Attributable):
         """Noisy images and levels as tensors, numbers of pixels, and the layout of Z."""
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._shapes())
-        sigma = check_sigma(sigma, len(z), z.dtype).to(z.device)
+        sigma = check_sigma(sigma, len(z)).to(z.device)
         return z, sigma, check_pixels(pixels, self._shapes()[-1][-2:]).to(z.device), layout
 
     def _jacobian_block(self, z, n_pixels):

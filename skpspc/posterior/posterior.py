@@ -224,7 +224,8 @@ def floored_sigma(sigma, z, training_set):
     Tensor of shape (n,), float64
     """
     scale = z.abs().flatten(1).amax(1).to(torch.float64).clamp_min(training_set.abs_max)
-    return torch.maximum(sigma, 1e-15 * scale.where(scale > 0, 1.0))
+    least = 1e-15 * scale.clamp_min(1e-16 if z.dtype == torch.float32 else 1e-60)
+    return torch.maximum(sigma, least)
 
 
 def in_range(compiled, plain, z, sigma, training_set, *args):

@@ -62,7 +62,7 @@ def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
         )
     if not rho > 0:
         raise ValueError(f"rho must be positive, got {rho!r}.")
-    with np.errstate(over="ignore", under="ignore"):
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         first, last = np.array([sigma_max, sigma_min], dtype=np.float64) ** (1 / rho)
         sigmas = np.linspace(first, last, n_steps) ** rho
     if not (np.isfinite(sigmas) & (sigmas > 0)).all():
