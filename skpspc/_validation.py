@@ -39,10 +39,11 @@ class Layout:
     device: torch.device
 
     def restore(self, tensor, *, images=True):
-        """A result in the container, layout, dtype and device of the input."""
+        """A result in the container, layout, dtype and device of the input; bool stays bool."""
         if images and self.is_flat:
             tensor = tensor.flatten(1)
-        tensor = tensor.to(device=self.device, dtype=self.dtype)
+        dtype = torch.bool if tensor.dtype == torch.bool else self.dtype
+        tensor = tensor.to(device=self.device, dtype=dtype)
         return tensor if self.is_torch else tensor.numpy()
 
 

@@ -5,7 +5,9 @@ from numbers import Integral
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_images
-from sklearn.utils import Bunch, check_random_state, check_scalar
+from sklearn.utils import check_random_state, check_scalar
+
+from .._repr import ShortBunch
 
 # A crop of the full photographs is mostly one texture; a third of their size shows
 # petals and roofs in 32 x 32 pixels.
@@ -31,7 +33,7 @@ def load_digits_images():
     """
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[:, None]
-    return Bunch(
+    return ShortBunch(
         images=images,
         target=digits.target.astype(np.int64),
         classes=[str(name) for name in digits.target_names],
@@ -93,4 +95,4 @@ def load_photo_patches(*, size=32, n_images=2000, random_state=0):
         top = int(down * (photo.shape[1] - size + 1))
         left = int(right * (photo.shape[2] - size + 1))
         images[i] = photo[:, top : top + size, left : left + size]
-    return Bunch(images=images, target=target, classes=["china", "flower"], DESCR=bundle.DESCR)
+    return ShortBunch(images=images, target=target, classes=["china", "flower"], DESCR=bundle.DESCR)

@@ -5,7 +5,6 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
-from sklearn.utils import Bunch
 
 from .._input import (
     ArrayArchive,
@@ -21,6 +20,7 @@ from .._input import (
     where,
 )
 from .._limits import MAX_BYTES
+from .._repr import ShortBunch
 from ._decode import check_channels, check_count, fill, hidden, image_names
 from ._embedded import load_digits_images, load_photo_patches
 from ._labels import check_class_names, class_index, class_indices, class_names
@@ -128,7 +128,7 @@ def _load_edm_zip(path, choose, size, channels, max_bytes):
         target = _labels_of(names, labels, classes, path)
         sources = [(name, lambda name=name: opened(name)) for name in names]
         images = fill(sources, path, size=size, channels=channels, max_bytes=max_bytes)
-    return Bunch(
+    return ShortBunch(
         images=images,
         target=target,
         classes=classes,
@@ -205,7 +205,7 @@ def _load_image_folder(path, choose, size, channels, max_bytes):
     target = _labels_of(names, labels, classes, path)
     sources = [(name, lambda name=name: opened(name)) for name in names]
     images = fill(sources, path, size=size, channels=channels, max_bytes=max_bytes)
-    return Bunch(
+    return ShortBunch(
         images=images,
         target=target,
         classes=classes,
@@ -364,7 +364,7 @@ def _load_npz(path, choose, key, max_bytes):
             ) from None
         check_class_names(target, classes, path)
     rows = choose(len(images))
-    return Bunch(
+    return ShortBunch(
         images=np.ascontiguousarray(images if len(rows) == len(images) else images[rows]),
         target=None if target is None else target[rows],
         classes=classes,

@@ -20,6 +20,7 @@ from .._units import (
     warn_if_far,
     warn_if_small,
     warn_if_unusual,
+    warn_once,
 )
 from .._validation import (
     check_device,
@@ -219,6 +220,12 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             Its mean in the container, layout and float dtype of Z (float32 for uint8 and
             half precision); of a class, its evidence is log p(z | y).
 
+        Warns
+        -----
+        UserWarning
+            Once after each fit, if ``error_bound`` is an estimate for a noisy image, which
+            ``bound_is_proved`` says of each.
+
         Raises
         ------
         ValueError
@@ -233,7 +240,25 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             warn_if_far(self, z, levels)
             result = self._posterior_of(z, levels, y)
         check_finite(result.mean, z.dtype, "the posterior mean")
+        self._warn_of_estimates(result.bound_is_proved)
         return result.map(lambda t: layout.restore(t, images=t is result.mean))
+
+    @property
+    def _proved_by(self):
+        """How to have bounds that are proved, for a warning."""
+        return "use denoisers inside that keep the bound true, or all training images"
+
+    def _warn_of_estimates(self, proved):
+        """Warn, once after each fit, of error bounds (n,) that are not proved."""
+        n_estimates = len(proved) - int(proved.sum())
+        if n_estimates:
+            warn_once(
+                self,
+                "estimates",
+                f"{type(self).__name__}: error_bound is an estimate for {n_estimates} of "
+                f"{len(proved)} noisy images, which single pixels may exceed (bound_is_proved is "
+                f"False there); {self._proved_by}.",
+            )
 
     def transform(self, X):
         """Denoise at the constructor's ``sigma``, so that a Pipeline works.

@@ -1,7 +1,6 @@
 """Several denoisers in one: the mixture that errs least at each noise level."""
 
 import numbers
-from dataclasses import fields
 
 import numpy as np
 import scipy.optimize
@@ -119,8 +118,9 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
 
     ``log_evidence`` and ``effective_sample_size`` are the members' weighted means;
     ``error_bound`` and ``standard_error`` too, which by the triangle inequality are bounds for
-    the blend. A member without weight is not asked, and one that does not know a quantity, as
-    networks do not know log p(z), makes it NaN where it has weight.
+    the blend. ``bound_is_proved`` is True where it is for every member that has weight. A member
+    without weight is not asked, and one that does not know a quantity, as networks do not know
+    log p(z), makes it NaN where it has weight.
 
     References
     ----------
@@ -338,8 +338,9 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         return out
 
     def _posterior(self, z, sigma):
-        sums = {field.name: z.new_zeros(len(z)) for field in fields(Posterior)}
+        sums = {name: z.new_zeros(len(z)) for name in Posterior.AVERAGED}
         sums["mean"] = torch.zeros_like(z)
+        proved = torch.ones(len(z), dtype=torch.bool, device=z.device)
         for member, weight in zip(self.denoisers_, self._weights_at(sigma).T, strict=True):
             rows = weight.nonzero().squeeze(1)
             if len(rows) == 0:
@@ -349,7 +350,8 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
                 value = getattr(part, name).to(total)
                 share = weight[rows].to(total).view(-1, *[1] * (value.ndim - 1))
                 total[rows] += share * value
-        return Posterior(**sums)
+            proved[rows] &= part.bound_is_proved
+        return Posterior(**sums, bound_is_proved=proved)
 
 
 def _fitted(denoiser, training_set, data_range):

@@ -31,7 +31,8 @@ class EmpiricalDenoiser(IndexedDenoiser):
         "PCA32,IVF256,SQ8", "SQ8" or "HNSW32", that compares Euclidean distances. What is made of
         "Flat", "IVF...", "SQ...", "PQ...", "PCA...", "OPQ..." and "RR" alone keeps ``error_bound``
         true. With all else, such as graphs ("HNSW32"), it is an estimate, as if they had missed
-        nothing unless they say so, and :meth:`index_recall` measures how much they do miss.
+        nothing unless they say so: ``bound_is_proved`` is False, a warning says so once, and
+        :meth:`index_recall` measures how much they do miss.
         "Flat" on the CPU is torch. Neither used nor checked where all training images are.
     n_remainder : int, default 0
         With ``n_neighbors``: so many other training images, drawn with ``random_state``, stand for

@@ -8,6 +8,7 @@ import torch
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from .._repr import listed
 from ..posterior import Gaussian
 from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid, nearest_level
@@ -240,6 +241,15 @@ class ResolvedWindows:
         self._n_values = training_set.n_values
         self._device = training_set.device
         self._kept = {}
+
+    def __repr__(self):
+        about = {
+            "image_shape": self._shape,
+            "sigmas": self.grid.tolist(),
+            "thresholds": self.thresholds.tolist(),
+            "soft": self.soft,
+        }
+        return listed("ResolvedWindows", about)
 
     def level(self, sigma):
         """Index of the nearest noise level."""

@@ -70,6 +70,13 @@ class IndexedDenoiser(BandwidthDenoiser):
         self.verbose = verbose
 
     @property
+    def _proved_by(self):
+        return (
+            f"index={self.index!r} can miss training images: measure how many by index_recall, or "
+            "use an index made of Flat, IVF, SQ, PQ, PCA, OPQ and RR alone for a proved bound"
+        )
+
+    @property
     def _may_leave_out(self):
         """Whether a number of neighbours or a tolerance is given."""
         return self.n_neighbors is not None or self.tol is not None
@@ -117,10 +124,10 @@ class IndexedDenoiser(BandwidthDenoiser):
         """Share of the k nearest training images that the index finds, by comparison with all.
 
         The ``error_bound`` of graphs, such as ``index="HNSW32"``, takes for granted that they
-        miss nothing. So it can be relied on where the recall is 1, at the k that the posterior
-        needs, and not where it is clearly less: a graph with more edges ("HNSW64") or another
-        index helps. The bound of what looks at all that is near, such as "Flat" or "IVF256,Flat",
-        holds whatever its recall; see ``index``.
+        miss nothing, and ``bound_is_proved`` is False. It can be relied on where the recall is 1,
+        at the k that the posterior needs, and not where the recall is clearly less: a graph with
+        more edges ("HNSW64") or another index helps. The bound of an index that looks at all
+        that is near, such as "Flat" or "IVF256,Flat", holds whatever its recall; see ``index``.
 
         Parameters
         ----------

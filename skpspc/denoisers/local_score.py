@@ -99,8 +99,9 @@ class LocalScoreDenoiser(BaseDenoiser):
     ELS compares each of H * W windows with up to N * H * W patches: one image of 32 x 32 takes
     thousands of times the work of LS, whose distances are box sums as in `PSPCDenoiser`. ``tol``
     makes that many times less where a posterior rests on few of millions of patches. Its
-    ``error_bound`` takes the patches of a cell to be spread as a Gaussian: it is an estimate, far
-    above most errors and below some of single pixels. The index keeps 4 bytes a patch.
+    ``error_bound`` takes the patches of a cell to be spread as a Gaussian: it is an estimate
+    (``bound_is_proved`` is False), far above most errors and below some of single pixels. The
+    index keeps 4 bytes a patch.
 
     References
     ----------
@@ -152,6 +153,13 @@ class LocalScoreDenoiser(BaseDenoiser):
         self.boundary = boundary
         self.tol = tol
         self.verbose = verbose
+
+    @property
+    def _proved_by(self):
+        return (
+            f"tol={self.tol!r} takes the patches of a cell to be spread as a Gaussian; pass a "
+            "smaller tol for smaller errors, or tol=None to use all patches"
+        )
 
     def _resolve(self):
         self._cells = CellsByWindow()

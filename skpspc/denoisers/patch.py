@@ -205,5 +205,6 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, IndexedDenoiser):
             torch.cat([part.effective_sample_size for part in parts], 1),
             torch.stack([part.error_bound for part in parts]).amax(0),
             torch.stack([part.standard_error for part in parts]).square().mean(0).sqrt(),
+            torch.stack([part.bound_is_proved for part in parts]).all(0),
         )
         return several.pooled(self.n_features_in_, n_values)

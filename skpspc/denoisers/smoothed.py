@@ -2,9 +2,9 @@
 
 import copy
 import numbers
-from dataclasses import fields
 
 import numpy as np
+import torch
 from sklearn.base import _fit_context, clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import Interval
@@ -59,7 +59,8 @@ class SmoothedDenoiser(BaseDenoiser):
     ``image_shape``, ``data_range`` and ``device`` are parameters of the inner denoiser:
     ``set_params(denoiser__device=...)``.
     ``log_evidence`` is the mean over the displacements, the potential whose gradient is the
-    mean of the scores; ``effective_sample_size`` and ``error_bound`` are means too.
+    mean of the scores; ``effective_sample_size`` and ``error_bound`` are means too, and
+    ``bound_is_proved`` where it is for every displacement.
 
     References
     ----------
@@ -172,6 +173,10 @@ class SmoothedDenoiser(BaseDenoiser):
     def _device(self):
         return self.denoiser_._device
 
+    @property
+    def _proved_by(self):
+        return self.denoiser_._proved_by
+
     def _of_class(self, code):
         denoiser = copy.copy(self)
         denoiser.denoiser_ = self.denoiser_._of_class(code)
@@ -196,9 +201,11 @@ class SmoothedDenoiser(BaseDenoiser):
         return sum(self.denoiser_._jacobian(at, sigma, pixels) for at in moved) / self.n_draws
 
     def _posterior(self, z, sigma):
-        names = [field.name for field in fields(Posterior)]
-        sums = dict.fromkeys(names, 0.0)
+        sums = dict.fromkeys(Posterior.AVERAGED, 0.0)
+        proved = torch.ones(len(z), dtype=torch.bool, device=z.device)
         for displacement in self._displacements(z):
             part = self.denoiser_._posterior(z + displacement, sigma)
             sums = {name: total + getattr(part, name) for name, total in sums.items()}
-        return Posterior(**{name: total / self.n_draws for name, total in sums.items()})
+            proved &= part.bound_is_proved
+        means = {name: total / self.n_draws for name, total in sums.items()}
+        return Posterior(**means, bound_is_proved=proved)

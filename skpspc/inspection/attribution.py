@@ -2,8 +2,8 @@
 
 import numpy as np
 import torch
-from sklearn.utils import Bunch
 
+from .._repr import ShortBunch
 from ..posterior.attribution import Attribution
 
 __all__ = ["Attribution", "attribute", "leave_out"]
@@ -127,7 +127,7 @@ def leave_out(denoiser, Z, sigma, images, *, y=None):
     difference = (without - answer).reshape(*without.shape[:2], -1)
     square = difference * difference
     change = square.mean(2).sqrt() if isinstance(square, torch.Tensor) else np.sqrt(square.mean(2))
-    return Bunch(answer=answer, without=without, change=change)
+    return ShortBunch(answer=answer, without=without, change=change)
 
 
 def _check_attributable(denoiser):

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.base import clone
 
+from .._repr import short_repr
 from .._units import checked_range, half_width
 from ..denoisers import EmpiricalDenoiser, FlexibleWindows, GaussianDenoiser
 from ..sampling import PatchSchedule, draw_noise, noise_seed
@@ -50,6 +51,8 @@ class CalibrationTable:
     image_errors: np.ndarray
     weight: np.ndarray
     chosen: np.ndarray
+
+    __repr__ = short_repr
 
     @property
     def n(self):

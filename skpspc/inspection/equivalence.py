@@ -6,6 +6,7 @@ from numbers import Integral
 import numpy as np
 import torch
 
+from .._repr import short_repr
 from ..denoisers import EmpiricalDenoiser
 from ..posterior import dense_weights
 from ..sampling import draw_noise, noise_seed
@@ -53,6 +54,8 @@ class LocalEquivalence:
     image_variations: np.ndarray
     diameters: np.ndarray
     weight: np.ndarray
+
+    __repr__ = short_repr
 
     @property
     def n(self):

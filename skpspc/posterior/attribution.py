@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 
+from .._repr import short_repr
 from ..support import MirroredTrainingSet
 from ..support.memory import rows_that_fit
 from .posterior import RunningSoftmax, exact_scale, floored_sigma, precision_root
@@ -76,6 +77,8 @@ class Attribution:
     rest: Any
     effective_sample_size: Any
     image_share: Any
+
+    __repr__ = short_repr
 
     @staticmethod
     def of(each, shape, image_share):

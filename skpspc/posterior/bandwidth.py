@@ -37,6 +37,7 @@ from functools import cached_property
 
 import torch
 
+from .._repr import short_repr
 from ..support import TrainingSet, overlap_counts, square_corners
 from ..support.memory import fits, rows_that_fit
 from .dense import dense_posterior
@@ -114,7 +115,13 @@ def smoothed_posterior(
     mean = (gaussian.mean + change).to(z.dtype)
     # the change of variables, shared out among the numbers of the image
     evidence = part.log_evidence + share * smoothing.log_det
-    return Posterior(mean.view(z.shape), evidence, part.effective_sample_size, part.error_bound)
+    return Posterior(
+        mean.view(z.shape),
+        evidence,
+        part.effective_sample_size,
+        part.error_bound,
+        bound_is_proved=part.bound_is_proved,
+    )
 
 
 def smoothed_windows_posteriors(z, sigma, training_set, gaussian, bandwidths, window):
@@ -321,6 +328,8 @@ class Smoothing:
     gaussian: Gaussian
     bandwidth: float
     sigma: float
+
+    __repr__ = short_repr
 
     @cached_property
     def _ratio(self):

@@ -50,7 +50,8 @@ def visiting_posterior(queries, sigma, dictionary, cells, tol):
     -------
     Posterior
         mean (Q, C); log_evidence, effective_sample_size (in patches) and error_bound, an
-        estimate, (Q,). Where few cells do not do, or compiled code does not serve, it is exact.
+        estimate, (Q,). Where few cells do not do, or compiled code does not serve, all patches
+        are used, and ``bound_is_proved`` (Q,) is True.
     """
     training_set = dictionary.training_set
     sigma = floored_sigma(sigma, queries, training_set)
@@ -119,7 +120,9 @@ class _Visits:
         squares = np.maximum(self._state[:, 2], np.finfo(np.float64).tiny)
         ess = np.square(self._state[:, 1]) / squares
         parts = (self._mean(), log_evidence, ess, bound)
-        return Posterior(*(torch.from_numpy(part).float() for part in parts))
+        mean, evidence, size, estimate = (torch.from_numpy(part).float() for part in parts)
+        proved = torch.zeros(len(estimate), dtype=torch.bool)
+        return Posterior(mean, evidence, size, estimate, bound_is_proved=proved)
 
     def _take_turns(self, pool, turns, rows, tol, bound):
         """Let some queries visit cells in some rounds; those which may still find enough."""

@@ -14,6 +14,7 @@ from functools import cached_property
 
 import torch
 
+from .._repr import short_repr
 from ..support.covariance import exact_spectrum, leading, rounding_variance
 from ..support.memory import rows_that_fit
 from .posterior import Posterior, floored_sigma, log_gauss_constant
@@ -44,6 +45,8 @@ class Gaussian:
     residual: float
     sampled: torch.Tensor
     n_images: float
+
+    __repr__ = short_repr
 
     @cached_property
     def abs_max(self):

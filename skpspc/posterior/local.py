@@ -159,6 +159,7 @@ def _sliding_posterior(z, sigma, dictionary, answer):
         torch.cat([part.log_evidence for part in parts]).view(places),
         torch.cat([part.effective_sample_size for part in parts]).view(places),
         torch.cat([part.error_bound for part in parts]).view(places).amax((1, 2)),
+        bound_is_proved=torch.cat([part.bound_is_proved for part in parts]).view(len(z), -1).all(1),
     )
 
 
@@ -182,6 +183,7 @@ def _broken_posterior(z, sigma, training_set, size, answer):
             every.log_evidence[pixels] = part.log_evidence
             every.effective_sample_size[pixels] = part.effective_sample_size
             every.error_bound.copy_(torch.maximum(every.error_bound, part.error_bound))
+            every.bound_is_proved.logical_and_(part.bound_is_proved)
     return every
 
 

@@ -13,9 +13,11 @@ x_i with weights v_i (summing to one),
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+
+from .._repr import extent
 
 _VISIBLE_ROUNDING = 1e-3  # of a logit: a weight is off by as much
 
@@ -40,13 +42,16 @@ class Posterior:
         one value per window, (n, K).
     error_bound : array of shape (n,)
         Largest possible absolute error of any pixel of ``mean`` that comes from leaving
-        training images out; 0 where all were used. An estimate, which single pixels may
-        exceed, with the cells of `LocalScoreDenoiser`, and with graphs as index and whatever else
-        the parameter ``index`` of `EmpiricalDenoiser` does not list as keeping it true;
-        ``index_recall`` measures what those miss.
+        training images out; 0 where all were used. Where ``bound_is_proved`` is False it is an
+        estimate, which single pixels may exceed.
     standard_error : array of shape (n,)
         Root mean square, over the pixels of ``mean``, of the standard error that comes from
         drawing some of the training images at random; 0 where none were.
+    bound_is_proved : array of shape (n,), bool
+        Whether no pixel can exceed ``error_bound``, but for rounding. False for an estimate: with
+        ``tol`` of `LocalScoreDenoiser`, and with an index that can miss training images
+        unnoticed, such as a graph; the parameter ``index`` of `EmpiricalDenoiser` lists those
+        that cannot, and ``index_recall`` measures how many the others miss. Default: True.
     """
 
     mean: Any
@@ -54,10 +59,32 @@ class Posterior:
     effective_sample_size: Any
     error_bound: Any
     standard_error: Any = None
+    bound_is_proved: Any = None
 
     def __post_init__(self):
         if self.standard_error is None:
             object.__setattr__(self, "standard_error", 0 * self.error_bound)
+        if self.bound_is_proved is None:
+            object.__setattr__(self, "bound_is_proved", self.error_bound >= 0)  # NaN bounds nothing
+
+    # what a weighted mean of posteriors is the weighted mean of
+    AVERAGED: ClassVar = (
+        "mean",
+        "log_evidence",
+        "effective_sample_size",
+        "error_bound",
+        "standard_error",
+    )
+
+    def __repr__(self):
+        proved = int(self.bound_is_proved.sum())
+        n = len(self.mean)
+        state = "proved" if proved == n else f"proved for {proved} of {n}"
+        return (
+            f"Posterior(n={n}, image_shape={tuple(self.mean.shape[1:])}, "
+            f"effective_sample_size={extent(self.effective_sample_size)}, "
+            f"error_bound={extent(self.error_bound)}, {state})"
+        )
 
     def pooled(self, n_values, window_values):
         """One value per image from one value per window.
@@ -76,6 +103,7 @@ class Posterior:
             self.effective_sample_size.flatten(1).mean(1),
             self.error_bound,
             self.standard_error,
+            self.bound_is_proved,
         )
 
     def map(self, function):

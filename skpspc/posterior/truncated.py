@@ -56,8 +56,8 @@ def tolerant_posterior(z, sigma, training_set, neighbours, tol, recall=None):
     Returns
     -------
     Posterior
-        ``error_bound`` (n,) is that of ``mean``, beyond rounding; where ``neighbours`` is not
-        rigorous it is an estimate, as if the index had missed nothing.
+        ``error_bound`` (n,) is that of ``mean``, beyond rounding. Where ``neighbours`` is not
+        rigorous and images are left out, it is an estimate, as if the index had missed nothing.
     """
     sigma = floored_sigma(sigma, z, training_set)
     posterior = _from_few(z, sigma, training_set, neighbours, tol, recall)
@@ -93,7 +93,7 @@ def _from_few(z, sigma, training_set, neighbours, tol, recall):
         if recall is not None and len(done) == len(z):
             recall.remember(neighbours.coordinates(z), found)
         if len(done):
-            parts.append((rows[done], _from_found(z, sigma, training_set, found, rows, done)))
+            parts.append((rows[done], _from_found(z, sigma, neighbours, found, rows, done)))
         left = rows[found.radius == 0]
         if len(left):
             parts.append((left, dense_posterior(z[left], sigma[left], training_set)))
@@ -105,7 +105,7 @@ def _recalled(z, sigma, training_set, neighbours, margin, recall):
     found = recall.within(neighbours.coordinates(z))
     if found is None or len(found.ids) > _RECALLED * len(z):
         return None
-    pairs = _Pairs(z, sigma, training_set, found.query, found.ids)
+    pairs = _Pairs(z, sigma, training_set, found.query, found.ids, neighbours.rigorous)
     nearest = -segment_max(-pairs.squares, found.query, len(z))
     if not (found.radius > _radius(nearest, margin, z.dtype)).all():
         return None
@@ -142,12 +142,13 @@ def _rounding(squares, dtype):
     return 64 * torch.finfo(dtype).eps * squares
 
 
-def _from_found(z, sigma, training_set, found, rows, done):
+def _from_found(z, sigma, neighbours, found, rows, done):
     """Posterior of the rows of z that are done."""
     number = torch.full_like(found.radius, -1, dtype=torch.int64)
     number[done] = torch.arange(len(done), device=z.device)
     rows = rows[done]
-    pairs = _Pairs(z[rows], sigma[rows], training_set, number[found.query], found.ids)
+    training_set, rigorous = neighbours.training_set, neighbours.rigorous
+    pairs = _Pairs(z[rows], sigma[rows], training_set, number[found.query], found.ids, rigorous)
     return pairs.posterior(found.radius[done])
 
 
@@ -206,18 +207,20 @@ def _candidates(z, sigma, training_set, neighbours, k):
     everything = torch.arange(len(training_set), device=z.device)
     query = torch.cat([found.query[kept], lost.repeat_interleave(len(everything))])
     ids = torch.cat([found.ids[kept], everything.repeat(len(lost))])
-    return _Pairs(z, sigma, training_set, query, ids), radius.masked_fill(short, torch.inf)
+    pairs = _Pairs(z, sigma, training_set, query, ids, neighbours.rigorous)
+    return pairs, radius.masked_fill(short, torch.inf)
 
 
 class _Pairs:
     """Pairs of a noisy image and a training image near it.
 
-    Float32 distances find the pairs that matter, float64 ones decide.
+    Float32 distances find the pairs that matter, float64 ones decide. Where ``rigorous`` is
+    False, the radius within which pairs are complete is an estimate.
     """
 
-    def __init__(self, z, sigma, training_set, query, ids):
+    def __init__(self, z, sigma, training_set, query, ids, rigorous):
         self.z, self.training_set = z, training_set
-        self.query, self.ids = query, ids
+        self.query, self.ids, self._rigorous = query, ids, rigorous
         self.sigma, self.precision = sigma, 0.5 / sigma.square()
         self.squares = pair_squares(z.flatten(1), training_set, query, ids)
         self._exact_z = z.flatten(1).double()
@@ -274,8 +277,19 @@ class _Pairs:
             concentration = concentration + extra.concentration
             error = extra.standard_error(mean, total)
         log_evidence = scale + total.log() + log_gauss_constant(self._exact_z.shape[1], self.sigma)
-        per_window = log_evidence[:, None], (total.square() / concentration)[:, None]
-        return Posterior(mean, *(t.to(mean) for t in (*per_window, bound, error)))
+        proved = self._complete() | self._rigorous
+        return Posterior(
+            mean,
+            log_evidence[:, None].to(mean),
+            (total.square() / concentration)[:, None].to(mean),
+            bound.to(mean),
+            error.to(mean),
+            proved,
+        )
+
+    def _complete(self):
+        """Which noisy images have a pair with every training image, (n,) bool."""
+        return torch.bincount(self.query, minlength=len(self.z)) == len(self.training_set)
 
     def _exact_squares(self, rows):
         """Squared distances of some pairs, in float64 from the start."""
@@ -315,7 +329,7 @@ class _Pairs:
         known = segment_logsumexp(logit, query, n)
         prior = self.log_prior(self.ids).exp().expand(len(query))
         unknown = 1 - segment_sum(prior, query, n)
-        unknown[torch.bincount(query, minlength=n) == len(self.training_set)] = 0
+        unknown[self._complete()] = 0
         # at sigma = inf all count alike, however far
         away = (self.precision * radius.square()).masked_fill(self.precision == 0, 0)
         unknown = unknown.clamp_min(0).log() - away

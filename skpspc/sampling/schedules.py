@@ -5,6 +5,8 @@ from numbers import Integral, Real
 
 import numpy as np
 
+from .._repr import numbers
+
 # Niedoba et al. (2025), CIFAR-10, on the 18-step grid of `edm_sigmas`, large sigma first.
 _PAPER_SIDE = 32
 _PAPER_SIZES = (32, 32, 32, 32, 32, 32, 32, 23, 15, 11, 7, 5, 3, 3, 3, 3, 3, 3)
@@ -134,7 +136,10 @@ class _Schedule:
 
     def __repr__(self):
         values = getattr(self, self._values)
-        return f"{type(self).__name__}(sigmas={self.sigmas!r}, {self._values}={values!r})"
+        return (
+            f"{type(self).__name__}(sigmas={numbers(self.sigmas)}, "
+            f"{self._values}={numbers(values)})"
+        )
 
     def __eq__(self, other):
         if type(other) is not type(self):

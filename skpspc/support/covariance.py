@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .._repr import short_repr
 from .memory import rows_that_fit
 
 # Neither a D x D nor an N x N problem is solved beyond this (1.2 GB each in float64).
@@ -60,6 +61,8 @@ class Spectrum:
     fourth: float
     n_images: float
     n_effective: float
+
+    __repr__ = short_repr
 
 
 def exact_spectrum(training_set):

@@ -4,6 +4,8 @@ from functools import cached_property
 
 import numpy as np
 
+from .._repr import described
+
 _SHOWN = 10  # classes that an error lists
 _ALIKE = "make them all numbers or all strings"
 
@@ -39,6 +41,9 @@ class Labels:
         if self.classes.dtype.kind == "f" and np.isnan(self.classes).any():
             raise ValueError("y holds NaN, which is no label; give those images one of their own.")
         self.codes = codes if used is None else codes[used]
+
+    def __repr__(self):
+        return f"Labels(n={len(self.codes)}, classes={described(self.classes.tolist())})"
 
     def joined(self, other):
         """These labels with others after them."""

@@ -81,6 +81,14 @@ class TrainingSet:
     def __len__(self):
         return len(self.images)
 
+    def __repr__(self):
+        dtype = str(self.images.dtype).removeprefix("torch.")
+        weighted = "" if self.sample_weight is None else ", weighted"
+        return (
+            f"{type(self).__name__}(n={len(self)}, image_shape={self.image_shape}, "
+            f"dtype={dtype}{weighted})"
+        )
+
     @property
     def image_shape(self):
         """(C, H, W)."""

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from .._repr import short_repr
 from .training_set import TrainingSet
 
 
@@ -196,6 +197,9 @@ class Window(NamedTuple):
     precision: torch.Tensor
     share: torch.Tensor
 
+    def __repr__(self):
+        return short_repr(self)
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -219,6 +223,8 @@ class Windows:
     response: torch.Tensor | None
     source: TrainingSet
     corner: tuple[int, int] = (0, 0)
+
+    __repr__ = short_repr
 
     @cached_property
     def share(self):

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from ... import _optional
+from ..._repr import short_repr
 from ..attribution import Attribution, attribute
 from ._cells import GREY, box_size, canvas, draw, is_signal, paint, words
 
@@ -65,6 +66,8 @@ class AttributionDisplay:
     >>> display.answer.shape
     (2, 1, 8, 8)
     """
+
+    __repr__ = short_repr
 
     def __init__(self, *, noisy, answer, attribution, images, sigma=None):
         self.noisy = noisy

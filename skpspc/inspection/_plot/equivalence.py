@@ -4,6 +4,7 @@ import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from ..._optional import load
+from ..._repr import short_repr
 from ..equivalence import LocalEquivalence, local_equivalence
 
 # Shares of the longer side of the image: few enough to be told apart.
@@ -50,6 +51,8 @@ class LocalEquivalenceDisplay:
     With matplotlib (the extra ``plot``), ``display.plot()`` draws it, and
     ``LocalEquivalenceDisplay.from_estimator(model)`` does both in one.
     """
+
+    __repr__ = short_repr
 
     def __init__(self, equivalence):
         self.equivalence = equivalence

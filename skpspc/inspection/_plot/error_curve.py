@@ -5,6 +5,7 @@ import textwrap
 import numpy as np
 
 from ... import _optional
+from ..._repr import short_repr
 from ..curves import error_curve
 from ..tables import ErrorTable
 
@@ -46,6 +47,8 @@ class ErrorCurveDisplay:
     >>> len(display.lines_)
     1
     """
+
+    __repr__ = short_repr
 
     def __init__(self, table):
         self.table = table

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..._repr import short_repr
 from .._images import as_images
 from ..memorisation import memorised_fraction, nearest_training_images
 from ._cells import (
@@ -56,6 +57,8 @@ class SampleGridDisplay:
     >>> bool((display.distances > 0.05).all())
     True
     """
+
+    __repr__ = short_repr
 
     def __init__(self, samples, nearest, distances, memorised, n_train):
         self.samples = samples

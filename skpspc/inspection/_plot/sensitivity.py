@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..._optional import load
+from ..._repr import short_repr
 from ..curves import named_denoisers
 from ..locality import locality_radius
 from ..sensitivity import heat_maps
@@ -61,6 +62,8 @@ class SensitivityDisplay:
     With matplotlib (the extra ``plot``), ``display.plot()`` draws it, and
     ``SensitivityDisplay.from_estimator(model, X, sigmas)`` does both in one.
     """
+
+    __repr__ = short_repr
 
     def __init__(self, heatmaps, *, sigmas, pixels, fraction=0.5, name=None):
         self.heatmaps = np.asarray(heatmaps)

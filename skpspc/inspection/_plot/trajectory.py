@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..._repr import short_repr
 from ..._units import sampler_ends
 from ...sampling import edm_sigmas
 from ._cells import GREY, as_pictures, box_size, canvas, check_columns, draw, limits, words
@@ -38,6 +39,8 @@ class TrajectoryDisplay:
     >>> TrajectoryDisplay.from_estimator(model, n=2, n_columns=5).estimates.shape
     (5, 2, 1, 8, 8)
     """
+
+    __repr__ = short_repr
 
     def __init__(self, estimates, sigmas):
         self.estimates = estimates

@@ -1,0 +1,86 @@
+"""Short reprs: shapes and dtypes instead of arrays, names instead of addresses."""
+
+from dataclasses import fields, is_dataclass
+
+import numpy as np
+import torch
+from sklearn.utils import Bunch
+
+_SHORT = 8  # entries of a list, or values of an array of one axis, that are shown
+_TEXT = 60  # characters
+
+
+def described(value):
+    """Return a short text for one value.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    str
+        Of an array or tensor: its dtype and shape. Of a long list or text: its beginning and
+        its length. Of an object without a repr of its own: the name of its class.
+    """
+    if isinstance(value, (np.ndarray, torch.Tensor)):
+        dtype = str(value.dtype).removeprefix("torch.")
+        return f"<{dtype} array of shape {tuple(value.shape)}>"
+    if isinstance(value, (list, tuple)):
+        start, end = "[]" if isinstance(value, list) else "()"
+        entries = [described(entry) for entry in value[:_SHORT]]
+        if len(value) > _SHORT:
+            entries.append(f"... {len(value)} in all")
+        comma = "," if isinstance(value, tuple) and len(value) == 1 else ""
+        return f"{start}{', '.join(entries)}{comma}{end}"
+    if isinstance(value, str) and len(value) > _TEXT:
+        return f"{value[:_TEXT]!r}... ({len(value)} characters)"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if type(value).__repr__ is object.__repr__:
+        return f"<{type(value).__name__}>"
+    return repr(value)
+
+
+def numbers(values):
+    """Return the repr of a sequence of numbers; of a long one, its ends and its length."""
+    values = [value.item() if isinstance(value, np.generic) else value for value in values]
+    if len(values) <= 2 * _SHORT:
+        return repr(values)
+    first, second, last = map(repr, (values[0], values[1], values[-1]))
+    return f"[{first}, {second}, ..., {last}] ({len(values)} in all)"
+
+
+def extent(values):
+    """Return the range of an array's values, such as "1 to 3.2"; one number where all agree."""
+    values = torch.as_tensor(values).detach()
+    if not values.numel():
+        return "none"
+    low, high = (f"{float(value):.3g}" for value in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def short_repr(instance):
+    """Return ``Name(attribute=..., ...)`` with every public attribute described.
+
+    Fitted attributes, whose names end in an underscore, are left out.
+    """
+    if is_dataclass(instance):
+        names = [field.name for field in fields(instance)]
+    elif hasattr(instance, "_fields"):
+        names = instance._fields
+    else:
+        names = [n for n in vars(instance) if not n.startswith("_") and not n.endswith("_")]
+    return listed(type(instance).__name__, {name: getattr(instance, name) for name in names})
+
+
+def listed(name, about):
+    """Return ``name(key=..., ...)`` for a dict of values."""
+    return f"{name}({', '.join(f'{key}={described(value)}' for key, value in about.items())})"
+
+
+class ShortBunch(Bunch):
+    """A Bunch whose repr shows shapes and dtypes of its arrays."""
+
+    def __repr__(self):
+        return listed(Bunch.__name__, self)
