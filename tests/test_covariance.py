@@ -30,9 +30,11 @@ def constant_images(draw):
     n = draw(st.integers(1, 40))
     shape = draw(st.sampled_from([(1, 1, 1), (1, 2, 3), (1, 4, 4)]))
     kind = draw(st.sampled_from([np.uint8, np.float32, np.float64]))
-    elements = {"min_value": 0, "max_value": 255}
-    if kind != np.uint8:
-        elements = {"min_value": -3, "max_value": 3}
+    if kind == np.uint8:
+        elements = st.integers(0, 255)
+    else:  # smaller magnitudes are refused
+        elements = st.floats(-3, 3, width=8 * np.dtype(kind).itemsize)
+        elements = elements.map(lambda value: value if abs(value) > 1e-12 else 0.0)
     image = draw(hnp.arrays(kind, shape, elements=elements, fill=st.nothing()))
     weight = draw(st.none() | st.lists(weights, min_size=n, max_size=n))
     return np.repeat(image[None], n, axis=0), weight
