@@ -6,14 +6,18 @@ import numpy as np
 import pytest
 import torch
 from sklearn.exceptions import NotFittedError
+from sklearn.frozen import FrozenEstimator
 
 import oracle
 from skpspc import (
+    BlendedDenoiser,
     EmpiricalDenoiser,
     GaussianDenoiser,
+    LocalScoreDenoiser,
     NetworkDenoiser,
     PatchDenoiser,
     PSPCDenoiser,
+    SmoothedDenoiser,
     edm_sigmas,
 )
 from skpspc.inspection import compare, error_curve
@@ -95,7 +99,7 @@ def test_errors_against_clean_images(digits, container):
 def test_the_optimum_is_that_of_all_training_images(digits):
     X = digits[:60].astype(np.float64) / 127.5 - 1
     model = Recorder(0.5)
-    table = error_curve(model, X, [0.2, 0.8], n=5)
+    table = error_curve(model, X, [0.2, 0.8], n=5, X_train=X)
     for j, sigma in enumerate([0.2, 0.8]):
         z = model.given(sigma).reshape(5, -1)
         optimum = oracle.collection(z, X, sigma, oracle.whole_mask((64,))).mean
@@ -110,6 +114,79 @@ def test_the_optimum_of_other_images(digits):
     z = model.given(0.5).reshape(6, -1)
     optimum = oracle.collection(z, X_train, 0.5, oracle.whole_mask((64,))).mean
     np.testing.assert_allclose(table.errors[0, 0], ((0.5 * z - optimum) ** 2).mean(), rtol=1e-8)
+
+
+def test_the_optimum_is_that_of_the_training_set_and_not_of_held_out_images(digits):
+    """The optimum of held-out images is .02 to .1 away from that of the training set."""
+    X, held_out = digits[:1000], digits[1000:1100]
+    optimal = EmpiricalDenoiser().fit(X)
+    table = error_curve(optimal, held_out, [0.05, 0.2, 1.0])
+    np.testing.assert_array_equal(table.errors, 0)
+    assert table.against == "the optimal denoiser of the training set (1000 images)"
+    other = error_curve(optimal, held_out, [0.05, 0.2], X_train=held_out)
+    assert (other.errors > 0.02).all()
+    assert other.against == "the optimal denoiser of X_train (100 images)"
+
+
+def test_the_optimum_counts_images_by_their_weight(digits):
+    weight = np.arange(100.0)
+    model = EmpiricalDenoiser().fit(digits[:100], sample_weight=weight)
+    table = error_curve(model, digits[100:110], [0.2, 2.0])
+    np.testing.assert_array_equal(table.errors, 0)
+    assert "(99 images)" in table.against  # one has weight zero
+
+
+def sharing(digits):
+    """Denoisers of the first hundred digits, in every form in which one may come."""
+    X = digits[:100]
+    weighted = EmpiricalDenoiser().fit(X, sample_weight=np.ones(100))
+    return {
+        "optimal": EmpiricalDenoiser().fit(X),
+        "copy": PSPCDenoiser(3).fit(X.copy()),
+        "flat": PSPCDenoiser(3, image_shape=SHAPE).fit(X.reshape(100, 64)),
+        "smoothed": SmoothedDenoiser(EmpiricalDenoiser()).fit(X),
+        "frozen": FrozenEstimator(EmpiricalDenoiser().fit(X)),
+        "smoothed, frozen": SmoothedDenoiser(FrozenEstimator(weighted)).fit(digits[100:200]),
+        "blended": BlendedDenoiser(
+            [("optimal", EmpiricalDenoiser()), ("gauss", GaussianDenoiser())],
+            sigmas=[0.5],
+            n_images=20,
+        ).fit(X),
+    }
+
+
+@pytest.mark.parametrize(
+    "name", ["copy", "flat", "smoothed", "frozen", "smoothed, frozen", "blended"]
+)
+def test_the_training_set_that_denoisers_share(digits, name):
+    models = sharing(digits)
+    chosen = {key: models[key] for key in ("optimal", name)}
+    if name == "smoothed, frozen":  # what its own fit was given it has not learnt from
+        del chosen["optimal"]
+    table = error_curve(chosen, digits[200:210], [0.3])
+    expected = error_curve(chosen, digits[200:210], [0.3], X_train=digits[:100])
+    np.testing.assert_array_equal(table.errors, expected.errors)
+
+
+def test_denoisers_that_share_no_training_set(digits, shrinkage):
+    X, held_out = digits[:100], digits[100:110]
+    optimal = EmpiricalDenoiser().fit(X)
+    frozen = ("frozen", FrozenEstimator(optimal))
+    for other in (
+        EmpiricalDenoiser().fit(digits[:101]),
+        EmpiricalDenoiser().fit(digits[1:101]),
+        EmpiricalDenoiser().fit(X / 127.5 - 1),
+        EmpiricalDenoiser().fit(X, sample_weight=np.arange(1.0, 101.0)),
+        GaussianDenoiser().fit(X),  # more images than values: only sums are kept
+        shrinkage,
+        Recorder(0.5),
+        BlendedDenoiser([frozen, ("own", PSPCDenoiser(3))], sigmas=[0.5], n_images=20).fit(
+            digits[200:300]
+        ),
+    ):
+        with pytest.raises(ValueError, match="there is none for a, b; pass X_train"):
+            error_curve({"a": optimal, "b": other}, held_out, [0.5])
+        assert error_curve({"a": optimal, "b": other}, held_out, [0.5], X_train=X).errors[0, 0] == 0
 
 
 def test_another_denoiser_as_reference(digits):
@@ -132,10 +209,11 @@ def test_first_images_do_not_depend_on_n_or_sigmas(digits):
 
 def test_unsorted_noise_levels_are_sorted(digits):
     levels = [2.0, 0.1, 0.5]
-    table = error_curve(GaussianDenoiser().fit(digits), digits, levels, n=4)
+    model = GaussianDenoiser().fit(digits)
+    table = error_curve(model, digits, levels, n=4, X_train=digits)
     np.testing.assert_array_equal(table.sigmas, [0.1, 0.5, 2.0])
     for sigma, row in zip(table.sigmas, table.errors, strict=True):
-        alone = error_curve(GaussianDenoiser().fit(digits), digits, [sigma], n=4)
+        alone = error_curve(model, digits, [sigma], n=4, X_train=digits)
         np.testing.assert_allclose(alone.errors[0], row, rtol=1e-6)
 
 
@@ -150,7 +228,7 @@ def test_the_curve_of_training_images_peaks_in_between(digits):
     """The paper's U: near the optimum where there is hardly any noise, and hardly any image."""
     X = digits[:400]
     models = {"Gaussian": GaussianDenoiser().fit(X), "PSPC": PSPCDenoiser(4).fit(X)}
-    table = error_curve(models, X, [0.01, 0.1, 0.5, 2.0, 50.0], n=16)
+    table = error_curve(models, X, [0.01, 0.1, 0.5, 2.0, 50.0], n=16, X_train=X)
     assert (table.errors.max(0) > 20 * table.errors[[0, -1]].max(0)).all()
     assert (table.errors[1:4].argmax(0) + 1 == table.errors.argmax(0)).all()
     held_out = error_curve(models, digits[1000:], [0.01], n=16, X_train=X)
@@ -185,11 +263,11 @@ def test_reverse_process_walks_with_a_denoiser(shrinkage, digits, how):
     models = {"model": model, "walker": shrinkage}
     parameters = {
         "against": {"against": shrinkage},
-        "along": {"against": "optimal", "along": shrinkage},
-        "name": {"against": "optimal", "along": "walker"},
+        "along": {"X_train": digits[:30], "along": shrinkage},
+        "name": {"X_train": digits[:30], "along": "walker"},
     }[how]
     table = error_curve(
-        models, digits[:30], levels, process="reverse", n=3, n_steps=9, sigma_max=30.0, **parameters
+        models, None, levels, process="reverse", n=3, n_steps=9, sigma_max=30.0, **parameters
     )
     start = model.given(30.0)
     assert start.shape == (3, *SHAPE)
@@ -214,7 +292,7 @@ def test_reverse_process_needs_no_images(shrinkage):
 def test_reverse_of_the_optimum_is_near_the_training_images(digits):
     """The optimum's own walk ends where the forward process starts."""
     model = Recorder(0.5)
-    error_curve(model, digits[:40], [0.01], process="reverse", n=4)
+    error_curve(model, None, [0.01], process="reverse", n=4, X_train=digits[:40])
     squares = ((model.given(0.01).reshape(4, 1, -1) - oracle.as_float(digits[:40])) ** 2).mean(-1)
     assert squares.min(1).max() < 4 * 0.01**2
 
@@ -223,7 +301,7 @@ def test_reverse_walks_of_flat_images(digits):
     flat = digits.reshape(len(digits), -1)[:50]
     models = {
         "pspc": PSPCDenoiser(4, image_shape=SHAPE).fit(flat),
-        "gauss": GaussianDenoiser().fit(flat),
+        "local": LocalScoreDenoiser(3, image_shape=SHAPE).fit(flat),
     }
     table = error_curve(models, flat, [0.5], process="reverse", along="pspc", n=2)
     assert np.isfinite(table.errors).all()
@@ -286,14 +364,15 @@ def test_networks_of_another_dtype_and_device(digits, device):
 
 @pytest.fixture
 def curve(digits):
-    return error_curve({"a & b": Recorder(0.5), "c": Recorder(0.1)}, digits, [0.5, 2], n=4)
+    models = {"a & b": Recorder(0.5), "c": Recorder(0.1)}
+    return error_curve(models, digits, [0.5, 2], n=4, X_train=digits)
 
 
 def test_tables_as_text(curve):
     lines = repr(curve).splitlines()
-    assert (
-        lines[0]
-        == "Mean squared error against the optimal denoiser, 4 noisy images (forward process)"
+    assert lines[0] == (
+        "Mean squared error against the optimal denoiser of X_train (1797 images), "
+        "4 noisy images (forward process)"
     )
     assert lines[1].split() == ["sigma", "a", "&", "b", "c"]
     assert [float(v) for v in lines[2].split()] == pytest.approx([0.5, *curve.errors[0]], rel=6e-3)
@@ -335,7 +414,7 @@ def test_bad_noise_levels(digits, levels):
 
 def test_more_images_than_there_are(digits):
     with pytest.raises(ValueError, match="n=11 images are asked for, but X holds 10"):
-        error_curve(Recorder(0.5), digits[:10], [0.5], n=11)
+        error_curve(Recorder(0.5), digits[:10], [0.5], n=11, X_train=digits)
     for n in (0, 2.5):
         with pytest.raises(ValueError, match="n must be an int of at least 1"):
             compare(Recorder(0.5), digits, [0.5], n=n)
@@ -353,8 +432,8 @@ def test_images_of_another_shape(digits, shape):
 
 
 def test_patches_are_images_of_a_patch_denoiser(digits):
-    model = PatchDenoiser(4).fit(digits[:20])
-    table = error_curve(model, digits[:20, :, 2:6, 2:6], [0.5])
+    model, X = PatchDenoiser(4).fit(digits[:20]), digits[:20, :, 2:6, 2:6]
+    table = error_curve(model, X, [0.5], X_train=X)
     np.testing.assert_allclose(table.errors, 0, atol=1e-10)
 
 
@@ -382,9 +461,9 @@ def test_bad_denoisers(digits, shrinkage):
     with pytest.raises(NotFittedError):
         error_curve(Recorder(0.5), X, [0.5], against=EmpiricalDenoiser())
     with pytest.raises(ValueError, match=r"patch answers .*pass a denoiser of whole images"):
-        error_curve({"patch": PatchDenoiser(4).fit(X)}, X, [0.5])
+        error_curve({"patch": PatchDenoiser(4).fit(X)}, X, [0.5], X_train=X)
     with pytest.raises(ValueError, match=r"nothing answers with NaN or infinity at sigma = 0\.5"):
-        error_curve({"nothing": Recorder(np.nan)}, X, [0.5])
+        error_curve({"nothing": Recorder(np.nan)}, X, [0.5], X_train=X)
 
 
 def test_bad_choices(digits, shrinkage):
@@ -392,23 +471,25 @@ def test_bad_choices(digits, shrinkage):
     with pytest.raises(ValueError, match="against must be"):
         error_curve(model, X, [0.5], against="best")
     with pytest.raises(ValueError, match="process must be"):
-        error_curve(model, X, [0.5], process="backward")
+        error_curve(model, X, [0.5], process="backward", X_train=X)
     with pytest.raises(ValueError, match="no clean images"):
         error_curve(model, X, [0.5], against="clean", process="reverse")
     with pytest.raises(ValueError, match="pass process='reverse' too"):
-        error_curve(model, X, [0.5], along=shrinkage)
+        error_curve(model, X, [0.5], along=shrinkage, X_train=X)
     with pytest.raises(ValueError, match="along must be one of"):
-        error_curve({"a": model}, X, [0.5], process="reverse", along="b")
+        error_curve({"a": model}, X, [0.5], process="reverse", along="b", X_train=X)
     with pytest.raises(ValueError, match="walks with a denoiser of this library"):
         compare(model, X, [0.5], process="reverse")
     with pytest.raises(ValueError, match="sampler must be one of"):
-        error_curve(model, X, [0.5], process="reverse", sampler="ddpm")
+        error_curve(model, X, [0.5], process="reverse", sampler="ddpm", X_train=X)
     for start in (-1, 0.0, np.nan, np.inf, "high"):
         with pytest.raises(ValueError, match="sigma_max must be a positive float"):
             compare(shrinkage, None, [0.5], process="reverse", sigma_max=start)
     with pytest.raises(ValueError, match="must be positive for process='reverse'"):
-        error_curve(model, X, [0.0, 0.5], process="reverse")
-    with pytest.raises(ValueError, match="pass X_train, or X"):
-        error_curve(model, None, [0.5])
+        error_curve(model, X, [0.0, 0.5], process="reverse", X_train=X)
+    with pytest.raises(ValueError, match="there is none for Recorder; pass X_train"):
+        error_curve(model, X, [0.5])
+    with pytest.raises(ValueError, match="got None; pass images"):
+        error_curve(model, None, [0.5], X_train=X)
     with pytest.raises(ValueError, match="pass images"):
         compare(model, None, [0.5])

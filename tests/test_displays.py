@@ -68,15 +68,16 @@ def table_of(errors, sigmas=None, names=None):
 
 def test_error_curve_shows_the_table(digits):
     models = {"gauss": GaussianDenoiser().fit(digits), "pspc": PSPCDenoiser(4).fit(digits)}
-    display = ErrorCurveDisplay.from_estimator(models, digits, [2.0, 0.1, 0.5], n=4)
-    table = error_curve(models, digits, [0.1, 0.5, 2.0], n=4)
+    display = ErrorCurveDisplay.from_estimator(models, digits, [2.0, 0.1, 0.5], n=4, X_train=digits)
+    table = error_curve(models, digits, [0.1, 0.5, 2.0], n=4, X_train=digits)
     assert display.ax_.get_xscale() == display.ax_.get_yscale() == "log"
     assert display.figure_ is display.ax_.figure
     for m, line in enumerate(display.lines_):
         np.testing.assert_allclose(line.get_xdata(), table.sigmas)
         np.testing.assert_allclose(line.get_ydata(), table.errors[:, m], rtol=1e-6)
     assert legend_of(display.ax_) == ["gauss", "pspc"]
-    assert display.ax_.get_ylabel() == "MSE against the optimal denoiser"
+    label = " ".join(display.ax_.get_ylabel().split())
+    assert label == "MSE against the optimal denoiser of X_train (1797 images)"
     assert "4 noisy images (forward process)" in display.ax_.get_title()
 
 
@@ -189,6 +190,23 @@ def test_sample_grid_shows_pairs_and_distances(digits):
     title = " ".join(display.ax_.get_title().split())
     assert title == "5 samples, nearest of 200 training images; 0 copied (framed)"
     assert texts(display.ax_).count("sample") == 2
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_sample_grid_knows_the_training_images_of_the_denoiser(digits, flat):
+    train = digits[:100].reshape(100, 64) if flat else digits[:100]
+    model = EmpiricalDenoiser(image_shape=(1, 8, 8)).fit(train)
+    display = SampleGridDisplay.from_estimator(model, n=2)
+    given = SampleGridDisplay.from_estimator(model, train, n=2)
+    assert display.memorised.all()
+    assert display.n_train == 100
+    for name in ("samples", "nearest", "distances"):
+        np.testing.assert_array_equal(getattr(display, name), getattr(given, name))
+
+
+def test_sample_grid_asks_for_images_that_are_not_kept(digits):
+    with pytest.raises(ValueError, match=r"GaussianDenoiser keeps no .*; pass X_train"):
+        SampleGridDisplay.from_estimator(GaussianDenoiser().fit(digits), n=2)
 
 
 def test_copies_are_framed(digits):

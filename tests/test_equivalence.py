@@ -5,10 +5,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.frozen import FrozenEstimator
 
 import generators
 import oracle
-from skpspc import EmpiricalDenoiser, NetworkDenoiser, PatchDenoiser, PSPCDenoiser
+from skpspc import (
+    EmpiricalDenoiser,
+    NetworkDenoiser,
+    PatchDenoiser,
+    PSPCDenoiser,
+    SmoothedDenoiser,
+)
 from skpspc.inspection import LocalEquivalenceDisplay, local_equivalence, suggest_patch_size
 from skpspc.posterior import dense_weights
 from skpspc.sampling import draw_noise, noise_seed
@@ -249,6 +256,15 @@ def test_gaps_of_zero_can_be_drawn(digits, plt):
     display = LocalEquivalenceDisplay.from_predictions(found)
     display.figure_.canvas.draw()
     assert display.ax_.get_ylim() == (1e-3, 2.0)
+
+
+def test_display_of_a_wrapped_denoiser(digits, plt):
+    """What a frozen denoiser was fitted on, and not what its wrapper was given."""
+    frozen = FrozenEstimator(PSPCDenoiser(3).fit(digits[:100]))
+    model = SmoothedDenoiser(frozen).fit(digits[100:150])
+    display = LocalEquivalenceDisplay.from_estimator(model, [0.5], [3], n_images=8)
+    found = local_equivalence(digits[:100], [0.5], [3], n_images=8)
+    np.testing.assert_array_equal(display.equivalence.gap, found.gap)
 
 
 def test_display_refuses(digits, plt):

@@ -30,7 +30,7 @@ denoisers = {
     "PSPC, 5": PSPCDenoiser(patch_size=5).fit(X),
 }
 sigmas = np.geomspace(0.1, 20, 10)
-display = ErrorCurveDisplay.from_estimator(denoisers, X, sigmas)
+display = ErrorCurveDisplay.from_estimator(denoisers, X, sigmas, X_train=X)
 display.ax_.set_title("From the optimal denoiser, on training images")
 plt.show()
 

@@ -21,6 +21,7 @@ from ..support.memory import rows_that_fit
 from ..support.training_set import to_compute
 from ._errors import answer_of, standard_error
 from ._images import as_images, check_fits, shared_range
+from ._training import shared_training_set
 from .tables import ComparisonTable, ErrorTable
 
 _DEFAULT_N = 64
@@ -65,17 +66,19 @@ def error_curve(
     sigmas : array of float of shape (n_sigmas,)
         Noise levels, non-negative, finite and distinct, in any order; in the units of the images.
     against : "optimal", "clean" or denoiser, default "optimal"
-        R: "optimal" is an `EmpiricalDenoiser` of all of ``X_train``, exact; "clean" the
-        images of X.
+        R: "optimal" is an `EmpiricalDenoiser` of the training set, exact; "clean" the images of
+        X.
     process : {"forward", "reverse"}, default "forward"
         Where the noisy images come from. "forward": images of X and noise. "reverse": the
-        states at ``sigmas`` of n walks of a sampler from noise; X then tells nothing but the
-        training set.
+        states at ``sigmas`` of n walks of a sampler from noise; X is not used then, and may be
+        None.
     n : int, default None
         How many noisy images at each noise level, or walks; None: 64, or as many as X holds.
         Images are drawn from X without replacement.
     X_train : array or Tensor of shape (N, C, H, W) or (N, d), default None
-        Training images of "optimal"; None: X.
+        Training images of "optimal". None: those of ``denoisers``, with their weights, which
+        must all keep a training set, and the same one. Networks keep none, nor does a
+        `GaussianDenoiser` of more images than values in an image.
     along : str or denoiser, default None
         With whom the sampler of "reverse" walks: one of ``denoisers``, by name, or any other.
         None: with the one that ``against`` gives, as in the paper, where it is the network.
@@ -98,8 +101,9 @@ def error_curve(
     ------
     ValueError
         For no noise levels, n larger than X, an unknown ``against``, ``process`` or
-        ``along``, clean images asked for in reverse, or denoisers that answer with another shape,
-        with NaN or with infinity.
+        ``along``, clean images asked for in reverse, denoisers that share no training set where
+        ``against="optimal"`` and ``X_train`` is None, or denoisers that answer with another
+        shape, with NaN or with infinity.
     sklearn.exceptions.NotFittedError
         For a denoiser that is not fitted.
 
@@ -115,14 +119,14 @@ def error_curve(
     >>> from skpspc.inspection import error_curve
     >>> X = load_digits_images().images
     >>> denoisers = {"Gaussian": GaussianDenoiser().fit(X), "PSPC": PSPCDenoiser(4).fit(X)}
-    >>> table = error_curve(denoisers, X, [0.01, 0.5, 50.0], n=8)
+    >>> table = error_curve(denoisers, X, [0.01, 0.5, 50.0], n=8, X_train=X)
     >>> table.errors.shape
     (3, 2)
     >>> bool((table.errors[1] > table.errors[[0, 2]].max()).all())  # the peak is in between
     True
     """
     members = named_denoisers(denoisers)
-    reference, words = _reference(against, X if X_train is None else X_train)
+    reference, words = _reference(against, members, X_train)
     if process == "reverse" and reference is None:
         raise ValueError(
             "against='clean' needs process='forward': a sampler's states have no clean images; "
@@ -243,7 +247,7 @@ def _check_denoiser(denoiser, name):
         check_is_fitted(denoiser)
 
 
-def _reference(against, X_train):
+def _reference(against, members, X_train):
     """The denoiser that errors are measured from, None for clean images, and its name."""
     if not isinstance(against, str):
         _check_denoiser(against, "against")
@@ -251,10 +255,24 @@ def _reference(against, X_train):
     if against == "clean":
         return None, "the clean images"
     if against == "optimal":
-        if X_train is None:
-            raise ValueError("against='optimal' needs training images; pass X_train, or X.")
-        return EmpiricalDenoiser().fit(X_train), "the optimal denoiser"
+        optimum = _optimum(members, X_train)
+        n = len(optimum.training_set_)
+        whose = "the training set" if X_train is None else "X_train"
+        return optimum, f"the optimal denoiser of {whose} ({n} images)"
     raise ValueError(f"against must be 'optimal', 'clean' or a denoiser, got {against!r}.")
+
+
+def _optimum(members, X_train):
+    """The optimal denoiser of X_train, or of the training set that the members share."""
+    if X_train is not None:
+        return EmpiricalDenoiser().fit(X_train)
+    known = shared_training_set(members.values())
+    if known is None:
+        raise ValueError(
+            "against='optimal' needs a training set that all denoisers keep, and there is none for "
+            f"{', '.join(members)}; pass X_train, the images whose optimum it is to be."
+        )
+    return EmpiricalDenoiser().fit(known.images, sample_weight=known.sample_weight)
 
 
 def _walker(along, members, default, process):

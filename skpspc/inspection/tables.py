@@ -90,7 +90,7 @@ class ErrorTable(_Table):
         Images.
     process : {"forward", "reverse"}
     against : str
-        What the errors are measured from.
+        What the errors are measured from; of the optimal denoiser, of which images it is too.
     source : str
         Where the noisy images come from, in words.
     """

@@ -5,6 +5,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..._optional import load
 from ..._repr import short_repr
+from .._training import training_set_of
 from ..equivalence import LocalEquivalence, local_equivalence
 
 # Shares of the longer side of the image: few enough to be told apart.
@@ -86,7 +87,7 @@ class LocalEquivalenceDisplay:
             If the denoiser holds no training images, or as `local_equivalence`.
         """
         check_is_fitted(estimator)
-        known = getattr(estimator, "training_set_", None)
+        known = training_set_of(estimator)
         if known is None:
             raise ValueError(
                 f"{type(estimator).__name__} holds no training images; pass a fitted "

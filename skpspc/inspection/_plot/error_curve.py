@@ -13,6 +13,7 @@ from ..tables import ErrorTable
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
 _STYLES = ("-", "--", ":")
+_LABEL = 34  # letters in a line of the label of the axis of errors
 _DECADES = 6  # below the largest error: what lies lower is rounding, or as good as none
 _BELOW = {"linestyle": "", "marker": "v", "markersize": 6, "markerfacecolor": "white"}
 _STACK = 0.035  # between the marks of lines that are below, of the height of the axes
@@ -42,7 +43,7 @@ class ErrorCurveDisplay:
     >>> from skpspc.inspection import ErrorCurveDisplay
     >>> X = load_digits_images().images
     >>> display = ErrorCurveDisplay.from_estimator(
-    ...     {"Gaussian": GaussianDenoiser().fit(X)}, X, [0.1, 1.0, 10.0], n=4
+    ...     {"Gaussian": GaussianDenoiser().fit(X)}, X, [0.1, 1.0, 10.0], n=4, X_train=X
     ... )
     >>> len(display.lines_)
     1
@@ -130,7 +131,8 @@ class ErrorCurveDisplay:
         ax.set(xscale="log", yscale="log")
         for m, name in enumerate(table.names):
             self.lines_.append(self._line(m, name, line_kw or {}))
-        ax.set(xlabel=r"noise level $\sigma$", ylabel=f"MSE against {table.against}")
+        label = textwrap.fill(f"MSE against {table.against}", _LABEL)
+        ax.set(xlabel=r"noise level $\sigma$", ylabel=label)
         ax.set_title(f"{table.n} {table.source}", fontsize="medium")
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, which="major", color="0.9", linewidth=0.8)

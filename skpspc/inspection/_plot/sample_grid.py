@@ -4,6 +4,7 @@ import numpy as np
 
 from ..._repr import short_repr
 from .._images import as_images
+from .._training import shared_training_set
 from ..memorisation import memorised_fraction, nearest_training_images
 from ._cells import (
     GREY,
@@ -53,7 +54,7 @@ class SampleGridDisplay:
     >>> from skpspc.inspection import SampleGridDisplay
     >>> X = load_digits_images().images[:200]
     >>> model = PSPCDenoiser(patch_size=4).fit(X)
-    >>> display = SampleGridDisplay.from_estimator(model, X, n=4, n_steps=8)
+    >>> display = SampleGridDisplay.from_estimator(model, n=4, n_steps=8)
     >>> bool((display.distances > 0.05).all())
     True
     """
@@ -69,7 +70,15 @@ class SampleGridDisplay:
 
     @classmethod
     def from_estimator(
-        cls, estimator, X_train, *, n=8, ax=None, n_columns=None, data_range=None, **parameters
+        cls,
+        estimator,
+        X_train=None,
+        *,
+        n=8,
+        ax=None,
+        n_columns=None,
+        data_range=None,
+        **parameters,
     ):
         """Draw samples from a fitted denoiser, and show them.
 
@@ -77,8 +86,8 @@ class SampleGridDisplay:
         ----------
         estimator : denoiser
             Fitted.
-        X_train : array or Tensor of shape (N, C, H, W) or (N, d)
-            Training images, two or more.
+        X_train : array or Tensor of shape (N, C, H, W) or (N, d), default None
+            Training images, two or more. None: those that the denoiser keeps.
         n : int, default 8
             Samples.
         ax, n_columns, data_range
@@ -90,9 +99,22 @@ class SampleGridDisplay:
         Returns
         -------
         SampleGridDisplay
+
+        Raises
+        ------
+        ValueError
+            If ``X_train`` is None, and the denoiser keeps no training images.
         """
-        samples = estimator.sample(n, **{"random_state": 0, **parameters})
         shape = estimator.image_shape_
+        known = shared_training_set([estimator]) if X_train is None else None
+        if X_train is None and known is None:
+            raise ValueError(
+                f"{type(estimator).__name__} keeps no training images of the shape of its samples; "
+                "pass X_train, the images it was fitted on."
+            )
+        samples = estimator.sample(n, **{"random_state": 0, **parameters})
+        if known is not None:
+            samples, X_train = samples.reshape(len(samples), *shape), known.images
         display = cls._measured(samples, X_train, shape)
         return display.plot(ax, n_columns=n_columns, data_range=data_range)
 
@@ -103,8 +125,10 @@ class SampleGridDisplay:
         Parameters
         ----------
         samples : array or Tensor of shape (n, C, H, W) or (n, d)
-        X_train, ax, n_columns, data_range
-            As in :meth:`from_estimator`. Where both are flat they are signals.
+        X_train : array or Tensor of shape (N, C, H, W) or (N, d)
+            Training images, two or more.
+        ax, n_columns, data_range
+            As in :meth:`plot`. Where samples and X_train are flat they are signals.
 
         Returns
         -------
