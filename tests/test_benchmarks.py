@@ -103,3 +103,19 @@ def test_startup(monkeypatch, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[1:]] == ["floor", "version"]
     assert lines[1].split()[2] == "+0.00"
+
+
+def test_accuracy(capsys, monkeypatch):
+    """Every family answers by the formula that it is measured against."""
+    accuracy = script("accuracy")
+    monkeypatch.setattr(accuracy, "SIZE", 7)
+    monkeypatch.setattr(accuracy, "SIGMAS", (0.1, 1.0))
+    accuracy.main(["--n-train", "30", "--n", "4"])
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if re.search(r"(\s+\d\.\de-\d\d){2}\s+[\d.]+", line)]
+    assert len(rows) == 9
+    for row in rows:
+        largest = [float(number) for number in re.findall(r"\d\.\de-\d\d", row)]
+        assert max(largest) < 1e-4, row
+    error = float(re.search(r"float64.*: (\S+),", lines[-1])[1])
+    assert error < 1e-12

@@ -26,12 +26,13 @@ from skpspc.inspection import (
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
 matplotlib.use("Agg")
+pyplot = pytest.importorskip("matplotlib.pyplot", reason="matplotlib is not installed (extra plot)")
 
 
 @pytest.fixture(autouse=True)
 def _close():
     yield
-    matplotlib.pyplot.close("all")
+    pyplot.close("all")
 
 
 @pytest.fixture

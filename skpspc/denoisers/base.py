@@ -207,7 +207,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
             Noisy images ``x0 + sigma * noise``. float64 is computed in float64, everything
-            else in float32. Gradients are not tracked.
+            else in float32 (how exactly: :ref:`accuracy`). Gradients are not tracked.
         sigma : float or array of shape (n,)
             Noise level, in the units of the images; 0 and inf are allowed.
         y : label or array of shape (n,), default None

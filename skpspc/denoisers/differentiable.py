@@ -35,7 +35,8 @@ class Differentiable(Attributable):
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
-            Noisy images. float64 is computed in float64, everything else in float32.
+            Noisy images. float64 is computed in float64, everything else in float32 (how
+            exactly: :ref:`accuracy`).
         sigma : float or array of shape (n,)
             Noise level, in the units of the images.
         pixels : array of int, shape (m, 2), default None

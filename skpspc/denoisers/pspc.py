@@ -56,10 +56,8 @@ class PSPCDenoiser(BandwidthDenoiser):
         much.
     engine : {"auto", "numba", "torch"}, default "auto"
         What computes: "numba" is compiled code for float32 on the CPU (the extra ``cpu``),
-        "torch" serves every dtype and device; "auto" takes the faster one that serves. Both are
-        within 1e-5 of the exact answer where z is a training image with as much noise as
-        sigma says. Around other images sigma may be far below the distance to all patches:
-        near ties then cost up to 3e-5 (sigma 0.03, images on [-1, 1]), more far from 0. Beyond
+        "torch" serves every dtype and device; "auto" takes the faster one that serves. How far
+        both are from the exact answer: :ref:`accuracy`, in the user guide. Beyond
         the reach of float32 logits (sigma under 1e-4 of the data's size, or infinite), and for
         a patch as large as the image, torch computes in any case.
     bandwidth : float, callable or "calibrated", default 0.0
