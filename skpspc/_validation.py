@@ -1,11 +1,13 @@
 """Everything that comes in is checked here, and remembers how to go back out."""
 
 import math
+import numbers
 import warnings
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.sparse import issparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, _num_samples, validate_data
 
@@ -15,6 +17,13 @@ from .support.training_set import DEFAULT_RANGE, to_compute
 
 # Kept as they are; every other dtype becomes the first.
 _NUMPY_DTYPES = [np.float64, np.float32, np.uint8]
+# Kinds of NumPy dtypes that hold no real numbers, and the remedy.
+_STRINGS = "strings; convert them to numbers first"
+_NO_NUMBERS = {
+    **dict.fromkeys("USTa", _STRINGS),
+    "M": "dates; pass numbers",
+    "m": "time differences; pass numbers, in a unit of your choice",
+}
 
 # Smallest and largest magnitude of images of which a dtype computes everything: squares, and their
 # sums, as well. Noise levels far below the images count as zero.
@@ -69,7 +78,7 @@ def check_training_images(estimator, X, *, reset):
     ValueError
         For NaN, infinity, no images, values out of range, or shapes that do not fit.
     """
-    X = as_container(X)
+    given, X = X, as_container(X, "X")
     n_axes = getattr(X, "ndim", 2)
     is_image = n_axes == 4
     if is_image or estimator.image_shape is not None:
@@ -89,7 +98,7 @@ def check_training_images(estimator, X, *, reset):
             f"X holds images of shape {tuple(X.shape[1:])} (channels, height, width), expected "
             f"{image_shape}; {remedy}."
         )
-    flat, layout = _check_flat(estimator, X, reset=reset, name="X")
+    flat, layout = _check_flat(estimator, X, reset=reset, name="X", given=given)
     if reset and image_shape is None:
         image_shape = (1, 1, flat.shape[1])
     if math.prod(image_shape) != flat.shape[1]:
@@ -223,13 +232,13 @@ def check_noisy_images(estimator, Z, shapes):
         pixels are read on the data range.
     layout : Layout
     """
-    Z = as_container(Z)
+    given, Z = Z, as_container(Z, "Z")
     shape = _noisy_shape(estimator, Z, shapes)
     if getattr(Z, "ndim", 2) > 2 or shapes[0][:2] != (1, 1):  # a 1 x d image is a plain row
         check_integers(Z, "Z", estimator.data_range is not None)
     # scikit-learn's check of the number of features is that of whole images
     reset = False if shape == estimator.image_shape_ else None
-    flat, layout = _check_flat(estimator, Z, reset=reset, name="Z")
+    flat, layout = _check_flat(estimator, Z, reset=reset, name="Z", given=given)
     data_range = estimator.data_range_ or DEFAULT_RANGE
     z = to_compute(flat.to(estimator._device), layout.dtype, data_range)
     _check_magnitude(z, layout.dtype, "Z")
@@ -256,48 +265,149 @@ def _noisy_shape(estimator, Z, shapes):
     return shapes[0]
 
 
-def _check_flat(estimator, X, *, reset, name):
+def _check_flat(estimator, X, *, reset, name, given):
     """X as a 2-D tensor of uint8, float32 or float64, and its layout.
 
-    ``reset=None`` leaves the number of features unchecked.
+    ``reset=None`` leaves the number of features unchecked. ``given`` is what the user passed: a
+    data frame names its features.
     """
     is_torch = isinstance(X, torch.Tensor)
     is_flat = getattr(X, "ndim", 2) <= 2
     device = X.device if is_torch else torch.device("cpu")
     if is_torch:
         X = X.detach()
-        _check_real(X, name)
         if X.dtype not in (torch.uint8, torch.float32, torch.float64):
             X = X.to(torch.float32 if X.is_floating_point() else torch.float64)
     if not is_flat:
         X = X.reshape(len(X), math.prod(X.shape[1:]))
     _check_values(X, name)
     if device.type == "cpu":
-        flat = as_tensor(_check_array(estimator, X, reset))
+        flat = as_tensor(_check_array(estimator, X, reset, name, given))
     else:
         flat = _check_device_tensor(estimator, X, reset, name)
     dtype = torch.float64 if flat.dtype == torch.float64 else torch.float32
     return flat, Layout(is_torch, is_flat, dtype, device)
 
 
-def _check_real(tensor, name):
-    """Refuse complex tensors, which would lose their imaginary part."""
-    if tensor.is_complex():
-        raise ValueError(
-            f"{name} must be real, got {tensor.dtype}; pass {name}.real or {name}.abs()."
-        )
+def as_container(X, name="X"):
+    """X as an array or a dense tensor of numbers; what is neither stays as it is.
 
+    Arrays and tensors are not copied. Lists of images or of numbers, data frames, and all else
+    that has ``__array__`` (arrays of HDF5 or zarr files) become one array of the dtype they have.
 
-def as_container(X):
-    """Lists of images, or nested lists, as one array or tensor; all else as it is."""
+    Parameters
+    ----------
+    X : object
+    name : str, default "X"
+        The argument's name, for errors.
+
+    Raises
+    ------
+    ValueError
+        For masked values, strings, dates, fields, complex numbers, and sparse, nested or quantised
+        tensors, or tensors without values (on the device "meta", for example).
+    TypeError
+        For sparse matrices.
+    """
     if isinstance(X, (list, tuple)) and X:
-        if all(isinstance(image, torch.Tensor) for image in X):
-            return torch.stack(list(X))
-        try:
-            return np.asarray(X)
-        except ValueError:  # ragged: scikit-learn says what is wrong
-            pass
+        X = _stacked(X, name)
+    if isinstance(X, torch.Tensor):
+        return _dense(X, name)
+    if issparse(X):
+        raise TypeError(f"{name} is sparse, and dense numbers are needed; pass {name}.toarray().")
+    if hasattr(X, "__array__"):
+        X = _real(_as_array(X), name)
     return X
+
+
+def _stacked(items, name):
+    """A list of arrays, tensors or numbers as one array or tensor; ragged lists stay lists."""
+    if all(isinstance(item, torch.Tensor) for item in items):
+        items = [_dense(item, name) for item in items]
+        shapes = sorted({tuple(item.shape) for item in items})
+        if len(shapes) > 1:
+            raise ValueError(
+                f"{name} is a list of tensors of several shapes, {shapes[0]} and {shapes[1]}; "
+                "make them alike."
+            )
+        return torch.stack(items)
+    if any(isinstance(item, np.ma.MaskedArray) for item in items):
+        return np.ma.stack(items)
+    try:
+        return np.asarray(items)
+    except ValueError:  # ragged: scikit-learn says what is wrong
+        return items
+
+
+def _dense(tensor, name):
+    """The tensor, if it is an ordinary one of real numbers."""
+    kind = None
+    if tensor.is_complex():
+        kind, remedy = "complex tensor", f"pass {name}.real, or both parts as channels"
+    elif tensor.is_nested:
+        kind, remedy = (
+            "nested tensor",
+            "pass images of one shape as one tensor, torch.stack(images)",
+        )
+    elif tensor.is_quantized:
+        kind, remedy = "quantised tensor", f"pass {name}.dequantize()"
+    elif tensor.layout != torch.strided:
+        kind, remedy = "sparse tensor", f"pass {name}.to_dense()"
+    elif not _has_values(tensor):
+        kind, remedy = "tensor without values (meta, fake or in torch.vmap)", "pass numbers"
+    if kind is not None:
+        raise ValueError(f"{name} is a {kind}; {remedy}.")
+    return tensor.resolve_neg()
+
+
+def _has_values(tensor):
+    """Whether the numbers of a tensor can be read."""
+    try:
+        tensor.detach()[(slice(1),) * tensor.ndim].tolist()
+    except (RuntimeError, NotImplementedError):
+        return False
+    return not tensor.is_meta
+
+
+def _as_array(X):
+    """What has ``__array__`` as an array of the dtype it has."""
+    if isinstance(X, np.ndarray):
+        return X
+    array = np.asarray(X)
+    if array.dtype.kind == "O" and hasattr(X, "items") and array.ndim == 2:
+        # pandas makes objects of columns that may miss values; alone they have a dtype
+        columns = [column.to_numpy(na_value=np.nan) for _, column in X.items()]
+        array = np.column_stack(columns) if columns else array
+    return array
+
+
+def _real(array, name):
+    """The array, if it may hold real numbers and nothing in it is masked."""
+    if isinstance(array, np.ma.MaskedArray):
+        if np.ma.is_masked(array):
+            raise ValueError(
+                f"{name} is a masked array in which values are masked; fill them, "
+                f"{name}.filled(value), or leave these images out."
+            )
+        array = array.data
+    kind = array.dtype.kind
+    held = set(map(type, array.flat)) if kind == "O" else set()
+    if kind == "c" or any(issubclass(one, complex) for one in held):
+        raise ValueError(
+            f"Complex data not supported: {name} has dtype {array.dtype}; pass {name}.real, or "
+            "both parts as channels."
+        )
+    if array.dtype.names:
+        field = array.dtype.names[0]
+        raise ValueError(
+            f"{name} has fields, dtype {array.dtype}; pass one of them, {name}[{field!r}], or "
+            f"numpy.lib.recfunctions.structured_to_unstructured({name})."
+        )
+    if kind in _NO_NUMBERS:
+        raise ValueError(f"{name}, of dtype {array.dtype}, holds {_NO_NUMBERS[kind]}.")
+    if any(issubclass(one, (str, bytes)) for one in held):
+        raise ValueError(f"{name} holds {_STRINGS}.")
+    return array
 
 
 def _check_values(X, name):
@@ -351,14 +461,19 @@ def warn_if_clipped(patch_size, image_shape):
         )
 
 
-def _check_array(estimator, X, reset):
+def _check_array(estimator, X, reset, name, given):
     """scikit-learn's own checks, without a copy where none is needed."""
     X = X.numpy() if isinstance(X, torch.Tensor) else X
     if getattr(X, "dtype", None) == np.float16:
         X = np.asarray(X, dtype=np.float32)
-    if reset is None:
-        return check_array(X, dtype=_NUMPY_DTYPES, order="C", input_name="Z")
-    return validate_data(estimator, X, reset=reset, dtype=_NUMPY_DTYPES, order="C")
+    # NaN is refused in words of our own: scikit-learn's advise a classifier
+    flat = check_array(X, dtype=_NUMPY_DTYPES, order="C", ensure_all_finite=False, input_name=name)
+    if flat is not X:  # values of lists and objects
+        _check_values(flat, name)
+    if reset is not None:
+        named = given if hasattr(given, "columns") else flat
+        validate_data(estimator, named, reset=reset, skip_check_array=True)
+    return flat
 
 
 def _check_device_tensor(estimator, X, reset, name):
@@ -387,7 +502,7 @@ def check_sigma(sigma, n):
 
     Parameters
     ----------
-    sigma : float or array of shape (n,)
+    sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
         Non-negative; 0 and inf are allowed.
     n : int
         Number of images.
@@ -395,20 +510,12 @@ def check_sigma(sigma, n):
     Raises
     ------
     ValueError
-        If a value is negative, complex or NaN, or the length is wrong.
+        If a value is negative, NaN or no number, or the length is wrong.
     """
-    if isinstance(sigma, torch.Tensor):
-        _check_real(sigma, "sigma")
-        sigma = sigma.detach().cpu().numpy()
     if sigma is None:
         raise ValueError("sigma must be the noise level, a float or one for each image; got None.")
-    try:
-        if np.iscomplexobj(sigma):
-            raise TypeError
-        values = np.asarray(sigma, dtype=np.float64)
-    except (TypeError, ValueError):
-        raise ValueError(f"sigma must be a number or an array of them, got {sigma!r}.") from None
-    if values.shape not in ((), (1,), (n,)):
+    values = as_floats(sigma, "sigma")
+    if values.size != 1 and (values.size != n or values.shape[0] != n):
         raise ValueError(
             f"sigma must be one float or one per image, shape ({n},); got shape "
             f"{values.shape}; pass a float, or as many as there are images."
@@ -419,7 +526,30 @@ def check_sigma(sigma, n):
             f"sigma must be non-negative, got {bad.flat[0]}; pass a float or an array of shape "
             f"({n},) in the units of the images."
         )
-    return torch.from_numpy(np.broadcast_to(values, (n,)).copy())
+    return torch.from_numpy(np.broadcast_to(values.reshape(-1), (n,)).copy())
+
+
+def as_floats(values, name):
+    """A number, or numbers in any container, as a float64 array.
+
+    Raises
+    ------
+    ValueError
+        For anything but real numbers; True and False are none.
+    """
+    held = as_container(values, name)
+    if isinstance(held, torch.Tensor):
+        held = held.detach().cpu()
+        held = (held if held.dtype == torch.bool else held.double()).numpy()
+    try:
+        array = np.asarray(held)
+        if array.dtype.kind not in "iufO":
+            raise TypeError(array.dtype)
+        return array.astype(np.float64)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name} must be a number or an array of them, got {values!r}; pass a float."
+        ) from None
 
 
 def check_weights(sample_weight, X, device):
@@ -433,9 +563,11 @@ def check_weights(sample_weight, X, device):
     """
     if sample_weight is None:
         return None
+    sample_weight = as_container(sample_weight, "sample_weight")
     if isinstance(sample_weight, torch.Tensor):
-        _check_real(sample_weight, "sample_weight")
-        sample_weight = sample_weight.detach().cpu().numpy()
+        sample_weight = sample_weight.detach().cpu().double().numpy()
+    if isinstance(sample_weight, np.ndarray) and sample_weight.ndim == 0:
+        sample_weight = sample_weight.item()
     weight = _check_sample_weight(
         sample_weight, np.empty((len(X), 0)), dtype=np.float64, ensure_non_negative=True
     )
@@ -456,8 +588,6 @@ def check_weights(sample_weight, X, device):
 def check_labels(y, n, weight):
     """The labels of n training images, or None where y is not one label an image.
 
-    What scikit-learn passes to `fit` may be anything; only a wrong length is refused.
-
     Parameters
     ----------
     y : array of shape (n,) or (n, 1), anything else with n rows, or None
@@ -468,20 +598,65 @@ def check_labels(y, n, weight):
     Raises
     ------
     ValueError
-        If y has another length, or labels that do not sort.
+        If y has another length, is one-hot, or holds labels that do not sort or are missing.
     """
     if y is None:
         return None
+    y = as_labels(y)
     if _num_samples(y) != n:
         raise ValueError(f"y has {_num_samples(y)} labels for {n} images; give one for each.")
-    y = as_labels(y)
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
+    if _is_one_hot(y):
+        raise ValueError(
+            f"y of shape {y.shape} is one-hot, and one label is needed for each image; pass "
+            "numpy.asarray(y).argmax(1)."
+        )
     if y.ndim != 1:
         return None
     return Labels(y, None if weight is None else (weight > 0).cpu().numpy())
 
 
+def _is_one_hot(y):
+    """Whether y has several columns, with a single 1 in every row and 0 elsewhere."""
+    if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind not in "biufO":
+        return False
+    is_one = y == 1
+    return bool((is_one | (y == 0)).all() and (is_one.sum(1) == 1).all())
+
+
 def as_labels(y):
-    """Labels as a NumPy array."""
-    return y.detach().cpu().numpy() if isinstance(y, torch.Tensor) else np.asarray(y)
+    """Labels as a NumPy array of the dtype they have, in any container.
+
+    Raises
+    ------
+    ValueError
+        For masked or ragged labels, and for lists of strings and others.
+    TypeError
+        For sparse matrices.
+    """
+    if issparse(y):
+        raise TypeError("y is sparse, and one label is needed for each image; pass y.argmax(1).")
+    if isinstance(y, (list, tuple)) and y:
+        y = _listed_labels(y)
+    if isinstance(y, torch.Tensor):
+        y = _dense(y, "y").detach().cpu()
+        return (y.float() if y.dtype == torch.bfloat16 else y).numpy()
+    if np.ma.is_masked(y):
+        raise ValueError("y is a masked array in which labels are masked; leave these images out.")
+    return np.asarray(y)
+
+
+def _listed_labels(labels):
+    """A list of labels as an array or tensor in which no label turns into another one."""
+    try:
+        array = _stacked(labels, "y")
+        array = array if isinstance(array, torch.Tensor) else np.asarray(array)
+    except ValueError as error:
+        raise ValueError(f"y must hold one label for each image ({error}).") from error
+    if isinstance(array, np.ndarray) and array.ndim == 1:
+        if array.dtype.kind in "US" and not all(isinstance(v, (str, bytes)) for v in labels):
+            raise ValueError("y holds strings and other labels; make them all strings.")
+        if array.dtype.kind == "f" and all(isinstance(v, numbers.Integral) for v in labels):
+            return np.array(labels, dtype=object)  # beyond int64, where floats would merge them
+    return array

@@ -10,9 +10,11 @@ from sklearn.utils.validation import check_is_fitted
 from .._threads import torch_threads
 from .._validation import check_noisy_images, check_sigma
 from ..posterior.attribution import Attribution, attribution, means_without
+from ._names import named_denoiser
 from .conditional import ClassConditional
 
 
+@named_denoiser
 class Attributable(ClassConditional):
     """What `BaseDenoiser` knows of the training images behind its answers.
 

@@ -16,6 +16,7 @@ from ..posterior import Gaussian, Posterior, shared_levels
 from ..posterior.jacobian import smoothed_jacobian
 from ..sampling import BandwidthSchedule, draw_noise, edm_sigmas, noise_seed
 from ..support.holdout import different
+from ._names import named_denoiser
 from .base import BaseDenoiser
 
 # Calibration: images held out, images fitted, and what is tried.
@@ -26,6 +27,7 @@ _BANDWIDTHS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
 NO_SPREAD = 1e-13  # beside the size of the data: nothing but rounding
 
 
+@named_denoiser
 class BandwidthDenoiser(BaseDenoiser):
     """Base of denoisers with a parameter ``bandwidth``.
 

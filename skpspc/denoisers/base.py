@@ -38,12 +38,14 @@ from ..support import TrainingSet
 from ..support.memory import rows_that_fit
 from ..support.training_set import DEFAULT_RANGE
 from ._links import LinkedEstimator
+from ._names import named_denoiser
 from .differentiable import Differentiable
 
 # Where the choice of a patch size matters on images in [-1, 1].
 _SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
+@named_denoiser
 class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, LinkedEstimator):
     """Base of all denoisers.
 
@@ -81,7 +83,8 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             ``data_range`` says what their range is. Not copied: do not write to X afterwards.
         y : array of shape (n,), default None
             Labels of any type that sorts, for :meth:`denoise` and :meth:`sample` of a class;
-            without a class all images count. A y of several columns is ignored.
+            without a class all images count. A y of several columns, as regressors take, holds
+            no labels; a one-hot y is refused.
         sample_weight : array of shape (n,), default None
             Non-negative; the prior probability of each image, up to a factor.
 
@@ -92,9 +95,9 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         Raises
         ------
         ValueError
-            For NaN, infinity, no images, or shapes, labels and weights that do not fit; for floats
-            whose largest magnitude is out of range (float32: 1e-16 to 1e16, float64: 1e-60 to
-            1e60).
+            For NaN, infinity, masked values, no images, or shapes, labels and weights that do not
+            fit; for labels that are missing (NaN, None) or one-hot; for floats whose largest
+            magnitude is out of range (float32: 1e-16 to 1e16, float64: 1e-60 to 1e60).
 
         Notes
         -----
@@ -106,7 +109,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         self._take_units(images)
         device = check_device(self.device, images)
         weight = check_weights(sample_weight, images, device)
-        self._know(check_labels(y, len(images), weight))
+        self._know(check_labels(y, len(images), weight), y)
         with torch_threads():
             self._keep(self._training_set(images.to(device), weight))
             self._resolve()
@@ -134,7 +137,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         check_inside(images, self.data_range_)
         self._widen_limits(images)
         weight = check_weights(sample_weight, images, self._device)
-        self._know_more(check_labels(y, len(images), weight))
+        self._know_more(check_labels(y, len(images), weight), y)
         with torch_threads():
             self._add(images.to(self._device), weight)
             self._extend()

@@ -1,6 +1,7 @@
 """Several denoisers in one: the mixture that errs least at each noise level."""
 
 import numbers
+import warnings
 
 import numpy as np
 import scipy.optimize
@@ -18,7 +19,7 @@ from .._units import half_width, warn_if_unusual
 from .._validation import check_sigma
 from ..posterior import Posterior
 from ..sampling import draw_noise, noise_seed
-from ..support.holdout import hold_out
+from ..support.holdout import hold_out, n_different
 from ..support.memory import rows_that_fit
 from ..support.training_set import DEFAULT_RANGE
 from .base import BaseDenoiser
@@ -27,6 +28,7 @@ from .base import BaseDenoiser
 _SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 # Beside the seed: what is drawn here must not be the noise that `score` and `sample` draw.
 _CALIBRATION = 2
+_SHOWN = 10  # classes that a warning lists
 
 
 class BlendedDenoiser(BaseDenoiser, _BaseComposition):
@@ -204,6 +206,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         self._check_members()
         self.sigmas_ = self._grid()
         rng = np.random.default_rng([noise_seed(self.random_state), _CALIBRATION])
+        self._warn_of_small_classes()
         kept, held = hold_out(self.training_set_, self.n_images, rng)
         members = self._fitted_members(kept)
         products = self._error_products(members, self._reference(kept), held, noise_seed(rng))
@@ -213,6 +216,24 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         single = np.diagonal(reporting, axis1=1, axis2=2)
         self.errors_ = np.column_stack([single, blend])
         self.denoisers_ = self._fitted_members(self.training_set_)
+
+    def _warn_of_small_classes(self):
+        """Warn of classes of which ``n_images`` cannot be held out."""
+        if self._labels is None:
+            return
+        counts = n_different(self.training_set_, self._labels.codes, len(self.classes_))
+        small = np.flatnonzero(counts <= self.n_images)
+        if len(small):
+            names = ", ".join(repr(self.classes_.tolist()[code]) for code in small[:_SHOWN])
+            more = f", ... ({len(small)} in all)" if len(small) > _SHOWN else ""
+            which = "no class" if len(small) == len(counts) else "not every class"
+            warnings.warn(
+                f"{which} can be asked for: with n_images={self.n_images}, a class needs more "
+                f"than {self.n_images} different images, and these have no more: {names}{more}; "
+                "pass a smaller n_images.",
+                UserWarning,
+                stacklevel=4,
+            )
 
     def _check_members(self):
         """Refuse what is no list of at least one (name, denoiser)."""
@@ -252,7 +273,29 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
 
     def _fitted_members(self, training_set):
         """Clones of the members, fitted on some of the images."""
-        return [_fitted(denoiser, training_set, self.data_range) for _, denoiser in self.denoisers]
+        return [self._fitted(denoiser, training_set) for _, denoiser in self.denoisers]
+
+    def _fitted(self, denoiser, training_set):
+        """A clone of a denoiser, fitted.
+
+        It takes over the data range, which a frozen one must have, and the number of images of all
+        classes where this is the blend of one class.
+        """
+        model = clone(denoiser)
+        if not isinstance(model, FrozenEstimator):
+            model.set_params(**dict.fromkeys(_range_parameters(model), self.data_range))
+        if self._n_whole is not None and isinstance(model, BaseDenoiser):
+            model._n_whole = self._n_whole
+        # its parameters are not those that have been checked so far
+        with config_context(skip_parameter_validation=False):
+            model.fit(training_set.images, None, sample_weight=training_set.sample_weight)
+        own = getattr(model, "data_range_", None) or DEFAULT_RANGE
+        if own != training_set.data_range:
+            raise ValueError(
+                f"{denoiser!r} was fitted with data_range={own}, and BlendedDenoiser has "
+                f"data_range={self.data_range}; give both the same."
+            )
+        return model
 
     def _reference(self, kept):
         """The denoiser whose answers are to be met, or None for clean images."""
@@ -262,7 +305,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
             try:
                 check_is_fitted(self.against)
             except NotFittedError:
-                return _fitted(self.against, kept, self.data_range)
+                return self._fitted(self.against, kept)
         return self.against
 
     def _error_products(self, members, reference, held, seed):
@@ -352,23 +395,6 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
                 total[rows] += share * value
             proved[rows] &= part.bound_is_proved
         return Posterior(**sums, bound_is_proved=proved)
-
-
-def _fitted(denoiser, training_set, data_range):
-    """A clone of a denoiser, fitted; it takes over a data range, which a frozen one must have."""
-    model = clone(denoiser)
-    if not isinstance(model, FrozenEstimator):
-        model.set_params(**dict.fromkeys(_range_parameters(model), data_range))
-    # its parameters are not those that have been checked so far
-    with config_context(skip_parameter_validation=False):
-        model.fit(training_set.images, None, sample_weight=training_set.sample_weight)
-    own = getattr(model, "data_range_", None) or DEFAULT_RANGE
-    if own != training_set.data_range:
-        raise ValueError(
-            f"{denoiser!r} was fitted with data_range={own}, and BlendedDenoiser has "
-            f"data_range={data_range}; give both the same."
-        )
-    return model
 
 
 def _range_parameters(denoiser):

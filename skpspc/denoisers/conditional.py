@@ -12,8 +12,10 @@ from sklearn.base import BaseEstimator
 
 from .._validation import as_labels, check_finite
 from ..posterior import Posterior
+from ._names import named_denoiser
 
 
+@named_denoiser
 class ClassConditional(BaseEstimator):
     """What `BaseDenoiser` knows of classes.
 
@@ -23,6 +25,8 @@ class ClassConditional(BaseEstimator):
     """
 
     _labels: Any = None  # Labels, where `fit` was given any
+    # Of a class's denoiser: the number of training images of all classes.
+    _n_whole: int | None = None
     _no_classes = "{name} was fitted without labels; pass fit one label for each image, or no y."
 
     def denoise(self, Z, sigma, y=None, guidance=1.0):
@@ -92,22 +96,31 @@ class ClassConditional(BaseEstimator):
             )
         return self._labels.classes
 
-    def _know(self, labels):
-        """Take the labels of the training images, and forget the classes' denoisers."""
+    def _know(self, labels, y=None):
+        """Take the labels of the training images, and forget the classes' denoisers.
+
+        A ``y`` without labels has several columns.
+        """
         self._labels = labels
+        self.__dict__.pop("_no_classes", None)
+        if labels is None and y is not None:
+            self._no_classes = (
+                "{name} was fitted with a y of several columns, shape "
+                f"{tuple(np.shape(y))}, which holds no labels; pass fit one label for each image."
+            )
         self._of_classes = {}
         given = {} if labels is None else self.get_params(deep=False)
         self._fitted_with = {name: _as_it_is(value) for name, value in given.items()}
 
-    def _know_more(self, labels):
-        """Take those of further images, which come after the present ones."""
+    def _know_more(self, labels, y=None):
+        """Append the labels of new images."""
         if (labels is None) != (self._labels is None):
             before, now = ("no", "some") if self._labels is None else ("some", "no")
             raise ValueError(
                 f"the training images so far came with {before} labels, and these with {now}; pass "
                 "y, one label for each image, in every call or in none."
             )
-        self._know(labels if labels is None else self._labels.joined(labels))
+        self._know(labels if labels is None else self._labels.joined(labels), y)
 
     def _codes(self, y, n):
         """The classes of n noisy images, a list of int.
@@ -143,6 +156,7 @@ class ClassConditional(BaseEstimator):
         # what a fit makes of parameters holds until the next, whenever a class is asked for
         denoiser.__dict__.update(self._fitted_with)
         denoiser._know(None)
+        denoiser._n_whole = self._n_whole or len(self.training_set_)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # `fit` has said it

@@ -8,9 +8,11 @@ from .._threads import torch_threads
 from .._validation import check_finite, check_noisy_images, check_sigma, check_weights
 from ..posterior.jacobian import windows_jacobian
 from ..support.memory import rows_that_fit
+from ._names import named_denoiser
 from .attribution import Attributable
 
 
+@named_denoiser
 class Differentiable(Attributable):
     """What `BaseDenoiser` knows of its derivatives.
 

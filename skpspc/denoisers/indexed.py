@@ -20,11 +20,13 @@ from ..posterior import (
 )
 from ..sampling import draw_noise, noise_seed
 from ..support import Neighbours, Recall, Windows, check_index
+from ._names import named_denoiser
 from .bandwidth import BandwidthDenoiser
 
 _TOL = 1e-3  # of algorithm="faiss", where nothing else is said
 
 
+@named_denoiser
 class IndexedDenoiser(BandwidthDenoiser):
     """Base of denoisers with whole-image (or whole-crop) posteriors, exact or from an index."""
 
@@ -116,7 +118,7 @@ class IndexedDenoiser(BandwidthDenoiser):
                 f"bandwidth={self.bandwidth!r} blurs all training images; leave n_neighbors and "
                 "tol at None and algorithm at 'auto', or bandwidth at 0."
             )
-        if not self._is_exact:
+        if not self._is_exact and self._n_whole is None:
             check_index(self.index, self._seen_from(self._places[0]))
 
     @torch_threads()
@@ -175,13 +177,13 @@ class IndexedDenoiser(BandwidthDenoiser):
         return float(np.mean(recalls))
 
     def _checked_k(self, k):
-        n = len(self.training_set_)
+        n = self._n_whole or len(self.training_set_)
         if not isinstance(k, numbers.Integral) or not 1 <= int(k) <= n:
             raise ValueError(
                 f"n_neighbors must be between 1 and the number of training images, {n}, or a "
                 f"callable that gives such an int for every sigma; got {k!r}."
             )
-        return int(k)
+        return min(int(k), len(self.training_set_))
 
     def _walker(self):
         return partial(self._denoise_at, recalls={place: Recall() for place in self._places})
@@ -220,7 +222,12 @@ class IndexedDenoiser(BandwidthDenoiser):
     def _neighbours_from(self, place):
         """The search for what is near, seen from a place; its index is built when it is asked."""
         if place not in self._neighbours:
-            known = Neighbours(self._gathered_from(place), self.index, self._track)
+            known = Neighbours(
+                self._gathered_from(place),
+                self.index,
+                self._track,
+                fallback=None if self._n_whole is None else "Flat",
+            )
             self._neighbours.setdefault(place, known)
         return self._neighbours[place]
 

@@ -28,7 +28,7 @@ def as_images(X, name):
     ValueError
         For NaN, infinity, no images, or another number of axes.
     """
-    X = as_container(X)
+    X = as_container(X, name)
     if isinstance(X, torch.Tensor):
         X = X.detach().cpu()
         X = (X.float() if X.dtype in (torch.float16, torch.bfloat16) else X).numpy()

@@ -379,12 +379,13 @@ def along(sigma, images):
         return sigma if isinstance(sigma, torch.Tensor) else float(sigma)
     if isinstance(images, torch.Tensor):
         dtype = images.dtype if images.is_floating_point() else torch.get_default_dtype()
-        sigma = torch.as_tensor(sigma).to(images.device, dtype)
+        sigma = sigma if isinstance(sigma, torch.Tensor) else torch.as_tensor(np.asarray(sigma))
+        sigma = sigma.to(images.device, dtype)
     else:
         images = np.asarray(images)
         kept = images.dtype if images.dtype.kind == "f" else np.float64
         sigma = np.asarray(sigma, dtype=kept)
-    return sigma.reshape(sigma.shape + (1,) * (images.ndim - sigma.ndim))
+    return sigma.reshape(-1, *(1,) * (images.ndim - 1))
 
 
 def _divisor(sigma, images):

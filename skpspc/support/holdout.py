@@ -1,5 +1,6 @@
 """Some of the training images, by what they show."""
 
+import numpy as np
 import torch
 
 from .memory import rows_that_fit
@@ -65,6 +66,25 @@ def different(training_set, n_images, rng):
     """
     place, n_groups = _places(training_set, rng)
     return _one_each(training_set, place, min(n_images, n_groups))
+
+
+def n_different(training_set, codes, n_classes):
+    """How many different images each class has.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    codes : array of shape (N,), int
+        The class of each image.
+    n_classes : int
+
+    Returns
+    -------
+    ndarray of shape (n_classes,), int64
+    """
+    group = _groups(training_set, np.random.default_rng(0)).cpu().numpy()
+    pairs = np.unique(np.column_stack([codes, group]), axis=0)
+    return np.bincount(pairs[:, 0], minlength=n_classes)
 
 
 def _one_each(training_set, place, n_images):

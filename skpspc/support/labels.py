@@ -34,12 +34,15 @@ class Labels:
     """
 
     def __init__(self, values, used=None):
+        if values.dtype.kind in "fcmMO" and any(map(_is_missing, values.tolist())):
+            raise ValueError(
+                "y holds labels that are missing (NaN, None or NA); give those images a label of "
+                "their own."
+            )
         try:
             self.classes, codes = np.unique(values, return_inverse=True)
         except TypeError as error:
             raise ValueError(f"the labels in y cannot be sorted ({error}); {_ALIKE}.") from error
-        if self.classes.dtype.kind == "f" and np.isnan(self.classes).any():
-            raise ValueError("y holds NaN, which is no label; give those images one of their own.")
         self.codes = codes if used is None else codes[used]
 
     def __repr__(self):
@@ -52,7 +55,7 @@ class Labels:
             raise ValueError(
                 f"the labels so far are of dtype {kinds[0]}, these of {kinds[1]}; {_ALIKE}."
             )
-        both = Labels(np.concatenate([self.classes, other.classes]))
+        both = Labels(_concatenated(self.classes, other.classes))
         ours, theirs = np.split(both.codes, [len(self.classes)])
         both.codes = np.concatenate([ours[self.codes], theirs[other.codes]])
         return both
@@ -98,3 +101,19 @@ class Labels:
         if rows[-1] - rows[0] + 1 == len(rows):
             return slice(int(rows[0]), int(rows[-1]) + 1)
         return rows
+
+
+def _is_missing(label):
+    """Whether a label is None, NaN, NaT or pandas.NA."""
+    try:
+        return label is None or bool(label != label)
+    except TypeError:  # NA is neither equal nor unequal to anything
+        return True
+
+
+def _concatenated(labels, others):
+    """Two arrays of labels as one; ints of two types stay ints."""
+    both = labels, others
+    if np.result_type(*both).kind == "f" and all(part.dtype.kind in "iu" for part in both):
+        return np.array([label for part in both for label in part.tolist()], dtype=object)
+    return np.concatenate(both)

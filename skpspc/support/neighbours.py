@@ -26,6 +26,8 @@ class Neighbours:
         See `make_index`.
     track : callable, default None
         ``track(blocks)`` passes on the blocks of rows that are still to be added.
+    fallback : str, default None
+        Factory string of the index to use where there are too few images for ``factory``.
 
     Attributes
     ----------
@@ -33,9 +35,10 @@ class Neighbours:
         Whether the floors that `search` gives are lower bounds, or estimates.
     """
 
-    def __init__(self, training_set, factory="Flat", track=None):
+    def __init__(self, training_set, factory="Flat", track=None, *, fallback=None):
         self.training_set = training_set
         self.factory = factory
+        self.fallback = fallback
         self._track = track or iter
         self._coordinates = self._index = None
         self._lock = ForkSafeLock()
@@ -92,13 +95,23 @@ class Neighbours:
         with self._lock:
             if self._index is None:
                 coordinates = self._coordinates or Coordinates(self.training_set)
-                index = make_index(self.factory, coordinates.n_dims, self.training_set.device)
-                learnt_from = spaced_rows(self.training_set, 1 if index.cheap else _TRAINING_POINTS)
-                index.train(torch.cat(list(coordinates.of(self.training_set, learnt_from))))
+                try:
+                    index = self._trained(self.factory, coordinates)
+                except ValueError:
+                    if self.fallback is None:
+                        raise
+                    index = self._trained(self.fallback, coordinates)
                 for rows in self._track(row_blocks(self.training_set)):
                     index.add(coordinates(self.training_set.take(rows, torch.float32)))
                 self._coordinates, self._index = coordinates, index
             return self._coordinates, self._index
+
+    def _trained(self, factory, coordinates):
+        """An index that has learnt its cells and codes from the training set, and is empty."""
+        index = make_index(factory, coordinates.n_dims, self.training_set.device)
+        learnt_from = spaced_rows(self.training_set, 1 if index.cheap else _TRAINING_POINTS)
+        index.train(torch.cat(list(coordinates.of(self.training_set, learnt_from))))
+        return index
 
     def __getstate__(self):
         state = self.__dict__.copy()
