@@ -537,7 +537,8 @@ def as_floats(values, name):
     ValueError
         For anything but real numbers; True and False are none.
     """
-    held = as_container(values, name)
+    is_tensor = isinstance(values, torch.Tensor)
+    held = values if not is_tensor and np.iscomplexobj(values) else as_container(values, name)
     if isinstance(held, torch.Tensor):
         held = held.detach().cpu()
         held = (held if held.dtype == torch.bool else held.double()).numpy()

@@ -447,11 +447,11 @@ def test_the_gaussian_keeps_images_to_tell_classes_apart(digits, rank):
     [
         np.linspace(-1, 1, 24),
         np.linspace(-1, 1, 24)[:, None],
-        np.eye(3)[np.arange(24) % 3],
+        np.random.default_rng(0).normal(size=(24, 3)),
         (np.arange(24) % 2).astype(bool),
-        [None] * 23 + [0],
+        [{}] * 23 + [0],
     ],
-    ids=["floats", "column", "one-hot", "bool", "unsortable"],
+    ids=["floats", "column", "several targets", "bool", "unsortable"],
 )
 def test_fit_takes_what_searches_pass(X, Z, y):
     if isinstance(y, list):
@@ -467,7 +467,7 @@ def test_fit_takes_what_searches_pass(X, Z, y):
 def test_nan_is_no_label(X):
     y = np.arange(24) % 3 + 0.0
     y[5] = np.nan
-    with pytest.raises(ValueError, match="y holds NaN, which is no label"):
+    with pytest.raises(ValueError, match="y holds labels that are missing"):
         EmpiricalDenoiser().fit(X, y)
 
 
@@ -553,9 +553,11 @@ def test_guidance_needs_a_class(Z, empirical):
 
 
 def test_errors_of_a_class_name_it(X, Z):
-    model = EmpiricalDenoiser(n_neighbors=7).fit(X, SORTED)
+    members = [("only", EmpiricalDenoiser())]
+    with pytest.warns(UserWarning, match="not every class can be asked for"):
+        model = BlendedDenoiser(members, sigmas=[0.5], n_images=6).fit(X, SORTED)
     assert np.isfinite(model.denoise(Z, 0.7, y=0)).all()
-    with pytest.raises(ValueError, match="class 3, of 6 images: n_neighbors must be between 1 and"):
+    with pytest.raises(ValueError, match="class 3, of 6 images: n_samples=6 different training"):
         model.denoise(Z, 0.7, y=3)
 
 

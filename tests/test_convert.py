@@ -101,7 +101,7 @@ def test_images_of_ints(function, rng):
 @pytest.mark.parametrize("function", EVERY)
 def test_levels_that_are_none(images, function):
     for z in (images[0], torch.from_numpy(images[0])):
-        for wrong in (np.ones(3), torch.ones(3), [1.0, 2.0], np.ones((4, 1, 1, 1))):
+        for wrong in (np.ones(3), torch.ones(3), [1.0, 2.0], np.ones((1, 4))):
             with pytest.raises(ValueError, match=r"sigma must be one float or one per image"):
                 function(z, wrong)
         for wrong in (-0.1, [0.1, 0.2, -0.3, 0.4], float("nan"), torch.tensor(-1.0)):

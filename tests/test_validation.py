@@ -154,7 +154,7 @@ def test_what_is_no_number(X):
         (np.nan, "got nan"),
         ([0.1] * 6 + [np.nan], "got nan"),
         ([0.1, 0.2], "one per image, shape (7,); got shape (2,)"),
-        (np.ones((7, 1)), "got shape (7, 1)"),
+        (np.ones((1, 7)), "got shape (1, 7)"),
         ([], "got shape (0,)"),
         ("large", "sigma must be a number or an array of them, got 'large'"),
         (None, "sigma must be"),
