@@ -63,6 +63,11 @@ def half_width(data_range):
     return 1.0 if data_range is None else (data_range[1] - data_range[0]) / 2
 
 
+def middle(data_range):
+    """Middle of a data range, about which samples begin; None: 0."""
+    return 0.0 if data_range is None else (data_range[0] + data_range[1]) / 2
+
+
 def sampler_ends(data_range, sigma_min=None, sigma_max=None):
     """Smallest and largest noise level of a sampler: those given, or 0.002 and 80, scaled."""
     half = half_width(data_range)

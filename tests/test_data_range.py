@@ -18,7 +18,14 @@ from skpspc import (
     PSPCDenoiser,
     SmoothedDenoiser,
 )
-from skpspc.inspection import TrajectoryDisplay, error_curve
+from skpspc.inspection import (
+    AttributionDisplay,
+    SampleGridDisplay,
+    TrajectoryDisplay,
+    error_curve,
+    mse,
+    nearest_training_distance,
+)
 
 SHAPE = (2, 6, 6)
 SIGMA = np.array([0.1, 0.3, 0.8, 2.0])
@@ -208,3 +215,30 @@ def test_a_trajectory_is_drawn_at_the_levels_of_the_sampler(X):
     model = EmpiricalDenoiser(data_range=(0, 255)).fit(X)
     display = TrajectoryDisplay.from_estimator(model, n=1, n_steps=3)
     assert display.sigmas[0] == pytest.approx(80 * 127.5)
+
+
+def test_pictures_and_metrics_read_uint8_on_the_range(X):
+    pytest.importorskip("matplotlib")
+    default, model = (EmpiricalDenoiser(data_range=r).fit(X) for r in (None, (0, 255)))
+    walk = {"n": 2, "n_steps": 3}
+    grids = [SampleGridDisplay.from_estimator(m, **walk) for m in (default, model)]
+    np.testing.assert_allclose(grids[1].nearest, 127.5 * (grids[0].nearest + 1), atol=1e-4)
+    np.testing.assert_allclose(grids[1].distances, 127.5 * grids[0].distances, atol=1e-3)
+    np.testing.assert_array_equal(grids[1].memorised, grids[0].memorised)
+    shown = AttributionDisplay.from_estimator(model, X[:1], 20.0)
+    np.testing.assert_array_equal(shown.noisy, X[:1].astype(float))
+    assert shown.data_range == (0, 255)
+    half = mse(X[:4], X[4:8]) * 127.5**2
+    assert float(mse(X[:4], X[4:8], data_range=(0, 255))) == pytest.approx(float(half))
+    distance = nearest_training_distance(X[:4], X[4:])
+    wide = nearest_training_distance(X[:4], X[4:], data_range=(0, 255))
+    assert float(wide) == pytest.approx(127.5 * float(distance))
+
+
+def test_walks_of_instruments_begin_in_the_noise_of_the_range(X):
+    default, model = (GaussianDenoiser(data_range=r).fit(X) for r in (None, (0, 255)))
+    right, found = (
+        error_curve(m, None, levels, process="reverse", X_train=X, n=3, n_steps=4)
+        for m, levels in ((default, [0.5, 2.0]), (model, [63.75, 255.0]))
+    )
+    np.testing.assert_allclose(found.errors, right.errors * 127.5**2, rtol=1e-3)

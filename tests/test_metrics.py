@@ -386,7 +386,7 @@ def test_nearest_against_the_formula(kind, rng):
     distances, indices = nearest_training_images(x, train, n_neighbors=5)
     np.testing.assert_array_equal(indices, order)
     np.testing.assert_allclose(distances, np.take_along_axis(expected, order, 1), rtol=1e-6)
-    result = nearest_training_distance(torch.from_numpy(x), train, data_range=(-1.01, 1.01))
+    result = nearest_training_distance(torch.from_numpy(x), train, data_range=(-1, 1))
     np.testing.assert_allclose(result.values, expected.min(1), rtol=1e-6)
     assert (result.n, result.n_reference) == (9, 50)
     everything, _ = nearest_training_images(x, train, n_neighbors=50)

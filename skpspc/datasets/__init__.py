@@ -1,7 +1,7 @@
 """Images to start with, and readers for your own.
 
 Every loader returns a :class:`sklearn.utils.Bunch` with ``images`` of shape (n, C, H, W)
-and dtype uint8 (a value u means u / 127.5 - 1), ``target`` of shape (n,) and dtype int64
+and dtype uint8, which denoisers read on [-1, 1], ``target`` of shape (n,) and dtype int64
 or None, ``classes``, a list of names or None, and ``DESCR``. The readers of a zip or a
 folder add ``n_skipped``, the number of files beside the images.
 

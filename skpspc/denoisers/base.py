@@ -16,6 +16,7 @@ from .._units import (
     check_data_range,
     check_inside,
     half_width,
+    middle,
     sampler_ends,
     warn_if_far,
     warn_if_small,
@@ -473,7 +474,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             raise ValueError(f"n must be an int of at least 1, got {n!r}.")
         # samples on a data range are scaled samples on [-1, 1], and so is the noise they start from
         noise = sigma_max * draw_noise(shape, n, random_state)
-        noise += sum(self.data_range_ or DEFAULT_RANGE) / 2
+        noise += middle(self.data_range_)
         return noise.to(device=self._device, dtype=self._layout.dtype)
 
     def _walker(self):

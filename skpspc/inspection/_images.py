@@ -50,9 +50,9 @@ def as_images(X, name):
     return images
 
 
-def as_floats(images):
-    """Images as float64; uint8 ``u`` becomes ``u / 127.5 - 1``."""
-    return to_compute(as_tensor(images), torch.float64).numpy()
+def as_floats(images, data_range=DEFAULT_RANGE):
+    """Images as float64; uint8 pixels are read on ``data_range``."""
+    return to_compute(as_tensor(images), torch.float64, data_range).numpy()
 
 
 def shared_range(denoisers, images):

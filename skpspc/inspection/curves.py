@@ -14,6 +14,7 @@ import torch
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
+from .._units import middle, sampler_ends
 from ..denoisers import EmpiricalDenoiser
 from ..sampling import SAMPLERS, draw_noise, edm_sigmas, noise_seed
 from ..sampling.schedules import check_grid
@@ -41,7 +42,7 @@ def error_curve(
     along=None,
     sampler="heun",
     n_steps=18,
-    sigma_max=80.0,
+    sigma_max=None,
     random_state=0,
 ):
     r"""Mean squared error of denoisers at each noise level.
@@ -87,8 +88,9 @@ def error_curve(
     n_steps : int, default 18
         Steps of the walk from ``sigma_max`` to the smallest of ``sigmas`` on the grid of
         `skpspc.edm_sigmas`; ``sigmas`` are further steps.
-    sigma_max : float, default 80.0
-        Where the walk begins, or the largest of ``sigmas`` if that is larger.
+    sigma_max : float, default None
+        Where the walk begins, or the largest of ``sigmas`` if that is larger. None: 80 for images
+        on [-1, 1], scaled to the ``data_range`` of the denoiser that walks.
     random_state : int, RandomState, Generator or None, default 0
         Decides which images are drawn, and their noise: one draw for each image, used at
         every noise level. The first n are the same whatever n and ``sigmas`` are.
@@ -156,7 +158,7 @@ def compare(
     along=None,
     sampler="heun",
     n_steps=18,
-    sigma_max=80.0,
+    sigma_max=None,
     random_state=0,
 ):
     r"""Mean squared difference of each two denoisers at each noise level.
@@ -265,14 +267,18 @@ def _reference(against, members, X_train):
 def _optimum(members, X_train):
     """The optimal denoiser of X_train, or of the training set that the members share."""
     if X_train is not None:
-        return EmpiricalDenoiser().fit(X_train)
+        images = as_images(X_train, "X_train")
+        is_uint8 = images.dtype == np.uint8
+        data_range = shared_range(members.values(), images) if is_uint8 else None
+        return EmpiricalDenoiser(data_range=data_range).fit(images)
     known = shared_training_set(members.values())
     if known is None:
         raise ValueError(
             "against='optimal' needs a training set that all denoisers keep, and there is none for "
             f"{', '.join(members)}; pass X_train, the images whose optimum it is to be."
         )
-    return EmpiricalDenoiser().fit(known.images, sample_weight=known.sample_weight)
+    optimum = EmpiricalDenoiser(data_range=known.data_range if known.is_uint8 else None)
+    return optimum.fit(known.images, sample_weight=known.sample_weight)
 
 
 def _walker(along, members, default, process):
@@ -350,10 +356,11 @@ class _Reverse:
             raise ValueError(
                 f"sampler must be one of {sorted(SAMPLERS)} or a callable, got {sampler!r}."
             )
+        _, sigma_max = sampler_ends(getattr(walker, "data_range_", None), sigma_max=sigma_max)
         if not (isinstance(sigma_max, Real) and 0 < float(sigma_max) < np.inf):
             raise ValueError(
-                f"sigma_max must be a positive float, got {sigma_max!r}; pass 80.0, or where the "
-                "denoiser starts to sample."
+                f"sigma_max must be a positive float, got {sigma_max!r}; pass the noise level from "
+                "which the denoiser samples, or None."
             )
         self.n = _DEFAULT_N if n is None else int(n)
         self.seed = noise_seed(rng)
@@ -367,10 +374,11 @@ class _Reverse:
             raise ValueError("sigmas must be positive for process='reverse'; leave 0 out.")
         grid = self.grid(sigmas)
         shape = self.walker.image_shape_
+        start = middle(getattr(self.walker, "data_range_", None))
         for rows in _batches((len(grid), *shape), self.n):
             noise = draw_noise(shape, rows.stop - rows.start, self.seed, start=rows.start)
             _, states = self.walker.sample(
-                initial=grid[0] * noise,
+                initial=start + grid[0] * noise,
                 sampler=lambda denoise, z, _: self.steps(denoise, z, grid),
                 n_steps=len(grid),
                 sigma_max=grid[0],

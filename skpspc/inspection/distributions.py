@@ -25,7 +25,7 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
     Parameters
     ----------
     X_true : array or Tensor of shape (N, C, H, W) or (N, d)
-        Images of the data. uint8 ``u`` means ``u / 127.5 - 1``; floats are taken as they are.
+        Images of the data. uint8 pixels are read on ``data_range``, floats are used unscaled.
     X : array or Tensor of shape (n, C, H, W) or (n, d)
         Generated images, of the same shape.
     feature : callable
@@ -71,7 +71,7 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
     ...     return inception(((images.clamp(-1, 1) + 1) * 127.5).round().byte())
     >>> fid(X_true, X, feature)  # doctest: +SKIP
     """
-    true, other = _features_of_both(X_true, X, feature, batch_size)
+    true, other = _features_of_both(X_true, X, feature, batch_size, data_range)
     root, other_root = (_covariance_root(features) for features in (true, other))
     # With S = R^T R and T = Q^T Q the eigenvalues of S T are the squared singular values of R Q^T.
     # No root of a matrix is taken, which for fewer images than features would not exist.
@@ -141,7 +141,7 @@ def kid(
     for name, count, least in (("subset_size", subset_size, 2), ("n_subsets", n_subsets, 1)):
         if not (isinstance(count, Integral) and int(count) >= least):
             raise ValueError(f"{name} must be an int of at least {least}, got {count!r}.")
-    true, other = _features_of_both(X_true, X, feature, batch_size)
+    true, other = _features_of_both(X_true, X, feature, batch_size, data_range)
     sizes = [min(subset_size, len(features)) for features in (true, other)]
     if sizes == [len(true), len(other)]:
         n_subsets = 1
@@ -156,7 +156,7 @@ def kid(
     return _measurement("kid", values, true, other, data_range)
 
 
-def _features_of_both(X_true, X, feature, batch_size):
+def _features_of_both(X_true, X, feature, batch_size, data_range):
     """Features (N, d) and (n, d), float64."""
     if not callable(feature):
         raise ValueError(
@@ -169,14 +169,15 @@ def _features_of_both(X_true, X, feature, batch_size):
         raise ValueError(
             f"two images or more of each set are needed, got {len(true)} and {len(other)}."
         )
-    return _features(true, feature, batch_size), _features(other, feature, batch_size)
+    data_range = check_range(data_range)
+    return tuple(_features(images, feature, batch_size, data_range) for images in (true, other))
 
 
-def _features(images, feature, batch_size):
+def _features(images, feature, batch_size, data_range):
     """What ``feature`` makes of images, (n, d) float64."""
     parts = []
     for rows in gen_batches(len(images), batch_size):
-        batch = to_compute(torch.from_numpy(images[rows].copy()), torch.float32)
+        batch = to_compute(torch.from_numpy(images[rows].copy()), torch.float32, data_range)
         with torch.no_grad():
             answer = feature(batch)
         if isinstance(answer, torch.Tensor):

@@ -17,7 +17,7 @@ _SPARE = 8  # candidates beside the nearest: distances by matrix products are ro
 _COPY = 1e-5  # of the data range: what float32 samplers leave between a copy and its original
 
 
-def nearest_training_images(X, X_train, n_neighbors=1):
+def nearest_training_images(X, X_train, n_neighbors=1, *, data_range=(-1, 1)):
     r"""The training images nearest to each image, and how far they are.
 
     .. math::
@@ -30,10 +30,12 @@ def nearest_training_images(X, X_train, n_neighbors=1):
     Parameters
     ----------
     X : array or Tensor of shape (n, C, H, W) or (n, d)
-        uint8 ``u`` means ``u / 127.5 - 1``; floats are taken as they are.
+        uint8 pixels are read on ``data_range``; floats are used unscaled.
     X_train : array or Tensor of shape (N, C, H, W) or (N, d)
         Read in chunks: uint8 images are never converted as a whole.
     n_neighbors : int, default 1
+    data_range : tuple of (low, high), default (-1, 1)
+        Values that the uint8 pixels 0 and 255 stand for.
 
     Returns
     -------
@@ -61,11 +63,14 @@ def nearest_training_images(X, X_train, n_neighbors=1):
             f"{len(train)}, got {n_neighbors!r}."
         )
     train = train.reshape(len(train), -1, 1, 1) if train.ndim == 2 else train
-    training_set = TrainingSet(as_tensor(train))
+    data_range = check_range(data_range)
+    training_set = TrainingSet(as_tensor(train), data_range=data_range)
     n_values = training_set.n_values
     n_rows = rows_that_fit(64 * n_values, len(images), what="An image")
     found = [
-        _nearest(as_floats(images[rows]).reshape(-1, n_values), training_set, n_neighbors)
+        _nearest(
+            as_floats(images[rows], data_range).reshape(-1, n_values), training_set, n_neighbors
+        )
         for rows in gen_batches(len(images), n_rows)
     ]
     distances, indices = (np.concatenate(part) for part in zip(*found, strict=True))
@@ -112,9 +117,7 @@ def _measured(name, X, X_train, data_range, n_neighbors, measure):
         )
     if train.dtype != np.uint8:
         warn_outside(train.min(), train.max(), data_range, "X_train")
-    elif data_range != (-1.0, 1.0):
-        warn_outside(-1, 1, data_range, "X_train")
-    distances, _ = nearest_training_images(images, train, n_neighbors)
+    distances, _ = nearest_training_images(images, train, n_neighbors, data_range=data_range)
     values = np.asarray(measure(distances, data_range[1] - data_range[0]), dtype=np.float64)
     return Measurement(
         values.mean(),

@@ -76,10 +76,7 @@ def check_range(data_range):
     except (TypeError, ValueError):
         low = high = math.nan
     if not low < high:
-        raise ValueError(
-            f"data_range must be (low, high) with low < high, got {data_range!r}; uint8 images "
-            "live on (-1, 1) here."
-        )
+        raise ValueError(f"data_range must be (low, high) with low < high, got {data_range!r}.")
     return low, high
 
 
@@ -108,7 +105,7 @@ def _of_pairs(name, X_true, X_pred, data_range, measure, undefined="an image doe
     n_rows = rows_that_fit(row_bytes, len(true), what="A pair of images")
     values, low, high = np.empty(len(true)), math.inf, -math.inf
     for rows in gen_batches(len(true), n_rows):
-        x, y = as_floats(true[rows]), as_floats(pred[rows])
+        x, y = (as_floats(images[rows], data_range) for images in (true, pred))
         low, high = min(low, x.min()), max(high, x.max())
         values[rows] = measure(x, y)
     warn_outside(low, high, data_range, "X_true")
@@ -163,11 +160,10 @@ def mse(X_true, X_pred, *, data_range=(-1, 1)):
     Parameters
     ----------
     X_true, X_pred : array or Tensor of shape (n, C, H, W) or (n, d)
-        Clean images and their estimates, or the answers of two denoisers. uint8 ``u`` means
-        ``u / 127.5 - 1``; floats are taken as they are. Computed in float64.
+        Clean images and their estimates, or the answers of two denoisers. Computed in float64.
     data_range : tuple of (low, high), default (-1, 1)
-        What the values of X_true live on. It is only recorded here, and a warning tells where
-        it cannot be true: errors on (-1, 1) are four times those on (0, 1).
+        Range of the values of X_true: errors on (-1, 1) are four times those on (0, 1). uint8
+        pixels are read on it, floats are used unscaled, and values outside of it warn.
 
     Returns
     -------

@@ -40,8 +40,8 @@ def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0
     denoiser : denoiser
         Fitted. A network is wrapped in `NetworkDenoiser`.
     X : array or Tensor of shape (N, C, H, W) or (N, d)
-        Clean images; uint8 ``u`` means ``u / 127.5 - 1``. Training images and held-out images
-        may give different maps.
+        Clean images; uint8 images are read on the ``data_range`` of the denoiser. Training
+        images and held-out images may give different maps.
     sigmas : sequence of float
         Noise levels, distinct, finite and non-negative, in any order; the maps come in this
         order.

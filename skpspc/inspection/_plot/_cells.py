@@ -8,6 +8,8 @@ import numbers
 import numpy as np
 
 from ... import _optional
+from ...support.training_set import DEFAULT_RANGE
+from .._images import as_floats
 
 GREY = "0.35"
 WARNING = "#D55E00"  # vermilion of Okabe and Ito: distinct from gray to all eyes
@@ -16,10 +18,12 @@ _SMALLEST = 0.1  # inches
 _LETTERS = 12  # of a title to the inch
 
 
-def as_pictures(X, image_shape=None):
-    """Images as float arrays (n, C, H, W); flat ones by ``image_shape``, else as signals."""
-    X = np.asarray(X.detach().cpu() if hasattr(X, "detach") else X)
-    X = X / 127.5 - 1.0 if X.dtype == np.uint8 else X.astype(np.float64)
+def as_pictures(X, image_shape=None, data_range=DEFAULT_RANGE):
+    """Images as float64 arrays (n, C, H, W); flat ones by ``image_shape``, else as signals.
+
+    uint8 pixels are read on ``data_range``.
+    """
+    X = as_floats(np.asarray(X.detach().cpu() if hasattr(X, "detach") else X), data_range)
     if X.ndim == 2:
         X = X.reshape(len(X), *((1, 1, X.shape[1]) if image_shape is None else image_shape))
     if X.ndim != 4:

@@ -7,6 +7,8 @@ import torch
 
 from ... import _optional
 from ..._repr import short_repr
+from ...support.training_set import DEFAULT_RANGE
+from .._images import as_floats
 from ..attribution import Attribution, attribute
 from ._cells import GREY, box_size, canvas, draw, is_signal, paint, words
 
@@ -40,9 +42,11 @@ class AttributionDisplay:
     attribution : Attribution
         Of arrays.
     images : array or Tensor of shape (N, C, H, W)
-        The training images; uint8 u means u / 127.5 - 1.
+        The training images.
     sigma : ndarray of shape (n,), default None
         Noise levels, for the labels.
+    data_range : tuple of (low, high), default (-1, 1)
+        Values that the uint8 pixels 0 and 255 stand for.
 
     Attributes
     ----------
@@ -69,12 +73,13 @@ class AttributionDisplay:
 
     __repr__ = short_repr
 
-    def __init__(self, *, noisy, answer, attribution, images, sigma=None):
+    def __init__(self, *, noisy, answer, attribution, images, sigma=None, data_range=DEFAULT_RANGE):
         self.noisy = noisy
         self.answer = answer
         self.attribution = attribution
         self.images = images
         self.sigma = sigma
+        self.data_range = data_range
 
     @classmethod
     def from_estimator(cls, denoiser, Z, sigma, *, y=None, n_images=6, ax=None):
@@ -115,7 +120,12 @@ class AttributionDisplay:
         noisy = noisy.reshape(answer.shape if given else (-1, *denoiser.image_shape_))
         sigma = np.broadcast_to(_as_array(sigma), len(answer))
         display = cls(
-            noisy=_as_floats(noisy), answer=answer, attribution=found, images=images, sigma=sigma
+            noisy=as_floats(noisy, denoiser.training_set_.data_range),
+            answer=answer,
+            attribution=found,
+            images=images,
+            sigma=sigma,
+            data_range=denoiser.training_set_.data_range,
         )
         return display.plot(ax, n_images=n_images)
 
@@ -150,7 +160,7 @@ class AttributionDisplay:
         _check_attribution(attribution, noisy, answer)
         sigma = None if sigma is None else np.broadcast_to(_as_array(sigma), len(answer))
         display = cls(
-            noisy=_as_floats(_as_array(noisy)),
+            noisy=as_floats(_as_array(noisy)),
             answer=answer,
             attribution=type(attribution)(*map(_as_array, vars(attribution).values())),
             images=images,
@@ -254,13 +264,13 @@ class AttributionDisplay:
         some = self.images[
             torch.as_tensor(numbers) if isinstance(self.images, torch.Tensor) else numbers
         ]
-        return _as_floats(_as_array(some))
+        return as_floats(_as_array(some), self.data_range)
 
     @property
     def _range(self):
-        """The values that are black and white: -1 and 1 for uint8, else those of the data."""
+        """Values of black and white: the data range of uint8 images, else the ends of the data."""
         if self.images.dtype in (np.uint8, torch.uint8):
-            return -1.0, 1.0
+            return self.data_range
         low, high = float(self.images.min()), float(self.images.max())
         return low, max(high, np.nextafter(low, np.inf))
 
@@ -319,8 +329,3 @@ def _check_attribution(attribution, noisy, answer):
 def _as_array(values):
     """Tensors on any device, and numbers, as arrays."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
-def _as_floats(images):
-    """uint8 u as u / 127.5 - 1."""
-    return images / 127.5 - 1 if images.dtype == np.uint8 else images

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..._repr import short_repr
+from ...support.training_set import DEFAULT_RANGE
 from .._images import as_images
 from .._training import shared_training_set
 from ..memorisation import memorised_fraction, nearest_training_images
@@ -115,8 +116,10 @@ class SampleGridDisplay:
         samples = estimator.sample(n, **{"random_state": 0, **parameters})
         if known is not None:
             samples, X_train = samples.reshape(len(samples), *shape), known.images
-        display = cls._measured(samples, X_train, shape)
-        return display.plot(ax, n_columns=n_columns, data_range=data_range)
+        own = getattr(estimator, "data_range_", None)
+        display = cls._measured(samples, X_train, shape, own or DEFAULT_RANGE)
+        shown = getattr(estimator, "data_range", None) if data_range is None else data_range
+        return display.plot(ax, n_columns=n_columns, data_range=shown)
 
     @classmethod
     def from_predictions(cls, samples, X_train, *, ax=None, n_columns=None, data_range=None):
@@ -139,15 +142,16 @@ class SampleGridDisplay:
         )
 
     @classmethod
-    def _measured(cls, samples, X_train, image_shape):
+    def _measured(cls, samples, X_train, image_shape, data_range=DEFAULT_RANGE):
         samples, train = as_images(samples, "samples"), as_images(X_train, "X_train")
         # the range is only recorded; here it is that of the training images
-        low, high = (-1.0, 1.0) if train.dtype == np.uint8 else (train.min(), train.max())
+        is_uint8 = train.dtype == np.uint8
+        low, high = data_range if is_uint8 else (train.min(), train.max())
         span = {"data_range": (low, high)} if low < high else {}
-        distances, indices = nearest_training_images(samples, train)
+        distances, indices = nearest_training_images(samples, train, **span)
         memorised = memorised_fraction(samples, train, **span).values > 0
-        nearest = as_pictures(train[indices[:, 0]], image_shape)
-        samples = as_pictures(samples, image_shape)
+        nearest = as_pictures(train[indices[:, 0]], image_shape, data_range)
+        samples = as_pictures(samples, image_shape, data_range)
         return cls(samples, nearest, distances[:, 0], memorised, len(train))
 
     def plot(self, ax=None, *, n_columns=None, data_range=None):

@@ -109,7 +109,8 @@ class TrajectoryDisplay:
             for j in shown
         ]
         pictures = np.stack([as_pictures(X, estimator.image_shape_) for X in estimates])
-        return cls(pictures, np.array(sigmas)[shown]).plot(ax, data_range=data_range)
+        shown_range = estimator.data_range if data_range is None else data_range
+        return cls(pictures, np.array(sigmas)[shown]).plot(ax, data_range=shown_range)
 
     @classmethod
     def from_predictions(cls, estimates, sigmas, *, ax=None, data_range=None):
