@@ -643,7 +643,7 @@ def as_labels(y):
     if isinstance(y, torch.Tensor):
         y = _dense(y, "y").detach().cpu()
         return (y.float() if y.dtype == torch.bfloat16 else y).numpy()
-    if np.ma.is_masked(y):
+    if isinstance(y, np.ma.MaskedArray) and np.ma.is_masked(y):
         raise ValueError("y is a masked array in which labels are masked; leave these images out.")
     return np.asarray(y)
 

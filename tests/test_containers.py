@@ -1,5 +1,6 @@
 """Numbers come in any container; what holds no numbers is refused by name."""
 
+import inspect
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import scipy.sparse
 import torch
 from sklearn.base import clone
 
+import skpspc
 from skpspc import (
     BlendedDenoiser,
     EmpiricalDenoiser,
@@ -299,6 +301,48 @@ def test_missing_labels_are_refused(X, missing):
         EmpiricalDenoiser().fit(X, y)
 
 
+@pytest.mark.parametrize(
+    "y",
+    [
+        pandas.array([None] + [1] * 19, dtype="Int64"),
+        pandas.array([None] + ["a"] * 19, dtype="string"),
+        pandas.Categorical([None] + ["a"] * 19),
+        np.array(["NaT"] + ["2020-01-01"] * 19, dtype="datetime64[s]"),
+        torch.tensor([torch.nan] + [1.0] * 19),
+    ],
+    ids=["Int64", "string", "categorical", "dates", "tensor"],
+)
+def test_missing_labels_are_refused_in_any_container(X, y):
+    with pytest.raises(ValueError, match="y holds labels that are missing"):
+        EmpiricalDenoiser().fit(X, y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        (np.ma.masked_equal(np.arange(20), 1), "y is a masked array"),
+        (["ant", 3, *["bee"] * 18], "strings and other labels"),
+        ([[1], [1, 2], *[[1]] * 18], "y must hold one label for each image"),
+        (torch.zeros(20, dtype=torch.int64, device="meta"), "y is a tensor without values"),
+    ],
+    ids=["masked", "mixed", "ragged", "meta"],
+)
+def test_what_holds_no_labels_is_refused(X, y, message):
+    with pytest.raises(ValueError, match=message):
+        EmpiricalDenoiser().fit(X, y)
+
+
+def test_labels_in_parts_stay_as_large_as_they_are(X, Z):
+    """NumPy makes floats of uint64 and int64, and so one class of neighbours."""
+    which = np.arange(20) % 3
+    model = EmpiricalDenoiser().partial_fit(X, which.astype(np.uint64) + np.uint64(BIG))
+    model.partial_fit(X[:2], [-1, 5])
+    assert model.classes_.tolist() == [-1, 5, BIG, BIG + 1, BIG + 2]
+    for code in range(3):
+        alone = EmpiricalDenoiser().fit(X[which == code]).denoise(Z, 0.7)
+        np.testing.assert_array_equal(model.denoise(Z, 0.7, y=BIG + code), alone)
+
+
 @pytest.mark.parametrize("dtype", [int, float, bool])
 def test_one_hot_labels_are_refused(X, dtype):
     one_hot = np.eye(4)[np.arange(20) % 4].astype(dtype)
@@ -341,6 +385,31 @@ def test_parameters_that_suit_all_images_suit_a_small_class(X, Z, model):
         )
 
 
+@pytest.mark.parametrize("index", ["IVF40,Flat", "PQ3", "IVF2,PQ3", "PCA5,SQ8"])
+def test_a_class_too_small_for_an_index_is_searched_without(index):
+    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    images = np.random.default_rng(5).standard_normal((320, 1, 3, 3))
+    y = np.repeat([0, 1, 2], [290, 29, 1])
+    model = EmpiricalDenoiser(tol=1e-3, index=index).fit(images, y)
+    for label in (0, 1, 2):
+        alone = EmpiricalDenoiser().fit(images[y == label]).denoise(images[:4], 0.7)
+        np.testing.assert_allclose(
+            model.denoise(images[:4], 0.7, y=label), alone, rtol=0, atol=1e-3
+        )
+
+
+def test_members_of_a_blend_use_at_most_all_of_a_class(X, Z):
+    y = np.where(np.arange(20) < 6, "small", "large")
+
+    def blend(**neighbours):
+        members = [("a", EmpiricalDenoiser(**neighbours)), ("b", GaussianDenoiser())]
+        return BlendedDenoiser(members, sigmas=[0.5], n_images=4)
+
+    model = blend(n_neighbors=15).fit(X, y)
+    exact = blend().fit(X[:6]).denoise(Z, 0.5)
+    np.testing.assert_allclose(model.denoise(Z, 0.5, y="small"), exact, rtol=0, atol=1e-6)
+
+
 def test_more_neighbours_than_images_are_still_refused(X):
     with pytest.raises(ValueError, match=r"n_neighbors must be between 1 and .* 20"):
         EmpiricalDenoiser(n_neighbors=100).fit(X, np.arange(20) % 2)
@@ -350,8 +419,10 @@ def test_blends_warn_of_classes_that_are_too_small(X, Z):
     members = [("a", GaussianDenoiser()), ("b", EmpiricalDenoiser())]
     model = BlendedDenoiser(members, sigmas=[0.5], n_images=4)
     y = np.where(np.arange(20) < 4, "small", "large")
-    with pytest.warns(UserWarning, match="not every class can be asked for.*'small'.*n_images"):
+    message = "not every class can be asked for.*'small'.*n_images"
+    with pytest.warns(UserWarning, match=message) as seen:
         model.fit(X, y)
+    assert seen[0].filename == __file__  # it points at the line that has to be changed
     assert np.isfinite(model.denoise(Z, 0.5, y="large")).all()
     with pytest.warns(UserWarning, match="no class can be asked for"):
         model.fit(X, np.arange(20) // 4)
@@ -365,6 +436,22 @@ def test_errors_of_python_name_no_class_of_our_own(X, method):
     with pytest.raises(TypeError) as caught:
         getattr(PSPCDenoiser(2).fit(X), method)(nonsense=1)
     assert re.search(rf"\b(PSPC)?Denoiser\.{method}\(\)", str(caught.value))
+
+
+ESTIMATORS = [one for one in map(vars(skpspc).get, skpspc.__all__) if hasattr(one, "denoise")]
+
+
+@pytest.mark.parametrize("kind", ESTIMATORS, ids=lambda kind: kind.__name__)
+def test_missing_arguments_name_no_base_class(kind):
+    names = {one.__name__ for one in kind.__mro__ if one.__module__.startswith("skpspc")}
+    hidden = names - {one.__name__ for one in ESTIMATORS}
+    assert hidden
+    for name, method in inspect.getmembers(kind, inspect.isfunction):
+        is_ours = inspect.unwrap(method).__module__.startswith("skpspc")
+        if is_ours and (name == "__init__" or not name.startswith("_")):
+            with pytest.raises(TypeError, match="missing") as caught:
+                inspect.unwrap(method)()
+            assert not any(f"{one}." in str(caught.value) for one in hidden)
 
 
 def test_instruments_take_containers_too(X, tmp_path):

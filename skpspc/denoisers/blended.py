@@ -232,7 +232,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
                 f"than {self.n_images} different images, and these have no more: {names}{more}; "
                 "pass a smaller n_images.",
                 UserWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def _check_members(self):
