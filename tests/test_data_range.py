@@ -225,8 +225,9 @@ def test_pictures_and_metrics_read_uint8_on_the_range(X):
     np.testing.assert_allclose(grids[1].nearest, 127.5 * (grids[0].nearest + 1), atol=1e-4)
     np.testing.assert_allclose(grids[1].distances, 127.5 * grids[0].distances, atol=1e-3)
     np.testing.assert_array_equal(grids[1].memorised, grids[0].memorised)
-    shown = AttributionDisplay.from_estimator(model, X[:1], 20.0)
-    np.testing.assert_array_equal(shown.noisy, X[:1].astype(float))
+    gray = EmpiricalDenoiser(data_range=(0, 255)).fit(X[:, :1])
+    shown = AttributionDisplay.from_estimator(gray, X[:1, :1], 20.0)
+    np.testing.assert_array_equal(shown.noisy, X[:1, :1].astype(float))
     assert shown.data_range == (0, 255)
     half = mse(X[:4], X[4:8]) * 127.5**2
     assert float(mse(X[:4], X[4:8], data_range=(0, 255))) == pytest.approx(float(half))
