@@ -123,13 +123,26 @@ def check_integers(X, name, is_declared):
         is_integer = not (dtype.is_floating_point or dtype.is_complex) and dtype != torch.uint8
     else:
         is_integer = getattr(dtype, "kind", "O") in "iub" and dtype != np.uint8
-    if is_integer and not is_declared:
-        kind, is_tensor = str(dtype).removeprefix("torch."), isinstance(X, torch.Tensor)
+    if is_integer and not is_declared and math.prod(X.shape):
         raise ValueError(
-            f"{name} has dtype {kind}; convert images of 8 bits with "
-            f"{name}.{'byte()' if is_tensor else 'astype(np.uint8)'}, or fit with "
-            "data_range=(0, 255) to keep their values, with sigma in those units."
+            f"{name} has dtype {str(dtype).removeprefix('torch.')}; {_remedy(X, name)}."
         )
+
+
+def _remedy(X, name):
+    """How to fit images of integers other than uint8, by the values that they have."""
+    values = X.cpu().numpy() if isinstance(X, torch.Tensor) else X
+    low, high = int(values.min()), int(values.max())
+    if low >= 0 and high <= 1:
+        return "fit with data_range=(0, 1) to keep their values, with sigma in those units"
+    if not 0 <= low <= high <= 255:
+        ends = min(low, 0), high
+        return f"fit with data_range={ends}, or the range of the device they come from"
+    cast = "byte()" if isinstance(X, torch.Tensor) else "astype(np.uint8)"
+    return (
+        f"convert images of 8 bits with {name}.{cast}, or fit with data_range=(0, 255) to keep "
+        "their values, with sigma in those units"
+    )
 
 
 def looks_channels_last(shape):

@@ -171,7 +171,8 @@ def test_images_of_other_integers_need_a_range(X, Z, dtype, container):
         (EmpiricalDenoiser(), whole),
         (EmpiricalDenoiser(image_shape=SHAPE), whole.reshape(len(X), -1)),
     ]:
-        with pytest.raises(ValueError, match=rf"X has dtype {dtype}; .*data_range=\(0, 255\)"):
+        largest = 1 if dtype == "bool" else 255
+        with pytest.raises(ValueError, match=rf"X has dtype {dtype}; .*=\(0, {largest}\)"):
             model.fit(images)
         with pytest.raises(ValueError, match=f"Z has dtype {dtype}"):
             model.fit(X.reshape(images.shape)).denoise(images, 0.5)
@@ -243,3 +244,21 @@ def test_walks_of_instruments_begin_in_the_noise_of_the_range(X):
         for m, levels in ((default, [0.5, 2.0]), (model, [63.75, 255.0]))
     )
     np.testing.assert_allclose(found.errors, right.errors * 127.5**2, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ([0, 1], "data_range=(0, 1)"),
+        ([0, 255], "astype(np.uint8)"),
+        ([0, 4095], "data_range=(0, 4095)"),
+        ([-100, 300], "data_range=(-100, 300)"),
+    ],
+)
+def test_the_remedy_for_integers_keeps_their_values(values, remedy):
+    images = np.array(values, np.int32).reshape(2, 1, 1, 1).repeat(9, 2)
+    with pytest.raises(ValueError) as caught:
+        EmpiricalDenoiser().fit(images)
+    assert remedy in str(caught.value)
+    model = EmpiricalDenoiser(data_range=(min(values), max(values))).fit(images)
+    np.testing.assert_allclose(model.denoise(images, 1e-3), images)
