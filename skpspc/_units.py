@@ -208,9 +208,10 @@ def _seem_halved(estimator, flat, sigma):
     training_set = getattr(estimator, "training_set_", None)
     if training_set is None or not training_set.is_uint8 or estimator.data_range is not None:
         return False
-    noise = 5 * sigma
-    inside = (flat.amin(1) >= -noise) & (flat.amax(1) <= 1 + noise)
-    if not (inside & (noise < 0.5)).all():
+    # more noise than this would hide the range, unless there is none of it in the images
+    noise = torch.where(sigma < 0.1, 5 * sigma, 0.0)
+    low, high = flat.amin(1), flat.amax(1)
+    if not ((low >= -noise) & (high <= 1 + noise)).all() or high.max() < 0.5:
         return False
     some = training_set.subset(slice(None, None, max(1, len(training_set) // _MANY)))
     n_bright = int((some.images.flatten(1).amin(1) > 127).sum())

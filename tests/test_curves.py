@@ -184,7 +184,7 @@ def test_denoisers_that_share_no_training_set(digits, shrinkage):
             digits[200:300]
         ),
     ):
-        with pytest.raises(ValueError, match="there is none for a, b; pass X_train"):
+        with pytest.raises(ValueError, match="a, b keep none or different ones; pass X_train"):
             error_curve({"a": optimal, "b": other}, held_out, [0.5])
         assert error_curve({"a": optimal, "b": other}, held_out, [0.5], X_train=X).errors[0, 0] == 0
 
@@ -487,7 +487,7 @@ def test_bad_choices(digits, shrinkage):
             compare(shrinkage, None, [0.5], process="reverse", sigma_max=start)
     with pytest.raises(ValueError, match="must be positive for process='reverse'"):
         error_curve(model, X, [0.0, 0.5], process="reverse", X_train=X)
-    with pytest.raises(ValueError, match="there is none for Recorder; pass X_train"):
+    with pytest.raises(ValueError, match="Recorder keep none or different ones; pass X_train"):
         error_curve(model, X, [0.5])
     with pytest.raises(ValueError, match="got None; pass images"):
         error_curve(model, None, [0.5], X_train=X)

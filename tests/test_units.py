@@ -41,13 +41,16 @@ def test_floats_on_0_1_asked_of_uint8(X):
     (said,) = heard(lambda: GaussianDenoiser(rank=5).fit(X, np.zeros(320)).denoise(z, 0.01))
     assert "Z lies in [0, 1]" in said
     assert "data_range=(0, 1)" in said
+    assert len(heard(lambda: EmpiricalDenoiser().fit(X).denoise(z, 0.3))) == 1  # no noise at all
+    noisy = X[:8] / 127.5 - 1 + 0.3 * np.random.default_rng(0).standard_normal((8, 3, 16, 16))
     right = [
         lambda: EmpiricalDenoiser().fit(X).denoise(2 * z - 1, 0.01),
         lambda: EmpiricalDenoiser(data_range=(0, 1)).fit(X).denoise(z, 0.01),
         lambda: EmpiricalDenoiser().fit(X).denoise(X[:8], 0.01),
         lambda: EmpiricalDenoiser().fit(np.maximum(X, 128)).denoise(z, 0.01),  # all are bright
         lambda: EmpiricalDenoiser().fit(z).denoise(z, 0.01),
-        lambda: EmpiricalDenoiser().fit(X).denoise(z, 1.0),  # noise hides it
+        lambda: EmpiricalDenoiser().fit(X).denoise(noisy, 0.3),
+        lambda: EmpiricalDenoiser().fit(X).denoise(np.zeros((1, 3, 16, 16)), 1.0),
     ]
     assert [heard(call) for call in right] == [[]] * len(right)
 

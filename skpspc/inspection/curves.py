@@ -274,8 +274,8 @@ def _optimum(members, X_train):
     known = shared_training_set(members.values())
     if known is None:
         raise ValueError(
-            "against='optimal' needs a training set that all denoisers keep, and there is none for "
-            f"{', '.join(members)}; pass X_train, the images whose optimum it is to be."
+            f"against='optimal' needs one training set, and {', '.join(members)} keep none or "
+            "different ones; pass X_train, the images whose optimum it is to be."
         )
     optimum = EmpiricalDenoiser(data_range=known.data_range if known.is_uint8 else None)
     return optimum.fit(known.images, sample_weight=known.sample_weight)
