@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from numbers import Real
+from numbers import Integral, Real
 
 import numpy as np
 import torch
@@ -24,12 +24,12 @@ def check_data_range(data_range, dtype):
     data_range : tuple of (low, high) or None
         As an estimator has it.
     dtype : torch.dtype
-        That of the training images.
+        Dtype of the training images.
 
     Returns
     -------
     tuple of (low, high) or None
-        Floats; (-1, 1) for uint8 images of no given range, None for other images of none.
+        Floats. Without a given range: (-1, 1) for uint8 images, None for float images.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def checked_range(values, name):
     Raises
     ------
     ValueError
-        If they are none.
+        For anything else.
     """
     ends = np.asarray(values, dtype=object).ravel().tolist()
     low, high = ends if len(ends) == 2 and all(isinstance(e, Real) for e in ends) else (0.0, 0.0)
@@ -71,10 +71,14 @@ def middle(data_range):
 def sampler_ends(data_range, sigma_min=None, sigma_max=None):
     """Smallest and largest noise level of a sampler: those given, or 0.002 and 80, scaled."""
     half = half_width(data_range)
-    return (
-        0.002 * half if sigma_min is None else sigma_min,
-        80.0 * half if sigma_max is None else sigma_max,
-    )
+    ends = {
+        "sigma_min": 0.002 * half if sigma_min is None else sigma_min,
+        "sigma_max": 80.0 * half if sigma_max is None else sigma_max,
+    }
+    for name, value in ends.items():
+        if not isinstance(value, Real) or isinstance(value, (bool, np.bool_)):
+            raise ValueError(f"{name} must be a positive float or None, got {value!r}.")
+    return tuple(map(float, ends.values()))
 
 
 def check_inside(images, data_range):
@@ -122,7 +126,9 @@ def check_integers(X, name, is_declared):
     if isinstance(dtype, torch.dtype):
         is_integer = not (dtype.is_floating_point or dtype.is_complex) and dtype != torch.uint8
     else:
-        is_integer = getattr(dtype, "kind", "O") in "iub" and dtype != np.uint8
+        is_integer = getattr(dtype, "kind", "f") in "iub" and dtype != np.uint8
+        if getattr(dtype, "kind", "f") == "O" and X.ndim == 4:
+            is_integer = all(isinstance(value, Integral) for value in X.flat)
     if is_integer and not is_declared and math.prod(X.shape):
         raise ValueError(
             f"{name} has dtype {str(dtype).removeprefix('torch.')}; {_remedy(X, name)}."

@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import json
 import os
 import signal
 import struct
@@ -474,3 +475,17 @@ def test_help(run, command):
     assert text.startswith("Usage:")
     if command:
         assert "--data" in text and "--out" in text
+
+
+def test_long_schedules_are_recorded_in_full(run, tmp_path):
+    """Two schedules that differ in one entry in the middle are two."""
+    texts = []
+    for size in (3, 4):
+        schedule = {"sigmas": [0.1 * 1.2**i for i in range(30)], "sizes": [3] * 15 + [size] * 15}
+        (tmp_path / "schedule.json").write_text(json.dumps(schedule))
+        options = ["--data", "digits", *FEW, "-n", 1, "--n-steps", 1, "--out", "x.npz"]
+        run("sample", *options, "--patch-size", "schedule.json")
+        with np.load(tmp_path / "x.npz") as saved:
+            texts.append(str(saved["patch_size"]))
+    assert texts[0] != texts[1]
+    assert json.loads(texts[1])["sizes"] == [3] * 15 + [4] * 15

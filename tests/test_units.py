@@ -114,3 +114,25 @@ def test_a_pickle_remembers_what_was_said(X):
     again = pickle.loads(pickle.dumps(model))
     assert len(heard(lambda: again.denoise(z, 0.5))) == 1
     assert heard(lambda: pickle.loads(pickle.dumps(again)).denoise(z, 0.5)) == []
+
+
+@pytest.mark.parametrize("end", ["sigma_min", "sigma_max"])
+@pytest.mark.parametrize("value", ["80", True, [80.0]])
+def test_ends_of_the_grid_are_numbers(X, end, value):
+    with pytest.raises(ValueError, match=f"{end} must be a positive float or None"):
+        EmpiricalDenoiser().fit(X).sample(n_steps=2, **{end: value})
+
+
+def test_truth_is_no_number(X):
+    model = EmpiricalDenoiser().fit(X, np.arange(320) % 2)
+    with pytest.raises(ValueError, match="n must be an int"):
+        model.sample(True)
+    with pytest.raises(ValueError, match="guidance must be a finite number"):
+        model.denoise(X[:1], 0.5, y=0, guidance=True)
+
+
+def test_objects_that_are_integers_have_no_range(X):
+    with pytest.raises(ValueError, match="X has dtype object"):
+        EmpiricalDenoiser().fit(X[:3].astype(int).astype(object))
+    floats = (X[:3] / 127.5 - 1).astype(object)
+    assert EmpiricalDenoiser().fit(floats).denoise(X[:1], 0.5).shape == (1, 3, 16, 16)

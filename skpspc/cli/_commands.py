@@ -76,7 +76,7 @@ def sample(
     from .._state import check_state, fingerprint, keeping_state, read_state
     from ..inspection import nearest_training_images
     from ..sampling import SAMPLERS
-    from ._work import central, class_number, load, make_denoiser
+    from ._work import central, class_number, load, make_denoiser, patch_size_text
 
     state = out.with_name(out.name + ".partial")
     unfinished = check_state(state, resume)
@@ -88,7 +88,7 @@ def sample(
         "sigma_max": sigma_max,
         "data": data,
         "denoiser": type(estimator).__name__,
-        "patch_size": str(estimator.get_params().get("patch_size", "")),
+        "patch_size": patch_size_text(estimator),
         "label": label or "",
         "sampler": sampler,
         "sigma_min": sigma_min,
@@ -178,7 +178,15 @@ def denoise(
     import numpy as np
 
     from .._picture import image_grid
-    from ._work import central, hold_out, load, make_denoiser, read_noisy, summary
+    from ._work import (
+        central,
+        hold_out,
+        load,
+        make_denoiser,
+        patch_size_text,
+        read_noisy,
+        summary,
+    )
 
     estimator = make_denoiser(denoiser, patch_size, seed, device)
     images = load(data, max_images, image_size, channels, max_bytes, out).images
@@ -198,7 +206,7 @@ def denoise(
         **known,
         "sigma": sigma,
         "denoiser": type(estimator).__name__,
-        "patch_size": str(estimator.get_params().get("patch_size", "")),
+        "patch_size": patch_size_text(estimator),
         "seed": seed,
     }
     write_output(out, lambda: image_grid(np.concatenate(rows), n_columns=len(z)), arrays)

@@ -4,10 +4,11 @@ import click
 import numpy as np
 import torch
 
-from .. import EmpiricalDenoiser, PatchDenoiser, PSPCDenoiser
+from .. import EmpiricalDenoiser, PatchDenoiser, PatchSchedule, PSPCDenoiser
 from .._input import map_array
 from .._options import check_held_out
 from .._picture import check_picturable
+from .._schedule_file import schedule_text
 from ..datasets._files import load_images
 from ..support.training_set import to_compute
 
@@ -25,6 +26,12 @@ def make_denoiser(name, patch_size, seed, device):
         kind = patch_size if isinstance(patch_size, str) else "with a schedule"
         raise click.UsageError(f"--patch-size {kind} is for the denoiser pspc; give an integer.")
     return PatchDenoiser(patch_size or 8, **settings)
+
+
+def patch_size_text(denoiser):
+    """Return the patch size in full, by which runs are told apart; a schedule as JSON."""
+    patch_size = denoiser.get_params().get("patch_size", "")
+    return schedule_text(patch_size) if isinstance(patch_size, PatchSchedule) else str(patch_size)
 
 
 def load(data, max_images, image_size, channels, max_bytes, out):
@@ -68,7 +75,7 @@ def read_noisy(path):
 
 
 def _as_float(images):
-    """uint8 images as floats in [-1, 1]; all others as they are."""
+    """Return uint8 images as floats on [-1, 1], and other images unchanged."""
     if images.dtype != np.uint8:
         return images
     return to_compute(torch.from_numpy(images), torch.float32).numpy()

@@ -212,7 +212,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
             Noisy images ``x0 + sigma * noise``. float64 is computed in float64, everything
             else in float32 (how exactly: :ref:`accuracy`). Gradients are not tracked.
-        sigma : float or array of shape (n,)
+        sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
             Noise level, in the units of the images; 0 and inf are allowed.
         y : label or array of shape (n,), default None
             The class of all noisy images, or of each: the posterior is then over the training
@@ -470,7 +470,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             if n not in (1, len(z)):
                 raise ValueError(f"n is {n}, but initial holds {len(z)} images; leave n out.")
             return z.to(self._layout.dtype, copy=True)  # a sampler of the caller's may write to it
-        if not isinstance(n, numbers.Integral) or n < 1:
+        if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
             raise ValueError(f"n must be an int of at least 1, got {n!r}.")
         # samples on a data range are scaled samples on [-1, 1], and so is the noise they start from
         noise = sigma_max * draw_noise(shape, n, random_state)

@@ -45,7 +45,7 @@ class ClassConditional(BaseEstimator):
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
-        sigma : float or array of shape (n,)
+        sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
         y : label or array of shape (n,), default None
             As in :meth:`posterior`.
         guidance : float, default 1.0
@@ -217,7 +217,8 @@ def check_guidance(guidance, y):
     ValueError
         If it is no finite number, or there are no classes to weigh.
     """
-    if not isinstance(guidance, numbers.Real) or not math.isfinite(guidance):
+    is_number = isinstance(guidance, numbers.Real) and not isinstance(guidance, bool)
+    if not is_number or not math.isfinite(guidance):
         raise ValueError(
             f"guidance must be a finite number, got {guidance!r}; 1 is the class alone, 0 all "
             "images."

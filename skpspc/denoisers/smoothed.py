@@ -37,7 +37,8 @@ class SmoothedDenoiser(BaseDenoiser):
         D_0, fitted or not; a clone of it is fitted. A ``FrozenEstimator`` around it is asked as
         it is: a network is then not copied, and X is not looked at.
     tau : float, default 0.1
-        Standard deviation of the displacements, in the units of the images. 0: D_0 itself.
+        Standard deviation of the displacements, in the units of the images, whatever their
+        ``data_range``. 0: D_0 itself.
     n_draws : int, default 8
         M, how many displaced copies. Each costs one answer of D_0.
     sigma : float, default 0.5
