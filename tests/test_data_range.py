@@ -20,11 +20,14 @@ from skpspc import (
 )
 from skpspc.inspection import (
     AttributionDisplay,
+    LocalEquivalenceDisplay,
     SampleGridDisplay,
     TrajectoryDisplay,
     error_curve,
+    local_equivalence,
     mse,
     nearest_training_distance,
+    suggest_patch_size,
 )
 
 SHAPE = (2, 6, 6)
@@ -235,6 +238,32 @@ def test_pictures_and_metrics_read_uint8_on_the_range(X):
     distance = nearest_training_distance(X[:4], X[4:])
     wide = nearest_training_distance(X[:4], X[4:], data_range=(0, 255))
     assert float(wide) == pytest.approx(127.5 * float(distance))
+
+
+def test_local_equivalence_is_measured_on_the_range(X):
+    right = local_equivalence(X, [0.2, 1.0], [3], n_images=8)
+    found = local_equivalence(X, [25.5, 127.5], [3], n_images=8, data_range=(0, 255))
+    np.testing.assert_allclose(found.gap, 127.5 * right.gap, rtol=1e-3)
+    np.testing.assert_allclose(found.bound, 127.5 * right.bound, rtol=1e-3)
+    levels = [local_equivalence(X[:9], None, [3], n_images=2, data_range=r) for r in (None, (0, 1))]
+    np.testing.assert_allclose(levels[1].sigmas, levels[0].sigmas / 2)
+    size, _ = suggest_patch_size(X, 0.5, tol=0.1, n_images=8)
+    in_units, _ = suggest_patch_size(X, 63.75, tol=12.75, n_images=8, data_range=(0, 255))
+    assert in_units == size
+
+
+@pytest.mark.parametrize("as_floats", [False, True])
+def test_the_display_of_local_equivalence_knows_the_range_of_the_denoiser(X, as_floats):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    images = X / 255.0 if as_floats else X
+    options = {"patch_sizes": [3], "n_images": 8}
+    right = local_equivalence(X / 255.0, [0.3, 0.8], **options)
+    assert (right.gap > 0.01).all()
+    model = EmpiricalDenoiser(data_range=(0, 1)).fit(images)
+    display = LocalEquivalenceDisplay.from_estimator(model, [0.3, 0.8], **options)
+    np.testing.assert_allclose(display.equivalence.gap, right.gap, rtol=1e-3)
+    usual = LocalEquivalenceDisplay.from_estimator(model, **options).equivalence.sigmas
+    np.testing.assert_allclose(usual, np.geomspace(0.005, 50, 17))
 
 
 def test_walks_of_instruments_begin_in_the_noise_of_the_range(X):

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from .._repr import short_repr
+from .._units import checked_range, half_width
 from ..denoisers import EmpiricalDenoiser
 from ..posterior import dense_weights
 from ..sampling import draw_noise, noise_seed
@@ -96,6 +97,7 @@ def local_equivalence(
     n_images=64,
     sample_weight=None,
     image_shape=None,
+    data_range=None,
     random_state=0,
 ):
     r"""How far patch and global posterior mean are apart, and what bounds it.
@@ -116,7 +118,7 @@ def local_equivalence(
         Training images.
     sigmas : sequence of float, default None
         Noise levels, finite, non-negative and distinct, in any order, in the units of the
-        images. None: 17 from 0.01 to 100, which suit images on [-1, 1].
+        images. None: 17 from 0.01 to 100 for images on [-1, 1], scaled to ``data_range``.
     patch_sizes : sequence of int, default None
         Sides of the patch, at least 1 and at most the longer side of the image. None: up to 15
         sizes from 1 to the longer side, evenly spaced in their logarithm.
@@ -126,6 +128,10 @@ def local_equivalence(
     sample_weight : array of shape (N,), default None
     image_shape : tuple of (C, H, W), default None
         Shape of one image where X is flat.
+    data_range : tuple of (low, high), default None
+        Range of the images, in whose units noise levels and distances are: uint8 pixels 0 to 255
+        stand for low to high, and floats must lie between them. None: uint8 images are read on
+        [-1, 1], float images are used unscaled.
     random_state : int, RandomState, Generator or None, default 0
         Decides which images, and their noise: that of image i depends on it and on i only.
 
@@ -136,7 +142,8 @@ def local_equivalence(
     Raises
     ------
     ValueError
-        For noise levels or sizes that are none or out of range.
+        For noise levels or sizes that are none or out of range, or float images outside
+        ``data_range``.
 
     See Also
     --------
@@ -171,11 +178,13 @@ def local_equivalence(
     >>> bool((found.gap <= found.bound).all())
     True
     """
-    grid = np.sort(check_grid(_SIGMAS if sigmas is None else sigmas))
+    data_range = None if data_range is None else checked_range(data_range, "data_range")
+    usual = half_width(data_range) * np.array(_SIGMAS)
+    grid = np.sort(check_grid(usual if sigmas is None else sigmas))
     if not isinstance(n_images, Integral) or n_images < 1:
         raise ValueError(f"n_images must be an int of at least 1, got {n_images!r}.")
-    keeper = EmpiricalDenoiser(image_shape=image_shape).fit(X, sample_weight=sample_weight)
-    known = keeper.training_set_
+    keeper = EmpiricalDenoiser(image_shape=image_shape, data_range=data_range)
+    known = keeper.fit(X, sample_weight=sample_weight).training_set_
     sizes = check_sizes(patch_sizes, known.image_shape, "patch_sizes")
     rng = np.random.default_rng([noise_seed(random_state), _EQUIVALENCE])
     drawn = different(known, n_images, rng)
@@ -200,6 +209,7 @@ def suggest_patch_size(
     n_images=64,
     sample_weight=None,
     image_shape=None,
+    data_range=None,
     random_state=0,
 ):
     r"""The smallest patch that is bound to answer as the whole image does.
@@ -228,7 +238,7 @@ def suggest_patch_size(
     tol : float, default 0.1
         Admissible distance, a root mean square over the values of the patch, in the units of
         the images; positive.
-    patch_sizes, n_images, sample_weight, image_shape, random_state
+    patch_sizes, n_images, sample_weight, image_shape, data_range, random_state
         As in :func:`local_equivalence`.
 
     Returns
@@ -279,6 +289,7 @@ def suggest_patch_size(
         n_images=n_images,
         sample_weight=sample_weight,
         image_shape=image_shape,
+        data_range=data_range,
         random_state=random_state,
     )
     too_large = np.flatnonzero(estimates.bound[0] > tol)

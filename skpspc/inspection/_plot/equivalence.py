@@ -5,6 +5,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from ..._optional import load
 from ..._repr import short_repr
+from ...support.training_set import DEFAULT_RANGE
 from .._training import training_set_of
 from ..equivalence import LocalEquivalence, local_equivalence
 
@@ -102,6 +103,7 @@ class LocalEquivalenceDisplay:
             patch_sizes,
             n_images=n_images,
             sample_weight=known.sample_weight,
+            data_range=None if known.data_range == DEFAULT_RANGE else known.data_range,
             random_state=random_state,
         )
         return cls.from_predictions(found, **options)
