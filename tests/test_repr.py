@@ -1,5 +1,6 @@
 """Reprs of public objects: shapes and summaries, no arrays and no addresses."""
 
+import pickle
 import re
 
 import numpy as np
@@ -31,7 +32,7 @@ from skpspc.inspection import (
 from skpspc.inspection._plot.error_curve import ErrorCurveDisplay
 from skpspc.inspection._plot.sample_grid import SampleGridDisplay
 from skpspc.sampling._levels import NearestStep
-from skpspc.support import TrainingSet
+from skpspc.support import Neighbours, Recall, TrainingSet
 from skpspc.support.labels import Labels
 
 
@@ -55,6 +56,8 @@ def public_objects():
         "leave_out": leave_out(local, Z, 0.5, [[0, 1]]),
         "TrainingSet": model.training_set_,
         "Labels": model._labels,
+        "Neighbours": Neighbours(model.training_set_, "IVF8,Flat"),
+        "Recall": Recall(),
         "Windows": local._windows(0.5),
         "Window": local._windows(0.5).at(0, 0)[0],
         "ResolvedWindows": windows.resolve(model.training_set_),
@@ -94,6 +97,8 @@ def test_summaries(public_objects):
         r"error_bound=0, proved\)",
         "TrainingSet": r"TrainingSet\(n=100, image_shape=\(1, 8, 8\), dtype=uint8\)",
         "Labels": r"Labels\(n=100, classes=\[0, 1, 2, 3, 4, 5, 6, 7, \.\.\. 10 in all\]\)",
+        "Neighbours": r"Neighbours\(n=100, factory='IVF8,Flat'\)",
+        "Recall": r"Recall\(n=0\)",
         "Attribution": r"Attribution\(index=<int64 array of shape \(4, 1, 8, 8, \d+\)>, share=.*",
         "ResolvedWindows": r"ResolvedWindows\(image_shape=\(8, 8\), sigmas=\[0.1, 1\], .*",
         "load_digits_images": r"Bunch\(images=<uint8 array of shape \(1797, 1, 8, 8\)>, .*",
@@ -108,6 +113,15 @@ def test_weights_and_labels():
     weighted = TrainingSet(torch.zeros(3, 1, 2, 2), torch.ones(3, dtype=torch.float64))
     assert repr(weighted) == "TrainingSet(n=3, image_shape=(1, 2, 2), dtype=float32, weighted)"
     assert repr(Labels(np.array(["b", "a"]))) == "Labels(n=2, classes=['a', 'b'])"
+
+
+def test_neighbours_without_a_training_set_and_recall_of_some(public_objects):
+    """A pickle of neighbours leaves the training set to its owner."""
+    neighbours = public_objects["Neighbours"]
+    assert repr(pickle.loads(pickle.dumps(neighbours))) == "Neighbours(factory='IVF8,Flat')"
+    recall = Recall()
+    recall.remember(torch.zeros(3, 2), None)
+    assert repr(recall) == "Recall(n=3)"
 
 
 def test_short_schedules_can_be_read_back():

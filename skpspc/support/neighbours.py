@@ -2,6 +2,7 @@
 
 import torch
 
+from .._repr import listed
 from .._threads import ForkSafeLock
 from .coordinates import Coordinates, n_coordinates, row_blocks, spaced_rows
 from .index import make_index
@@ -42,6 +43,11 @@ class Neighbours:
         self._track = track or iter
         self._coordinates = self._index = None
         self._lock = ForkSafeLock()
+
+    def __repr__(self):
+        known = getattr(self, "training_set", None)  # a pickle has none
+        about = {} if known is None else {"n": len(known)}
+        return listed("Neighbours", {**about, "factory": self.factory})
 
     def search(self, z, k):
         """The k training images near each of (n, C, H, W); see `Found`.
@@ -141,6 +147,9 @@ class Recall:
 
     def __init__(self):
         self._known = None
+
+    def __repr__(self):
+        return f"Recall(n={0 if self._known is None else len(self._known[0])})"
 
     def remember(self, points, found):
         """Keep what was found for noisy images at these coordinates (n, n_dims)."""
