@@ -124,11 +124,11 @@ def families(X):
     }
 
 
-def errors(model, formula, kind, images, n):
+def errors(model, formula, kind, images, n, seed=0):
     """Median and largest error, and the noise level of the largest."""
     usual, suspects = [], []
     for sigma in SIGMAS:
-        Z = noisy(kind, images, sigma, n, np.float32)
+        Z = noisy(kind, images, sigma, n, np.float32, seed)
         answer = model.denoise(Z, sigma)
         apart = np.abs(answer - model.denoise(Z.astype(np.float64), sigma))
         apart = apart.reshape(n, -1).max(1)
@@ -164,6 +164,7 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n-train", type=int, default=500)
     parser.add_argument("--n", type=int, default=64, help="noisy images at each noise level")
+    parser.add_argument("--seed", type=int, default=0, help="of the noisy images in float32")
     options = parser.parse_args(arguments)
     images = load_photo_patches(size=SIZE, n_images=options.n_train + options.n).images
     X, held_out = images[: options.n_train], images[options.n_train :]
@@ -172,7 +173,7 @@ def main(arguments=None):
     for name, (model, formula) in families(X).items():
         row = f"{name:<24}"
         for kind, source in (("held-out", held_out), ("unrelated", X)):
-            median, largest, sigma = errors(model, formula, kind, source, options.n)
+            median, largest, sigma = errors(model, formula, kind, source, options.n, options.seed)
             row += f"{median:>10.1e}{largest:>10.1e}{sigma:>10g}"
         print(row, flush=True)
     error, share = rounding_of_float64(X, options.n)
