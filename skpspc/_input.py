@@ -74,7 +74,7 @@ def where(path, member=None):
 
 
 def reason(error):
-    """What an exception says, in one short line."""
+    """Return the message of an exception, in one short line."""
     said = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, MemoryError):
         said = "it needs more memory than there is"
@@ -107,7 +107,7 @@ def check_size(n_bytes, limit, name, max_bytes, remedy=""):
     limit : int
         ``max_bytes`` or a share of it.
     name : str
-        What is so large.
+        Name of the large thing, for the error.
     max_bytes : int
         The parameter, for the error.
     remedy : str

@@ -143,7 +143,7 @@ def _remedy(X, name):
         return "fit with data_range=(0, 1) to keep their values, with sigma in those units"
     if not 0 <= low <= high <= 255:
         ends = min(low, 0), high
-        return f"fit with data_range={ends}, or the range of the device they come from"
+        return f"fit with data_range={ends}, or the full range of the pixels; sigma has their units"
     cast = "byte()" if isinstance(X, torch.Tensor) else "astype(np.uint8)"
     return (
         f"convert images of 8 bits with {name}.{cast}, or fit with data_range=(0, 255) to keep "
@@ -152,7 +152,7 @@ def _remedy(X, name):
 
 
 def looks_channels_last(shape):
-    """Whether images of a shape are more plausibly (height, width, channels).
+    """Return whether images of a shape are more plausibly (height, width, channels).
 
     The last axis must be a number of channels of images, 1, 3 or 4. The first axis must be no
     such number (at most 4), unless it equals the second: (4, 4, 3) is a square of 4 x 4 pixels.
@@ -210,7 +210,7 @@ def warn_if_far(estimator, z, sigma):
 
 
 def _seem_halved(estimator, flat, sigma):
-    """Whether noisy images seem to be on [0, 1] where the training images are on [-1, 1]."""
+    """Return whether noisy images seem to be on [0, 1] where the training images are on [-1, 1]."""
     training_set = getattr(estimator, "training_set_", None)
     if training_set is None or not training_set.is_uint8 or estimator.data_range is not None:
         return False

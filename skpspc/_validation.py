@@ -134,7 +134,7 @@ def check_finite(result, dtype, name, remedy="divide images and noise levels by 
     dtype : torch.dtype
         In which it was computed.
     name, remedy : str
-        What it is and what to do, for the error.
+        Name of the result and remedy, for the error.
 
     Raises
     ------
@@ -361,7 +361,7 @@ def _dense(tensor, name):
 
 
 def _has_values(tensor):
-    """Whether the numbers of a tensor can be read."""
+    """Return whether the numbers of a tensor can be read."""
     try:
         tensor.detach()[(slice(1),) * tensor.ndim].tolist()
     except (RuntimeError, NotImplementedError):
@@ -370,7 +370,7 @@ def _has_values(tensor):
 
 
 def _as_array(X):
-    """What has ``__array__`` as an array of the dtype it has."""
+    """Return an object with ``__array__`` as an array, with its dtype."""
     if isinstance(X, np.ndarray):
         return X
     array = np.asarray(X)
@@ -619,7 +619,7 @@ def check_labels(y, n, weight):
 
 
 def _is_one_hot(y):
-    """Whether y has several columns, with a single 1 in every row and 0 elsewhere."""
+    """Return whether y has several columns, with a single 1 in every row and 0 elsewhere."""
     if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind not in "biufO":
         return False
     is_one = y == 1
