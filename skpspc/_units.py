@@ -1,12 +1,12 @@
 """Units of images and noise levels: the data range, and warnings where units seem to differ."""
 
 import math
-import warnings
 from numbers import Integral, Real
 
 import numpy as np
 import torch
 
+from ._warnings import warn
 from .support.training_set import DEFAULT_RANGE
 
 _MANY = 1000  # training images that are looked at, at most
@@ -168,7 +168,7 @@ def warn_once(estimator, topic, message):
     said = estimator._warned
     if topic not in said:
         said.add(topic)
-        warnings.warn(message, UserWarning, stacklevel=4)
+        warn(message)
 
 
 def warn_if_far(estimator, z, sigma):

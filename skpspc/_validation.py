@@ -12,6 +12,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, _num_samples, validate_data
 
 from ._units import check_integers, looks_channels_last
+from ._warnings import warn
 from .support import Labels, clip_size
 from .support.training_set import DEFAULT_RANGE, to_compute
 
@@ -453,11 +454,9 @@ def warn_if_clipped(patch_size, image_shape):
     """Warn where a patch is larger than the image (an axis of length 1 is no axis)."""
     short = [side for side in image_shape[1:] if 1 < side < patch_size]
     if short:
-        warnings.warn(
+        warn(
             f"patch_size={patch_size} is larger than the image {image_shape}; it is clipped to "
-            f"{clip_size(patch_size, image_shape)}. Pass at most {min(short)} to avoid this.",
-            UserWarning,
-            stacklevel=5,
+            f"{clip_size(patch_size, image_shape)}. Pass at most {min(short)} to avoid this."
         )
 
 
