@@ -16,8 +16,7 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import check_scalar
 
-from ._limits import MAX_BYTES
-
+MAX_BYTES = 2**33  # default of ``max_bytes``: memory for the contents of one file, 8 GiB
 _IMAGE_SHARE = 32  # one image, encoded or decoded: 256 MiB by default
 _TEXT_SHARE = 128  # JSON: 64 MiB by default, and some 20 times as much once parsed
 _DEFLATE_RATIO = 1032  # the largest that deflate reaches

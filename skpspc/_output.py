@@ -1,12 +1,10 @@
-"""Results to a file: checked before the work, and whole or not there after it."""
+"""Results to a file: checked before the work, and whole or absent after it."""
 
 import contextlib
 import hashlib
 import os
 import tempfile
 from pathlib import Path
-
-from ._interrupt import InterruptsHeld
 
 SUFFIXES = (".png", ".npy", ".npz")
 _KINDS = {
@@ -18,22 +16,18 @@ _KINDS = {
 
 
 def check_output(path, suffixes=SUFFIXES):
-    """Find out before any work whether ``path`` can be written.
+    """Return ``path`` as a `Path`, if a file can be written there.
 
     Parameters
     ----------
     path : str or path
     suffixes : tuple of str, default (".png", ".npy", ".npz")
-        Those that it may have.
-
-    Returns
-    -------
-    Path
+        Suffixes that are allowed.
 
     Raises
     ------
     ValueError
-        If the suffix is unknown or something other than a file has this name.
+        If the suffix is not allowed or something other than a file has this name.
     OSError
         If the folder is missing or cannot be written to.
     """
@@ -70,7 +64,7 @@ def write_output(path, picture, arrays):
     Parameters
     ----------
     path : Path
-        As returned by :func:`check_output`. Replaced in one step once all is written.
+        From :func:`check_output`. Replaced in one step once all is written.
     picture : callable
         Returns the picture, (height, width, 3) uint8; called for ``.png`` only.
     arrays : dict of str to array
@@ -80,7 +74,7 @@ def write_output(path, picture, arrays):
     from PIL import Image
 
     suffix = path.suffix.lower()
-    with InterruptsHeld(), replacing(path) as file:
+    with replacing(path) as file:
         if suffix == ".png":
             Image.fromarray(picture()).save(file, format="PNG")
         elif suffix == ".npy":
@@ -89,20 +83,11 @@ def write_output(path, picture, arrays):
             np.savez(file, **arrays)
 
 
-def write_text(path, text):
-    """Write text to a ``path`` that :func:`check_output` returned, in one step."""
-    with InterruptsHeld(), replacing(path) as file:
-        file.write(text.encode())
-
-
 @contextlib.contextmanager
 def replacing(path):
-    """Give a file to write to, which takes the place of ``path`` once it is safe on the disk.
+    """Yield a file to write to, which replaces ``path`` once its bytes are on the disk.
 
-    Parameters
-    ----------
-    path : Path
-        A symbolic link stays one.
+    A symbolic link stays a link; its target is replaced.
     """
     path = path.resolve()
     unfinished = _unfinished(path)
@@ -120,12 +105,12 @@ def replacing(path):
 
 
 def remove_unfinished(path):
-    """Remove the half-written file of a run that was killed while it wrote ``path``."""
+    """Remove the file of a run that was killed while it wrote ``path``."""
     _unfinished(path.resolve()).unlink(missing_ok=True)
 
 
 def _unfinished(path):
-    """Where the file is written; one name for each path, so that leftovers are found."""
+    """Return the path to write to first, one for each ``path``, so that leftovers are found."""
     return path.with_name(f".skpspc-{hashlib.sha256(path.name.encode()).hexdigest()[:12]}")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from helpers import FEW, few_digits
 from skpspc import PatchSchedule, PSPCDenoiser
-from skpspc._schedule_file import read_schedule, schedule_text
+from skpspc.cli._schedule_file import read_schedule, schedule_text
 from skpspc.inspection import calibrate_patch_size
 
 QUICK = ["calibrate", "--sigmas", "2,0.1", "--sizes", "8,1,3", "-n", 6, *FEW]
@@ -28,7 +28,7 @@ def test_the_file_is_what_the_function_finds(run):
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["sigma", "size", "mean", "squared", "error"]
     assert lines[1].split()[:2] == ["0.1", str(schedule.sizes[0])]
-    assert lines[-1] == "on 6 images held out of the data; 54 others were known"
+    assert lines[-1] == "on 6 held-out images, with 54 training images"
     assert result.stderr == ""
 
 
@@ -74,7 +74,7 @@ def test_a_schedule_as_text_and_back(tmp_path):
         (["--sigmas", "nan"], 1, "sigmas must be finite and non-negative"),
         (["--sizes", "2.5"], 2, "must be integers separated by commas, such as 3,5,9"),
         (["--sizes", "9"], 1, "sizes must be ints between 1 and 8"),
-        (["-n", "60"], 1, "taking 60 of 60 images out leaves none to train on; lower -n"),
+        (["-n", "60"], 1, "holding 60 of 60 images out leaves none to train on; lower -n"),
         (["-n", "0"], 2, "0 is not in the range x>=1"),
         (["--data", "nowhere"], 1, "'digits', 'photos', a .zip of images in"),
         (["--out", "schedule.txt"], 2, "must be one of .json (a schedule)"),

@@ -18,10 +18,11 @@ from PIL import Image
 import skpspc
 from helpers import FEW, few_digits
 from skpspc import EmpiricalDenoiser, PSPCDenoiser
+from skpspc._input import MAX_BYTES
 from skpspc._output import check_output, write_output
-from skpspc._picture import image_grid
 from skpspc.cli import _work
 from skpspc.cli._commands import commands
+from skpspc.cli._picture import image_grid
 from skpspc.datasets import load_digits_images
 from skpspc.sampling import SAMPLERS
 
@@ -143,7 +144,7 @@ def test_output_keeps_links_and_the_usual_permissions(tmp_path):
 def test_output_is_checked_before_any_work(run, monkeypatch, command, out, message):
     Path("folder.png").mkdir()
     Path("file.png").touch()
-    monkeypatch.setattr(_work, "load", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr(_work, "load", lambda *_, **__: pytest.fail("work was done"))
     result = run(
         command, "--sigma" if command == "denoise" else "--sigma-min", 1, "--out", out, status=2
     )
@@ -475,6 +476,7 @@ def test_help(run, command):
     assert text.startswith("Usage:")
     if command:
         assert "--data" in text and "--out" in text
+        assert f"default: {MAX_BYTES / 2**30:g} GiB" in " ".join(text.split())
 
 
 def test_long_schedules_are_recorded_in_full(run, tmp_path):

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from skpspc import load_network
 from skpspc._input import map_array, reading
-from skpspc._schedule_file import read_schedule
+from skpspc.cli._schedule_file import read_schedule
 from skpspc.datasets import load_edm_zip, load_image_folder, load_npz
 
 GIGABYTES = 1_500_000_000

@@ -116,7 +116,7 @@ def test_the_handler_is_there_before_any_library(tmp_path):
     program = """
 import sys
 from skpspc.cli import main
-from skpspc import _interrupt, cli
+from skpspc import cli
 def end_on_interrupt():
     others = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
     others -= started

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner
 
 from helpers import FEW
-from skpspc import _state
-from skpspc._state import read_state, write_state
+from skpspc.cli import _state
 from skpspc.cli._commands import commands
+from skpspc.cli._state import read_state, write_state
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -199,6 +199,6 @@ def test_every_damaged_state_is_refused(tmp_path):
 
 
 def test_a_name_that_leaves_no_room_for_the_state_is_refused_before_any_work(run, monkeypatch):
-    monkeypatch.setattr("skpspc.cli._work.load", lambda *_: pytest.fail("work was done"))
+    monkeypatch.setattr("skpspc.cli._work.load", lambda *_, **__: pytest.fail("work was done"))
     result = run(*SAMPLE, "--out", "a" * 250 + ".npy", status=1)
     assert "File name too long" in result.stderr

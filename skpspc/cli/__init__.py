@@ -1,6 +1,6 @@
 """The command line: ``skpspc sample``, ``skpspc denoise`` and ``skpspc calibrate``."""
 
-from .._interrupt import end_on_interrupt, ignore_interrupts
+from ._interrupt import end_on_interrupt, ignore_interrupts
 
 
 def main():

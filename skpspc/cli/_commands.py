@@ -5,10 +5,10 @@ import sys
 import click
 
 from .. import __version__
-from .._calibrate import calibrate
-from .._interrupt import InterruptsHeld, say_on_interrupt
-from .._options import check_finite, in_sentences, shared_options
 from .._output import write_output
+from ._calibrate import calibrate
+from ._interrupt import InterruptsHeld, say_on_interrupt
+from ._options import checked_by, finite, in_sentences, shared_options
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -43,8 +43,8 @@ commands.add_command(calibrate)
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on from the state of an unfinished run of the same command, which lies beside the "
-    "output as PATH.partial; start anew where there is none.",
+    help="Continue an unfinished run of the same command from its state, PATH.partial; start from "
+    "the beginning where there is no state.",
 )
 @in_sentences
 def sample(
@@ -56,32 +56,29 @@ def sample(
     sigma_max,
     resume,
     data,
-    max_images,
-    image_size,
-    channels,
-    max_bytes,
     denoiser,
     patch_size,
     seed,
     device,
     quiet,
     out,
+    **selection,
 ):
     """Draw new images.
 
-    Prints how far, on average, a sample is from the training image nearest to it. The state of the
-    run is kept in PATH.partial after every step, and is removed once the output is written.
+    Prints the distances of the samples to their nearest training images. Every step saves the
+    state of the run in PATH.partial, which is removed once the output is written.
     """
-    from .._picture import image_grid
-    from .._state import check_state, fingerprint, keeping_state, read_state
     from ..inspection import nearest_training_images
     from ..sampling import SAMPLERS
+    from ._picture import image_grid
+    from ._state import check_state, fingerprint, keeping_state, read_state
     from ._work import central, class_number, load, make_denoiser, patch_size_text
 
     state = out.with_name(out.name + ".partial")
     unfinished = check_state(state, resume)
     estimator = make_denoiser(denoiser, patch_size, seed, device)
-    loaded = load(data, max_images, image_size, channels, max_bytes, out)
+    loaded = load(data, out, **selection)
     images = loaded.images
     walk = {
         "n_steps": n_steps,
@@ -118,8 +115,7 @@ def sample(
         state.unlink(missing_ok=True)
         say_on_interrupt(f"interrupted when '{out}' was written.")
     if not quiet:
-        known = central(images, samples.shape[2:])
-        distances, _ = nearest_training_images(samples, known)
+        distances, _ = nearest_training_images(samples, central(images, samples.shape[2:]))
         click.echo(
             f"{out}: {len(samples)} samples; root mean square distance a pixel to the nearest "
             f"training {'patch' if denoiser == 'patch' else 'image'}: "
@@ -132,7 +128,7 @@ def sample(
 @click.option(
     "--sigma",
     type=click.FloatRange(min=0),
-    callback=check_finite,
+    callback=checked_by(finite),
     required=True,
     help="Standard deviation of the noise.",
 )
@@ -149,67 +145,45 @@ def sample(
     "n",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Without --z: take N images out of --data, add noise to them, and use the "
-    "others as training images.  [default: 8]",
+    help="Without --z: hold N images out of --data, add noise to them, and train on the others.  "
+    "[default: 8]",
 )
 @in_sentences
-def denoise(
-    sigma,
-    z_path,
-    n,
-    data,
-    max_images,
-    image_size,
-    channels,
-    max_bytes,
-    denoiser,
-    patch_size,
-    seed,
-    device,
-    quiet,
-    out,
-):
+def denoise(sigma, z_path, n, data, denoiser, patch_size, seed, device, quiet, out, **selection):
     """Remove noise, from your images or from held-out images of the data.
 
-    A picture shows in its rows the clean images (if they are known), the noisy, the denoised.
+    The rows of a picture are the clean images (without --z), the noisy and the denoised images.
     """
     if z_path is not None and n is not None:
         raise click.UsageError("give --z or -n, not both.")
     import numpy as np
 
-    from .._picture import image_grid
-    from ._work import (
-        central,
-        hold_out,
-        load,
-        make_denoiser,
-        patch_size_text,
-        read_noisy,
-        summary,
-    )
+    from ._picture import image_grid
+    from ._work import central, hold_out, load, make_denoiser, patch_size_text, read_noisy, summary
 
     estimator = make_denoiser(denoiser, patch_size, seed, device)
-    images = load(data, max_images, image_size, channels, max_bytes, out).images
+    images = load(data, out, **selection).images
     if z_path is None:
         held_out, images, clean, z = hold_out(images, n or 8, sigma, seed)
-        known = {"clean": clean, "held_out": held_out}
+        origin = {"clean": clean, "held_out": held_out}
     else:
-        z, known = read_noisy(z_path), {}
+        z, origin = read_noisy(z_path), {}
     denoised = estimator.fit(images).denoise(z, sigma)
 
-    rows = [known["clean"], z, denoised] if known else [z, denoised]
+    rows = [clean, z, denoised] if origin else [z, denoised]
     if denoiser == "patch":
         rows = [central(row, denoised.shape[2:]) for row in rows]
     arrays = {
         "denoised": denoised,
         "noisy": z,
-        **known,
+        **origin,
         "sigma": sigma,
         "denoiser": type(estimator).__name__,
         "patch_size": patch_size_text(estimator),
         "seed": seed,
     }
-    write_output(out, lambda: image_grid(np.concatenate(rows), n_columns=len(z)), arrays)
-    say_on_interrupt(f"interrupted when '{out}' was written.")
+    with InterruptsHeld():
+        write_output(out, lambda: image_grid(np.concatenate(rows), n_columns=len(z)), arrays)
+        say_on_interrupt(f"interrupted when '{out}' was written.")
     if not quiet:
         click.echo(f"{out}: {summary(rows, len(images), sigma)}")

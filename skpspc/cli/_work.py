@@ -1,4 +1,4 @@
-"""Work of ``sample`` and ``denoise``, which import this module when they run: it takes seconds."""
+"""Functions of the commands that need NumPy and torch, imported when a command runs."""
 
 import click
 import numpy as np
@@ -6,11 +6,10 @@ import torch
 
 from .. import EmpiricalDenoiser, PatchDenoiser, PatchSchedule, PSPCDenoiser
 from .._input import map_array
-from .._options import check_held_out
-from .._picture import check_picturable
-from .._schedule_file import schedule_text
 from ..datasets._files import load_images
 from ..support.training_set import to_compute
+from ._picture import check_picturable
+from ._schedule_file import schedule_text
 
 
 def make_denoiser(name, patch_size, seed, device):
@@ -29,23 +28,21 @@ def make_denoiser(name, patch_size, seed, device):
 
 
 def patch_size_text(denoiser):
-    """Return the patch size in full, by which runs are told apart; a schedule as JSON."""
+    """Return the patch size as text, a schedule as JSON with every entry; "" without patches."""
     patch_size = denoiser.get_params().get("patch_size", "")
     return schedule_text(patch_size) if isinstance(patch_size, PatchSchedule) else str(patch_size)
 
 
-def load(data, max_images, image_size, channels, max_bytes, out):
-    """Load the training images, and refuse those that ``out`` cannot show."""
-    loaded = load_images(
-        data, max_images=max_images, size=image_size, channels=channels, max_bytes=max_bytes
-    )
+def load(data, out, **selection):
+    """Load the training images; refuse those that a picture ``out`` cannot show."""
+    loaded = load_images(data, **selection)
     if out.suffix.lower() == ".png":
         check_picturable(loaded.images.shape)
     return loaded
 
 
 def class_number(label, loaded):
-    """Return the number of a class that is given by its name."""
+    """Return the number of the class that is called ``label``."""
     if loaded.target is None:
         raise ValueError("--label is for data with classes, and this data has none.")
     numbers = np.unique(loaded.target).tolist()
@@ -54,6 +51,14 @@ def class_number(label, loaded):
     if label not in names:
         raise ValueError(f"--label must be one of {', '.join(names)}; got {label!r}.")
     return numbers[names.index(label)]
+
+
+def check_held_out(n, images):
+    """Raise if no training image would be left."""
+    if n >= len(images):
+        raise ValueError(
+            f"holding {n} of {len(images)} images out leaves none to train on; lower -n."
+        )
 
 
 def hold_out(images, n, sigma, seed):
@@ -82,8 +87,8 @@ def _as_float(images):
 
 
 def central(images, shape):
-    """Crop to the central patch, the one that the patch denoiser answers for."""
-    top, left = ((whole - part) // 2 for whole, part in zip(images.shape[2:], shape, strict=True))
+    """Crop images to the central patch, for which `PatchDenoiser` answers."""
+    top, left = ((side - kept) // 2 for side, kept in zip(images.shape[2:], shape, strict=True))
     return images[:, :, top : top + shape[0], left : left + shape[1]]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from .._input import (
+    MAX_BYTES,
     ArrayArchive,
     check_max_bytes,
     check_size,
@@ -19,7 +20,6 @@ from .._input import (
     text_limit,
     where,
 )
-from .._limits import MAX_BYTES
 from .._repr import ShortBunch
 from ._decode import check_channels, check_count, fill, hidden, image_names
 from ._embedded import load_digits_images, load_photo_patches

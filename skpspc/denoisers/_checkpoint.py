@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch.nn.parameter import is_lazy
 
 from .._input import (
+    MAX_BYTES,
     UnreadableFileError,
     check_max_bytes,
     check_size,
@@ -19,7 +20,6 @@ from .._input import (
     reason,
     where,
 )
-from .._limits import MAX_BYTES
 
 # Where checkpoints of training scripts keep the network, the one to sample from first.
 _WRAPPERS = ("ema", "state_dict", "model_state_dict", "model")

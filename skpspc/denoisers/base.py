@@ -9,8 +9,8 @@ from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context
 from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
 
-from .._progress import progress
 from .._threads import torch_threads
 from .._units import (
     check_data_range,
@@ -422,7 +422,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             with torch.no_grad(), torch_threads():
                 denoise = self._conditional_walker(y, guidance, len(z))
                 walk = steps(denoise, z, sigmas[:-1])
-                for z in progress(walk, n_steps, verbose):
+                for z in tqdm(walk, "sampling", n_steps, disable=verbose <= 0):
                     done += 1
                     if done > n_steps:
                         break

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
+from tqdm.auto import tqdm
 
-from .._progress import progress
 from .._threads import torch_threads
 from ..posterior import (
     Posterior,
@@ -242,7 +242,7 @@ class IndexedDenoiser(BandwidthDenoiser):
 
     def _track(self, blocks):
         """Blocks of images on their way into an index, with a progress bar if one is wanted."""
-        return progress(blocks, None, self.verbose, what="indexing")
+        return tqdm(blocks, "indexing", disable=self.verbose <= 0)
 
     def _nearest(self, z, sigma, training_set, neighbours):
         """Posterior from as many neighbours as are wanted at each sigma."""

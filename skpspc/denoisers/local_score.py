@@ -6,8 +6,8 @@ from functools import partial
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
+from tqdm.auto import tqdm
 
-from .._progress import progress
 from ..posterior import (
     equivariant_posterior,
     local_posterior,
@@ -270,6 +270,6 @@ class LocalScoreDenoiser(BaseDenoiser):
         """The index of the patches of a dictionary; made at the first call."""
 
         def track(parts):
-            return progress(parts, len(parts), self.verbose, what="indexing patches")
+            return tqdm(parts, "indexing patches", disable=self.verbose <= 0)
 
         return self._cells.of(dictionary, track)

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from .._input import load_arrays, map_array, reading
 from .._output import check_output, write_output
-from .._progress import progress
 from .._validation import as_tensor
 from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid
@@ -159,7 +159,7 @@ def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, 
     maps = run.opened()
     height, width = maps.shape[1:3]
     todo = range(run.done, len(maps) * height)
-    for block in progress(todo, len(todo), verbose, what="heat maps"):
+    for block in tqdm(todo, "heat maps", disable=verbose <= 0):
         level, row = divmod(block, height)
         sigma = float(run.grid[level])
         pixels = [(row, column) for column in range(width)]

@@ -37,7 +37,7 @@ from safetensors.torch import save
 
 from skpspc import load_network
 from skpspc._input import load_arrays, map_array
-from skpspc._schedule_file import read_schedule
+from skpspc.cli._schedule_file import read_schedule
 from skpspc.datasets import load_edm_zip, load_image_folder, load_npz
 
 MAX_BYTES = 2**26

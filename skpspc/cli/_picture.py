@@ -4,24 +4,22 @@ import math
 
 import numpy as np
 
-_GAP = 2  # pixels between tiles
-_TILE = 64  # pixels that a tile's longer side has at least
 _WHITE = 255
 
 
-def image_grid(images, n_columns=None, *, gap=_GAP, min_tile=_TILE):
+def image_grid(images, n_columns=None, *, gap=2, min_tile=64):
     """Arrange images in rows, enlarged by a whole factor where they are small.
 
     Parameters
     ----------
     images : array of shape (n, C, H, W)
         uint8, or floats in [-1, 1], clipped to that range. C is 1 (gray) or 3 (RGB).
-    n_columns : int or None, default=None
+    n_columns : int or None, default None
         None makes the picture as square as whole rows allow.
-    gap : int, default=2
+    gap : int, default 2
         White pixels around every image.
-    min_tile : int, default=64
-        Images whose longer side is smaller are repeated pixel by pixel until it is not.
+    min_tile : int, default 64
+        Pixels of the longer side of every image, at least: smaller images are enlarged.
 
     Returns
     -------
@@ -30,7 +28,7 @@ def image_grid(images, n_columns=None, *, gap=_GAP, min_tile=_TILE):
     Raises
     ------
     ValueError
-        If there are no images or their shape is not that of pictures.
+        If there are no images or they have another number of channels.
     """
     images = np.asarray(images)
     check_picturable(images.shape)
@@ -52,7 +50,7 @@ def image_grid(images, n_columns=None, *, gap=_GAP, min_tile=_TILE):
 
 
 def check_picturable(shape):
-    """Refuse shapes that are not (n, 1 or 3, H, W)."""
+    """Raise for shapes other than (n, 1 or 3, H, W)."""
     if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
         raise ValueError(
             f"a picture needs images of shape (n, 1 or 3, H, W), got {tuple(shape)}; write "

@@ -1,8 +1,8 @@
 """Ctrl-C ends a command with one sentence and status 130, whatever the command is doing.
 
-The handler ends the process itself. An exception would be lost in a destructor, break an import
-half-way, or come back as a traceback at exit. Imports the standard library only: the handler is
-installed before anything else is loaded.
+The handler ends the process itself: an exception could be lost in a destructor, break an import
+half-way, or come back as a traceback at exit. It is installed before any other module is loaded,
+so this module imports the standard library only.
 """
 
 import os
@@ -11,21 +11,21 @@ import signal
 STATUS = 130  # 128 + SIGINT, as shells report it
 
 _sentence = (
-    "interrupted before there was anything to keep; nothing was written. The same command, with "
-    "the same seed, computes it again."
+    "interrupted before any result was kept; nothing was written. The same command with the same "
+    "seed computes the result again."
 )
 _n_held = 0
 _pending = False
 
 
 def end_on_interrupt():
-    """Install the handler, unless Ctrl-C is ignored, as ``nohup`` and shells have it."""
+    """Install the handler, unless Ctrl-C is ignored, as it is under ``nohup``."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
 
 
 def ignore_interrupts():
-    """Ignore Ctrl-C from here on."""
+    """Ignore Ctrl-C from now on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
@@ -36,7 +36,7 @@ def say_on_interrupt(sentence):
 
 
 class InterruptsHeld:
-    """Context in which Ctrl-C waits: the process ends when the block has."""
+    """Context that delays Ctrl-C until the block ends."""
 
     def __enter__(self):
         global _n_held

@@ -1,4 +1,4 @@
-"""State of an unfinished ``skpspc sample``: kept after every step, read by ``--resume``."""
+"""State of an unfinished ``skpspc sample``: saved after every step, read by ``--resume``."""
 
 import hashlib
 import json
@@ -9,18 +9,13 @@ import torch
 from safetensors import safe_open
 from safetensors.numpy import save
 
-from ._input import reading
+from .._input import reading
+from .._output import remove_unfinished, replacing
 from ._interrupt import InterruptsHeld, say_on_interrupt
-from ._output import remove_unfinished, replacing
 
 
 def fingerprint(*arrays):
-    """SHA-256 of arrays, their shapes and dtypes; None is allowed among them.
-
-    Returns
-    -------
-    str
-    """
+    """Return a SHA-256 of arrays or None, with their shapes and dtypes, in hexadecimal."""
     digest = hashlib.sha256()
     for array in arrays:
         if array is None:
@@ -38,11 +33,11 @@ def write_state(path, z, done, settings):
     ----------
     path : Path
     z : array of shape (n, C, H, W)
-        The noisy images reached.
+        Noisy images after the last step.
     done : int
-        Steps done.
-    settings : dict
-        Every setting that the samples depend on, as JSON knows it.
+        Number of steps done.
+    settings : dict of JSON values
+        Every setting that the samples depend on.
     """
     text = json.dumps({"done": done, **settings})
     metadata = {"state": text, "sha256": _checksum(text, z)}
@@ -51,49 +46,44 @@ def write_state(path, z, done, settings):
 
 
 def read_state(path, settings):
-    """Return the noisy images reached and the number of steps done.
+    """Return the noisy images (n, C, H, W) and the number of steps done.
 
     Parameters
     ----------
     path : Path
-    settings : dict
-        As for `write_state`; those of the state must be equal.
-
-    Returns
-    -------
-    z : array of shape (n, C, H, W)
-    done : int
+    settings : dict of JSON values
+        Must equal the settings of the state.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is no such state, is damaged, or belongs to a run with other settings.
+        If the file is no state, is damaged, or belongs to a run with other settings.
     """
     failure = "is not the state of a `skpspc sample` or is damaged"
     with reading(path, failure, "delete it to start anew"):
-        with open(path, "rb"):  # what cannot be opened is an OSError that names it
+        with open(path, "rb"):  # `safe_open` raises errors without the name of the file
             pass
         with safe_open(path, "numpy") as file:
             metadata = file.metadata()
             z = file.get_tensor("z")
         if metadata["sha256"] != _checksum(metadata["state"], z):
             raise ValueError("its checksum is wrong")
-        kept = json.loads(metadata["state"])
-        other = [name for name in settings if kept[name] != settings[name]]
+        state = json.loads(metadata["state"])
+        other = [name for name in settings if state[name] != settings[name]]
     if "images" in other:
         raise ValueError(
             f"'{path}' is the state of a run on other training images; give the same --data, or "
             "delete the state to start anew."
         )
     if other:
-        told = ", ".join(f"{name} {kept[name]!r}" for name in other)
+        differences = ", ".join(f"{name} {state[name]!r}" for name in other)
         raise ValueError(
-            f"'{path}' is the state of a run with {told}; give the same options, or delete the "
-            "state to start anew."
+            f"'{path}' is the state of a run with {differences}; give the same options, or delete "
+            "the state to start anew."
         )
-    return z, kept["done"]
+    return z, state["done"]
 
 
 def _checksum(text, z):
@@ -101,17 +91,16 @@ def _checksum(text, z):
 
 
 def keeping_state(sampler, path, settings, start=None):
-    """Return a sampler that keeps its state in a file after each step.
+    """Return a sampler that saves its state after each step.
 
     Parameters
     ----------
     sampler : callable
         ``sampler(denoise, z, sigmas)``, a step of which depends on z and sigmas alone.
     path : Path
-    settings : dict
-        See `write_state`.
+    settings : dict of JSON values
     start : (array, int), default None
-        State to start from, as `read_state` returns it. None: from the beginning.
+        State to continue from, as `read_state` returns it. None: start from noise.
 
     Returns
     -------
@@ -145,18 +134,12 @@ def _interrupted(done, n_steps, path):
 
 
 def check_state(path, resume):
-    """Return whether there is a state to go on from.
-
-    Parameters
-    ----------
-    path : Path
-    resume : bool
-        Whether the command is to go on from a state.
+    """Return whether there is a state, and so a run to continue.
 
     Raises
     ------
     ValueError
-        If there is a state and the command is not to go on from it.
+        If there is a state and the command has no ``--resume``.
     OSError
         If no file can have that name.
     """

@@ -1,0 +1,106 @@
+"""The command ``skpspc calibrate``."""
+
+import functools
+import math
+import sys
+
+import click
+
+from .._output import check_output, replacing
+from ._interrupt import InterruptsHeld
+from ._options import checked_by, data_options, in_sentences, run_options
+from ._schedule_file import schedule_text
+
+
+def _numbers(kind, form):
+    """Return an option's callback that reads numbers separated by commas."""
+
+    def convert(text):
+        try:
+            return [kind(number) for number in text.split(",")]
+        except ValueError as error:
+            raise ValueError(f"must be {form}, got {text!r}") from error
+
+    return checked_by(convert)
+
+
+@click.command()
+@data_options
+@click.option(
+    "--sigmas",
+    callback=_numbers(float, "numbers separated by commas, such as 0.1,0.5,2"),
+    metavar="A,B,...",
+    help="Noise levels.  [default: 0.05,0.1,0.2,...,12.8]",
+)
+@click.option(
+    "--sizes",
+    callback=_numbers(int, "integers separated by commas, such as 3,5,9"),
+    metavar="A,B,...",
+    help="Patch sizes to try.  [default: up to 15, from 1 to the whole image]",
+)
+@click.option(
+    "-n",
+    "--n-images",
+    type=click.IntRange(min=1),
+    default=64,
+    show_default=True,
+    metavar="N",
+    help="Number of images to hold out of the data.",
+)
+@run_options
+@click.option(
+    "--out",
+    callback=checked_by(functools.partial(check_output, suffixes=(".json",))),
+    metavar="PATH",
+    help="Write the schedule here (.json).  [default: to standard output]",
+)
+@in_sentences
+def calibrate(data, sigmas, sizes, n_images, seed, device, quiet, out, **selection):
+    """Choose the patch size for each noise level.
+
+    Denoises held-out images of the data with patches of every size, and writes the sizes with the
+    least error that never fall as sigma grows, as JSON for `skpspc sample --patch-size PATH`.
+    """
+    from .. import PSPCDenoiser
+    from ..datasets._files import load_images
+    from ..inspection import calibrate_patch_size
+    from ._work import check_held_out
+
+    images = load_images(data, **selection).images
+    check_held_out(n_images, images)
+    schedule, table = calibrate_patch_size(
+        PSPCDenoiser(device=device),
+        images,
+        sigmas,
+        sizes=sizes,
+        n_images=n_images,
+        random_state=seed,
+    )
+    spreads = table.standard_errors.tolist()
+    text = schedule_text(
+        schedule,
+        candidates=table.values.tolist(),
+        errors=table.errors.tolist(),
+        standard_errors=[[None if math.isnan(x) else x for x in row] for row in spreads],
+        n_images=table.n,
+        data=data,
+        seed=seed,
+    )
+    if out is None:
+        sys.stdout.write(text)
+    else:
+        with InterruptsHeld(), replacing(out) as file:
+            file.write(text.encode())
+    if not quiet:  # on stderr, where the schedule goes to standard output
+        click.echo(_summary(schedule, table, len(images)), err=out is None)
+
+
+def _summary(schedule, table, n_images):
+    """Return the sizes and their errors as a table for people."""
+    lines = ["   sigma  size  mean squared error"]
+    for row, (sigma, size) in enumerate(zip(schedule.sigmas, schedule.sizes, strict=True)):
+        column = table.values.tolist().index(size)
+        error, spread = table.errors[row, column], table.standard_errors[row, column]
+        lines.append(f"{sigma:8.4g}  {size:4d}  {error:.5f} ± {spread:.5f}")
+    lines.append(f"on {table.n} held-out images, with {n_images - table.n} training images")
+    return "\n".join(lines)
