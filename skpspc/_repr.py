@@ -10,22 +10,19 @@ _SHORT = 8  # entries of a list, or values of an array of one axis, that are sho
 _TEXT = 60  # characters
 
 
+def dtype_name(dtype):
+    """Return the name of a dtype of NumPy or torch, such as "float32"."""
+    return str(dtype).removeprefix("torch.")
+
+
 def described(value):
     """Return a short text for one value.
 
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    str
-        Of an array or tensor: its dtype and shape. Of a long list or text: its beginning and
-        its length. Of an object without a repr of its own: the name of its class.
+    An array or tensor shows its dtype and shape, a long list or text its beginning and its length,
+    and an object without a repr of its own the name of its class.
     """
     if isinstance(value, (np.ndarray, torch.Tensor)):
-        dtype = str(value.dtype).removeprefix("torch.")
-        return f"<{dtype} array of shape {tuple(value.shape)}>"
+        return f"<{dtype_name(value.dtype)} array of shape {tuple(value.shape)}>"
     if isinstance(value, (list, tuple)):
         start, end = "[]" if isinstance(value, list) else "()"
         entries = [described(entry) for entry in value[:_SHORT]]

@@ -6,6 +6,7 @@ from numbers import Integral, Real
 import numpy as np
 import torch
 
+from ._repr import dtype_name
 from ._warnings import warn
 from .support.training_set import DEFAULT_RANGE
 
@@ -17,24 +18,10 @@ _USUAL_WIDTHS = (1.2, 2.6)  # largest less smallest value of images on [-1, 1]
 
 
 def check_data_range(data_range, dtype):
-    """Range of the values of images.
+    """Return the data range (low, high) as floats, or None where it is not declared.
 
-    Parameters
-    ----------
-    data_range : tuple of (low, high) or None
-        As an estimator has it.
-    dtype : torch.dtype
-        Dtype of the training images.
-
-    Returns
-    -------
-    tuple of (low, high) or None
-        Floats. Without a given range: (-1, 1) for uint8 images, None for float images.
-
-    Raises
-    ------
-    ValueError
-        If the range is not two finite numbers, the smaller one first.
+    ``data_range`` is an estimator's parameter, ``dtype`` the torch dtype of the training images.
+    Without a ``data_range``, uint8 images have (-1, 1) and float images None.
     """
     if data_range is None:
         return DEFAULT_RANGE if dtype == torch.uint8 else None
@@ -42,13 +29,7 @@ def check_data_range(data_range, dtype):
 
 
 def checked_range(values, name):
-    """Two finite numbers, the smaller one first, as floats.
-
-    Raises
-    ------
-    ValueError
-        For anything else.
-    """
+    """Return two finite numbers as floats; raise ValueError unless the first is smaller."""
     ends = np.asarray(values, dtype=object).ravel().tolist()
     low, high = ends if len(ends) == 2 and all(isinstance(e, Real) for e in ends) else (0.0, 0.0)
     if not -math.inf < low < high < math.inf:
@@ -59,17 +40,17 @@ def checked_range(values, name):
 
 
 def half_width(data_range):
-    """Half the width of a data range, by which noise levels of [-1, 1] are multiplied; None: 1."""
+    """Return half the width of a data range, the factor of noise levels on [-1, 1]; None: 1."""
     return 1.0 if data_range is None else (data_range[1] - data_range[0]) / 2
 
 
 def middle(data_range):
-    """Middle of a data range, about which samples begin; None: 0."""
+    """Return the middle of a data range, about which samples begin; None: 0."""
     return 0.0 if data_range is None else (data_range[0] + data_range[1]) / 2
 
 
 def sampler_ends(data_range, sigma_min=None, sigma_max=None):
-    """Smallest and largest noise level of a sampler: those given, or 0.002 and 80, scaled."""
+    """Return the smallest and largest noise level of a sampler, by default 0.002 and 80, scaled."""
     half = half_width(data_range)
     ends = {
         "sigma_min": 0.002 * half if sigma_min is None else sigma_min,
@@ -82,18 +63,7 @@ def sampler_ends(data_range, sigma_min=None, sigma_max=None):
 
 
 def check_inside(images, data_range):
-    """Raise if float training images have values outside a data range.
-
-    Parameters
-    ----------
-    images : Tensor
-    data_range : tuple of (low, high) or None
-
-    Raises
-    ------
-    ValueError
-        If a value lies farther outside than rounding explains.
-    """
+    """Raise ValueError if float images exceed a data range by more than rounding explains."""
     if data_range is None or images.dtype == torch.uint8:
         return
     low, high = map(float, images.aminmax())
@@ -107,20 +77,9 @@ def check_inside(images, data_range):
 
 
 def check_integers(X, name, is_declared):
-    """Raise for images of integers other than uint8, whose range nobody stated.
+    """Raise ValueError for integers other than uint8, and bools, whose range is not declared.
 
-    Parameters
-    ----------
-    X : array or Tensor
-    name : str
-        "X" or "Z".
-    is_declared : bool
-        Whether the estimator has a ``data_range``.
-
-    Raises
-    ------
-    ValueError
-        For integers other than uint8, and bools, of no declared range.
+    X is an array or tensor of images, called ``name`` in the error.
     """
     dtype = getattr(X, "dtype", None)
     if isinstance(dtype, torch.dtype):
@@ -130,13 +89,11 @@ def check_integers(X, name, is_declared):
         if getattr(dtype, "kind", "f") == "O" and X.ndim == 4:
             is_integer = all(isinstance(value, Integral) for value in X.flat)
     if is_integer and not is_declared and math.prod(X.shape):
-        raise ValueError(
-            f"{name} has dtype {str(dtype).removeprefix('torch.')}; {_remedy(X, name)}."
-        )
+        raise ValueError(f"{name} has dtype {dtype_name(dtype)}; {_remedy(X, name)}.")
 
 
 def _remedy(X, name):
-    """How to fit images of integers other than uint8, by the values that they have."""
+    """Return the advice for images of integers other than uint8, by their values."""
     values = X.cpu().numpy() if isinstance(X, torch.Tensor) else X
     low, high = int(values.min()), int(values.max())
     if low >= 0 and high <= 1:
@@ -151,35 +108,17 @@ def _remedy(X, name):
     )
 
 
-def looks_channels_last(shape):
-    """Return whether images of a shape are more plausibly (height, width, channels).
-
-    The last axis must be a number of channels of images, 1, 3 or 4. The first axis must be no
-    such number (at most 4), unless it equals the second: (4, 4, 3) is a square of 4 x 4 pixels.
-    Last two axes that are equal are a square with many channels, or a table: (16, 4, 4) and
-    (24, 1, 1) are (channels, height, width).
-    """
-    first, second, last = shape
-    return last in (1, 3, 4) and second != last and (first > 4 or first == second > last)
-
-
 def warn_once(estimator, topic, message):
     """Warn about a topic, once between two fits of an estimator."""
-    said = estimator._warned
-    if topic not in said:
-        said.add(topic)
+    if topic not in estimator._warned:
+        estimator._warned.add(topic)
         warn(message)
 
 
 def warn_if_far(estimator, z, sigma):
-    """Warn where noisy images lie far from the values of the training images.
+    """Warn if noisy images (n, ...) lie far from the values of the training images.
 
-    Parameters
-    ----------
-    estimator : BaseDenoiser
-        Fitted.
-    z : Tensor of shape (n, ...)
-    sigma : Tensor of shape (n,)
+    ``sigma`` has shape (n,); the estimator is fitted.
     """
     limits = getattr(estimator, "_limits", None)
     if limits is None or not len(z):
@@ -214,24 +153,28 @@ def _seem_halved(estimator, flat, sigma):
     training_set = getattr(estimator, "training_set_", None)
     if training_set is None or not training_set.is_uint8 or estimator.data_range is not None:
         return False
-    # more noise than this would hide the range, unless there is none of it in the images
+    # more noise would hide the range, unless the images have none in spite of sigma
     noise = torch.where(sigma < 0.1, 5 * sigma, 0.0)
     low, high = flat.amin(1), flat.amax(1)
     if not ((low >= -noise) & (high <= 1 + noise)).all() or high.max() < 0.5:
         return False
-    some = training_set.subset(slice(None, None, max(1, len(training_set) // _MANY)))
-    n_bright = int((some.images.flatten(1).amin(1) > 127).sum())
-    return ((n_bright + 0.5) / (len(some) + 1)) ** len(flat) < _UNLIKELY
+    examples = _evenly_spaced(training_set)
+    n_bright = int((examples.images.flatten(1).amin(1) > 127).sum())
+    return ((n_bright + 0.5) / (len(examples) + 1)) ** len(flat) < _UNLIKELY
+
+
+def _evenly_spaced(training_set):
+    """Return about ``_MANY`` images of a training set, evenly spaced."""
+    return training_set.subset(slice(None, None, max(1, len(training_set) // _MANY)))
 
 
 def warn_if_small(estimator, sigma_max):
-    """Warn where noise of the largest level of a sampler does not drown the training images."""
+    """Warn if noise of the largest level of a sampler does not drown the training images."""
     training_set = getattr(estimator, "training_set_", None)
     if training_set is None:
         return
-    rows = slice(0, len(training_set), max(1, len(training_set) // _MANY))
-    some = training_set.subset(torch.arange(len(training_set))[rows])
-    spread = float(some.take(slice(0, len(some)), torch.float64).std(correction=0))
+    examples = _evenly_spaced(training_set)
+    spread = float(examples.take(slice(0, len(examples)), torch.float64).std(correction=0))
     if sigma_max < _LARGE * spread:
         warn_once(
             estimator,
@@ -243,13 +186,9 @@ def warn_if_small(estimator, sigma_max):
 
 
 def warn_if_unusual(estimator, what):
-    """Warn where noise levels for images on [-1, 1] are used with floats of another width.
+    """Warn if noise levels for images on [-1, 1] are used with floats of another width.
 
-    Parameters
-    ----------
-    estimator : BaseDenoiser
-    what : str
-        Whose noise levels they are, the subject of the sentence.
+    ``what`` names the noise levels: the subject of the sentence.
     """
     limits = getattr(estimator, "_limits", None)
     _, height, width = estimator.image_shape_

@@ -1,4 +1,4 @@
-"""Everything that comes in is checked here, and remembers how to go back out."""
+"""Checks of images, noise levels, weights and labels of the user, in any container."""
 
 import math
 import numbers
@@ -11,15 +11,16 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, _num_samples, validate_data
 
-from ._units import check_integers, looks_channels_last
+from ._repr import dtype_name
+from ._units import check_integers
 from ._warnings import warn
 from .support import Labels, clip_size
 from .support.training_set import DEFAULT_RANGE, to_compute
 
-# Kept as they are; every other dtype becomes the first.
-_NUMPY_DTYPES = [np.float64, np.float32, np.uint8]
-# Kinds of NumPy dtypes that hold no real numbers, and the remedy.
+_NUMPY_DTYPES = [np.float64, np.float32, np.uint8]  # every other dtype becomes the first
+_TORCH_DTYPES = (torch.float64, torch.float32, torch.uint8)
 _STRINGS = "strings; convert them to numbers first"
+# Kinds of NumPy dtypes that hold no real numbers, and the remedy.
 _NO_NUMBERS = {
     **dict.fromkeys("USTa", _STRINGS),
     "M": "dates; pass numbers",
@@ -29,19 +30,12 @@ _NO_NUMBERS = {
 # Smallest and largest magnitude of images of which a dtype computes everything: squares, and their
 # sums, as well. Noise levels far below the images count as zero.
 _RANGES = {torch.float32: (1e-16, 1e16), torch.float64: (1e-60, 1e60)}
+_SCALE = "divide images and noise levels by a common factor"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How images came in, to give results back alike.
-
-    Attributes
-    ----------
-    is_torch, is_flat : bool
-    dtype : torch.dtype
-        float32 or float64.
-    device : torch.device
-    """
+    """Container, axes, float dtype (float32 or float64) and device of the images that came in."""
 
     is_torch: bool
     is_flat: bool
@@ -49,7 +43,7 @@ class Layout:
     device: torch.device
 
     def restore(self, tensor, *, images=True):
-        """A result in the container, layout, dtype and device of the input; bool stays bool."""
+        """Return a result in the layout of the input; bool stays bool."""
         if images and self.is_flat:
             tensor = tensor.flatten(1)
         dtype = torch.bool if tensor.dtype == torch.bool else self.dtype
@@ -58,26 +52,13 @@ class Layout:
 
 
 def check_training_images(estimator, X, *, reset):
-    """Training images as a tensor (n, C, H, W) in a dtype of the library, and their layout.
+    """Return training images as a tensor (n, C, H, W), and their `Layout`.
 
-    Parameters
-    ----------
-    estimator : BaseDenoiser
-        Its ``image_shape`` shapes a flat X; ``n_features_in_`` is set where ``reset``.
-    X : array or Tensor of shape (n, C, H, W) or (n, d)
-    reset : bool
-        Whether X defines the image shape, or must have the known one.
-
-    Returns
-    -------
-    images : Tensor of shape (n, C, H, W)
-        uint8, float32 or float64; shares memory with X where it can.
-    layout : Layout
-
-    Raises
-    ------
-    ValueError
-        For NaN, infinity, no images, values out of range, or shapes that do not fit.
+    X is an array or tensor (n, C, H, W) or (n, d); the estimator's ``image_shape`` shapes flat
+    images. With ``reset`` X defines the image shape, and ``n_features_in_`` is set; without it X
+    must have the fitted shape. The tensor is uint8, float32 or float64, and shares memory with X
+    where possible. Raises ValueError for NaN, infinity, no images, values out of range, or shapes
+    that do not fit.
     """
     given, X = X, as_container(X, "X")
     n_axes = getattr(X, "ndim", 2)
@@ -93,7 +74,7 @@ def check_training_images(estimator, X, *, reset):
     image_shape = declared_shape(estimator, X) if reset else estimator.image_shape_
     if is_image and tuple(X.shape[1:]) != image_shape:
         remedy = "reshape X, or set image_shape=None to take the shape from X"
-        if _swapped(X.shape[1:]) == image_shape:
+        if _channels_first(X.shape[1:]) == image_shape:
             remedy = f"pass {_transposition(X, 'X')}"
         raise ValueError(
             f"X holds images of shape {tuple(X.shape[1:])} (channels, height, width), expected "
@@ -111,74 +92,45 @@ def check_training_images(estimator, X, *, reset):
     return flat.view(-1, *image_shape), layout
 
 
-def _check_magnitude(images, dtype, name, smallest=0.0):
-    """Refuse floats whose largest magnitude is not zero and out of the range of a dtype."""
-    if images.dtype == torch.uint8:
-        return
-    low, high = images.aminmax()
-    size = max(abs(float(low)), abs(float(high)))
-    largest = _RANGES[dtype][1]
-    if size and not smallest <= size <= largest:
-        least = f"between {smallest:g} and {largest:g}" if smallest else f"at most {largest:g}"
-        raise ValueError(
-            f"{name} reaches a magnitude of {size:.3g}, which must be {least} in {_name(dtype)}; "
-            f"divide images and noise levels by a common factor{_or_wider(dtype)}."
-        )
+def check_noisy_images(estimator, Z, shapes, device):
+    """Return noisy images as a float tensor (n, *shape) on a device, and their `Layout`.
 
-
-def check_finite(result, dtype, name, remedy="divide images and noise levels by a common factor"):
-    """A result, if it is finite.
-
-    Parameters
-    ----------
-    result : Tensor
-    dtype : torch.dtype
-        In which it was computed.
-    name, remedy : str
-        Name of the result and remedy, for the error.
-
-    Raises
-    ------
-    ValueError
-        If it holds NaN or infinity.
+    Z is an array or tensor (n, *shape) with one of ``shapes``, ``image_shape_`` first, or flat
+    (n, n_features_in_). The tensor is float64 if Z was float64 or of an integer type other than
+    uint8, else float32. uint8 pixels are read on the data range.
     """
-    if not result.isfinite().all():
-        low, high = _RANGES[dtype]
+    given, Z = Z, as_container(Z, "Z")
+    shape = _noisy_shape(estimator, Z, shapes)
+    if getattr(Z, "ndim", 2) > 2 or shapes[0][:2] != (1, 1):  # a 1 x d image is a plain row
+        check_integers(Z, "Z", estimator.data_range is not None)
+    # n_features_in_ counts the values of whole images
+    reset = False if shape == estimator.image_shape_ else None
+    flat, layout = _check_flat(estimator, Z, reset=reset, name="Z", given=given)
+    z = to_compute(flat.to(device), layout.dtype, estimator.data_range_ or DEFAULT_RANGE)
+    _check_magnitude(z, layout.dtype, "Z")
+    return z.view(-1, *shape), layout
+
+
+def _noisy_shape(estimator, Z, shapes):
+    """Return the one of ``shapes`` that the images of Z have."""
+    shape = tuple(getattr(Z, "shape", ()))[1:]
+    if shape in shapes:
+        return shape
+    is_row = len(shape) <= 1 and shapes[0] == estimator.image_shape_
+    if not is_row and shape != (math.prod(shapes[0]),):
+        remedy = "gray images need their channel axis, Z[:, None]"
+        if _channels_first(shape) in shapes:
+            remedy = f"pass {_transposition(Z, 'Z')}"
         raise ValueError(
-            f"{name} is not finite, as {_name(dtype)} computes magnitudes from {low:g} to "
-            f"{high:g}; {remedy}{_or_wider(dtype)}."
+            f"Z holds images of shape {shape}, but {type(estimator).__name__} was fitted on images "
+            f"of shape {estimator.image_shape_} (channels, height, width) and takes "
+            f"{' or '.join(map(str, shapes))} here; {remedy}."
         )
-    return result
-
-
-def check_noise_range(dtype, **levels):
-    """Refuse noise levels that are drawn at, by name, from out of the range of a dtype.
-
-    Raises
-    ------
-    ValueError
-        If one is not zero and smaller than the least magnitude, or so large that noise would
-        exceed the largest.
-    """
-    low, high = _RANGES[dtype][0], _RANGES[dtype][1] / 100
-    for name, level in levels.items():
-        if level and not low <= level <= high:
-            raise ValueError(
-                f"{name} must be between {low:g} and {high:g} in {_name(dtype)}, got {level!r}; "
-                f"divide images and noise levels by a common factor{_or_wider(dtype)}."
-            )
-
-
-def _name(dtype):
-    return str(dtype).removeprefix("torch.")
-
-
-def _or_wider(dtype):
-    return ", or pass float64" if dtype == torch.float32 else ""
+    return shapes[0]
 
 
 def declared_shape(estimator, X):
-    """Shape of one image by ``image_shape``, else that of a 4-D X, else None."""
+    """Return the shape of one image by ``image_shape``, else of a 4-D X, else None."""
     shape = estimator.image_shape
     if shape is not None:
         try:
@@ -193,83 +145,43 @@ def declared_shape(estimator, X):
         return shape
     if getattr(X, "ndim", None) != 4:
         return None
-    _, channels, height, width = X.shape
-    if looks_channels_last(tuple(X.shape[1:])):
+    shape = tuple(X.shape[1:])
+    if looks_channels_last(shape):
         raise ValueError(
             f"X of shape {tuple(X.shape)} looks like (n, height, width, channels); pass "
-            f"{_transposition(X, 'X')}, or image_shape={tuple(X.shape[1:])} if it is "
+            f"{_transposition(X, 'X')}, or image_shape={shape} if it is "
             "(n, channels, height, width)."
         )
-    return channels, height, width
+    return shape
 
 
-def _swapped(shape):
-    """The shape (channels, height, width) of images of shape (height, width, channels)."""
+def looks_channels_last(shape):
+    """Return whether images of a shape are more plausibly (height, width, channels).
+
+    The last axis must be a number of channels of images, 1, 3 or 4. The first axis must be no
+    such number (at most 4), unless it equals the second: (4, 4, 3) is a square of 4 x 4 pixels.
+    Last two axes that are equal are a square with many channels, or a table: (16, 4, 4) and
+    (24, 1, 1) are (channels, height, width).
+    """
+    first, second, last = shape
+    return last in (1, 3, 4) and second != last and (first > 4 or first == second > last)
+
+
+def _channels_first(shape):
+    """Return the shape (channels, height, width) of images (height, width, channels)."""
     return (*shape[2:], *shape[:2])
 
 
 def _transposition(images, name):
-    """The call that moves the channels of (n, height, width, channels) to the second axis."""
+    """Return the call that moves the channels of (n, height, width, channels) to the front."""
     method = "permute" if isinstance(images, torch.Tensor) else "transpose"
     return f"{name}.{method}(0, 3, 1, 2)"
 
 
-def check_noisy_images(estimator, Z, shapes):
-    """Noisy images as a float tensor on the estimator's device, and their layout.
-
-    Parameters
-    ----------
-    estimator : BaseDenoiser
-        Fitted.
-    Z : array or Tensor
-        (n, *shape) with one of ``shapes``, or flat (n, n_features_in_) images.
-    shapes : list of tuple
-        Shapes that one noisy image may have, ``image_shape_`` first.
-
-    Returns
-    -------
-    z : Tensor of shape (n, *shape)
-        float64 if Z was float64 or of an integer type other than uint8, else float32. uint8
-        pixels are read on the data range.
-    layout : Layout
-    """
-    given, Z = Z, as_container(Z, "Z")
-    shape = _noisy_shape(estimator, Z, shapes)
-    if getattr(Z, "ndim", 2) > 2 or shapes[0][:2] != (1, 1):  # a 1 x d image is a plain row
-        check_integers(Z, "Z", estimator.data_range is not None)
-    # scikit-learn's check of the number of features is that of whole images
-    reset = False if shape == estimator.image_shape_ else None
-    flat, layout = _check_flat(estimator, Z, reset=reset, name="Z", given=given)
-    data_range = estimator.data_range_ or DEFAULT_RANGE
-    z = to_compute(flat.to(estimator._device), layout.dtype, data_range)
-    _check_magnitude(z, layout.dtype, "Z")
-    return z.view(-1, *shape), layout
-
-
-def _noisy_shape(estimator, Z, shapes):
-    """The one of ``shapes`` that Z's images have."""
-    got = tuple(getattr(Z, "shape", ()))[1:]
-    if got == (math.prod(shapes[0]),):
-        return shapes[0]
-    if got in shapes:
-        return got
-    if len(got) > 1 or shapes[0] != estimator.image_shape_:
-        known = " or ".join(map(str, shapes))
-        remedy = "gray images need their channel axis, Z[:, None]"
-        if _swapped(got) in shapes:
-            remedy = f"pass {_transposition(Z, 'Z')}"
-        raise ValueError(
-            f"Z holds images of shape {got}, but {type(estimator).__name__} was fitted on images "
-            f"of shape {estimator.image_shape_} (channels, height, width) and takes {known} here; "
-            f"{remedy}."
-        )
-    return shapes[0]
-
-
 def _check_flat(estimator, X, *, reset, name, given):
-    """X as a 2-D tensor of uint8, float32 or float64, and its layout.
+    """Return X as a 2-D tensor of uint8, float32 or float64, and its layout.
 
-    ``reset=None`` leaves the number of features unchecked. ``given`` is what the user passed: a
+    ``reset=None`` leaves the number of features unchecked. ``given`` is X as the user passed it: a
     data frame names its features.
     """
     is_torch = isinstance(X, torch.Tensor)
@@ -277,38 +189,67 @@ def _check_flat(estimator, X, *, reset, name, given):
     device = X.device if is_torch else torch.device("cpu")
     if is_torch:
         X = X.detach()
-        if X.dtype not in (torch.uint8, torch.float32, torch.float64):
+        if X.dtype not in _TORCH_DTYPES:
             X = X.to(torch.float32 if X.is_floating_point() else torch.float64)
     if not is_flat:
         X = X.reshape(len(X), math.prod(X.shape[1:]))
     _check_values(X, name)
     if device.type == "cpu":
-        flat = as_tensor(_check_array(estimator, X, reset, name, given))
-    else:
-        flat = _check_device_tensor(estimator, X, reset, name)
+        X = _check_array(X, name)
+    elif X.ndim != 2:  # scikit-learn reads no other device
+        raise ValueError(f"{name} must be (n, features) or images, got shape {tuple(X.shape)}.")
+    if reset is not None:
+        named = given if hasattr(given, "columns") else X
+        validate_data(estimator, named, reset=reset, skip_check_array=True)
+    flat = X.contiguous() if isinstance(X, torch.Tensor) else as_tensor(X)
     dtype = torch.float64 if flat.dtype == torch.float64 else torch.float32
     return flat, Layout(is_torch, is_flat, dtype, device)
 
 
+def _check_values(X, name):
+    """Raise for no images, NaN and infinity, with the name of the argument."""
+    if not isinstance(X, (np.ndarray, torch.Tensor)) or X.ndim != 2:
+        return
+    if len(X) == 0:
+        raise ValueError(f"{name} holds no images, shape {tuple(X.shape)}; give at least one.")
+    if isinstance(X, np.ndarray) and X.dtype.kind != "f":
+        return
+    finite = X.isfinite() if isinstance(X, torch.Tensor) else np.isfinite(X)
+    n_bad = int((~finite).any(1).sum())
+    if n_bad:
+        raise ValueError(
+            f"{name} contains NaN or infinity in {n_bad} of {len(X)} images; remove or replace "
+            "them."
+        )
+
+
+def _check_array(X, name):
+    """Return X as a C-contiguous array of ``_NUMPY_DTYPES``, not copied where it is one."""
+    X = X.numpy() if isinstance(X, torch.Tensor) else X
+    if getattr(X, "dtype", None) == np.float16:
+        X = np.asarray(X, dtype=np.float32)
+    # our own error for NaN: scikit-learn's recommends a classifier
+    flat = check_array(X, dtype=_NUMPY_DTYPES, order="C", ensure_all_finite=False, input_name=name)
+    if flat is not X:  # values of lists and objects
+        _check_values(flat, name)
+    return flat
+
+
+def as_tensor(array):
+    """Return a tensor over the memory of an array, to which nothing may write."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(np.ascontiguousarray(array))
+
+
 def as_container(X, name="X"):
-    """X as an array or a dense tensor of numbers; what is neither stays as it is.
+    """Return X as an array or a dense tensor of numbers; other objects are returned unchanged.
 
     Arrays and tensors are not copied. Lists of images or of numbers, data frames, and all else
-    that has ``__array__`` (arrays of HDF5 or zarr files) become one array of the dtype they have.
-
-    Parameters
-    ----------
-    X : object
-    name : str, default "X"
-        The argument's name, for errors.
-
-    Raises
-    ------
-    ValueError
-        For masked values, strings, dates, fields, complex numbers, and sparse, nested or quantised
-        tensors, or tensors without values (on the device "meta", for example).
-    TypeError
-        For sparse matrices.
+    that has ``__array__`` (arrays of HDF5 or zarr files) become one array of their own dtype.
+    Errors call X by ``name``: ValueError for masked values, strings, dates, fields, complex
+    numbers, and tensors that are sparse, nested, quantised or without values (on the device
+    "meta", for example); TypeError for sparse matrices.
     """
     if isinstance(X, (list, tuple)) and X:
         X = _stacked(X, name)
@@ -322,43 +263,39 @@ def as_container(X, name="X"):
 
 
 def _stacked(items, name):
-    """A list of arrays, tensors or numbers as one array or tensor; ragged lists stay lists."""
+    """Return a list of arrays, tensors or numbers as one of them; ragged lists stay lists."""
     if all(isinstance(item, torch.Tensor) for item in items):
         items = [_dense(item, name) for item in items]
         shapes = sorted({tuple(item.shape) for item in items})
         if len(shapes) > 1:
             raise ValueError(
                 f"{name} is a list of tensors of several shapes, {shapes[0]} and {shapes[1]}; "
-                "make them alike."
+                "give all of them one shape."
             )
         return torch.stack(items)
     if any(isinstance(item, np.ma.MaskedArray) for item in items):
         return np.ma.stack(items)
     try:
         return np.asarray(items)
-    except ValueError:  # ragged: scikit-learn says what is wrong
+    except ValueError:  # ragged: scikit-learn raises
         return items
 
 
 def _dense(tensor, name):
-    """The tensor, if it is an ordinary one of real numbers."""
-    kind = None
+    """Return a tensor of real numbers; raise for tensors that hold none or cannot be read."""
     if tensor.is_complex():
-        kind, remedy = "complex tensor", f"pass {name}.real, or both parts as channels"
+        fault = f"complex tensor; pass {name}.real, or both parts as channels"
     elif tensor.is_nested:
-        kind, remedy = (
-            "nested tensor",
-            "pass images of one shape as one tensor, torch.stack(images)",
-        )
+        fault = "nested tensor; pass images of one shape as one tensor, torch.stack(images)"
     elif tensor.is_quantized:
-        kind, remedy = "quantised tensor", f"pass {name}.dequantize()"
+        fault = f"quantised tensor; pass {name}.dequantize()"
     elif tensor.layout != torch.strided:
-        kind, remedy = "sparse tensor", f"pass {name}.to_dense()"
+        fault = f"sparse tensor; pass {name}.to_dense()"
     elif not _has_values(tensor):
-        kind, remedy = "tensor without values (meta, fake or in torch.vmap)", "pass numbers"
-    if kind is not None:
-        raise ValueError(f"{name} is a {kind}; {remedy}.")
-    return tensor.resolve_neg()
+        fault = "tensor without values (meta, fake or in torch.vmap); pass numbers"
+    else:
+        return tensor.resolve_neg()
+    raise ValueError(f"{name} is a {fault}.")
 
 
 def _has_values(tensor):
@@ -376,14 +313,14 @@ def _as_array(X):
         return X
     array = np.asarray(X)
     if array.dtype.kind == "O" and hasattr(X, "items") and array.ndim == 2:
-        # pandas makes objects of columns that may miss values; alone they have a dtype
+        # pandas makes objects of columns that may miss values; a single column has a dtype
         columns = [column.to_numpy(na_value=np.nan) for _, column in X.items()]
         array = np.column_stack(columns) if columns else array
     return array
 
 
 def _real(array, name):
-    """The array, if it may hold real numbers and nothing in it is masked."""
+    """Return an array, if it may hold real numbers and no value is masked."""
     if isinstance(array, np.ma.MaskedArray):
         if np.ma.is_masked(array):
             raise ValueError(
@@ -392,8 +329,8 @@ def _real(array, name):
             )
         array = array.data
     kind = array.dtype.kind
-    held = set(map(type, array.flat)) if kind == "O" else set()
-    if kind == "c" or any(issubclass(one, complex) for one in held):
+    types = set(map(type, array.flat)) if kind == "O" else set()
+    if kind == "c" or any(issubclass(one, complex) for one in types):
         raise ValueError(
             f"Complex data not supported: {name} has dtype {array.dtype}; pass {name}.real, or "
             "both parts as channels."
@@ -406,52 +343,78 @@ def _real(array, name):
         )
     if kind in _NO_NUMBERS:
         raise ValueError(f"{name}, of dtype {array.dtype}, holds {_NO_NUMBERS[kind]}.")
-    if any(issubclass(one, (str, bytes)) for one in held):
+    if any(issubclass(one, (str, bytes)) for one in types):
         raise ValueError(f"{name} holds {_STRINGS}.")
     return array
 
 
-def _check_values(X, name):
-    """Refuse no images, NaN and infinity, in words that name the argument."""
-    if not isinstance(X, (np.ndarray, torch.Tensor)) or X.ndim != 2:
+def _check_magnitude(images, dtype, name, smallest=0.0):
+    """Raise if the largest magnitude of float images is not zero and out of a dtype's range."""
+    if images.dtype == torch.uint8:
         return
-    if len(X) == 0:
-        raise ValueError(f"{name} holds no images, shape {tuple(X.shape)}; give at least one.")
-    if isinstance(X, torch.Tensor):
-        n_bad = int((~X.isfinite()).any(1).sum())
-    else:
-        n_bad = int((~np.isfinite(X)).any(1).sum()) if X.dtype.kind == "f" else 0
-    if n_bad:
+    size = max(abs(float(end)) for end in images.aminmax())
+    largest = _RANGES[dtype][1]
+    if size and not smallest <= size <= largest:
+        least = f"between {smallest:g} and {largest:g}" if smallest else f"at most {largest:g}"
         raise ValueError(
-            f"{name} contains NaN or infinity in {n_bad} of {len(X)} images; remove or replace "
-            "them."
+            f"{name} reaches a magnitude of {size:.3g}, which must be {least} in "
+            f"{dtype_name(dtype)}; {_SCALE}{_or_wider(dtype)}."
         )
 
 
-def check_device(device, images):
-    """The torch device to work on: the one asked for, or that of the images.
+def check_finite(result, dtype, name, remedy=_SCALE):
+    """Return a result (a tensor computed in ``dtype``); raise if it holds NaN or infinity.
 
-    Raises
-    ------
-    ValueError
-        If torch has no such device here.
+    ``name`` and ``remedy`` are those of the error.
+    """
+    if not result.isfinite().all():
+        low, high = _RANGES[dtype]
+        raise ValueError(
+            f"{name} is not finite, as {dtype_name(dtype)} computes magnitudes from {low:g} to "
+            f"{high:g}; {remedy}{_or_wider(dtype)}."
+        )
+    return result
+
+
+def check_noise_range(dtype, **levels):
+    """Raise if a named noise level is out of the range of a dtype in which noise is drawn.
+
+    A level must be zero or at least the smallest magnitude, and at most 1/100 of the largest.
+    """
+    low, high = _RANGES[dtype][0], _RANGES[dtype][1] / 100
+    for name, level in levels.items():
+        if level and not low <= level <= high:
+            raise ValueError(
+                f"{name} must be between {low:g} and {high:g} in {dtype_name(dtype)}, got "
+                f"{level!r}; {_SCALE}{_or_wider(dtype)}."
+            )
+
+
+def _or_wider(dtype):
+    return ", or pass float64" if dtype == torch.float32 else ""
+
+
+def check_device(device, images):
+    """Return the torch device to work on: ``device``, or the device of the images where None.
+
+    Raises ValueError if torch has no such device here.
     """
     if device is None:
         return images.device
     try:
-        found = torch.device(device)
-        torch.zeros(1, device=found).cpu()
+        working = torch.device(device)
+        torch.zeros(1, device=working).cpu()
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
             f"device={device!r} is no device of this torch ({reason}); device=None works where "
             "the images are."
         ) from error
-    return found
+    return working
 
 
 def warn_if_clipped(patch_size, image_shape):
-    """Warn where a patch is larger than the image (an axis of length 1 is no axis)."""
+    """Warn if a patch is larger than the image along an axis of more than one pixel."""
     short = [side for side in image_shape[1:] if 1 < side < patch_size]
     if short:
         warn(
@@ -460,64 +423,19 @@ def warn_if_clipped(patch_size, image_shape):
         )
 
 
-def _check_array(estimator, X, reset, name, given):
-    """scikit-learn's own checks, without a copy where none is needed."""
-    X = X.numpy() if isinstance(X, torch.Tensor) else X
-    if getattr(X, "dtype", None) == np.float16:
-        X = np.asarray(X, dtype=np.float32)
-    # NaN is refused in words of our own: scikit-learn's advise a classifier
-    flat = check_array(X, dtype=_NUMPY_DTYPES, order="C", ensure_all_finite=False, input_name=name)
-    if flat is not X:  # values of lists and objects
-        _check_values(flat, name)
-    if reset is not None:
-        named = given if hasattr(given, "columns") else flat
-        validate_data(estimator, named, reset=reset, skip_check_array=True)
-    return flat
-
-
-def _check_device_tensor(estimator, X, reset, name):
-    """The same checks for a tensor that scikit-learn cannot read."""
-    if X.ndim != 2:
-        raise ValueError(f"{name} must be (n, features) or images, got shape {tuple(X.shape)}.")
-    if reset:
-        estimator.n_features_in_ = X.shape[1]
-    elif reset is False and X.shape[1] != estimator.n_features_in_:
-        raise ValueError(
-            f"{name} has {X.shape[1]} features, but {type(estimator).__name__} is expecting "
-            f"{estimator.n_features_in_} features as input."
-        )
-    return X.contiguous()
-
-
-def as_tensor(array):
-    """A tensor over the array's memory, which nobody here writes to."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(array))
-
-
 def check_sigma(sigma, n):
-    """Noise levels as a float64 tensor (n,).
+    """Return the noise levels of n images as a float64 tensor (n,).
 
-    Parameters
-    ----------
-    sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
-        Non-negative; 0 and inf are allowed.
-    n : int
-        Number of images.
-
-    Raises
-    ------
-    ValueError
-        If a value is negative, NaN or no number, or the length is wrong.
+    ``sigma`` is a float or an array of shape (n,), (n, 1) or (n, 1, 1, 1); 0 and inf are allowed.
+    Raises ValueError if a value is negative, NaN or no number, or the length is wrong.
     """
     if sigma is None:
         raise ValueError("sigma must be the noise level, a float or one for each image; got None.")
-    values = as_floats(sigma, "sigma")
+    values = _real_numbers(sigma, "sigma")
     if values.size != 1 and (values.size != n or values.shape[0] != n):
         raise ValueError(
             f"sigma must be one float or one per image, shape ({n},); got shape "
-            f"{values.shape}; pass a float, or as many as there are images."
+            f"{values.shape}; pass a float, or one value for each image."
         )
     bad = values[~(values >= 0)]
     if bad.size:
@@ -528,14 +446,8 @@ def check_sigma(sigma, n):
     return torch.from_numpy(np.broadcast_to(values.reshape(-1), (n,)).copy())
 
 
-def as_floats(values, name):
-    """A number, or numbers in any container, as a float64 array.
-
-    Raises
-    ------
-    ValueError
-        For anything but real numbers; True and False are none.
-    """
+def _real_numbers(values, name):
+    """Return real numbers in any container as a float64 array; bools are refused."""
     is_tensor = isinstance(values, torch.Tensor)
     held = values if not is_tensor and np.iscomplexobj(values) else as_container(values, name)
     if isinstance(held, torch.Tensor):
@@ -553,13 +465,10 @@ def as_floats(values, name):
 
 
 def check_weights(sample_weight, X, device):
-    """Sample weights as a float64 tensor (n,), or None.
+    """Return sample weights as a float64 tensor (n,), or None.
 
-    Raises
-    ------
-    ValueError
-        If weights are negative, not finite, all zero, of the wrong length, or add up to more than
-        a float holds.
+    Raises ValueError if weights are negative, not finite, all zero, of the wrong length, or add up
+    to more than the largest float.
     """
     if sample_weight is None:
         return None
@@ -586,19 +495,10 @@ def check_weights(sample_weight, X, device):
 
 
 def check_labels(y, n, weight):
-    """The labels of n training images, or None where y is not one label an image.
+    """Return the `Labels` of n training images, or None where y is not one label an image.
 
-    Parameters
-    ----------
-    y : array of shape (n,) or (n, 1), anything else with n rows, or None
-    n : int
-    weight : Tensor of shape (n,) or None
-        Images of weight zero are not kept.
-
-    Raises
-    ------
-    ValueError
-        If y has another length, is one-hot, or holds labels that do not sort or are missing.
+    y has n rows, or is None. Images of weight zero are not kept. Raises ValueError if y has
+    another length, is one-hot, or holds labels that do not sort or are missing.
     """
     if y is None:
         return None
@@ -607,7 +507,7 @@ def check_labels(y, n, weight):
         raise ValueError(f"y has {_num_samples(y)} labels for {n} images; give one for each.")
     if y.ndim == 2 and y.shape[1] == 1:
         y = y[:, 0]
-    if _is_one_hot(y):
+    if is_one_hot(y):
         raise ValueError(
             f"y of shape {y.shape} is one-hot, and one label is needed for each image; pass "
             "numpy.asarray(y).argmax(1)."
@@ -617,7 +517,7 @@ def check_labels(y, n, weight):
     return Labels(y, None if weight is None else (weight > 0).cpu().numpy())
 
 
-def _is_one_hot(y):
+def is_one_hot(y):
     """Return whether y has several columns, with a single 1 in every row and 0 elsewhere."""
     if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind not in "biufO":
         return False
@@ -626,14 +526,10 @@ def _is_one_hot(y):
 
 
 def as_labels(y):
-    """Labels as a NumPy array of the dtype they have, in any container.
+    """Return labels in any container as a NumPy array of their own dtype.
 
-    Raises
-    ------
-    ValueError
-        For masked or ragged labels, and for lists of strings and others.
-    TypeError
-        For sparse matrices.
+    Raises ValueError for masked or ragged labels and for lists of strings and others, TypeError
+    for sparse matrices.
     """
     if issparse(y):
         raise TypeError("y is sparse, and one label is needed for each image; pass y.argmax(1).")
@@ -648,7 +544,7 @@ def as_labels(y):
 
 
 def _listed_labels(labels):
-    """A list of labels as an array or tensor in which no label turns into another one."""
+    """Return a list of labels as an array or tensor in which different labels stay different."""
     try:
         array = _stacked(labels, "y")
         array = array if isinstance(array, torch.Tensor) else np.asarray(array)

@@ -4,6 +4,8 @@ from numbers import Real
 
 import numpy as np
 
+from .._validation import is_one_hot
+
 _LARGEST = np.iinfo(np.int64).max
 
 
@@ -42,10 +44,7 @@ def class_indices(array, n):
         For anything else; the message is a predicate.
     """
     if array.ndim == 2 and array.shape[1] > 1:
-        one_hot = array.dtype.kind in "biuf" and bool(
-            (np.isin(array, (0, 1)).all(1) & (array.sum(1) == 1)).all()
-        )
-        if one_hot and len(array) == n:
+        if is_one_hot(array) and len(array) == n:
             return array.argmax(1).astype(np.int64)
     elif array.size == n and array.dtype.kind in "iuf":
         flat = array.ravel()

@@ -190,7 +190,7 @@ class Attributable(ClassConditional):
         check_is_fitted(self)
         if self._no_windows is not None:
             raise self._without_windows(self._no_windows)
-        z, layout = check_noisy_images(self, Z, self._shapes())
+        z, layout = check_noisy_images(self, Z, self._shapes(), self._device)
         return z, check_sigma(sigma, len(z)).to(z.device), layout
 
     def _by_level(self, sigma, y):

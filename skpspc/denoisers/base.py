@@ -238,7 +238,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             zero; if the posterior mean is not finite.
         """
         check_is_fitted(self)
-        z, layout = check_noisy_images(self, Z, self._shapes())
+        z, layout = check_noisy_images(self, Z, self._shapes(), self._device)
         with torch.no_grad(), torch_threads():
             levels = check_sigma(sigma, len(z)).to(z.device)
             warn_if_far(self, z, levels)
@@ -320,7 +320,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             different denoisers can be compared.
         """
         check_is_fitted(self)
-        images, _ = check_noisy_images(self, X, [self.image_shape_])
+        images, _ = check_noisy_images(self, X, [self.image_shape_], self._device)
         if sigmas is None:
             warn_if_unusual(self, "the noise levels of score")
             sigmas = half_width(self.data_range_) * np.array(_SCORE_SIGMAS)
@@ -466,7 +466,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         """The state to start from: the given one, or noise."""
         shape = self._shapes()[-1]
         if initial is not None:
-            z, _ = check_noisy_images(self, initial, [shape])
+            z, _ = check_noisy_images(self, initial, [shape], self._device)
             if n not in (1, len(z)):
                 raise ValueError(f"n is {n}, but initial holds {len(z)} images; leave n out.")
             return z.to(self._layout.dtype, copy=True)  # a sampler of the caller's may write to it

@@ -141,7 +141,7 @@ class Differentiable(Attributable):
     def _checked_question(self, Z, sigma, pixels):
         """Noisy images and levels as tensors, numbers of pixels, and the layout of Z."""
         check_is_fitted(self)
-        z, layout = check_noisy_images(self, Z, self._shapes())
+        z, layout = check_noisy_images(self, Z, self._shapes(), self._device)
         sigma = check_sigma(sigma, len(z)).to(z.device)
         return z, sigma, check_pixels(pixels, self._shapes()[-1][-2:]).to(z.device), layout
 

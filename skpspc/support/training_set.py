@@ -5,6 +5,7 @@ from functools import cached_property, partial
 
 import torch
 
+from .._repr import dtype_name
 from .memory import rows_that_fit
 
 # Values that the uint8 pixels 0 and 255 stand for, unless an estimator's `data_range` says others.
@@ -82,11 +83,10 @@ class TrainingSet:
         return len(self.images)
 
     def __repr__(self):
-        dtype = str(self.images.dtype).removeprefix("torch.")
         weighted = "" if self.sample_weight is None else ", weighted"
         return (
             f"{type(self).__name__}(n={len(self)}, image_shape={self.image_shape}, "
-            f"dtype={dtype}{weighted})"
+            f"dtype={dtype_name(self.images.dtype)}{weighted})"
         )
 
     @property
