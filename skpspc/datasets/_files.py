@@ -11,7 +11,6 @@ from .._input import (
     ArrayArchive,
     check_max_bytes,
     check_size,
-    file_size,
     image_limit,
     parse_json,
     read_file,
@@ -190,7 +189,7 @@ def _load_image_folder(path, choose, size, channels, max_bytes):
 
     def opened(name):
         limit = image_limit(max_bytes)
-        check_size(file_size(path / name), limit, where(path, name), max_bytes)
+        check_size((path / name).stat().st_size, limit, where(path, name), max_bytes)
         return path / name
 
     def read(name, limit):

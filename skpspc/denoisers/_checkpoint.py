@@ -15,7 +15,6 @@ from .._input import (
     UnreadableFileError,
     check_max_bytes,
     check_size,
-    file_size,
     reading,
     reason,
     where,
@@ -97,7 +96,7 @@ def load_network(path, network=None, *, trust=False, max_bytes=MAX_BYTES):
 def _check_file_size(path, max_bytes):
     """Refuse a file, or members of torch's zip files, larger than ``max_bytes``."""
     with reading(path, "is damaged", "get it again"):
-        size = file_size(path)
+        size = path.stat().st_size
         with open(path, "rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"  # as torch tells them apart
         if is_zip:
