@@ -213,9 +213,9 @@ def load_arrays(path, failure, remedy, *, max_bytes=MAX_BYTES):
 
 
 def map_array(path, failure, remedy):
-    """Return the array of an npy file, mapped into memory, so that no size is believed.
+    """Return the array of an npy file, mapped into memory; raises the errors of :func:`reading`.
 
-    Raises the errors of :func:`reading`.
+    Mapping fails at once where a file is shorter than its header declares.
     """
     with reading(path, failure, remedy):
         with open(path, "rb") as file:

@@ -1,12 +1,11 @@
-"""The optional packages: the only place that imports them."""
+"""Import of optional packages, which no other module imports."""
 
 from importlib import import_module
 from types import ModuleType
 
 from ._threads import undisturbed
 
-# Which extra brings which module.
-_EXTRAS = {
+_EXTRAS = {  # the extra that brings each module
     "numba": "cpu",
     "faiss": "cpu",
     "matplotlib": "plot",
@@ -16,17 +15,9 @@ _EXTRAS = {
 
 
 def load(name: str) -> ModuleType:
-    """Import an optional package.
+    """Import a module of an optional package, such as "numba".
 
-    Parameters
-    ----------
-    name : str
-        A module, such as "numba".
-
-    Raises
-    ------
-    ImportError
-        If it cannot be imported; the message names the extra that brings it.
+    Raises ImportError, which names the extra to install, if the module cannot be imported.
     """
     try:
         return undisturbed(import_module, name)
@@ -39,7 +30,7 @@ def load(name: str) -> ModuleType:
 
 
 def available(name: str) -> bool:
-    """Whether an optional package can be imported."""
+    """Return whether an optional package can be imported."""
     try:
         load(name)
     except ImportError:

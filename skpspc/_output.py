@@ -18,18 +18,8 @@ _KINDS = {
 def check_output(path, suffixes=SUFFIXES):
     """Return ``path`` as a `Path`, if a file can be written there.
 
-    Parameters
-    ----------
-    path : str or path
-    suffixes : tuple of str, default (".png", ".npy", ".npz")
-        Suffixes that are allowed.
-
-    Raises
-    ------
-    ValueError
-        If the suffix is not allowed or something other than a file has this name.
-    OSError
-        If the folder is missing or cannot be written to.
+    Raises ValueError if its suffix is not one of ``suffixes`` or something other than a file has
+    this name, OSError if the folder is missing or cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes:
@@ -59,16 +49,11 @@ def check_output(path, suffixes=SUFFIXES):
 
 
 def write_output(path, picture, arrays):
-    """Write a picture, an array or named arrays, by the suffix of ``path``.
+    """Write a picture (.png), the first of the arrays (.npy) or all of them (.npz) to ``path``.
 
-    Parameters
-    ----------
-    path : Path
-        From :func:`check_output`. Replaced in one step once all is written.
-    picture : callable
-        Returns the picture, (height, width, 3) uint8; called for ``.png`` only.
-    arrays : dict of str to array
-        All of them go to ``.npz``, the first to ``.npy``.
+    ``path`` comes from :func:`check_output`, and is replaced in one step once all is written.
+    ``picture`` is a function that returns the picture, (height, width, 3) uint8; ``arrays`` is a
+    dict.
     """
     import numpy as np
     from PIL import Image

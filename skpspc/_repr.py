@@ -1,4 +1,4 @@
-"""Short reprs: shapes and dtypes instead of arrays, names instead of addresses."""
+"""Short reprs: shapes and dtypes instead of arrays, class names instead of addresses."""
 
 from dataclasses import fields, is_dataclass
 

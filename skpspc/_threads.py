@@ -1,4 +1,4 @@
-"""How many threads to use, and what has to run in one of its own."""
+"""Number of threads, locks that survive a fork, and calls that Ctrl-C cannot interrupt."""
 
 import os
 import threading
@@ -23,7 +23,7 @@ class ForkSafeLock:
         _locks.add(self)
 
     def renew(self):
-        """Forget who holds the lock."""
+        """Free the lock."""
         self._lock = threading.Lock()
 
     def __enter__(self):
@@ -36,13 +36,13 @@ class ForkSafeLock:
 def _survive_fork():
     """Keep a forked child to one thread, and free the locks of threads that it does not have.
 
-    The child inherits thread pools without their threads, and waits for them for ever.
+    The child inherits thread pools without their threads, and would wait for them for ever.
     """
     global _forked
     _forked = True
     for lock in _locks:
         lock.renew()
-    threadpool_limits(1, "openmp")  # of scikit-learn and faiss, which may have pools of their own
+    threadpool_limits(1, "openmp")  # scikit-learn and faiss have pools of their own
     torch.set_num_threads(1)
 
 
@@ -51,11 +51,11 @@ if hasattr(os, "register_at_fork"):
 
 
 def n_threads():
-    """Threads for compiled kernels.
+    """Return the number of threads for compiled kernels.
 
     The ``n_jobs`` of an active ``joblib.parallel_config``, otherwise ``torch.get_num_threads()``,
     which joblib's worker processes lower so that all of them together fill the machine once.
-    One in a worker thread of joblib, which has no share of its own, and in a forked process.
+    One in a worker thread of joblib, which may use one core, and in a forked process.
     """
     if _forked:
         return 1
@@ -68,7 +68,7 @@ def n_threads():
 
 @contextmanager
 def torch_threads():
-    """Let torch compute on `n_threads` threads, and then on as many as before.
+    """Let torch compute on `n_threads` threads within the context.
 
     Torch keeps the number for every thread that calls it.
     """

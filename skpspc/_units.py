@@ -10,8 +10,8 @@ from ._repr import dtype_name
 from ._warnings import warn
 from .support.training_set import DEFAULT_RANGE
 
-_MANY = 1000  # training images that are looked at, at most
-_FAR = 6.0  # standard deviations of the noise beyond which hardly any value is
+_MANY = 1000  # training images that a check reads, about
+_FAR = 6.0  # standard deviations of the noise beyond which almost no value lies
 _UNLIKELY = 0.01  # probability of noisy images below which their units are doubted
 _LARGE = 10.0  # standard deviations of a pixel from which noise drowns the data
 _USUAL_WIDTHS = (1.2, 2.6)  # largest less smallest value of images on [-1, 1]
@@ -180,8 +180,8 @@ def warn_if_small(estimator, sigma_max):
             estimator,
             "small",
             f"sigma_max={sigma_max:g} is not large beside the standard deviation {spread:.4g} of "
-            "the pixels, so samples begin too near the data; set data_range to the range of the "
-            f"images, or pass sigma_max of at least {_LARGE * spread:.3g}.",
+            "the pixels, so sampling begins with too little noise; set data_range to the range of "
+            f"the images, or pass sigma_max of at least {_LARGE * spread:.3g}.",
         )
 
 

@@ -282,7 +282,7 @@ def _stacked(items, name):
 
 
 def _dense(tensor, name):
-    """Return a tensor of real numbers; raise for tensors that hold none or cannot be read."""
+    """Return a tensor; raise if it holds no real numbers or if they cannot be read."""
     if tensor.is_complex():
         fault = f"complex tensor; pass {name}.real, or both parts as channels"
     elif tensor.is_nested:
@@ -365,7 +365,7 @@ def _check_magnitude(images, dtype, name, smallest=0.0):
 def check_finite(result, dtype, name, remedy=_SCALE):
     """Return a result (a tensor computed in ``dtype``); raise if it holds NaN or infinity.
 
-    ``name`` and ``remedy`` are those of the error.
+    The error names the result by ``name`` and ends with ``remedy``.
     """
     if not result.isfinite().all():
         low, high = _RANGES[dtype]

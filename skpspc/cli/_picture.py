@@ -8,27 +8,11 @@ _WHITE = 255
 
 
 def image_grid(images, n_columns=None, *, gap=2, min_tile=64):
-    """Arrange images in rows, enlarged by a whole factor where they are small.
+    """Return images (n, C, H, W) as one picture (height, width, 3), uint8.
 
-    Parameters
-    ----------
-    images : array of shape (n, C, H, W)
-        uint8, or floats in [-1, 1], clipped to that range. C is 1 (gray) or 3 (RGB).
-    n_columns : int or None, default None
-        None makes the picture as square as whole rows allow.
-    gap : int, default 2
-        White pixels around every image.
-    min_tile : int, default 64
-        Pixels of the longer side of every image, at least: smaller images are enlarged.
-
-    Returns
-    -------
-    ndarray of shape (height, width, 3), uint8
-
-    Raises
-    ------
-    ValueError
-        If there are no images or they have another number of channels.
+    Images are uint8, or floats that are clipped to [-1, 1]; C is 1 (gray) or 3 (RGB). Without
+    ``n_columns`` the picture is as square as whole rows allow. ``gap`` is the width of the white
+    lines in pixels. Images whose longer side is below ``min_tile`` are enlarged by a whole factor.
     """
     images = np.asarray(images)
     check_picturable(images.shape)

@@ -4,17 +4,7 @@ import json
 
 
 def schedule_text(schedule, **entries):
-    """Return a schedule and further entries as JSON, one line for each entry.
-
-    Parameters
-    ----------
-    schedule : PatchSchedule
-    **entries : JSON values
-
-    Returns
-    -------
-    str
-    """
+    """Return a `PatchSchedule` and further entries as JSON, one line for each entry."""
     entries = {"sigmas": list(schedule.sigmas), "sizes": list(schedule.sizes), **entries}
     lines = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in entries.items())
     return "{\n" + ",\n".join(lines) + "\n}\n"
@@ -23,12 +13,7 @@ def schedule_text(schedule, **entries):
 def read_schedule(path):
     """Return the `PatchSchedule` in a file, whose other entries are ignored.
 
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If the file does not hold a schedule.
+    Raises OSError if the file cannot be read, ValueError if it does not hold a schedule.
     """
     from .._input import MAX_BYTES, parse_json, read_file, reading, text_limit
     from ..sampling import PatchSchedule

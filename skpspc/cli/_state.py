@@ -29,15 +29,8 @@ def fingerprint(*arrays):
 def write_state(path, z, done, settings):
     """Replace the state of a run in one step.
 
-    Parameters
-    ----------
-    path : Path
-    z : array of shape (n, C, H, W)
-        Noisy images after the last step.
-    done : int
-        Number of steps done.
-    settings : dict of JSON values
-        Every setting that the samples depend on.
+    ``z`` (n, C, H, W) holds the noisy images after ``done`` steps. ``settings`` is a dict of JSON
+    values with every setting that the samples depend on.
     """
     text = json.dumps({"done": done, **settings})
     metadata = {"state": text, "sha256": _checksum(text, z)}
@@ -48,18 +41,8 @@ def write_state(path, z, done, settings):
 def read_state(path, settings):
     """Return the noisy images (n, C, H, W) and the number of steps done.
 
-    Parameters
-    ----------
-    path : Path
-    settings : dict of JSON values
-        Must equal the settings of the state.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be read.
-    ValueError
-        If the file is no state, is damaged, or belongs to a run with other settings.
+    Raises OSError if the file cannot be read, and ValueError if the file is no state, is damaged,
+    or belongs to a run with other ``settings``.
     """
     failure = "is not the state of a `skpspc sample` or is damaged"
     with reading(path, failure, "delete it to start anew"):
@@ -91,21 +74,11 @@ def _checksum(text, z):
 
 
 def keeping_state(sampler, path, settings, start=None):
-    """Return a sampler that saves its state after each step.
+    """Return a sampler that saves its state after each step of ``sampler``.
 
-    Parameters
-    ----------
-    sampler : callable
-        ``sampler(denoise, z, sigmas)``, a step of which depends on z and sigmas alone.
-    path : Path
-    settings : dict of JSON values
-    start : (array, int), default None
-        State to continue from, as `read_state` returns it. None: start from noise.
-
-    Returns
-    -------
-    callable
-        Its steps equal those of ``sampler``, to the last bit.
+    A step of ``sampler(denoise, z, sigmas)`` depends on z and sigmas alone; the returned sampler
+    takes equal steps, to the last bit. ``start`` is a state to continue from, as `read_state`
+    returns it.
     """
 
     def walk(denoise, z, sigmas):
@@ -136,12 +109,8 @@ def _interrupted(done, n_steps, path):
 def check_state(path, resume):
     """Return whether there is a state, and so a run to continue.
 
-    Raises
-    ------
-    ValueError
-        If there is a state and the command has no ``--resume``.
-    OSError
-        If no file can have that name.
+    Raises ValueError if there is a state and ``resume`` is False, OSError if no file can have that
+    name.
     """
     remove_unfinished(path)
     try:
