@@ -68,13 +68,9 @@ def calibrate(data, sigmas, sizes, n_images, seed, device, quiet, out, **selecti
 
     images = load_images(data, **selection).images
     check_held_out(n_images, images)
+    denoiser = PSPCDenoiser(device=device)
     schedule, table = calibrate_patch_size(
-        PSPCDenoiser(device=device),
-        images,
-        sigmas,
-        sizes=sizes,
-        n_images=n_images,
-        random_state=seed,
+        denoiser, images, sigmas, sizes=sizes, n_images=n_images, random_state=seed
     )
     spreads = table.standard_errors.tolist()
     text = schedule_text(
