@@ -24,7 +24,7 @@ from skpspc import (
     SmoothedDenoiser,
 )
 from skpspc._threads import ForkSafeLock, n_threads
-from skpspc.support.index import make_index
+from skpspc.support.search.brute import BruteIndex
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -166,13 +166,12 @@ def test_a_child_forked_while_another_thread_builds_an_index(monkeypatch):
     """The lock of the index is held at the fork; the child builds an index of its own."""
     building, go_on = threading.Event(), threading.Event()
 
-    def stopping(*args):
+    def stopping(index, points):
         if threading.current_thread() is not threading.main_thread():
             building.set()
             go_on.wait()
-        return make_index(*args)
 
-    monkeypatch.setattr("skpspc.support.neighbours.make_index", stopping)
+    monkeypatch.setattr(BruteIndex, "train", stopping)
     model = EmpiricalDenoiser(n_neighbors=20).fit(X)
     asker = threading.Thread(target=model.denoise, args=(Z, 0.5))
     asker.start()

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import sys
 import warnings
 
 import numpy as np
@@ -14,20 +15,22 @@ from hypothesis import strategies as st
 import generators
 from skpspc import EmpiricalDenoiser
 from skpspc.support import Neighbours, TrainingSet
-from skpspc.support import index as index_module
-from skpspc.support.coordinates import Coordinates
-from skpspc.support.index import BruteIndex, make_index
+from skpspc.support.search.brute import BruteIndex
+from skpspc.support.search.coordinates import Coordinates
+from skpspc.support.search.factory import make_index
+from skpspc.support.search.results import LEADERS
+from skpspc.support.segments import segment_nearest
 
 FACTORIES = ["Flat", "IVF16,Flat", "PCA8,IVF8,SQ8", "SQ8", "IVF8,PQ4x4", "RR,Flat", "HNSW16"]
 RIGOROUS = FACTORIES[:-1]
 
 
-def faiss_index(factory, n_dims):
+def faiss_index(factory, n_dims, device="cpu", **limits):
     """An empty FAISS index, or a skip."""
     pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
-    from skpspc.support.faiss_index import FaissIndex
+    from skpspc.support.search.faiss import FaissIndex
 
-    return FaissIndex(factory, n_dims)
+    return FaissIndex(factory, n_dims, device, **limits)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +100,7 @@ def test_within(factory, points, queries):
         return radius[rows]
 
     found = filled(factory, points).within(queries, radius_of, most=600)
-    assert asked[0].shape[1] <= index_module.LEADERS
+    assert asked[0].shape[1] <= LEADERS
     assert (found.radius > 0).all()
     key = found.query * len(points) + found.ids
     assert (key[1:] > key[:-1]).all()
@@ -116,15 +119,17 @@ def test_within_gives_up_on_queries_with_many(factory, points, queries):
 
 
 @pytest.mark.parametrize("limit", [5, 40])
-def test_parts_with_a_limit_of_k(limit, points, queries):
-    """What a GPU needs: several indexes, each of which finds at most so many."""
-    index = faiss_index("Flat", 20)
-    index._max_k, index._part_size = limit, 100
+def test_shards_with_a_limit_of_k(limit, points, queries):
+    """A GPU needs several shards, each of which finds at most so many points."""
+    index = faiss_index("Flat", 20, max_k=limit, shard_size=100)
     index.train(points)
     index.add(points)
-    assert [part.ntotal for part, _ in index._parts] == [100] * 6
     distances = true_distances(queries, points)
     found = index.search(queries, 30)
+    counts = torch.stack([ids.bincount(minlength=6) for ids in found.ids // 100])
+    assert counts.max() <= limit
+    if limit == 5:  # six shards give 30 points only if each gives its five
+        assert (counts == 5).all()
     for row, (ids, floor) in enumerate(zip(found.ids, found.floor, strict=True)):
         others = torch.ones(len(points), dtype=torch.bool)
         others[ids] = False
@@ -180,42 +185,68 @@ def test_more_cells_than_points(points):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_cuda_without_a_device():
-    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
-    from skpspc.support.faiss_index import FaissIndex
-
     with pytest.raises(ValueError, match="needs a CUDA device and a GPU build of faiss"):
-        FaissIndex("Flat", 20, device="cuda")
-    FaissIndex("Flat", 20, device="auto")
+        faiss_index("Flat", 20, device="cuda")
+    faiss_index("Flat", 20, device="auto")
 
 
-def test_a_gpu_that_is_too_small(monkeypatch, points, queries):
-    """What fitted is brought back, and all goes on with the CPU, after one warning."""
+class Gpu:
+    """A stand-in for faiss on a GPU that holds at most ``room`` points."""
+
+    def __init__(self, faiss, room):
+        self.faiss, self.room, self.n_points = faiss, room, 0
+
+    def get_num_gpus(self):
+        return 1
+
+    class StandardGpuResources:
+        pass
+
+    def index_cpu_to_gpu(self, resources, device, index):
+        return Shard(self, self.faiss.clone_index(index))
+
+    def index_gpu_to_cpu(self, shard):
+        return self.faiss.clone_index(shard.index)
+
+
+class Shard:
+    """An index on a `Gpu`."""
+
+    def __init__(self, gpu, index):
+        self.gpu, self.index = gpu, index
+        self._reserve(index.ntotal)
+
+    def _reserve(self, n_points):
+        if self.gpu.n_points + n_points > self.gpu.room:
+            raise RuntimeError("cudaMalloc error out of memory")
+        self.gpu.n_points += n_points
+
+    @property
+    def ntotal(self):
+        return self.index.ntotal
+
+    def add(self, points):
+        self._reserve(len(points))
+        self.index.add(points)
+
+    def search(self, points, k):
+        return self.index.search(points, k)
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A `Gpu` that faiss finds, with room for any number of points."""
     faiss = pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
-    from skpspc.support import faiss_index as module
+    gpu = Gpu(faiss, np.inf)
+    for name in ("get_num_gpus", "StandardGpuResources", "index_cpu_to_gpu", "index_gpu_to_cpu"):
+        monkeypatch.setattr(faiss, name, getattr(gpu, name), raising=False)
+    return gpu
 
-    class Part:
-        """An index on a GPU that holds 250 points."""
 
-        def __init__(self, index):
-            self.index = index
-
-        @property
-        def ntotal(self):
-            return self.index.ntotal
-
-        def add(self, points):
-            if len(points) + self.ntotal > 250:
-                raise RuntimeError("cudaMalloc error out of memory")
-            self.index.add(points)
-
-    monkeypatch.setattr(module, "_wants_gpu", lambda faiss, device: True)
-    monkeypatch.setattr(module, "_resources", lambda: None)
-    monkeypatch.setattr(module, "_PART_GPU", 300)
-    monkeypatch.setattr(
-        faiss, "index_cpu_to_gpu", lambda resources, device, index: Part(index), raising=False
-    )
-    monkeypatch.setattr(faiss, "index_gpu_to_cpu", lambda part: part.index, raising=False)
-    index = faiss_index("Flat", 20)
+def test_a_gpu_that_is_too_small(gpu, points, queries):
+    """The CPU gets the points on the GPU and all others, after one warning."""
+    gpu.room = 250
+    index = faiss_index("Flat", 20, "cuda", shard_size=300)
     index.train(points)
     index.add(points[:240])
     with pytest.warns(UserWarning, match="does not fit the GPU .* searching on the CPU") as said:
@@ -250,15 +281,15 @@ def test_threads_are_given_back(points, queries):
         faiss.omp_set_num_threads(before)
 
 
-def test_without_faiss(monkeypatch, points, queries):
-    monkeypatch.setattr(index_module, "available", lambda name: False)
-    index_module._warn_missing.cache_clear()
+def test_without_faiss(monkeypatch):
+    """The warning comes once for a factory string, which no other test uses."""
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.warns(UserWarning, match=r'pip install "skpspc\[cpu\]"'):
-        index = make_index("IVF16,Flat", 20)
+        index = make_index("IVF17,Flat", 20)
     assert isinstance(index, BruteIndex)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        make_index("IVF16,Flat", 20)
+        make_index("IVF17,Flat", 20)
 
 
 # Coordinates
@@ -343,13 +374,13 @@ def test_never_forks(monkeypatch, digits):
 
 
 @given(st.integers(1, 30), st.integers(1, 6), generators.seeds)
-def test_leaders(n_pairs, k, seed):
+def test_segment_nearest(n_pairs, k, seed):
     rng = np.random.default_rng(seed)
     query = torch.from_numpy(np.sort(rng.integers(0, 4, n_pairs)))
     distances = torch.from_numpy(rng.permutation(n_pairs).astype(float))
     ids = torch.from_numpy(rng.integers(0, 100, n_pairs))
     default = torch.full((4, k), -7)
-    leaders = index_module._leaders(query, ids, distances, default)
+    leaders = segment_nearest(ids, distances, query, default)
     for row in range(4):
         mine = query == row
         expected = ids[mine][distances[mine].argsort()][:k].tolist()

@@ -1,7 +1,7 @@
 """What is compared with what: the training set and the windows it is seen through."""
 
 from .labels import Labels
-from .neighbours import Neighbours, Recall, check_index
+from .search import Neighbours, Recall, check_index
 from .training_set import MirroredTrainingSet, TrainingSet
 from .windows import (
     Windows,

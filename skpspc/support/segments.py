@@ -1,27 +1,27 @@
-"""Reductions over values that belong to numbered segments, such as the candidates of each query."""
+"""Reductions over numbered segments of values, such as the candidates of each query."""
 
 import torch
 
 
 def segment_sum(values, segment, n):
-    """Sum of each of n segments, (n,); zero where there are no values."""
+    """Sum of each of n segments, (n,); 0 for an empty segment."""
     return values.new_zeros(n).index_add_(0, segment, values)
 
 
 def segment_max(values, segment, n):
-    """Largest value of each of n segments, (n,); -inf where there are none."""
+    """Largest value of each of n segments, (n,); -inf for an empty segment."""
     return values.new_full((n,), -torch.inf).scatter_reduce_(0, segment, values, "amax")
 
 
 def segment_logsumexp(values, segment, n):
-    """Log of the sum of exponentials of each of n segments, (n,); -inf where there are none."""
+    """Log of the sum of exponentials of each of n segments, (n,); -inf for an empty segment."""
     top = segment_max(values, segment, n)
     shift = torch.where(top.isfinite(), top, 0.0)
     return shift + segment_sum((values - shift[segment]).exp(), segment, n).log()
 
 
 def segment_rank(values, segment, n):
-    """Place of each value in its segment, from 0 for the smallest; ties in the given order."""
+    """Rank of each value in its segment, 0 for the smallest; ties in the given order."""
     order = values.argsort(stable=True)
     order = order[segment[order].argsort(stable=True)]
     counts = torch.bincount(segment, minlength=n)
@@ -29,3 +29,19 @@ def segment_rank(values, segment, n):
     rank = torch.empty_like(order)
     rank[order] = torch.arange(len(order), device=order.device) - first
     return rank
+
+
+def segment_nearest(ids, distances, segment, default):
+    """Ids of the k nearest entries of each segment, nearest first, (n, k).
+
+    ``default`` (n, k) fills the row of a segment with fewer entries.
+    """
+    nearest, k = default.clone(), default.shape[1]
+    if k == 1:  # no need to sort
+        first = -distances == segment_max(-distances, segment, len(nearest))[segment]
+        nearest[segment[first], 0] = ids[first]
+        return nearest
+    rank = segment_rank(distances, segment, len(nearest))
+    first = rank < k
+    nearest[segment[first], rank[first]] = ids[first]
+    return nearest

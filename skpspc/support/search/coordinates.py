@@ -1,14 +1,13 @@
-"""Coordinates in which neighbours are looked for: few, and never farther apart than the images.
+"""Coordinates of images for the search: few, and never farther apart than the images.
 
-An image's discrete cosine transform (over channels, rows and columns; orthonormal) keeps all
-distances. Of its coefficients, the few that vary most over the training set are kept, and of the
-others, in bands, only the Euclidean norm. As ``|norm(a) - norm(b)| <= norm(a - b)``,
+The discrete cosine transform of an image (over channels, rows and columns; orthonormal) keeps all
+distances. The coefficients that vary most over the training set are coordinates; of the other
+coefficients, in bands, only the Euclidean norms are. As ``|norm(a) - norm(b)| <= norm(a - b)``,
 
-    |phi(z) - phi(x)| <= |z - x|,
+    |phi(z) - phi(x)| <= |z - x|.
 
-so what is far in these coordinates is far. The bands are what makes the bound useful at a noisy
-image: noise lies mostly in coefficients in which images hardly differ, and the norms tell how
-much of it is there.
+The bands make this bound tight for a noisy image: noise lies mostly in coefficients in which
+training images hardly differ, and the norms measure it.
 """
 
 from itertools import pairwise
@@ -17,26 +16,26 @@ import numpy as np
 import scipy.fft
 import torch
 
-from .memory import rows_that_fit
+from ..memory import rows_that_fit
 
-_LEADING = 256  # coefficients kept as they are
-_GROWTH = 2.0  # bands end at this multiple of where they start
-_SAMPLE = 4096  # training images that decide which coefficients vary most
+_LEADING = 256  # coefficients kept one by one
+_GROWTH = 2.0  # end of a band over its start
+_SAMPLE = 4096  # training images from which variances are estimated
 
 
 class Coordinates:
-    """The map from images to coordinates, chosen on a training set.
+    """Map from images to coordinates, chosen on a training set.
 
     Parameters
     ----------
     training_set : TrainingSet
     n_leading : int, default 256
-        Coefficients kept as they are.
+        Number of coefficients kept one by one.
 
     Attributes
     ----------
     n_dims : int
-        Coordinates of one image.
+        Number of coordinates of one image.
     """
 
     def __init__(self, training_set, n_leading=_LEADING):
@@ -57,7 +56,7 @@ class Coordinates:
         self.n_dims = n_coordinates(training_set.n_values, n_leading)
 
     def __call__(self, images):
-        """Coordinates (n, n_dims), float32, of images (n, C, H, W) or of rows (n, D)."""
+        """Coordinates (n, n_dims), float32, of images (n, C, H, W)."""
         if not images.is_floating_point() or images.dtype == torch.float16:
             images = images.float()
         spectra = self._transform(images)
@@ -65,12 +64,12 @@ class Coordinates:
         return band_norms(spectra, self._ends).float()
 
     def of(self, training_set, rows=None):
-        """Coordinates of some training images (Tensor of int64, or all), a block at a time."""
-        for some in row_blocks(training_set, rows):
-            yield self(training_set.take(some, torch.float32))
+        """Yield coordinates of training images (rows: Tensor of int64; None: all), in blocks."""
+        for block in row_blocks(training_set, rows):
+            yield self(training_set.take(block, torch.float32))
 
     def _transform(self, images):
-        """Cosine transform of images (n, C, H, W), flat, (n, D)."""
+        """Cosine transforms (n, D) of images (n, C, H, W)."""
         channels, height, width = (basis.to(images) for basis in self._bases)
         spectra = height @ (images @ width.T)  # (n, C, H, W)
         spectra = channels @ spectra.flatten(2)  # (n, C, H W)
@@ -78,29 +77,29 @@ class Coordinates:
 
 
 def row_blocks(training_set, rows=None):
-    """Some rows of a training set (Tensor of int64, or all), in blocks to be transformed."""
+    """Split rows of a training set (Tensor of int64; None: all) into blocks to transform."""
     if rows is None:
         rows = torch.arange(len(training_set), device=training_set.device)
-    row_bytes = 24 * training_set.n_values  # floats, their copies on the way, and in float64
+    row_bytes = 24 * training_set.n_values  # float32 images, intermediate copies, float64 spectra
     return rows.split(
         rows_that_fit(row_bytes, len(training_set), what="Transforming one training image")
     )
 
 
 def spaced_rows(training_set, n):
-    """At most n rows, evenly spaced."""
+    """At most n evenly spaced rows of a training set."""
     n = min(len(training_set), n)
     return torch.linspace(0, len(training_set) - 1, n).long().to(training_set.device)
 
 
 def n_coordinates(n_values, n_leading=_LEADING):
-    """How many coordinates an image of ``n_values`` numbers has."""
+    """Number of coordinates of an image of ``n_values`` values."""
     ends = band_ends(n_leading, n_values)
     return ends[0] + len(ends) - 1
 
 
 def band_ends(n_leading, n_values):
-    """Where the leading coordinates and each band of the others end."""
+    """End of the leading coefficients, and then of each band, as a list of int."""
     ends = [min(n_leading, n_values)]
     while ends[-1] < n_values:
         ends.append(min(n_values, int(np.ceil(ends[-1] * _GROWTH))))
@@ -108,6 +107,6 @@ def band_ends(n_leading, n_values):
 
 
 def band_norms(points, ends):
-    """Norms of the bands, and then the leading coordinates, of (n, d)."""
+    """Norms of the bands of points (n, d), and then the leading coordinates."""
     norms = [points[:, start:stop].norm(dim=1, keepdim=True) for start, stop in pairwise(ends)]
     return torch.cat([*norms, points[:, : ends[0]]], dim=1)

@@ -1,0 +1,6 @@
+"""Search for the training images nearest to noisy images."""
+
+from .factory import check_index
+from .neighbours import Neighbours, Recall
+
+__all__ = ["Neighbours", "Recall", "check_index"]

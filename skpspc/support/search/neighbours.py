@@ -1,0 +1,159 @@
+"""Search for the training images near noisy images, by an index over their coordinates."""
+
+import torch
+
+from ..._repr import listed
+from ..._threads import ForkSafeLock
+from .coordinates import Coordinates, row_blocks, spaced_rows
+from .factory import make_index
+
+_TRAINING_POINTS = 2**17  # training images from which cells and codes are learnt
+_TIE = 1e-6  # relative difference of equal distances, whose coordinates are float32
+
+
+class Neighbours:
+    """Search of a training set; the first search builds the index.
+
+    A pickle or a copy has no training set: assign ``training_set`` before the next search. It has
+    no index either where building one is faster than reading it.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    factory : str, default "Flat"
+        See `make_index`.
+    track : callable, default None
+        ``track(blocks)`` passes on the blocks of rows that are still to be added.
+    fallback : str, default None
+        Factory string of the index to use where there are too few images for ``factory``.
+    """
+
+    def __init__(self, training_set, factory="Flat", track=None, *, fallback=None):
+        self.training_set = training_set
+        self.factory = factory
+        self.fallback = fallback
+        self._track = track or iter
+        self._coordinates = self._index = None
+        self._lock = ForkSafeLock()
+
+    def __repr__(self):
+        training_set = getattr(self, "training_set", None)
+        size = {} if training_set is None else {"n": len(training_set)}
+        return listed("Neighbours", {**size, "factory": self.factory})
+
+    def search(self, z, k):
+        """Return the k training images nearest to each of (n, C, H, W); see `Found`.
+
+        Images are sorted by lower bounds of their distances.
+        """
+        coordinates, index = self._built()
+        return index.search(coordinates(z), k)
+
+    def within(self, z, radius_of, most):
+        """Return all training images that may be within a radius of (n, C, H, W); see `Within`."""
+        coordinates, index = self._built()
+        return index.within(coordinates(z), radius_of, most)
+
+    def recall(self, z, k):
+        """Return the fraction of the k nearest training images that the index finds, (n,).
+
+        Distances are those of the coordinates, as in `search`; ties with the k-th count.
+        """
+        coordinates, index = self._built()
+        points = coordinates(z)
+        ids = index.search(points, k).ids
+        distances = torch.cat(
+            [_distances(points, block) for block in coordinates.of(self.training_set)], dim=1
+        )
+        kth = distances.kthvalue(k, dim=1, keepdim=True).values
+        near = distances.gather(1, ids.clamp_min(0)) <= kth * (1 + _TIE)
+        return (near & (ids >= 0)).sum(1) / k
+
+    def coordinates(self, z):
+        """Return coordinates (n, n_dims) of images (n, C, H, W); they never lengthen a distance."""
+        return self._built()[0](z)
+
+    @property
+    def rigorous(self):
+        """True if the floors of `search` are lower bounds, False if they are estimates."""
+        return self._built()[1].rigorous
+
+    def extend(self, training_set):
+        """Take a training set that begins with the present images; add the new ones."""
+        n, self.training_set = len(self.training_set), training_set
+        if self._index is not None:
+            coordinates, index = self._built()
+            rows = torch.arange(n, len(training_set), device=training_set.device)
+            for points in coordinates.of(training_set, rows):
+                index.add(points)
+
+    def _built(self):
+        """Return coordinates and index; the first call builds them."""
+        with self._lock:
+            if self._index is None:
+                coordinates = self._coordinates or Coordinates(self.training_set)
+                try:
+                    index = self._trained(self.factory, coordinates)
+                except ValueError:
+                    if self.fallback is None:
+                        raise
+                    index = self._trained(self.fallback, coordinates)
+                for rows in self._track(row_blocks(self.training_set)):
+                    index.add(coordinates(self.training_set.take(rows, torch.float32)))
+                self._coordinates, self._index = coordinates, index
+            return self._coordinates, self._index
+
+    def _trained(self, factory, coordinates):
+        """Return an empty index with cells and codes learnt from the training set."""
+        index = make_index(factory, coordinates.n_dims, self.training_set.device)
+        rows = spaced_rows(self.training_set, 1 if index.cheap else _TRAINING_POINTS)
+        index.train(torch.cat(list(coordinates.of(self.training_set, rows))))
+        return index
+
+    def __getstate__(self):
+        state = {**vars(self), "_track": iter}
+        del state["_lock"]
+        state.pop("training_set", None)
+        if self._index is not None and self._index.cheap:
+            state["_index"] = None
+        return state
+
+    def __setstate__(self, state):
+        vars(self).update(state, _lock=ForkSafeLock())
+
+
+def _distances(points, others):
+    """Distances (n, m), float64, of (n, d) and (m, d), by subtraction."""
+    exact = "donot_use_mm_for_euclid_dist"
+    return torch.cdist(points.double(), others.double(), compute_mode=exact)
+
+
+class Recall:
+    """Neighbours of the previous sampler step, reused while the triangle inequality allows.
+
+    A training image farther than r from a noisy image is still farther than r minus the distance
+    that the noisy image has moved (the bound of Hamerly's k-means). In its last steps a sampler
+    moves straight towards one training image, and no further search is needed.
+    """
+
+    def __init__(self):
+        self._previous = None
+
+    def __repr__(self):
+        return f"Recall(n={0 if self._previous is None else len(self._previous[0])})"
+
+    def remember(self, points, within):
+        """Keep the `Within` of noisy images at coordinates (n, n_dims)."""
+        self._previous = points.double(), within
+
+    def within(self, points):
+        """Return the `Within` of the noisy images at new coordinates (n, n_dims), or None.
+
+        Its radii are the previous ones less the distances moved, at least 0. None: nothing was
+        kept, or it was kept of another number of images.
+        """
+        if self._previous is None or len(points) != len(self._previous[0]):
+            return None
+        before, within = self._previous
+        moved = (points.double() - before).norm(dim=1)
+        return within._replace(radius=(within.radius - moved).clamp_min(0))
