@@ -4,6 +4,7 @@ import os
 import pickle
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -292,6 +293,46 @@ def test_without_faiss(monkeypatch):
         make_index("IVF17,Flat", 20)
 
 
+# Copies
+
+
+@pytest.mark.parametrize("factory", [None, *FACTORIES])
+def test_a_copy_grows_alone(factory, points, queries):
+    index = filled(factory, points)
+    expected = index.search(queries, 9)
+    copy = index.copied()
+    for a, b in zip(copy.search(queries, 9), expected, strict=True):
+        assert torch.equal(a, b)
+    copy.add(100 + queries)  # far away: they enlarge cells, norms and errors of codes
+    assert len(copy) == 640 and len(index) == 600
+    for a, b in zip(index.search(queries, 9), expected, strict=True):
+        assert torch.equal(a, b)
+    assert (copy.search(100 + queries, 1).ids >= 600).all()
+    assert (index.search(100 + queries, 1).ids < 600).all()
+
+
+@pytest.mark.parametrize("room", [np.inf, 650, 500])
+def test_a_copy_on_a_gpu_grows_alone(gpu, room, points, queries):
+    """The last shard is copied, by way of the CPU; where it does not fit, all move there."""
+    gpu.room = room
+    index = faiss_index("Flat", 20, "cuda", shard_size=300)
+    index.train(points)
+    index.add(points[:400])
+    expected = index.search(queries, 600)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        copy = index.copied()
+        copy.add(points[400:])
+    messages = [str(warning.message) for warning in caught]
+    assert all("does not fit the GPU" in message for message in messages)
+    assert len(messages) == (room < np.inf)
+    assert len(copy) == 600 and len(index) == 400
+    for a, b in zip(index.search(queries, 600), expected, strict=True):
+        assert torch.equal(a, b)
+    order = true_distances(queries, points).argsort(dim=1)
+    assert (copy.search(queries, 600).ids[:, :50] == order[:, :50]).all()
+
+
 # Coordinates
 
 
@@ -352,17 +393,110 @@ def test_building_in_small_blocks(monkeypatch, digits, factory):
     torch.testing.assert_close(found.distances, expected.distances, rtol=0, atol=1e-5)
 
 
-def test_neighbours_grow(digits):
-    whole = TrainingSet(torch.from_numpy(np.array(digits)))
-    first = TrainingSet(whole.images[:1000])
-    z = whole.take(slice(990, 1010), torch.float32)
-    neighbours = Neighbours(first)
-    assert (neighbours.search(z, 1).ids < 1000).all()
-    neighbours.extend(whole)
-    assert neighbours.search(z, 1).ids.squeeze(1).tolist() == list(range(990, 1010))
-    lazy = Neighbours(first)
-    lazy.extend(whole)
-    assert lazy.search(z, 1).ids.squeeze(1).tolist() == list(range(990, 1010))
+def equal(found, expected):
+    return all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.fixture(scope="module")
+def whole(digits):
+    """All digits, of which the first 1,000 come first."""
+    return TrainingSet(torch.from_numpy(np.array(digits)))
+
+
+@pytest.fixture(scope="module", params=["Flat", "IVF4,Flat", "SQ8", "HNSW8"])
+def old(request, whole):
+    """Search of the first 1,000 digits, by an index that is built."""
+    if request.param != "Flat":
+        pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    neighbours = Neighbours(TrainingSet(whole.images[:1000]), request.param)
+    neighbours.search(whole.take(slice(0, 1), torch.float32), 1)
+    return neighbours
+
+
+@pytest.fixture(scope="module")
+def z(whole):
+    """Digits around the 1,000th, with noise, (60, 1, 8, 8)."""
+    x = whole.take(slice(970, 1030), torch.float32)
+    return x + 0.1 * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+
+
+def copies(neighbours):
+    """A search and its pickle, with the training set put back."""
+    again = pickle.loads(pickle.dumps(neighbours))
+    again.training_set = neighbours.training_set
+    return neighbours, again
+
+
+def test_extended_leaves_the_old_search_alone(old, whole, z):
+    radius = torch.full((60,), 2.0, dtype=torch.float64)
+
+    def answers(neighbours):
+        within = neighbours.within(z, lambda rows, ids: radius[rows], 900)
+        return *neighbours.search(z, 30), *within, neighbours.recall(z, 5)
+
+    expected = answers(old)
+    new = old.extended(whole)
+    assert len(new.training_set) == 1797 and len(old.training_set) == 1000
+    new.search(z, 30)
+    for same in copies(old):
+        assert equal(answers(same), expected)
+        assert same.search(z, 1797).ids.max() < 1000
+
+
+def test_extended_finds_all_images(old, whole, z):
+    new, exact = old.extended(whole), Neighbours(whole).search(z, 30)
+    x = whole.take(slice(1000, 1100), torch.float32)
+    for same in copies(new):
+        assert equal(same.search(z, 30), new.search(z, 30))
+        nearest = same.search(x, 1).ids.squeeze(1)
+        assert (nearest == torch.arange(1000, 1100)).double().mean() > 0.95
+        if "Flat" in new.factory:
+            found = same.search(z, 30)
+            assert torch.equal(found.ids, exact.ids)
+            torch.testing.assert_close(found.distances, exact.distances, rtol=0, atol=1e-3)
+    again = new.extended(TrainingSet(torch.cat([whole.images, whole.images[:5]])))
+    assert again.search(whole.take(slice(0, 5), torch.float32), 1797).ids.max() == 1801
+
+
+def test_extended_by_no_images(old, whole, z):
+    assert equal(old.extended(old.training_set).search(z, 30), old.search(z, 30))
+
+
+def test_an_index_that_is_not_built_is_not_built_for_more_images(whole, z):
+    built = []
+    old = Neighbours(TrainingSet(whole.images[:1000]), track=lambda b: built.append(b) or b)
+    new = old.extended(whole)
+    assert not built
+    assert equal(new.search(z, 30), Neighbours(whole).search(z, 30))
+    assert len(built) == 1
+    assert old.search(z, 30).ids.max() < 1000
+
+
+def test_an_extension_that_fails_changes_nothing(monkeypatch, old, whole, z):
+    expected, take, calls = old.search(z, 30), TrainingSet.take, []
+
+    def fail_at_second(self, rows, dtype):
+        calls.append(rows)
+        if len(calls) == 2:
+            raise RuntimeError("no memory")
+        return take(self, rows, dtype)
+
+    with sklearn.config_context(working_memory=1), monkeypatch.context() as patched:
+        patched.setattr(TrainingSet, "take", fail_at_second)
+        with pytest.raises(RuntimeError, match="no memory"):
+            old.extended(whole)
+    assert equal(old.search(z, 30), expected)
+    assert old.extended(whole).search(z, 30).ids.max() >= 1000
+
+
+def test_threads_that_search_during_an_extension(old, whole, z):
+    expected = old.search(z, 30)
+    with ThreadPoolExecutor(3) as pool:
+        extensions = [pool.submit(old.extended, whole) for _ in range(4)]
+        searches = [pool.submit(old.search, z, 30) for _ in range(20)]
+    assert all(equal(search.result(), expected) for search in searches)
+    first, *others = (extension.result().search(z, 30) for extension in extensions)
+    assert all(equal(other, first) for other in others)
 
 
 def test_never_forks(monkeypatch, digits):

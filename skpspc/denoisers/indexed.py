@@ -96,7 +96,7 @@ class IndexedDenoiser(BandwidthDenoiser):
     def _extend(self):
         self._check_approximation()
         for place, neighbours in self._neighbours.items():
-            neighbours.extend(self._gathered_from(place))
+            self._neighbours[place] = neighbours.extended(self._gathered_from(place))
         self._learn_bandwidth()
 
     def _check_approximation(self):

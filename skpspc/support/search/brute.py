@@ -1,5 +1,7 @@
 """Exact search by matrix products in torch."""
 
+import copy
+
 import numpy as np
 import torch
 
@@ -46,6 +48,10 @@ class BruteIndex:
         self._points = torch.cat([self._points, points])
         self._coarse = torch.cat([self._coarse, band_norms(points, self._ends)])
         self._norms = torch.cat([self._norms, points.square().sum(1)])
+
+    def copied(self):
+        """Return a copy, to which points can be added without changing this index."""
+        return copy.copy(self)  # `add` replaces the tensors
 
     def search(self, queries, k):
         """Return the k points nearest to queries (b, n_dims), float32 and finite; see `Found`."""

@@ -162,6 +162,21 @@ class FaissIndex:
                 self._n_points += n_added
                 points = points[n_added:]
 
+    def copied(self):
+        """Return a copy, to which points can be added without changing this index.
+
+        Only the last shard is cloned, as `add` changes no other.
+        """
+        other = object.__new__(FaissIndex)  # `copy.copy` would serialise the shards
+        vars(other).update(vars(self), _radii=self._radii.copy())
+        try:
+            last = [(self._cloned(shard), first) for shard, first in self._shards[-1:]]
+        except RuntimeError as error:
+            other._leave_gpu(error)
+        else:
+            other._shards = self._shards[:-1] + last
+        return other
+
     def _fill_shard(self, points):
         """Add points to the last shard, or to a new one if that is full; return their number."""
         size = self._shard_size or len(points) + self._n_points
@@ -172,6 +187,10 @@ class FaissIndex:
         added = points[: size - shard.ntotal]
         shard.add(added)
         return len(added)
+
+    def _cloned(self, shard):
+        clone = self._to_cpu(shard) if self._on_gpu else load("faiss").clone_index(shard)
+        return self._to_device(clone)
 
     def _to_device(self, shard):
         """Move a shard from the CPU to the GPU, if this index is on one."""

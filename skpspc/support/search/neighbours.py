@@ -78,14 +78,21 @@ class Neighbours:
         """True if the floors of `search` are lower bounds, False if they are estimates."""
         return self._built()[1].rigorous
 
-    def extend(self, training_set):
-        """Take a training set that begins with the present images; add the new ones."""
-        n, self.training_set = len(self.training_set), training_set
+    def extended(self, training_set):
+        """Return the search of a training set that begins with the present images.
+
+        A built index is copied and the new images are added to the copy, so that this object
+        keeps searching the present images.
+        """
+        other = Neighbours(training_set, self.factory, self._track, fallback=self.fallback)
+        other._coordinates = self._coordinates
         if self._index is not None:
-            coordinates, index = self._built()
-            rows = torch.arange(n, len(training_set), device=training_set.device)
-            for points in coordinates.of(training_set, rows):
-                index.add(points)
+            other._coordinates, index = self._built()
+            other._index = index.copied()
+            rows = torch.arange(len(self.training_set), len(training_set))
+            for points in other._coordinates.of(training_set, rows.to(training_set.device)):
+                other._index.add(points)
+        return other
 
     def _built(self):
         """Return coordinates and index; the first call builds them."""
