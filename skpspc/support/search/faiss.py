@@ -170,7 +170,7 @@ class FaissIndex:
         other = object.__new__(FaissIndex)  # `copy.copy` would serialise the shards
         vars(other).update(vars(self), _radii=self._radii.copy())
         try:
-            last = [(self._cloned(shard), first) for shard, first in self._shards[-1:]]
+            last = [(self._to_device(self._to_cpu(i)), first) for i, first in self._shards[-1:]]
         except RuntimeError as error:
             other._leave_gpu(error)
         else:
@@ -181,22 +181,17 @@ class FaissIndex:
         """Add points to the last shard, or to a new one if that is full; return their number."""
         size = self._shard_size or len(points) + self._n_points
         if not self._shards or self._shards[-1][0].ntotal >= size:
-            empty = load("faiss").clone_index(self._empty_index)
-            self._shards.append((self._to_device(empty), self._n_points))
+            self._shards.append((self._to_device(self._empty_index), self._n_points))
         shard = self._shards[-1][0]
         added = points[: size - shard.ntotal]
         shard.add(added)
         return len(added)
 
-    def _cloned(self, shard):
-        clone = self._to_cpu(shard) if self._on_gpu else load("faiss").clone_index(shard)
-        return self._to_device(clone)
-
     def _to_device(self, shard):
-        """Move a shard from the CPU to the GPU, if this index is on one."""
-        if not self._on_gpu:
-            return shard
+        """Copy a shard from the CPU to the device of this index."""
         faiss = load("faiss")
+        if not self._on_gpu:
+            return faiss.clone_index(shard)
         return faiss.index_cpu_to_gpu(_resources(faiss.StandardGpuResources), 0, shard)
 
     def _to_cpu(self, shard):
@@ -409,14 +404,7 @@ def _resources(standard_gpu_resources):
 
 
 def _from_factory(factory, n_dims):
-    """Return the untrained index of a factory string.
-
-    Raises
-    ------
-    ValueError
-        For a string that faiss does not accept, or that does not compare points by their Euclidean
-        distances.
-    """
+    """Return the untrained index of a factory string; raise ValueError if it does not serve."""
     faiss = load("faiss")
     try:
         whole = faiss.index_factory(n_dims, factory)
