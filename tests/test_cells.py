@@ -172,7 +172,7 @@ def test_new_images_are_found(monkeypatch, photos, weighted):
     model = LocalScoreDenoiser(3, equivariant=True, boundary="circular", tol=1e-3)
     model.fit(photos[:80], sample_weight=some).denoise(noisy(photos[:1], 0.2), 0.2)
     model.partial_fit(photos[80:120], sample_weight=more)
-    monkeypatch.setattr("skpspc.support.cells._k_means", None)  # cells are not made anew
+    monkeypatch.setattr("sklearn.cluster.KMeans.fit", None)  # cells are not made anew
     Z = noisy(photos[100:101], 0.2)
     difference = np.abs(model.denoise(Z, 0.2) - exact(model).denoise(Z, 0.2))
     assert (difference <= 1e-3).mean() > 0.995
