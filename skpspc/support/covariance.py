@@ -1,4 +1,4 @@
-r"""Mean and covariance of a training set, and the directions in which it varies.
+r"""Mean, covariance and principal directions of a training set.
 
 With weights v_i that sum to one,
 
@@ -7,9 +7,9 @@ With weights v_i that sum to one,
     \mu = \sum_i v_i x_i, \qquad
     \Sigma = \sum_i v_i (x_i - \mu)(x_i - \mu)^T = U \operatorname{diag}(S) U^T.
 
-The smaller problem is solved: D x D from sums over the images, or N x N from the products of
-the centred images, in float64 both. Where both are too large, the first directions are found
-by repeated products with Sigma.
+The smaller eigenproblem is solved in float64: D x D from sums over the images, or N x N from
+products of the centred images. Where both are too large, repeated products with Sigma give the
+first directions.
 """
 
 import math
@@ -20,13 +20,13 @@ import torch
 from .._repr import short_repr
 from .memory import rows_that_fit
 
-# Neither a D x D nor an N x N problem is solved beyond this (1.2 GB each in float64).
+# Largest side of an eigenproblem (1.2 GB in float64).
 LARGEST_PROBLEM = 12_288
 # 1024 products of integers between -128 and 127 add up exactly in float32.
 _EXACT_ROWS = 1024
 _POWER_ITERATIONS = 6
 _EPS = torch.finfo(torch.float64).eps
-# Standard deviations below this share of the length of the mean image are rounding.
+# Standard deviations below this fraction of the norm of the mean image are rounding errors.
 _ROUNDING = 16 * _EPS
 
 
@@ -38,19 +38,19 @@ class Spectrum:
     ----------
     mean : Tensor of shape (D,), float64
     components : Tensor of shape (r, D), float64
-        Orthonormal rows; numerically empty directions are left out.
+        Orthonormal rows; directions without numerical variance are left out.
     eigenvalues : Tensor of shape (r,), float64
-        Variances along them, decreasing.
+        Variances along the components, decreasing.
     trace : float
-        Sum of all variances, kept or not.
+        Sum of the variances of all directions.
     squares : float
         Sum of the squares of all entries of Sigma.
     fourth : float
         Mean of ``|x - mu|^4``.
     n_images : float
-        Sum of the sample weights; without weights N.
+        Sum of the sample weights; N without weights.
     n_effective : float
-        ``(sum w)^2 / sum w^2`` of the sample weights; without weights N.
+        ``(sum w)^2 / sum w^2`` of the sample weights; N without weights.
     """
 
     mean: torch.Tensor
@@ -66,7 +66,7 @@ class Spectrum:
 
 
 def exact_spectrum(training_set):
-    """Spectrum by the smaller of the two problems.
+    """Return the spectrum by the smaller of the two eigenproblems.
 
     Raises
     ------
@@ -85,28 +85,18 @@ def exact_spectrum(training_set):
 
 
 def spectrum_of_rows(training_set):
-    """Spectrum from the N x N products of the centred images.
-
-    Parameters
-    ----------
-    training_set : TrainingSet
-
-    Returns
-    -------
-    Spectrum
-    """
-    share = _shares(training_set)
-    mean = _mean(training_set, share)
-    gram = mean.new_zeros(len(share), len(share))
-    for _, block in _columns(training_set, share, mean):
+    """Return the spectrum from the N x N products of the centred images."""
+    weights = _weights(training_set)
+    mean = _mean(training_set, weights)
+    gram = mean.new_zeros(len(weights), len(weights))
+    for _, block in _columns(training_set, weights, mean):
         gram.addmm_(block, block.T)
     eigenvalues, vectors = leading(gram, training_set.n_values, rounding_variance(mean))
     components = mean.new_empty(training_set.n_values, len(eigenvalues))
-    for columns, block in _columns(training_set, share, mean):
+    for columns, block in _columns(training_set, weights, mean):
         components[columns] = block.T @ vectors
     if len(eigenvalues):
-        # products with the images lose the small directions among the large; largest first, QR
-        # sets them upright
+        # the rounding of large directions spoils small ones; QR makes them orthogonal again
         components = torch.linalg.qr(components)[0]
     return Spectrum(
         mean,
@@ -114,16 +104,16 @@ def spectrum_of_rows(training_set):
         eigenvalues,
         float(gram.trace()),
         float(gram.square().sum()),
-        float((gram.diagonal().square() / share).sum()),
+        float((gram.diagonal().square() / weights).sum()),
         *_counts(training_set),
     )
 
 
 def spectrum_by_iteration(training_set, rank):
-    """The first directions by randomised subspace iteration; nothing D x D or N x N is held.
+    """Return the first directions by randomised subspace iteration, with no large matrix.
 
     Halko, Martinsson and Tropp, SIAM Review 2011, Alg. 4.4, from a fixed random start.
-    ``squares`` is unknown (NaN).
+    ``squares`` is NaN.
 
     Parameters
     ----------
@@ -134,15 +124,15 @@ def spectrum_by_iteration(training_set, rank):
     -------
     Spectrum
     """
-    share = _shares(training_set)
-    mean = _mean(training_set, share)
+    weights = _weights(training_set)
+    mean = _mean(training_set, weights)
     n_values = training_set.n_values
     width = min(rank + max(20, rank // 4), n_values, len(training_set))
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(n_values, width, generator=generator, dtype=torch.float64).to(mean)
     for _ in range(_POWER_ITERATIONS):
         basis = torch.linalg.qr(basis)[0]
-        image = _covariance_times(training_set, share, mean, basis)
+        image = _covariance_times(training_set, weights, mean, basis)
         projected, basis = basis, image
     eigenvalues, vectors = leading(projected.T @ image, n_values, rounding_variance(mean))
     components = (projected @ vectors).T[:rank].contiguous()
@@ -151,9 +141,9 @@ def spectrum_by_iteration(training_set, rank):
         mean,
         components,
         eigenvalues[:rank],
-        float(share @ lengths),
+        float(weights @ lengths),
         float("nan"),
-        float(share @ lengths.square()),
+        float(weights @ lengths.square()),
         *_counts(training_set),
     )
 
@@ -161,9 +151,8 @@ def spectrum_by_iteration(training_set, rank):
 class Moments:
     """Sums over images, from which mean and covariance follow.
 
-    uint8 images are added up in their own steps, as integers, exactly: without weights the
-    sums do not depend on how the images are divided. Floats are added up in float64 about
-    the mean of the first images.
+    Sums of uint8 images are exact, in stored steps: without weights they do not depend on how the
+    images are divided. Sums of floats are in float64, about the mean of the first images.
 
     Parameters
     ----------
@@ -176,7 +165,9 @@ class Moments:
         self.unit, self.zero = training_set.unit, training_set.zero
         n_values, device = training_set.n_values, training_set.device
         zeros = torch.zeros(n_values, dtype=torch.float64, device=device)
-        self.shift = zeros + 128 if self._is_integer else _mean(training_set, _shares(training_set))
+        self.shift = (
+            zeros + 128 if self._is_integer else _mean(training_set, _weights(training_set))
+        )
         self.weight, self.weight_norm = 0.0, 0.0  # sum, and root of the sum of squares
         self.first = zeros.clone()
         self.second = zeros.new_zeros(n_values, n_values)
@@ -186,7 +177,7 @@ class Moments:
 
     @property
     def device(self):
-        """Where the sums are."""
+        """Device of the sums."""
         return self.shift.device
 
     @property
@@ -194,7 +185,7 @@ class Moments:
         return self.image_dtype == torch.uint8
 
     def add(self, training_set):
-        """Add images of the same shape and dtype."""
+        """Add a training set of images of the first shape and dtype."""
         weight = training_set.sample_weight
         equal = 1.0
         if weight is not None and training_set.log_weight is None:
@@ -226,16 +217,11 @@ class Moments:
         self.weight_norm = math.hypot(self.weight_norm, norm)
 
     def spectrum(self):
-        """Eigendecomposition of the D x D covariance.
-
-        Returns
-        -------
-        Spectrum
-        """
+        """Return the spectrum of the D x D covariance."""
         offset = self.first / self.weight
         square = self.second / self.weight
         covariance = square - torch.outer(offset, offset)
-        # the difference of two squares is rounding, of either sign, where a pixel is constant
+        # at a constant pixel the difference of squares is a rounding error, of either sign
         constant = covariance.diagonal() <= 8 * _EPS * square.diagonal()
         covariance[constant] = 0.0
         covariance[:, constant] = 0.0
@@ -256,7 +242,7 @@ class Moments:
         )
 
     def _fourth_about(self, mean):
-        """Mean of |y - m|^4, from (|y|^2 - 2 y.m + |m|^2)^2 written out."""
+        """Return the mean of |y - m|^4, expanded from (|y|^2 - 2 y.m + |m|^2)^2."""
         length = mean @ mean
         moment = (
             self.fourth
@@ -269,17 +255,17 @@ class Moments:
 
 
 def _in_image_units(stored, scale):
-    """Values of pixels, from stored values in float64; ``scale`` has their unit and zero."""
+    """Return the values of stored pixels; ``scale`` has ``unit`` and ``zero``."""
     return stored if scale.unit == 1.0 and scale.zero == 0.0 else stored / scale.unit + scale.zero
 
 
 def _rows(training_set):
-    """Images that are converted to float64 together."""
+    """Return the number of images to convert to float64 at once."""
     return rows_that_fit(24 * training_set.n_values, len(training_set), what="One training image")
 
 
-def _shares(training_set):
-    """Weights that sum to one, (N,) float64."""
+def _weights(training_set):
+    """Return weights that sum to one, (N,) float64."""
     if training_set.log_weight is not None:
         return training_set.log_weight.exp()
     n = len(training_set)
@@ -287,7 +273,7 @@ def _shares(training_set):
 
 
 def _counts(training_set):
-    """Sum of the sample weights, and how many equal ones they amount to."""
+    """Return the sum of the sample weights, and the effective number of images."""
     weight = training_set.sample_weight
     n = float(len(training_set))
     if weight is None:
@@ -297,23 +283,23 @@ def _counts(training_set):
     return float(weight.sum()), 1 / float(training_set.log_weight.exp().square().sum())
 
 
-def _mean(training_set, share):
-    """Weighted mean, (D,) float64: exactly the pixel's value where all images agree."""
-    # in raw steps: the sum of integers is exact
+def _mean(training_set, weights):
+    """Return the weighted mean, (D,) float64; it is exact at pixels where all images agree."""
+    # in stored steps: sums of integers are exact
     first = training_set.stored(slice(0, 1)).flatten(1).to(torch.float64)
     total = torch.zeros_like(first[0])
     uniform = training_set.log_weight is None
     for rows in training_set.slices(_rows(training_set)):
         offset = training_set.stored(rows).flatten(1).to(torch.float64) - first
-        total += offset.sum(0) if uniform else share[rows] @ offset
+        total += offset.sum(0) if uniform else weights[rows] @ offset
     total = total / len(training_set) if uniform else total
     return _in_image_units(first[0] + total, training_set)
 
 
-def _columns(training_set, share, mean):
-    """Slices of coordinates, and all images there, centred, times the root of their share."""
+def _columns(training_set, weights, mean):
+    """Yield slices of values, and those of all images, centred, times the root of their weight."""
     n, n_values = len(training_set), training_set.n_values
-    root = share.sqrt()[:, None]
+    root = weights.sqrt()[:, None]
     n_columns = rows_that_fit(24 * n, n_values, what="One pixel of all training images")
     for start in range(0, n_values, n_columns):
         columns = slice(start, start + n_columns)
@@ -322,17 +308,17 @@ def _columns(training_set, share, mean):
         yield columns, (x - mean[columns]) * root
 
 
-def _covariance_times(training_set, share, mean, basis):
-    """Sigma @ basis, (D, k), in one pass over the images."""
+def _covariance_times(training_set, weights, mean, basis):
+    """Return Sigma @ basis, (D, k), from one pass over the images."""
     out = torch.zeros_like(basis)
     for rows in training_set.slices(_rows(training_set)):
         centred = training_set.take(rows, torch.float64).flatten(1) - mean
-        out.addmm_(centred.T, share[rows, None] * (centred @ basis))
+        out.addmm_(centred.T, weights[rows, None] * (centred @ basis))
     return out
 
 
 def _centred_lengths(training_set, mean):
-    """|x_i - mu|^2 of every image, (N,)."""
+    """Return |x_i - mu|^2 of every image, (N,)."""
     parts = [
         (training_set.take(rows, torch.float64).flatten(1) - mean).square().sum(1)
         for rows in training_set.slices(_rows(training_set))
@@ -341,21 +327,21 @@ def _centred_lengths(training_set, mean):
 
 
 def rounding_variance(mean):
-    """Variance along a direction that rounding alone gives images with this mean (D,)."""
+    """Return the variance along a direction from the rounding of images of this mean (D,)."""
     return float(_ROUNDING**2 * mean.square().sum())
 
 
 def leading(matrix, size, least=0.0):
-    """Eigenvalues, decreasing, and eigenvectors (columns) that are not mere rounding.
+    """Return eigenvalues above rounding, decreasing, and their eigenvectors (columns).
 
     Parameters
     ----------
     matrix : Tensor of shape (m, m), float64
-        Symmetric, positive semidefinite but for rounding.
+        Symmetric, positive semidefinite up to rounding.
     size : int
-        How many numbers were added up in each of its entries, or m if that is larger.
+        Number of terms in the sum of an entry of the matrix; at least m is used.
     least : float, default 0.0
-        Eigenvalues up to this are rounding, too.
+        Largest eigenvalue that may come from rounding elsewhere.
 
     Returns
     -------
