@@ -1,4 +1,4 @@
-"""What is compared with what: the training set and the windows it is seen through."""
+"""Training sets, and the windows, cells and indexes over them."""
 
 from .labels import Labels
 from .search import Neighbours, Recall, check_index

@@ -1,4 +1,4 @@
-"""Which class each training image is of."""
+"""Labels: the class of each training image."""
 
 from functools import cached_property
 
@@ -7,7 +7,7 @@ import numpy as np
 from .._repr import described
 
 _SHOWN = 10  # classes that an error lists
-_ALIKE = "make them all numbers or all strings"
+_REMEDY = "make them all numbers or all strings"
 
 
 class Labels:
@@ -16,21 +16,21 @@ class Labels:
     Parameters
     ----------
     values : array of shape (n,)
-        One label for each image, of any type that sorts.
+        One label of each image, of any sortable type.
     used : array of shape (n,), bool, default None
-        Which of the images are kept in the training set: those of positive weight. None: all.
+        True for images of the training set, which have a positive weight. None: all.
 
     Attributes
     ----------
     classes : array of shape (n_classes,)
-        The labels, each once, sorted; those of images that are not kept too.
+        The sorted distinct labels, also of images that are not used.
     codes : array of shape (N,), int64
-        The class of each image that is kept, as a position in ``classes``.
+        Index in ``classes`` of the label of each image of the training set.
 
     Raises
     ------
     ValueError
-        If the labels cannot be sorted, or there is NaN among them.
+        If labels are missing (NaN, None, NA) or cannot be sorted.
     """
 
     def __init__(self, values, used=None):
@@ -42,18 +42,18 @@ class Labels:
         try:
             self.classes, codes = np.unique(values, return_inverse=True)
         except TypeError as error:
-            raise ValueError(f"the labels in y cannot be sorted ({error}); {_ALIKE}.") from error
+            raise ValueError(f"the labels in y cannot be sorted ({error}); {_REMEDY}.") from error
         self.codes = codes if used is None else codes[used]
 
     def __repr__(self):
         return f"Labels(n={len(self.codes)}, classes={described(self.classes.tolist())})"
 
     def joined(self, other):
-        """These labels with others after them."""
+        """Return these labels with others appended."""
         kinds = self.classes.dtype, other.classes.dtype
         if len({kind.kind in "biuf" for kind in kinds}) > 1:  # numpy would make strings of both
             raise ValueError(
-                f"the labels so far are of dtype {kinds[0]}, these of {kinds[1]}; {_ALIKE}."
+                f"the labels so far are of dtype {kinds[0]}, these of {kinds[1]}; {_REMEDY}."
             )
         both = Labels(_concatenated(self.classes, other.classes))
         ours, theirs = np.split(both.codes, [len(self.classes)])
@@ -65,19 +65,19 @@ class Labels:
         return {label: code for code, label in enumerate(self.classes.tolist())}
 
     def find(self, y):
-        """The codes of labels (n,), a list of int.
+        """Return the codes of labels (n,), a list of int.
 
         Raises
         ------
         ValueError
-            If a label is none of the classes.
+            If a label is not in ``classes``.
         """
         codes = [self._code_of.get(label) for label in y.tolist()]
         if None in codes:
-            known = self.classes.tolist()
-            listed = ", ".join(map(repr, known[:_SHOWN]))
-            if len(known) > _SHOWN:
-                listed += f", ... ({len(known)} in all)"
+            classes = self.classes.tolist()
+            listed = ", ".join(map(repr, classes[:_SHOWN]))
+            if len(classes) > _SHOWN:
+                listed += f", ... ({len(classes)} in all)"
             raise ValueError(
                 f"y holds {y.tolist()[codes.index(None)]!r}, and no training image has that label; "
                 f"the classes are {listed}."
@@ -85,12 +85,12 @@ class Labels:
         return codes
 
     def rows(self, code):
-        """The images of a class: a slice if they lie together, else their numbers (m,).
+        """Return the rows of a class: a slice if they are contiguous, else indices (m,).
 
         Raises
         ------
         ValueError
-            If there are none.
+            If the class has no images in the training set.
         """
         rows = np.flatnonzero(self.codes == code)
         if not len(rows):
@@ -104,7 +104,7 @@ class Labels:
 
 
 def _is_missing(label):
-    """Whether a label is None, NaN, NaT or pandas.NA."""
+    """Return whether a label is None, NaN, NaT or pandas.NA."""
     try:
         return label is None or bool(label != label)
     except TypeError:  # NA is neither equal nor unequal to anything
@@ -112,8 +112,8 @@ def _is_missing(label):
 
 
 def _concatenated(labels, others):
-    """Two arrays of labels as one; ints of two types stay ints."""
+    """Concatenate two arrays of labels; ints of different types stay ints."""
     both = labels, others
-    if np.result_type(*both).kind == "f" and all(part.dtype.kind in "iu" for part in both):
-        return np.array([label for part in both for label in part.tolist()], dtype=object)
+    if np.result_type(*both).kind == "f" and all(array.dtype.kind in "iu" for array in both):
+        return np.array([label for array in both for label in array.tolist()], dtype=object)
     return np.concatenate(both)

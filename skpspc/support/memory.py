@@ -1,22 +1,22 @@
-"""How many rows of a computation fit scikit-learn's ``working_memory``."""
+"""Number of rows of a computation that fit scikit-learn's ``working_memory``."""
 
 from sklearn import get_config
 
-# Beyond this a larger chunk buys no speed; it only raises the peak.
+# Larger chunks only raise the peak of memory; they are not faster.
 _LARGEST_CHUNK = 128 * 2**20
 
 
 def rows_that_fit(row_bytes, max_rows, *, what):
-    """Number of rows of ``row_bytes`` bytes each that may be held at once.
+    """Return the number of rows to hold at once.
 
     Parameters
     ----------
     row_bytes : int
-        Bytes that one row of the computation needs.
+        Bytes of one row of the computation.
     max_rows : int
         Upper limit of the answer.
     what : str
-        What a row is, for the error message.
+        Name of a row, for the error message.
 
     Returns
     -------
@@ -39,10 +39,10 @@ def rows_that_fit(row_bytes, max_rows, *, what):
 
 
 def fits(n_bytes):
-    """Whether ``working_memory`` holds so many bytes."""
+    """Return whether ``n_bytes`` fit ``working_memory``."""
     return n_bytes <= get_config()["working_memory"] * 2**20
 
 
 def working_bytes():
-    """Bytes that a chunk may take: ``working_memory``, or less where more buys no speed."""
+    """Return the bytes of a chunk: ``working_memory``, or less where more is not faster."""
     return min(get_config()["working_memory"] * 2**20, _LARGEST_CHUNK)

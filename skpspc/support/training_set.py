@@ -1,4 +1,4 @@
-"""The training images, kept once, as they came."""
+"""The training set: images and weights, stored once and without conversion."""
 
 import math
 from functools import cached_property, partial
@@ -8,12 +8,12 @@ import torch
 from .._repr import dtype_name
 from .memory import rows_that_fit
 
-# Values that the uint8 pixels 0 and 255 stand for, unless an estimator's `data_range` says others.
+# Default values of the uint8 pixels 0 and 255; an estimator's `data_range` overrides them.
 DEFAULT_RANGE = (-1.0, 1.0)
 
 
 def to_compute(images, dtype, data_range=DEFAULT_RANGE):
-    """Images as floats of ``dtype``.
+    """Convert images to floats.
 
     Parameters
     ----------
@@ -25,8 +25,7 @@ def to_compute(images, dtype, data_range=DEFAULT_RANGE):
     Returns
     -------
     Tensor
-        Floats of ``dtype`` come back themselves, over the memory of whoever gave them: never
-        write to the result.
+        Never write to it: images of the wanted dtype are returned without a copy.
     """
     if images.dtype == torch.uint8:
         return images.to(dtype).div_(steps_per_unit(data_range)).add_(data_range[0])
@@ -34,7 +33,7 @@ def to_compute(images, dtype, data_range=DEFAULT_RANGE):
 
 
 def steps_per_unit(data_range):
-    """Steps of a uint8 pixel in one unit of the values that it stands for."""
+    """Steps of a uint8 pixel in one unit of its values."""
     low, high = data_range
     return 255 / (high - low)
 
@@ -45,38 +44,43 @@ class TrainingSet:
     Parameters
     ----------
     images : Tensor of shape (N, C, H, W)
-        uint8 or floats. Not copied, unless some have weight zero.
+        uint8 or floats. Not copied, unless an image has weight zero: it is removed.
     sample_weight : Tensor of shape (N,) or None
         Non-negative, float64, with a positive sum; None means all equal.
     data_range : tuple of (low, high), default (-1, 1)
-        Values that the uint8 pixels 0 and 255 stand for; floats keep their values.
+        Values of the uint8 pixels 0 and 255; floats keep their values.
 
     Attributes
     ----------
-    images : Tensor of shape (N, C, H, W)
-    sample_weight : Tensor of shape (N,) or None
-    data_range : tuple of (low, high)
+    images, sample_weight, data_range
+        The parameters, without images of weight zero.
     """
 
     def __init__(self, images, sample_weight=None, data_range=DEFAULT_RANGE):
         if sample_weight is not None and not (sample_weight > 0).all():
-            used = sample_weight > 0
-            images, sample_weight = images[used], sample_weight[used]
+            positive = sample_weight > 0
+            images, sample_weight = images[positive], sample_weight[positive]
         self.images = images
         self.sample_weight = sample_weight
         self.data_range = data_range
 
     def _of(self, images, sample_weight=None):
-        """Return a plain training set of other images with the same data range."""
+        """Return a plain training set of other images in this data range."""
         return TrainingSet(images, sample_weight, self.data_range)
+
+    def _derived(self, images):
+        """Return a plain training set of crops or copies of the images, in their order."""
+        other = self._of(images, self.sample_weight)
+        other.abs_max = self.abs_max  # without another pass over the images
+        return other
 
     @property
     def is_uint8(self):
-        """Whether the images are stored as uint8, in steps of the data range."""
+        """True if the images are stored as uint8, in steps of the data range."""
         return self.images.dtype == torch.uint8
 
     def to_compute(self, raw, dtype):
-        """Stored pixel values as floats of ``dtype``; never write to the result."""
+        """Convert stored pixels to floats of ``dtype``; never write to the result."""
         return to_compute(raw, dtype, self.data_range)
 
     def __len__(self):
@@ -91,22 +95,22 @@ class TrainingSet:
 
     @property
     def image_shape(self):
-        """(C, H, W)."""
+        """Shape (C, H, W) of one image."""
         return tuple(self.images.shape[1:])
 
     @property
     def n_values(self):
-        """Numbers in one image, C * H * W."""
+        """Number of values of one image, C * H * W."""
         return math.prod(self.image_shape)
 
     @property
     def device(self):
-        """The device that holds the images and does the work."""
+        """Device of the images and of computations with them."""
         return self.images.device
 
     @cached_property
     def log_weight(self):
-        """(N,) float64 with ``exp(log_weight)`` summing to one; None means ``-log N`` each."""
+        """Log of the weights, normalised to sum to one, (N,) float64; None: ``-log N`` each."""
         weight = self.sample_weight
         if weight is None or (weight == weight[0]).all():
             return None
@@ -114,17 +118,17 @@ class TrainingSet:
 
     @property
     def log_uniform(self):
-        """What to add to a log normaliser that was summed without weights."""
+        """Log weight of each image where `log_weight` is None, else 0."""
         return 0.0 if self.log_weight is not None else -math.log(len(self))
 
     def prior(self, rows):
-        """``log_weight`` of some rows (a slice), or None where all are alike."""
+        """Return ``log_weight`` of a slice of rows, or None for equal weights."""
         return None if self.log_weight is None else self.log_weight[rows]
 
     def extended(self, images, sample_weight=None):
-        """A new training set with ``images`` after the present ones.
+        """Return a training set with ``images`` appended.
 
-        Weights are relative to those given before; no weights means one each.
+        New weights are relative to the present ones; None means one each.
         """
         old, new = self.sample_weight, sample_weight
         if old is not None or new is not None:
@@ -135,52 +139,47 @@ class TrainingSet:
         return self._of(torch.cat([self.images, images]), sample_weight)
 
     def subset(self, rows):
-        """Some of the images, with their weights: a view for a slice, a copy for indices."""
+        """Return images of rows with their weights: a view for a slice, a copy for indices."""
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows, device=self.device)
         weight = self.sample_weight
         return self._of(self.images[rows], None if weight is None else weight[rows])
 
     def crop(self, top, left, height, width):
-        """The same crop of every image, as a view."""
+        """Return one crop of every image, as a view."""
         area = ..., slice(top, top + height), slice(left, left + width)
-        cropped = self._of(self.images[area], self.sample_weight)
-        cropped.abs_max = self.abs_max
-        return cropped
+        return self._derived(self.images[area])
 
     def contiguous(self):
-        """The same with images that lie together in memory: itself where they do, or a copy."""
-        if self.images.is_contiguous():
-            return self
-        together = self._of(self.images.contiguous(), self.sample_weight)
-        together.abs_max = self.abs_max
-        return together
+        """Return a copy with contiguous images, or itself if they are contiguous."""
+        is_contiguous = self.images.is_contiguous()
+        return self if is_contiguous else self._derived(self.images.contiguous())
 
     def slices(self, n_rows):
-        """Slices of ``n_rows`` rows that together cover the set."""
+        """Yield slices of ``n_rows`` rows that together cover the set."""
         n = len(self)
         return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
 
     def stored(self, rows):
-        """The images of some rows (a slice or indices), (m, C, H, W), as they are stored."""
+        """Return images of rows (a slice or indices), (m, C, H, W), in the stored dtype."""
         if isinstance(rows, slice):
             return self.images[rows]
         return self.images.index_select(0, rows)  # faster than [rows]
 
     def values(self, columns):
-        """A slice of the values of every flat image, (N, m), as they are stored."""
+        """Return a slice of the values of every flat image, (N, m), in the stored dtype."""
         return self.images.flatten(1)[:, columns]
 
     def take(self, rows, dtype):
-        """The images of some rows (a slice or indices), (m, C, H, W), as floats.
+        """Return images of rows (a slice or indices), (m, C, H, W), as floats.
 
-        As with `to_compute`, the result may be a view of the training set: never write to it.
+        The result may be a view of the training set: never write to it.
         """
         return self.to_compute(self.stored(rows), dtype)
 
     @cached_property
     def abs_max(self):
-        """Largest absolute value of any pixel; of any that uint8 could hold."""
+        """Largest absolute value of any pixel; of uint8 images, that of the data range."""
         if self.is_uint8:
             return max(map(abs, self.data_range))
         low, high = self.images.aminmax()
@@ -188,7 +187,7 @@ class TrainingSet:
 
     @cached_property
     def extremes(self):
-        """Smallest and largest value of every pixel, two of (C, H, W), float64."""
+        """Smallest and largest value of every pixel, two Tensors of (C, H, W), float64."""
         low, high = self.images.amin(0), self.images.amax(0)
         return self.to_compute(low, torch.float64), self.to_compute(high, torch.float64)
 
@@ -200,12 +199,12 @@ class TrainingSet:
 
     @property
     def unit(self):
-        """Stored steps in one unit of the values: 1 for floats."""
+        """Stored steps in one unit of the values; 1 for floats."""
         return steps_per_unit(self.data_range) if self.is_uint8 else 1.0
 
     @property
     def zero(self):
-        """Value of a pixel that is stored as 0: a stored u is the value ``u / unit + zero``."""
+        """Value of a pixel stored as 0: a stored u is the value ``u / unit + zero``."""
         return self.data_range[0] if self.is_uint8 else 0.0
 
     @cached_property
@@ -217,26 +216,25 @@ class TrainingSet:
 
     @property
     def stored_centre(self):
-        """`centre` as a stored value, which `write_centred` subtracts."""
+        """`centre` as a stored value."""
         return 127.5 if self.is_uint8 else self.centre
 
     def centred(self, rows, out):
         """Write ``(x - centre) * unit`` of a slice of rows into a buffer (m, C, H, W).
 
-        Small numbers keep products from cancelling, and a buffer that is written again and
-        again stays in the cache.
+        Products of centred values do not cancel, and a reused buffer stays in the cache.
         """
         raw = self.stored(rows)
         return self.write_centred(raw, out[: len(raw)])
 
     def write_centred(self, raw, out):
-        """Write ``(x - centre) * unit`` of pixels as they are stored into a buffer."""
-        # two steps: a subtraction that converts as well is the slower one
+        """Write ``(x - centre) * unit`` of stored pixels into a buffer."""
+        # a subtraction that converts as well would be slower
         return out.copy_(raw).sub_(self.stored_centre)
 
     @cached_property
     def centred_norms(self):
-        """Euclidean norm of every image as `centred` gives it, (N,) float64."""
+        """Euclidean norms of the `centred` images, (N,) float64."""
         norms = torch.empty(len(self), dtype=torch.float64, device=self.device)
         n_rows = rows_that_fit(2 * 8 * self.n_values, 512, what="One training image")
         buffer = torch.empty((n_rows, *self.image_shape), dtype=torch.float64, device=self.device)
@@ -246,10 +244,10 @@ class TrainingSet:
 
 
 class MirroredTrainingSet(TrainingSet):
-    """A training set, and after it the mirror image (left-right) of each of its images.
+    """A training set followed by the left-right mirror images of its images.
 
-    The mirror images are made chunk by chunk as they are read: nothing is copied. ``images``
-    holds the images alone, all else counts both halves.
+    Mirror images are made in chunks when they are read. ``images`` holds the N / 2 images without
+    them; all other attributes and methods count both halves.
 
     Parameters
     ----------
@@ -266,13 +264,13 @@ class MirroredTrainingSet(TrainingSet):
         return 2 * len(self.images)
 
     def extended(self, images, sample_weight=None):
-        """A new one of the present images and ``images``, with weights of images, not of pairs."""
+        """Return a mirrored training set with ``images`` appended; see `TrainingSet.extended`."""
         weight = self.sample_weight
-        known = self._of(self.images, None if weight is None else weight[: len(self.images)])
-        return MirroredTrainingSet(known.extended(images, sample_weight))
+        plain = self._of(self.images, None if weight is None else weight[: len(self.images)])
+        return MirroredTrainingSet(plain.extended(images, sample_weight))
 
     def subset(self, rows):
-        """Some of the images and mirror images, with their weights: a copy."""
+        """Return a copy of images and mirror images of rows, with their weights."""
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows, device=self.device)
         rows = torch.arange(len(self), device=self.device)[rows]
@@ -280,32 +278,30 @@ class MirroredTrainingSet(TrainingSet):
         return self._of(self.stored(rows), None if weight is None else weight[rows])
 
     def stored(self, rows):
-        """The images of some rows (a slice or indices), (m, C, H, W), as they are stored."""
+        """Return images of rows (a slice or indices), (m, C, H, W), in the stored dtype."""
         n = len(self.images)
         if isinstance(rows, slice):
             mirrored = self.images[max(rows.start, n) - n : max(rows.stop, n) - n].flip(-1)
             return torch.cat([self.images[rows], mirrored]) if rows.start < n else mirrored
-        some = self.images.index_select(0, rows % n)
-        return some.where((rows < n).view(-1, 1, 1, 1), some.flip(-1))
+        images = self.images.index_select(0, rows % n)
+        return images.where((rows < n).view(-1, 1, 1, 1), images.flip(-1))
 
     def values(self, columns):
-        """A slice of the values of every flat image, (N, m), as they are stored."""
+        """Return a slice of the values of every flat image, (N, m), in the stored dtype."""
         number = torch.arange(self.n_values, device=self.device).view(self.image_shape)
         flat = self.images.flatten(1)
         return torch.cat([flat[:, columns], flat[:, number.flip(-1).flatten()[columns]]])
 
     def crop(self, top, left, height, width):
-        """The same crop of every image, a copy: a crop's mirror image lies elsewhere."""
-        starts = left, self.image_shape[2] - left - width
-        here, there = (
+        """Return one crop of every image and mirror image, as a copy."""
+        starts = left, self.image_shape[2] - left - width  # of a crop, and of its mirror image
+        crops, opposite = (
             self.images[..., top : top + height, start : start + width] for start in starts
         )
-        cropped = self._of(torch.cat([here, there.flip(-1)]), self.sample_weight)
-        cropped.abs_max = self.abs_max
-        return cropped
+        return self._derived(torch.cat([crops, opposite.flip(-1)]))
 
     @cached_property
     def extremes(self):
-        """Smallest and largest value of every pixel, two of (C, H, W), float64."""
+        """Smallest and largest value of every pixel, two Tensors of (C, H, W), float64."""
         low, high = self._of(self.images).extremes
         return torch.minimum(low, low.flip(-1)), torch.maximum(high, high.flip(-1))
