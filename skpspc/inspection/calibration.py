@@ -2,18 +2,19 @@
 
 import warnings
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 
 import numpy as np
-import torch
 from sklearn.base import clone
 
 from .._repr import short_repr
 from .._units import checked_range, half_width
 from ..denoisers import EmpiricalDenoiser, FlexibleWindows, GaussianDenoiser
-from ..sampling import PatchSchedule, draw_noise, noise_seed
+from ..sampling import PatchSchedule, noise_seed
 from ..sampling.choice import least_total
 from ..sampling.schedules import check_grid
+from ..support.held_out import held_out_errors
 from ..support.holdout import hold_out
 from ._errors import answer_of, standard_error
 from .equivalence import check_sizes
@@ -300,32 +301,22 @@ def _fitted(denoiser, training_set, **parameters):
         return model.fit(training_set.images, None, sample_weight=training_set.sample_weight)
 
 
-def _table(models, values, held, sigmas, against, seed, monotone):
-    """The errors of all models, which are made one after the other, and the choice."""
-    dtype = torch.float64 if held.images.dtype == torch.float64 else torch.float32
-    clean = held.take(slice(0, len(held)), dtype)
-    noise = draw_noise(held.image_shape, len(held), seed).to(clean)
-    levels = torch.from_numpy(sigmas).to(held.device)
-    z = clean + levels.view(-1, 1, 1, 1, 1).to(clean) * noise  # (L, n, C, H, W)
-
-    def answers(model, name):
-        # all levels in one call: they share the passes over the training images
-        each = levels.repeat_interleave(len(held))
-        return answer_of(model, z.flatten(0, 1), each, name).view(z.shape)
-
-    target = clean if isinstance(against, str) else answers(against, "against")
-    errors = [
-        (answers(model, "denoiser") - target).double().square().flatten(2).mean(2)
-        for model in models
-    ]
-    image_errors = torch.stack(errors, 1).cpu().numpy()
-    weight = np.ones(len(held)) if held.sample_weight is None else held.sample_weight.cpu().numpy()
+def _table(models, values, held_out, sigmas, against, seed, monotone):
+    """Return the table of errors and choices; the models are made and asked one by one."""
+    answers = (partial(answer_of, model, name="denoiser") for model in models)
+    target = None if isinstance(against, str) else partial(_answer_of_reference, against)
+    errors = held_out_errors(answers, held_out, sigmas, seed, target=target)
+    weight = held_out.sample_weight
+    weight = np.ones(len(held_out)) if weight is None else weight.cpu().numpy()
     weight = weight / weight.sum()
-    mean = image_errors @ weight
+    mean, values = errors @ weight, np.asarray(values)
     chosen = least_total(mean) if monotone else mean.argmin(1)
-    return CalibrationTable(
-        sigmas, np.asarray(values), image_errors, weight, np.asarray(values)[chosen]
-    )
+    return CalibrationTable(sigmas, values, errors, weight, values[chosen])
+
+
+def _answer_of_reference(reference, _clean, z, sigma):
+    """Return the answers of the denoiser that the others are compared with."""
+    return answer_of(reference, z, sigma, "against")
 
 
 def _check_against(against):

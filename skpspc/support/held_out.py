@@ -1,0 +1,102 @@
+r"""Errors of denoisers on images that they were not fitted on.
+
+.. math::
+
+    E_{\ell s i} = \frac{1}{d} \| D_s(x_i + \sigma_\ell \epsilon_i; \sigma_\ell) - y_{\ell i} \|^2
+
+for held-out images :math:`x_i` of d values and standard normal noise, with y the clean image or
+the answer of a reference. Scores, calibrations and blends are weighted means of these errors.
+"""
+
+import numpy as np
+import torch
+
+from ..sampling import draw_noise
+from .memory import rows_that_fit
+
+
+def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_level=False):
+    """Return mean squared errors per pixel, of every denoiser on every held-out image.
+
+    Parameters
+    ----------
+    answers : callable, or iterable of S callables
+        ``answer(z, sigma)`` returns posterior means (m, ...) for noisy images z (m, C, H, W) and
+        noise levels (m,), float64. A generator makes the denoisers one after the other: each is
+        asked for all held-out images before the next is made.
+    held_out : TrainingSet
+        The n clean images.
+    sigmas : array of float of shape (L,)
+        Noise levels, in the units of the images. All levels of a block of images are asked for
+        in one call, so that they share the passes over the training set.
+    seed : int
+        Of the noise: that of image i depends on it and on i only.
+    target : callable, default None
+        ``target(clean, z, sigma)`` returns the tensor that answers to z are compared with: one
+        for each of the m noisy images, or one for each clean image. It is called once for each
+        block, and its results are kept. None: the clean images.
+    noise_per_level : bool, default False
+        Draw other noise at each noise level; False: one draw for all levels of an image.
+
+    Returns
+    -------
+    ndarray of shape (L, S, n), float64
+        S = 1 for a single callable. The mean over images is ``errors @ weight``.
+
+    Raises
+    ------
+    MemoryError
+        If ``working_memory`` does not hold one image at all noise levels.
+    """
+    targets: dict[int, torch.Tensor] = {}
+    errors = []
+    for answer in [answers] if callable(answers) else answers:
+        blocks = []
+        for rows, clean, z, sigma in noisy_blocks(held_out, sigmas, seed, noise_per_level):
+            if target is None:
+                wanted = clean
+            elif rows.start in targets:
+                wanted = targets[rows.start]
+            else:
+                wanted = targets[rows.start] = target(clean, z, sigma)
+            by_level = (-1, len(clean), *wanted.shape[1:])
+            with torch.no_grad():
+                difference = answer(z, sigma).view(by_level) - wanted.view(by_level)
+            blocks.append(difference.double().square().flatten(2).mean(2))
+        errors.append(torch.cat(blocks, 1))
+    return torch.stack(errors, 1).cpu().numpy()
+
+
+def noisy_blocks(held_out, sigmas, seed, noise_per_level=False):
+    """Yield held-out images with noise at all noise levels, in blocks that fit ``working_memory``.
+
+    Parameters
+    ----------
+    held_out, sigmas, seed, noise_per_level
+        As in :func:`held_out_errors`.
+
+    Yields
+    ------
+    rows : slice
+        Of the held-out images in the block.
+    clean : Tensor of shape (m, C, H, W)
+        float64 for images of float64, otherwise float32. May be a view: never write to it.
+    z : Tensor of shape (L * m, C, H, W)
+        Level by level, in the dtype of ``clean``.
+    sigma : Tensor of shape (L * m,), float64
+    """
+    dtype = torch.float64 if held_out.images.dtype == torch.float64 else torch.float32
+    levels = torch.as_tensor(np.asarray(sigmas, dtype=np.float64), device=held_out.device)
+    scale = levels.to(dtype).view(-1, 1, 1, 1, 1)
+    shape = (len(levels) if noise_per_level else 1, *held_out.image_shape)
+    row_bytes = 3 * 8 * held_out.n_values * len(levels)
+    n_rows = rows_that_fit(row_bytes, len(held_out), what="One held-out image at all noise levels")
+    for rows in held_out.slices(n_rows):
+        clean = held_out.take(rows, dtype)
+        noise = draw_noise(shape, len(clean), seed, start=rows.start).to(clean).transpose(0, 1)
+        yield (
+            rows,
+            clean,
+            (clean + scale * noise).flatten(0, 1),
+            levels.repeat_interleave(len(clean)),
+        )
