@@ -556,3 +556,40 @@ def _listed_labels(labels):
         if array.dtype.kind == "f" and all(isinstance(v, numbers.Integral) for v in labels):
             return np.array(labels, dtype=object)  # beyond int64, where floats would merge them
     return array
+
+
+def check_pixels(pixels, sides):
+    """Return numbers y * W + x of pixels, a tensor of int64 (m,).
+
+    Parameters
+    ----------
+    pixels : array of int, shape (m, 2), or None
+        (row, column) of each; None: all, in row-major order.
+    sides : tuple of (H, W)
+
+    Raises
+    ------
+    ValueError
+        If they are none, no pairs of ints, or not in an image of that size.
+    """
+    height, width = sides
+    if pixels is None:
+        return torch.arange(height * width)
+    if isinstance(pixels, torch.Tensor):
+        pixels = pixels.cpu().numpy()
+    try:
+        at = np.asarray(pixels)
+    except ValueError:  # ragged
+        at = np.empty(0)
+    if at.ndim != 2 or at.shape[1:] != (2,) or len(at) == 0 or at.dtype.kind not in "iu":
+        raise ValueError(
+            f"pixels must be (row, column) pairs of ints, shape (m, 2), got {pixels!r}; pass "
+            "[(row, column)] for one pixel."
+        )
+    outside = (at < 0) | (at >= [height, width])
+    if outside.any():
+        row, column = at[outside.any(1)][0].tolist()
+        raise ValueError(
+            f"pixels must lie in an answer of {height} x {width}, got (row {row}, column {column})."
+        )
+    return torch.from_numpy(at.astype(np.int64) @ [width, 1])

@@ -1,11 +1,16 @@
 """How the answer of a denoiser moves with the noisy image."""
 
-import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted
 
 from .._threads import torch_threads
-from .._validation import check_finite, check_noisy_images, check_sigma, check_weights
+from .._validation import (
+    check_finite,
+    check_noisy_images,
+    check_pixels,
+    check_sigma,
+    check_weights,
+)
 from ..posterior.jacobian import windows_jacobian
 from ..support.memory import rows_that_fit
 from ._names import named_denoiser
@@ -177,40 +182,3 @@ class Differentiable(Attributable):
     def _differentiated(self, sigma):
         """The windows at a noise level, and the kernel that differentiates what they answer."""
         return self._windows(sigma), windows_jacobian
-
-
-def check_pixels(pixels, sides):
-    """Numbers y * W + x of pixels, a tensor of int64 (m,).
-
-    Parameters
-    ----------
-    pixels : array of int, shape (m, 2), or None
-        (row, column) of each; None: all, in row-major order.
-    sides : tuple of (H, W)
-
-    Raises
-    ------
-    ValueError
-        If they are none, no pairs of ints, or not in an image of that size.
-    """
-    height, width = sides
-    if pixels is None:
-        return torch.arange(height * width)
-    if isinstance(pixels, torch.Tensor):
-        pixels = pixels.cpu().numpy()
-    try:
-        at = np.asarray(pixels)
-    except ValueError:  # ragged
-        at = np.empty(0)
-    if at.ndim != 2 or at.shape[1:] != (2,) or len(at) == 0 or at.dtype.kind not in "iu":
-        raise ValueError(
-            f"pixels must be (row, column) pairs of ints, shape (m, 2), got {pixels!r}; pass "
-            "[(row, column)] for one pixel."
-        )
-    outside = (at < 0) | (at >= [height, width])
-    if outside.any():
-        row, column = at[outside.any(1)][0].tolist()
-        raise ValueError(
-            f"pixels must lie in an answer of {height} x {width}, got (row {row}, column {column})."
-        )
-    return torch.from_numpy(at.astype(np.int64) @ [width, 1])

@@ -4,7 +4,7 @@ import numbers
 
 import numpy as np
 
-from ..denoisers.differentiable import check_pixels
+from .._validation import check_pixels
 
 
 def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
