@@ -31,7 +31,7 @@ from skpspc.inspection import (
 )
 from skpspc.inspection._plot.error_curve import ErrorCurveDisplay
 from skpspc.inspection._plot.sample_grid import SampleGridDisplay
-from skpspc.sampling._levels import NearestStep
+from skpspc.sampling.convert import NearestStep
 from skpspc.support import Neighbours, Recall, TrainingSet
 from skpspc.support.labels import Labels
 

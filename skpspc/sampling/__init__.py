@@ -1,4 +1,4 @@
-"""Schedules of sigmas, and the samplers that walk them."""
+"""Schedules of noise levels, and samplers that follow them."""
 
 from . import convert
 from .noise import draw_noise, noise_seed

@@ -1,26 +1,23 @@
-"""Which of several candidates serves at each noise level, given what each of them errs."""
+"""The choice of a candidate, such as a patch size, at each noise level."""
 
 import numpy as np
 
 
 def least_total(errors):
-    """The choice of one candidate a noise level, never falling, of the least total error.
+    """Return the non-decreasing choice of one candidate per noise level with the least total error.
 
-    By dynamic programming: the least total of a choice for the first levels that ends at a
-    candidate is the error there, added to the least total that ends at it or before it one
-    level earlier. That is exact among all non-decreasing choices. Isotonic regression of the
-    best candidates is not: it would answer with means of candidates, and take a level where
-    all of them serve for one where a single one does.
+    Dynamic programming, exact among all non-decreasing choices. Isotonic regression of the best
+    candidates is not: it gives means of candidates, and ignores by how much a candidate is best.
 
     Parameters
     ----------
     errors : ndarray of shape (L, S)
-        Of S candidates, in their order, at L noise levels, increasing.
+        Errors of S candidates at L increasing noise levels.
 
     Returns
     -------
     ndarray of shape (L,), int
-        Column for every row; of several, one that ends lowest.
+        Column for every row; among equal totals, one with the lowest last column.
 
     Examples
     --------
@@ -41,13 +38,13 @@ def least_total(errors):
 
 
 def patch_sizes(image_shape, n_sizes=15):
-    """Patch sizes from a pixel to the image, evenly spaced in their logarithm.
+    """Return patch sizes from a pixel to the image, evenly spaced in their logarithm.
 
     Parameters
     ----------
     image_shape : tuple of (C, H, W)
     n_sizes : int, default 15
-        How many, at most: sizes that round to the same are one.
+        Most sizes; sizes that round to one integer count once.
 
     Returns
     -------

@@ -1,13 +1,13 @@
-r"""One noisy image in three notations, one answer in five.
+r"""Conversions between three notations of noisy images and five outputs of networks.
 
-Variance exploding (VE, this library's): ``z = x0 + sigma * eps``. The others are z scaled:
+Variance exploding (VE, this library's): ``z = x0 + sigma * eps``. The other notations scale z:
 
 - variance preserving (VP, DDPM): ``x_t = sqrt(abar) x0 + sqrt(1 - abar) eps``, which is
   ``z / sqrt(1 + sigma^2)`` with ``abar = 1 / (1 + sigma^2)``;
 - flow matching: ``x_t = t x0 + (1 - t) eps``, which is ``z / (1 + sigma)`` with
   ``t = 1 / (1 + sigma)``; t = 1 is the clean image.
 
-A network answers with the clean image x0, or with
+A network returns the clean image x0, or
 
 - eps, the noise ``(z - x0) / sigma`` (Ho et al. 2020);
 - score, the gradient of log p(z): ``(x0 - z) / sigma^2`` (Song et al. 2021);
@@ -15,22 +15,15 @@ A network answers with the clean image x0, or with
   and Ho 2022);
 - velocity, ``d x_t / d t = x0 - eps`` of flow matching (Lipman et al. 2023).
 
-Every function takes arrays or tensors and returns the like, floats for ints; ``sigma`` is a float
-or one number for each image, (n,), and positive where it divides. Some authors run t from the image
-to the noise, with the opposite velocity: pass ``1 - t`` and ``-velocity``.
+Every function takes arrays or tensors and returns the container that it was given; ints become
+floats. Authors whose t runs from the image to the noise have the opposite velocity: pass ``1 - t``
+and ``-velocity``.
 """
 
 import numpy as np
 import torch
 
 from .._validation import check_sigma
-from ._levels import (
-    NearestStep,
-    alpha_bar_from_sigma,
-    flow_time_from_sigma,
-    sigma_from_alpha_bar,
-    sigma_from_flow_time,
-)
 
 __all__ = [
     "NearestStep",
@@ -55,7 +48,7 @@ __all__ = [
 
 
 def vp_from_ve(z, sigma):
-    """The VP image ``z / sqrt(1 + sigma^2)``.
+    """Return the VP image ``z / sqrt(1 + sigma^2)``.
 
     Parameters
     ----------
@@ -78,76 +71,59 @@ def vp_from_ve(z, sigma):
 
 
 def ve_from_vp(x_t, sigma):
-    """The VE image of a VP one: ``x_t * sqrt(1 + sigma^2)``.
+    """Return the VE image of a VP image, ``x_t * sqrt(1 + sigma^2)``.
 
     Parameters
     ----------
     x_t : array or Tensor of shape (n, ...)
         Noisy images, VP.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and non-negative.
+    sigma
+        As in :func:`vp_from_ve`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         VE images, in the container and float dtype of x_t.
-
-    Raises
-    ------
-    ValueError
-        If sigma is negative, infinite or NaN, or neither one number nor one for each image.
     """
     return x_t * _vp_scale(along(sigma, x_t))
 
 
 def flow_from_ve(z, sigma):
-    """The image of flow matching, ``z / (1 + sigma)``.
+    """Return the image of flow matching, ``z / (1 + sigma)``.
 
     Parameters
     ----------
-    z : array or Tensor of shape (n, ...)
-        Noisy images, VE.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and non-negative.
+    z, sigma
+        As in :func:`vp_from_ve`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         Images of flow matching, in the container and float dtype of z.
-
-    Raises
-    ------
-    ValueError
-        If sigma is negative, infinite or NaN, or neither one number nor one for each image.
     """
     return z / (1 + along(sigma, z))
 
 
 def ve_from_flow(x_t, sigma):
-    """The VE image of one of flow matching: ``x_t * (1 + sigma)``.
+    """Return the VE image of an image of flow matching, ``x_t * (1 + sigma)``.
 
     Parameters
     ----------
     x_t : array or Tensor of shape (n, ...)
         Noisy images, of flow matching.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and non-negative.
+    sigma
+        As in :func:`vp_from_ve`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         VE images, in the container and float dtype of x_t.
-
-    Raises
-    ------
-    ValueError
-        If sigma is negative, infinite or NaN, or neither one number nor one for each image.
     """
     return x_t * (1 + along(sigma, x_t))
 
 
 def eps_from_x0(x0, z, sigma):
-    """The noise ``(z - x0) / sigma``.
+    """Return the noise ``(z - x0) / sigma``.
 
     Parameters
     ----------
@@ -172,129 +148,94 @@ def eps_from_x0(x0, z, sigma):
 
 
 def x0_from_eps(eps, z, sigma):
-    """The clean image ``z - sigma * eps``.
+    """Return the clean image ``z - sigma * eps``.
 
     Parameters
     ----------
     eps : array or Tensor of shape (n, ...)
         The noise.
-    z : array or Tensor of shape (n, ...)
-        Noisy images, VE.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and non-negative.
+    z, sigma
+        As in :func:`vp_from_ve`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         Clean images, in the container and float dtype of z.
-
-    Raises
-    ------
-    ValueError
-        If sigma is negative, infinite or NaN, or neither one number nor one for each image.
     """
     return z - along(sigma, z) * eps
 
 
 def score_from_x0(x0, z, sigma):
-    """The score ``(x0 - z) / sigma^2`` (Tweedie's formula).
+    """Return the score ``(x0 - z) / sigma^2`` (Tweedie's formula).
 
     Parameters
     ----------
     x0 : array or Tensor of shape (n, ...)
         Clean images.
-    z : array or Tensor of shape (n, ...)
-        Noisy images, VE.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and positive.
+    z, sigma
+        As in :func:`eps_from_x0`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         The score, in the container and float dtype of z.
-
-    Raises
-    ------
-    ValueError
-        If sigma is zero, negative, infinite or NaN, or neither one number nor one for each image.
     """
     sigma = _divisor(sigma, z)
     return (x0 - z) / sigma / sigma
 
 
 def x0_from_score(score, z, sigma):
-    """The clean image ``z + sigma^2 * score``.
+    """Return the clean image ``z + sigma^2 * score``.
 
     Parameters
     ----------
     score : array or Tensor of shape (n, ...)
         Gradients of log p(z).
-    z : array or Tensor of shape (n, ...)
-        Noisy images, VE.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and non-negative.
+    z, sigma
+        As in :func:`vp_from_ve`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         Clean images, in the container and float dtype of z.
-
-    Raises
-    ------
-    ValueError
-        If sigma is negative, infinite or NaN, or neither one number nor one for each image.
     """
     sigma = along(sigma, z)
     return z + sigma * (sigma * score)
 
 
 def v_from_x0(x0, z, sigma):
-    """The v of progressive distillation, ``(eps - sigma * x0) / sqrt(1 + sigma^2)``.
+    """Return the v of progressive distillation, ``(eps - sigma * x0) / sqrt(1 + sigma^2)``.
 
     Parameters
     ----------
     x0 : array or Tensor of shape (n, ...)
         Clean images.
-    z : array or Tensor of shape (n, ...)
-        Noisy images, VE.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and positive.
+    z, sigma
+        As in :func:`eps_from_x0`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         v, in the container and float dtype of z.
-
-    Raises
-    ------
-    ValueError
-        If sigma is zero, negative, infinite or NaN, or neither one number nor one for each image.
     """
     sigma = _divisor(sigma, z)
     return ((z - x0) / sigma - sigma * x0) / _vp_scale(sigma)
 
 
 def x0_from_v(v, z, sigma):
-    """The clean image ``(z / sqrt(1 + sigma^2) - sigma * v) / sqrt(1 + sigma^2)``.
+    """Return the clean image ``(z / sqrt(1 + sigma^2) - sigma * v) / sqrt(1 + sigma^2)``.
 
     Parameters
     ----------
     v : array or Tensor of shape (n, ...)
         The v of progressive distillation.
-    z : array or Tensor of shape (n, ...)
-        Noisy images, VE.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and non-negative.
+    z, sigma
+        As in :func:`vp_from_ve`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         Clean images, in the container and float dtype of z.
-
-    Raises
-    ------
-    ValueError
-        If sigma is negative, infinite or NaN, or neither one number nor one for each image.
     """
     sigma = along(sigma, z)
     scale = _vp_scale(sigma)
@@ -302,58 +243,170 @@ def x0_from_v(v, z, sigma):
 
 
 def velocity_from_x0(x0, z, sigma):
-    """The velocity of flow matching, ``x0 - (z - x0) / sigma``.
+    """Return the velocity of flow matching, ``x0 - (z - x0) / sigma``.
 
     Parameters
     ----------
     x0 : array or Tensor of shape (n, ...)
         Clean images.
-    z : array or Tensor of shape (n, ...)
-        Noisy images, VE.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and positive.
+    z, sigma
+        As in :func:`eps_from_x0`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         The velocity, t = 1 the clean image, in the container and float dtype of z.
-
-    Raises
-    ------
-    ValueError
-        If sigma is zero, negative, infinite or NaN, or neither one number nor one for each image.
     """
     return x0 - (z - x0) / _divisor(sigma, z)
 
 
 def x0_from_velocity(velocity, z, sigma):
-    """The clean image ``(z + sigma * velocity) / (1 + sigma)``.
+    """Return the clean image ``(z + sigma * velocity) / (1 + sigma)``.
 
     Parameters
     ----------
     velocity : array or Tensor of shape (n, ...)
         The velocity of flow matching, t = 1 the clean image.
-    z : array or Tensor of shape (n, ...)
-        Noisy images, VE.
-    sigma : float, or array or Tensor of shape (n,)
-        Noise level, in the units of the clean images; finite and non-negative.
+    z, sigma
+        As in :func:`vp_from_ve`, with its errors.
 
     Returns
     -------
     array or Tensor of shape (n, ...)
         Clean images, in the container and float dtype of z.
-
-    Raises
-    ------
-    ValueError
-        If sigma is negative, infinite or NaN, or neither one number nor one for each image.
     """
     sigma = along(sigma, z)
     return (z + sigma * velocity) / (1 + sigma)
 
 
+def sigma_from_alpha_bar(alpha_bar):
+    """Return the noise level of a VP image, ``sqrt((1 - abar) / abar)``.
+
+    Parameters
+    ----------
+    alpha_bar : float or array
+        In (0, 1].
+
+    Returns
+    -------
+    float or array
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+
+    Examples
+    --------
+    >>> float(sigma_from_alpha_bar(0.5))
+    1.0
+    """
+    alpha_bar = _in_unit_interval(alpha_bar, "alpha_bar")
+    return ((1 - alpha_bar) / alpha_bar) ** 0.5
+
+
+def alpha_bar_from_sigma(sigma):
+    """Return the fraction of a VP image's variance that is signal, ``1 / (1 + sigma^2)``.
+
+    Parameters
+    ----------
+    sigma : float or array
+        Non-negative; inf is allowed.
+
+    Returns
+    -------
+    float or array
+
+    Raises
+    ------
+    ValueError
+        If a value is negative or NaN.
+    """
+    return 1 / (1 + _non_negative(sigma) ** 2)
+
+
+def sigma_from_flow_time(t):
+    """Return the noise level at time t of flow matching, ``(1 - t) / t``; t = 1 is the clean image.
+
+    Parameters
+    ----------
+    t : float or array
+        In (0, 1].
+
+    Returns
+    -------
+    float or array
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range.
+    """
+    t = _in_unit_interval(t, "t")
+    return (1 - t) / t
+
+
+def flow_time_from_sigma(sigma):
+    """Return the time of flow matching, ``1 / (1 + sigma)``; t = 1 is the clean image.
+
+    Parameters
+    ----------
+    sigma : float or array
+        Non-negative; inf is allowed.
+
+    Returns
+    -------
+    float or array
+
+    Raises
+    ------
+    ValueError
+        If a value is negative or NaN.
+    """
+    return 1 / (1 + _non_negative(sigma))
+
+
+class NearestStep:
+    """The step of a discrete VP schedule with the noise level nearest to a sigma.
+
+    Parameters
+    ----------
+    alpha_bar : sequence of float
+        Cumulative products of a DDPM, by step (``alphas_cumprod``); each in (0, 1].
+
+    Raises
+    ------
+    ValueError
+        If a value is out of range, or there is none.
+
+    Examples
+    --------
+    >>> import torch
+    >>> NearestStep([0.99, 0.5, 0.1])(torch.tensor([0.9, 100.0]))
+    tensor([1, 2])
+    """
+
+    def __init__(self, alpha_bar):
+        self.alpha_bar = alpha_bar
+        if np.ndim(alpha_bar) != 1 or len(alpha_bar) == 0:
+            raise ValueError(
+                f"alpha_bar must hold one number for each step, got shape {np.shape(alpha_bar)}."
+            )
+        sigma_from_alpha_bar(alpha_bar)
+
+    def __call__(self, sigma):
+        """Return the indices of the nearest steps, a tensor (n,) of int64."""
+        grid = torch.as_tensor(np.asarray(self.alpha_bar, dtype=np.float64))
+        levels = sigma_from_alpha_bar(grid).to(sigma.device)
+        inside = sigma.to(torch.float64).clamp(levels.min(), levels.max())
+        return (inside[:, None] - levels).abs().argmin(1)
+
+    def __repr__(self):
+        return f"NearestStep(<{len(self.alpha_bar)} steps>)"
+
+
 def along(sigma, images):
-    """Sigma, or another number an image, such that it multiplies images.
+    """Return sigma, or another number for each image, in a shape that multiplies images.
 
     Parameters
     ----------
@@ -364,8 +417,8 @@ def along(sigma, images):
     Returns
     -------
     float, or array or Tensor of shape (n, 1, ...)
-        In the container and dtype of the images; of ints, in that which they become where a
-        float multiplies them.
+        In the container and float dtype of the images; for images of ints, in the default float
+        dtype of their library.
 
     Raises
     ------
@@ -389,13 +442,39 @@ def along(sigma, images):
 
 
 def _divisor(sigma, images):
-    """The same where it divides."""
+    """Return `along` of a positive sigma, which divides."""
     if not (check_sigma(sigma, len(images)) > 0).all():
         raise ValueError(
-            "sigma must be positive here, got 0: without noise z is x0, and tells no direction."
+            "sigma must be positive here, got 0: without noise z equals x0 and has no direction."
         )
     return along(sigma, images)
 
 
 def _vp_scale(sigma):
     return (1 + sigma**2) ** 0.5
+
+
+def _values(numbers):
+    """Return lists and tuples as an array, other numbers unchanged."""
+    return np.asarray(numbers, dtype=np.float64) if isinstance(numbers, (list, tuple)) else numbers
+
+
+def _non_negative(sigma):
+    sigma = _values(sigma)
+    if not _all(sigma >= 0):
+        raise ValueError(f"sigma must be non-negative, got {sigma!r}; it is a noise level.")
+    return sigma
+
+
+def _in_unit_interval(numbers, name):
+    numbers = _values(numbers)
+    if not _all((numbers > 0) & (numbers <= 1)):
+        raise ValueError(
+            f"{name} must be in (0, 1], got {numbers!r}; at 0 nothing of the image is "
+            "left, and sigma is infinite."
+        )
+    return numbers
+
+
+def _all(true):
+    return true if isinstance(true, bool) else true.all()

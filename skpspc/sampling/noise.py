@@ -1,4 +1,4 @@
-"""Where noise comes from."""
+"""Standard normal noise with a stream for each sample."""
 
 import numbers
 
@@ -7,7 +7,7 @@ import torch
 
 
 def draw_noise(shape, n, random_state, start=0):
-    """Standard normal noise, one stream per sample.
+    """Return standard normal noise, one stream per sample.
 
     Parameters
     ----------
@@ -15,8 +15,8 @@ def draw_noise(shape, n, random_state, start=0):
         Shape of one sample.
     n : int
     random_state : int, RandomState, Generator or None
-        Row i depends on it and on i only, never on n. A RandomState or Generator advances
-        by one draw; None takes fresh entropy.
+        Row i depends on ``random_state`` and i only, never on n. A RandomState or Generator
+        advances by one draw; None takes fresh entropy.
     start : int, default 0
         Number of the first row: rows ``start`` to ``start + n`` of a longer draw.
 
@@ -33,7 +33,7 @@ def draw_noise(shape, n, random_state, start=0):
 
 
 def noise_seed(random_state):
-    """An int that stands for ``random_state`` in several calls of `draw_noise`."""
+    """Return an int that replaces ``random_state`` in several calls of `draw_noise`."""
     if random_state is None:
         return np.random.SeedSequence().entropy
     if isinstance(random_state, numbers.Integral) and int(random_state) >= 0:

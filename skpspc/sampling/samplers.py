@@ -13,21 +13,21 @@ from itertools import pairwise
 
 
 class SamplingInterrupted(KeyboardInterrupt):
-    """Sampling was stopped by Ctrl-C; the state reached is here, to go on from.
+    """Sampling stopped by Ctrl-C, with the state reached.
 
-    ``denoiser.sample(initial=stop.z, sigma_max=stop.sigma, n_steps=stop.n_steps)`` walks
-    the rest of the same trajectory.
+    ``denoiser.sample(initial=stop.z, sigma_max=stop.sigma, n_steps=stop.n_steps)`` samples
+    the rest of the trajectory.
 
     Attributes
     ----------
     z : array of shape (n, ...)
-        The noisy images reached.
+        Noisy images at ``sigma``.
     sigma : float
-        Their noise level.
+        Noise level of ``z``.
     n_steps : int
-        Steps that were still to do.
+        Steps that remain.
     trajectory : array of shape (steps done + 1, n, ...) or None
-        The states so far, if the trajectory was asked for.
+        The states so far, for ``return_trajectory=True``.
     """
 
     def __init__(self, z, sigma, n_steps, trajectory=None):
@@ -48,7 +48,7 @@ class SamplingInterrupted(KeyboardInterrupt):
 
 
 def euler(denoise, z, sigmas):
-    """First-order steps; one call of ``denoise`` each."""
+    """Yield the states of first-order steps, each with one call of ``denoise``."""
     for sigma, target in pairwise([*sigmas, 0.0]):
         x0 = denoise(z, sigma)
         z = x0 + (target / sigma) * (z - x0)
@@ -56,7 +56,10 @@ def euler(denoise, z, sigmas):
 
 
 def heun(denoise, z, sigmas):
-    """Second-order steps (Karras et al. 2022, Alg. 1); two calls a step, but one in the last."""
+    """Yield the states of second-order steps (Karras et al. 2022, Alg. 1).
+
+    A step takes two calls of ``denoise``, the last step one.
+    """
     for sigma, target in pairwise([*sigmas, 0.0]):
         x0 = denoise(z, sigma)
         slope = (z - x0) / sigma

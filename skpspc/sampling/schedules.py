@@ -1,4 +1,4 @@
-"""Which sigmas a sampler visits, and which patch size or bandwidth belongs to a sigma."""
+"""Noise levels of samplers, and patch sizes and bandwidths as functions of the noise level."""
 
 from collections.abc import Sequence
 from numbers import Integral, Real
@@ -21,24 +21,23 @@ _LOCAL_SCORE_SIZES = {
 
 
 def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
-    """Noise levels of the EDM sampler, evenly spaced in ``sigma ** (1 / rho)``.
+    """Return the noise levels of the EDM sampler, evenly spaced in ``sigma ** (1 / rho)``.
 
-    Any tail of such a grid is itself such a grid, so that an interrupted trajectory goes on
-    exactly from its last sigma.
+    Any tail of such a grid is such a grid, so an interrupted trajectory continues exactly.
 
     Parameters
     ----------
     n_steps : int
-        How many, at least 1.
+        At least 1.
     sigma_min, sigma_max : float, default 0.002 and 80
-        Last and first, in the units of the images, ``0 < sigma_min <= sigma_max``.
+        Last and first noise level, in the units of the images, ``0 < sigma_min <= sigma_max``.
     rho : float, default 7
         Larger values put more steps at small sigma.
 
     Returns
     -------
     ndarray of shape (n_steps,), float64
-        Decreasing; the samplers add the final step to zero themselves.
+        Decreasing; samplers add the step to zero.
 
     Raises
     ------
@@ -76,7 +75,7 @@ def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
 
 
 def check_grid(sigmas):
-    """Noise levels at which something is given, as an array.
+    """Return checked noise levels as an array.
 
     Parameters
     ----------
@@ -89,7 +88,7 @@ def check_grid(sigmas):
     Raises
     ------
     ValueError
-        If they are none, or not finite, non-negative and distinct.
+        If there is none, or they are not finite, non-negative and distinct.
     """
     try:
         grid = np.asarray(sigmas, dtype=np.float64)
@@ -110,19 +109,19 @@ def check_grid(sigmas):
 
 
 def nearest_level(grid, sigma):
-    """Index of the noise level of a sequence ``grid`` that is nearest to a float ``sigma``."""
+    """Return the index of the noise level of a sequence ``grid`` nearest to a float ``sigma``."""
     grid = np.asarray(grid, dtype=np.float64)
     return int(np.abs(grid - np.clip(sigma, grid.min(), grid.max())).argmin())
 
 
 class _Schedule:
-    """A value for every sigma: that of the nearest sigma on a grid."""
+    """A function of sigma, constant around each noise level of a grid."""
 
     sigmas: Sequence[float]
     _values: str  # name of the second parameter
 
     def _check(self):
-        """Refuse a grid that is none; the values are the subclass's matter."""
+        """Raise if the grid is invalid, or has another length than the values."""
         grid, values = check_grid(self.sigmas), getattr(self, self._values)
         if grid.shape != np.shape(values):
             raise ValueError(
@@ -131,7 +130,7 @@ class _Schedule:
             )
 
     def _at(self, sigma):
-        """Value at ``sigma``; beyond the grid, that of its end."""
+        """Return the value of the grid's noise level nearest to ``sigma``."""
         return getattr(self, self._values)[nearest_level(self.sigmas, sigma)]
 
     def __repr__(self):
@@ -151,14 +150,14 @@ class _Schedule:
 
 
 class PatchSchedule(_Schedule):
-    """Patch size as a function of sigma: that of the nearest sigma on a grid.
+    """Patch size as a function of sigma, by the nearest noise level of a grid.
 
     Parameters
     ----------
     sigmas : sequence of float
         Non-negative, distinct, in any order; in the units of the images.
     sizes : sequence of int
-        Side of the square patches at each, at least 1.
+        Side of the square patches at each noise level, at least 1.
 
     Raises
     ------
@@ -183,24 +182,19 @@ class PatchSchedule(_Schedule):
                 raise ValueError(f"sizes must be ints of at least 1, got {size!r}.")
 
     def __call__(self, sigma):
-        """Patch size at ``sigma`` (a float; beyond the grid, that of its end)."""
+        """Return the patch size at a float ``sigma``; beyond the grid, its end counts."""
         return int(self._at(sigma))
 
 
 class BandwidthSchedule(_Schedule):
-    """Bandwidth as a function of sigma: that of the nearest sigma on a grid.
+    """Bandwidth as a function of sigma, by the nearest noise level of a grid.
 
     Parameters
     ----------
     sigmas : sequence of float
-        Non-negative, distinct, in any order; in the units of the images.
+        As in `PatchSchedule`, with its errors.
     bandwidths : sequence of float
-        Between 0 and 1, one at each.
-
-    Raises
-    ------
-    ValueError
-        If the two differ in length, are empty, or hold values out of range.
+        Bandwidth at each noise level, between 0 and 1.
 
     Examples
     --------
@@ -220,12 +214,12 @@ class BandwidthSchedule(_Schedule):
                 raise ValueError(f"bandwidths must be between 0 and 1, got {bandwidth!r}.")
 
     def __call__(self, sigma):
-        """Bandwidth at ``sigma`` (a float; beyond the grid, that of its end)."""
+        """Return the bandwidth at a float ``sigma``; beyond the grid, its end counts."""
         return float(self._at(sigma))
 
 
 def paper_schedule(image_shape, data_range=(-1, 1)):
-    """The CIFAR-10 schedule of Niedoba et al., scaled to the image.
+    """Return the CIFAR-10 schedule of Niedoba et al., scaled to the image.
 
     Parameters
     ----------
@@ -246,7 +240,7 @@ def paper_schedule(image_shape, data_range=(-1, 1)):
 
 
 def local_score_schedule(network, data_range=(-1, 1)):
-    """The window sizes of Kamb & Ganguli, calibrated against a convolutional network.
+    """Return the window sizes of Kamb & Ganguli, calibrated against a convolutional network.
 
     Parameters
     ----------
@@ -278,8 +272,8 @@ def local_score_schedule(network, data_range=(-1, 1)):
     (3, 7, 25)
     """
     if network not in _LOCAL_SCORE_SIZES:
-        known = ", ".join(map(repr, _LOCAL_SCORE_SIZES))
-        raise ValueError(f"network must be one of {known}, got {network!r}.")
+        networks = ", ".join(map(repr, _LOCAL_SCORE_SIZES))
+        raise ValueError(f"network must be one of {networks}, got {network!r}.")
     sizes = _LOCAL_SCORE_SIZES[network]
     time = np.arange(len(sizes)) / len(sizes)
     sigmas = np.tan(np.pi * time / 2.016) * ((data_range[1] - data_range[0]) / 2)
