@@ -24,8 +24,8 @@ import torch
 
 from skpspc import EmpiricalDenoiser, PSPCDenoiser
 from skpspc.datasets import load_edm_zip
-from skpspc.posterior.masks import masked_posterior
-from skpspc.support import TrainingSet, square_corners
+from skpspc.posterior.masks import masked
+from skpspc.support import Masks, TrainingSet, square_corners
 
 N_NOISY = 8
 CHUNK = 100  # training images at a time in the published code
@@ -172,12 +172,13 @@ class Bench:
     def masks(self, engine, n_train, fraction, sigma):
         """PSPC-Flex, one mask a pixel."""
         masks = flexible_masks(fraction)
+        windows = Masks(fraction, masks[:, None], masks[:, None])
         z = self.noisy(N_NOISY, sigma)
         training_set = TrainingSet(torch.from_numpy(self.train[:n_train]))
 
         def denoise(z):
             level = torch.full((len(z),), sigma, dtype=torch.float64)
-            return masked_posterior(z, level, training_set, masks, masks, engine=engine).mean
+            return masked(z, level, training_set, windows, engine).mean
 
         n_entries = int(masks.sum())
         return self.row(

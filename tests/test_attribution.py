@@ -386,16 +386,17 @@ def test_classes_have_the_numbers_of_all_images(X, Z, weight):
             np.testing.assert_allclose(answer[i], alone.denoise(z[None], 0.5)[0], atol=1e-9)
 
 
-def test_numbers_count_no_images_of_weight_zero(X, Z, weight):
+def test_numbers_are_rows_of_X_though_some_weigh_nothing(X, Z, weight):
     weight = np.where(np.arange(N) < 3, 0.0, weight)
     model = PSPCDenoiser(3).fit(X, sample_weight=weight)
     rows = np.flatnonzero(weight)
     found = model.attribute(Z, 0.5, top=1)
     alone = PSPCDenoiser(3).fit(X[rows], sample_weight=weight[rows])
-    np.testing.assert_array_equal(found.index, alone.attribute(Z, 0.5, top=1).index)
+    np.testing.assert_array_equal(found.index, rows[alone.attribute(Z, 0.5, top=1).index])
     refitted = PSPCDenoiser(3).fit(X[rows[1:]], sample_weight=weight[rows[1:]])
-    without = leave_out(model, Z, 0.5, [0]).without[0]
-    np.testing.assert_allclose(without, refitted.denoise(Z, 0.5), atol=1e-9)
+    weightless, heavy = leave_out(model, Z, 0.5, [0, rows[0]]).without
+    np.testing.assert_allclose(heavy, refitted.denoise(Z, 0.5), atol=1e-9)
+    np.testing.assert_allclose(weightless, model.denoise(Z, 0.5), atol=1e-9)
 
 
 def test_one_sigma_an_image(X, Z):
@@ -540,20 +541,25 @@ class TestWindowWeights:
         np.testing.assert_allclose(found, expected / expected.sum(), atol=1e-5)
 
     def test_windows_of_a_pixel_make_its_answer(self, X, Z, weight):
-        """The list of windows of a pixel, as the sensitivity uses it."""
+        """Weights in single windows and shares of windows, as the Jacobian uses them."""
         for name, (model, *_) in CASES.items():
             fit_quietly(model, X, weight)
-            windows = model._windows(0.5)
+            prior = model._prior_of()
+            masks = prior.windows_at(0.5).masks(SHAPE)
             level, z = torch.full((2,), 0.5, dtype=torch.float64), torch.from_numpy(Z)
             answer = model.denoise(Z, 0.5)
-            source = windows.source.take(slice(0, len(windows.source)), torch.float64)
+            source = prior.source.take(slice(0, len(prior.source)), torch.float64)
+            shares = masks.shares()
+            if shares is None:  # every window answers for its own pixel or coordinate
+                shares = torch.eye(len(masks.query)).view(-1, *masks.answer_shape)
+            shares = shares.expand(-1, SHAPE[0], -1, -1)
             for row, column in [(0, 0), (2, 3), (4, 5)]:
-                made, shares = 0.0, 0.0
-                for window in windows.at(row, column):
-                    args = windows.source, window.columns, window.precision
-                    w = window_weights(z, level, *args)
-                    made = made + (w @ source[:, :, row, column]) * window.share
-                    shares = shares + window.share
+                made = 0.0
+                for query, share in zip(masks.query, shares[..., row, column], strict=True):
+                    precision = query.expand(SHAPE).flatten().double()
+                    columns = precision.nonzero().squeeze(1)
+                    w = window_weights(z, level, prior.source, columns, precision[columns])
+                    made = made + (w @ source[:, :, row, column]) * share
                 expected = answer[:, :, row, column]
                 np.testing.assert_allclose(made, expected, atol=1e-9, err_msg=name)
-                np.testing.assert_allclose(shares, np.ones(SHAPE[0]), atol=1e-12)
+            np.testing.assert_allclose(shares.sum(0), np.ones(SHAPE), atol=1e-12)

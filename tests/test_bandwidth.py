@@ -22,8 +22,8 @@ from skpspc import (
     PatchSchedule,
     PSPCDenoiser,
 )
-from skpspc.denoisers import bandwidth as of_denoisers
-from skpspc.posterior import bandwidth as of_posteriors
+from skpspc.denoisers import calibration
+from skpspc.posterior import blur
 from skpspc.sampling import draw_noise
 from skpspc.support import TrainingSet, covariance
 from skpspc.support.holdout import different
@@ -131,7 +131,9 @@ def assert_single_precision_serves(model, X, digits):
     Z = digits[-3:] / 127.5 - 1 + sigma[:, None, None, None] * noise
     mean = model.fit(X).denoise(Z.astype(np.float32), sigma)
     assert mean.dtype == np.float32
-    exact = model.set_params(engine="auto").denoise(Z.astype(np.float32).astype(float), sigma)
+    exact = (
+        model.set_params(engine="auto").fit(X).denoise(Z.astype(np.float32).astype(float), sigma)
+    )
     assert np.abs(mean - exact).max() < 3e-5
 
 
@@ -170,7 +172,7 @@ def test_windows_one_by_one_and_together(digits, monkeypatch, dtype):
     Z = (digits[-5:] / 127.5 - 1 + 0.2).astype(dtype)
     model = PSPCDenoiser(4, bandwidth=0.3).fit(digits[:300], sample_weight=np.arange(300) % 5 + 1)
     together = model.posterior(Z, 0.2)
-    monkeypatch.setattr(of_posteriors, "_TOLERANCE", {torch.float32: 0.0, torch.float64: 0.0})
+    monkeypatch.setattr(blur, "_TOLERANCE", {torch.float32: 0.0, torch.float64: 0.0})
     apart = model.posterior(Z, 0.2)
     tolerance = 1e-5 if dtype == np.float32 else 1e-11
     assert (apart.mean != together.mean).any()
@@ -228,7 +230,7 @@ def test_mirror_images_one_by_one_and_together(digits, monkeypatch, dtype):
     expected = PSPCDenoiser(5, bandwidth=0.4).fit(both).denoise(Z.astype(np.float64), 0.3)
     for tolerance in ({}, {torch.float32: 0.0, torch.float64: 0.0}):
         for key, value in tolerance.items():
-            monkeypatch.setitem(of_posteriors._TOLERANCE, key, value)
+            monkeypatch.setitem(blur._TOLERANCE, key, value)
         mean = PSPCDenoiser(5, bandwidth=0.4, flip=True).fit(X).denoise(Z, 0.3)
         atol = 3e-5 if dtype == np.float32 else 1e-10
         np.testing.assert_allclose(mean, expected, rtol=0, atol=atol)
@@ -266,10 +268,13 @@ def test_tweedie(digits, rng):
 
 
 @pytest.mark.parametrize("model", [EmpiricalDenoiser(), PatchDenoiser(3), PSPCDenoiser(3)])
-def test_what_fit_did_not_calibrate_is_asked_for(model, digits):
-    model.fit(digits[:50]).set_params(bandwidth="calibrated")
-    with pytest.raises(ValueError, match="'calibrated' was set after the fit; fit again"):
-        model.denoise(digits[:2], 0.5)
+def test_a_bandwidth_is_calibrated_at_the_next_fit(model, digits):
+    Z = digits[:2] / 127.5 - 1 + 0.1
+    before = model.fit(digits[:50]).denoise(Z, 0.5)
+    model.set_params(bandwidth="calibrated")
+    np.testing.assert_array_equal(model.denoise(Z, 0.5), before)
+    assert not hasattr(model, "bandwidth_schedule_")
+    assert hasattr(model.fit(digits[:50]), "bandwidth_schedule_")
 
 
 @pytest.mark.parametrize(
@@ -430,7 +435,7 @@ def test_calibrated_bandwidths_are_the_best_on_held_out_images(
 ):
     """By hand: of images drawn by what they show, the first are held out, the rest is fitted."""
     digits = digits[:600]
-    monkeypatch.setattr(of_denoisers, "_FITTED", 200)
+    monkeypatch.setattr(calibration, "_FITTED", 200)
     known = {"smoothing": smoothing, "flip": flip, "random_state": 3}
     model = PSPCDenoiser(4, bandwidth="calibrated", **known)
     weight = np.arange(len(digits)) % 3 + 1.0

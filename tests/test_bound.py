@@ -18,6 +18,7 @@ from skpspc import (
     SmoothedDenoiser,
 )
 from skpspc.posterior import Posterior, cells, truncated
+from skpspc.posterior.posterior import PerWindow, composite
 
 CLOSE = 1e-10  # rounding of float64, beyond which bounds hold
 
@@ -183,7 +184,7 @@ class TestCombinations:
     def test_places_of_which_one_is_not_proved(self, digits, monkeypatch):
         model = PatchDenoiser(4, location="all", n_neighbors=5).fit(digits)
         model.posterior(noisy(digits, 0.3, 2), 0.3)
-        last = model._neighbours[model.corners_[-1]]
+        last = model._searches()[-1].neighbours
         last._index.rigorous = False
         assert not quiet_posterior(model, noisy(digits, 0.3, 2), 0.3).bound_is_proved.any()
 
@@ -217,19 +218,25 @@ def test_combining_posteriors_keeps_what_is_proved():
     def posterior(proved):
         n = len(proved)
         ones = torch.ones(n)
-        return Posterior(torch.zeros(n, 1, 2, 2), ones[:, None], ones[:, None], ones, ones, proved)
+        return Posterior(torch.zeros(n, 1, 2, 2), ones, ones, ones, ones, proved)
 
     yes, no = torch.tensor([True, True]), torch.tensor([False, False])
     gathered = Posterior.gathered(
         [(torch.tensor([2, 0]), posterior(yes)), (torch.tensor([1, 3]), posterior(no))], 4
     )
     assert gathered.bound_is_proved.tolist() == [True, False, True, False]
-    assert gathered.pooled(4, 4).bound_is_proved.tolist() == [True, False, True, False]
-    updated = posterior(no).updated(torch.tensor([1]), posterior(yes[:1]))
+    assert gathered.map(torch.clone).bound_is_proved.tolist() == [True, False, True, False]
+    ones = torch.ones(2, 1)
+    result = PerWindow(torch.zeros(2, 1, 2, 2), ones, ones, bound_is_proved=no)
+    exact = PerWindow(torch.zeros(1, 1, 2, 2), ones[:1], ones[:1])
+    updated = result.updated(torch.tensor([1]), exact)
     assert updated.bound_is_proved.tolist() == [False, True]
-    assert updated.map(torch.clone).bound_is_proved.tolist() == [False, True]
-    grouped = Posterior.by_group("abab", lambda rows, key: posterior(yes if key == "a" else no))
-    assert grouped.bound_is_proved.tolist() == [True, False, True, False]
+    level = torch.ones(2, dtype=torch.float64)
+    assert composite(updated, level, 4).bound_is_proved.tolist() == [False, True]
+    rows, half = torch.tensor([0, 1]), torch.full((2,), 0.5, dtype=torch.float64)
+    mixed = torch.tensor([True, False])
+    blend = Posterior.weighted([(rows, half, posterior(yes)), (rows, half, posterior(mixed))], 2)
+    assert blend.bound_is_proved.tolist() == [True, False]
 
 
 def test_a_bound_that_is_nan_is_not_proved():

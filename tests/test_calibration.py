@@ -23,7 +23,7 @@ from skpspc import (
     PatchSchedule,
     PSPCDenoiser,
 )
-from skpspc.denoisers import bandwidth as of_denoisers
+from skpspc.denoisers import calibration
 from skpspc.inspection import calibrate_patch_size, calibrate_thresholds
 from skpspc.sampling import draw_noise, edm_sigmas, noise_seed, paper_schedule
 from skpspc.sampling.choice import least_total, patch_sizes
@@ -343,7 +343,7 @@ def test_one_held_out_image_has_no_standard_error(digits):
 @pytest.mark.parametrize("flip", [False, True])
 def test_calibrated_sizes_are_the_best_on_held_out_images(digits, monkeypatch, flip):
     """By hand: of images drawn by what they show, the first are held out, the rest is fitted."""
-    monkeypatch.setattr(of_denoisers, "_FITTED", 60)
+    monkeypatch.setattr(calibration, "_FITTED", 60)
     weight = np.arange(len(digits)) % 3 + 1.0
     model = PSPCDenoiser("calibrated", flip=flip, random_state=3).fit(digits, sample_weight=weight)
     schedule = model.patch_schedule_

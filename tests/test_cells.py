@@ -9,7 +9,8 @@ import torch
 
 from skpspc import LocalScoreDenoiser
 from skpspc.datasets import load_photo_patches
-from skpspc.posterior import patches, visiting_posterior
+from skpspc.posterior import CellSearch, patches
+from skpspc.posterior.cells import visiting_posterior
 from skpspc.posterior.patches import PatchDictionary, sliding_patches
 from skpspc.support import TrainingSet
 from skpspc.support.cells import PatchCells
@@ -251,7 +252,7 @@ def test_without_compiled_code_it_is_exact(monkeypatch, photos, model):
     dictionary = PatchDictionary(model.training_set_, (3, 3), (1, 1))
     queries = torch.from_numpy(noisy(photos[120:121], 0.3)).reshape(-1)[:540].reshape(20, 27)
     sigma = torch.full((20,), 0.3, dtype=torch.float64)
-    part = visiting_posterior(queries, sigma, dictionary, None, 1e-3)
+    part = visiting_posterior(queries, sigma, dictionary, CellSearch(None, 1e-3))
     expected = patches.patch_posterior(queries, sigma, dictionary)
     assert torch.equal(part.mean, expected.mean)
 

@@ -20,8 +20,8 @@ from skpspc import (
     PSPCDenoiser,
     tapered_windows,
 )
-from skpspc.posterior.masks import masked_posterior
-from skpspc.support import TrainingSet
+from skpspc.posterior.select import posterior
+from skpspc.support import Masks, TrainingSet
 
 SHAPE = (2, 5, 4)
 SOURCES = ["images", "flips", "translates"]
@@ -229,9 +229,8 @@ class TestSpecialCases:
         masks = torch.from_numpy(masks)
         levels = torch.full((3,), sigma, dtype=torch.float64)
         training_set = TrainingSet(torch.from_numpy(X))
-        other = masked_posterior(torch.from_numpy(Z), levels, training_set, masks, masks)
-        counts = 2 * masks.flatten(1).sum(1)
-        assert_equal_posteriors(one, other.pooled(40, counts))
+        windows = Masks("test", masks[:, None], masks[:, None])
+        assert_equal_posteriors(one, posterior(torch.from_numpy(Z), levels, training_set, windows))
 
     @pytest.mark.parametrize("size", [1, 3, 7])
     def test_local_score(self, X, Z, sigma, size):

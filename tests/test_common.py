@@ -571,7 +571,7 @@ def test_interrupt_within_a_step(X):
 
     def size(sigma):
         calls.append(sigma)
-        if len(calls) == 4 * 2:  # two images a call; the second call of Heun's second step
+        if len(calls) == 4:  # the second call of Heun's second step; one noise level a call
             raise KeyboardInterrupt
         return 2
 

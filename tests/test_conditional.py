@@ -276,8 +276,8 @@ def test_what_a_walk_remembers_is_that_of_its_class(digits):
 
 
 def images_of_class(model, label):
-    """The images that the denoiser of a class looks at."""
-    return images_of(model._of_class(model.classes_.tolist().index(label))).numpy()
+    """Return the training images of the prior of a class."""
+    return model._prior_of(model.classes_.tolist().index(label)).source.images.numpy()
 
 
 def test_nothing_is_copied_where_a_class_lies_together(X):
@@ -291,18 +291,18 @@ def test_nothing_is_copied_where_a_class_lies_together(X):
     model.fit(tensor, SORTED[::-1].copy())  # together, if not in order
     assert images_of_class(model, 3).__array_interface__["data"][0] == tensor[9].data_ptr()
     smoothed = SmoothedDenoiser(PSPCDenoiser(2)).fit(X, SORTED)
-    inner = smoothed._of_class(1).denoiser_
-    assert np.shares_memory(images_of(inner).numpy(), X)
+    inner = smoothed._prior_of(1).prior
+    assert np.shares_memory(inner.source.images.numpy(), X)
 
 
 def test_a_class_that_lies_apart_is_copied_once_when_asked_for(X, Z):
     model = EmpiricalDenoiser().fit(X, SHUFFLED)
     assert np.shares_memory(images_of(model).numpy(), X)
-    assert not model._of_classes
+    assert not model._class_priors
     dogs = images_of_class(model, "dog")
     np.testing.assert_array_equal(dogs, X[SHUFFLED == "dog"])
     assert np.shares_memory(images_of_class(model, "dog"), dogs)
-    assert len(model._of_classes) == 1
+    assert len(model._class_priors) == 1
 
 
 def test_pickles_leave_the_denoisers_of_classes_out(model, X, Z):
@@ -357,12 +357,13 @@ def test_fitting_again_forgets_classes(model, X, Z):
         model.denoise(Z, 0.7, y[0])
 
 
-def test_parameters_set_after_the_first_question_count(X, Z, y):
+def test_parameters_set_after_the_first_question_count_from_the_next_fit(X, Z, y):
     model = EmpiricalDenoiser().fit(X, y)
     exact = model.denoise(Z, 0.7, y[0])
     model.set_params(n_neighbors=2)
+    np.testing.assert_array_equal(model.denoise(Z, 0.7, y[0]), exact)
     expected = EmpiricalDenoiser(n_neighbors=2).fit(X[y == y[0]]).denoise(Z, 0.7)
-    np.testing.assert_array_equal(model.denoise(Z, 0.7, y[0]), expected)
+    np.testing.assert_array_equal(model.fit(X, y).denoise(Z, 0.7, y[0]), expected)
     assert np.abs(expected - exact).max() > 1e-6
 
 

@@ -435,23 +435,21 @@ def test_blends_warn_of_classes_that_are_too_small(X, Z):
 def test_errors_of_python_name_no_class_of_our_own(X, method):
     with pytest.raises(TypeError) as caught:
         getattr(PSPCDenoiser(2).fit(X), method)(nonsense=1)
-    assert re.search(rf"\b(PSPC)?Denoiser\.{method}\(\)", str(caught.value))
+    assert re.search(rf"\b(PSPC|TrainingSet)?Denoiser\.{method}\(\)", str(caught.value))
 
 
 ESTIMATORS = [one for one in map(vars(skpspc).get, skpspc.__all__) if hasattr(one, "denoise")]
 
 
 @pytest.mark.parametrize("kind", ESTIMATORS, ids=lambda kind: kind.__name__)
-def test_missing_arguments_name_no_base_class(kind):
-    names = {one.__name__ for one in kind.__mro__ if one.__module__.startswith("skpspc")}
-    hidden = names - {one.__name__ for one in ESTIMATORS}
-    assert hidden
+def test_missing_arguments_name_a_denoiser(kind):
+    """The two bases of denoisers are called denoisers too; nothing else of ours is named."""
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         is_ours = inspect.unwrap(method).__module__.startswith("skpspc")
         if is_ours and (name == "__init__" or not name.startswith("_")):
-            with pytest.raises(TypeError, match="missing") as caught:
+            owners = rf"({kind.__name__}|Denoiser|TrainingSetDenoiser)\."
+            with pytest.raises(TypeError, match=rf"^({owners})?{name}\(\) missing"):
                 inspect.unwrap(method)()
-            assert not any(f"{one}." in str(caught.value) for one in hidden)
 
 
 def test_instruments_take_containers_too(X, tmp_path):

@@ -11,8 +11,8 @@ import torch
 
 from skpspc import LocalScoreDenoiser, PSPCDenoiser
 from skpspc._threads import n_threads
-from skpspc.posterior import select
-from skpspc.posterior.posterior import difference_dtype, precision_root
+from skpspc.posterior import engines
+from skpspc.posterior.softmax import difference_dtype, precision_root
 from skpspc.support import TrainingSet
 
 
@@ -26,10 +26,10 @@ def four_threads():
 
 @pytest.fixture
 def no_numba(monkeypatch):
-    monkeypatch.setattr(select, "available", lambda name: name != "numba")
-    select._has_numba.cache_clear()
+    monkeypatch.setattr(engines, "available", lambda name: name != "numba")
+    engines._has_numba.cache_clear()
     yield
-    select._has_numba.cache_clear()
+    engines._has_numba.cache_clear()
 
 
 def test_threads_are_those_of_torch(four_threads):

@@ -10,8 +10,8 @@ from sklearn import config_context
 import generators
 import oracle
 from skpspc import EmpiricalDenoiser, GaussianDenoiser, PCALocalityDenoiser
-from skpspc.posterior import precision_posterior
-from skpspc.support import TrainingSet
+from skpspc.posterior.select import posterior
+from skpspc.support import Masks, TrainingSet
 
 
 def neighbour_oracle(X, sigma, threshold):
@@ -208,7 +208,7 @@ def test_weights_of_tied_images(dtype, sigma, device):
     weight = torch.tensor([1.0, 3.0], dtype=torch.float64, device=device)
     z = torch.zeros(1, 2, 3, 4, dtype=dtype, device=device)
     level = torch.tensor([sigma], dtype=torch.float64, device=device)
-    precision = torch.ones(24, 24, device=device)
-    got = precision_posterior(z, level, TrainingSet(X, weight), precision)
+    windows = Masks("test", torch.ones(24, 2, 3, 4, device=device), None)
+    got = posterior(z, level, TrainingSet(X, weight), windows, engine="torch")
     np.testing.assert_allclose(got.mean.cpu(), -0.125, rtol=1e-6)
     np.testing.assert_allclose(got.effective_sample_size.cpu(), 1 / (1 / 16 + 9 / 16), rtol=1e-6)

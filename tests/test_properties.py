@@ -57,7 +57,7 @@ def test_patch_as_large_as_the_image(case):
 @given(generators.cases(max_images=1), LEVELS)
 def test_a_single_training_image_is_the_answer(case, sigma):
     for model, posterior in zip(three(case.size), answers(case, sigma=sigma), strict=True):
-        target = fit_quietly(model, case.X)._respond(torch.tensor(case.x)).numpy()
+        target = fit_quietly(model, case.X)._prior_of().answered(torch.tensor(case.x)).numpy()
         np.testing.assert_allclose(
             posterior.mean, np.broadcast_to(target, posterior.mean.shape), rtol=0, atol=1e-12
         )
@@ -207,7 +207,7 @@ def test_large_sigma_tends_to_the_weighted_mean(case):
     diameter = np.ptp(case.x, axis=0).max() + np.abs(case.Z).max()
     for model in three(case.size):
         fitted = fit_quietly(model, case.X, weight)
-        target = fitted._respond(mean).numpy()
+        target = fitted._prior_of().answered(mean).numpy()
         # the gap falls with sigma^-2
         for sigma in (1e3, 1e5, 1e12, np.inf):
             gap = np.abs(fitted.denoise(case.Z, sigma) - target).max()
@@ -245,7 +245,7 @@ def test_small_noise_on_a_training_image_leaves_that_image(case, seed):
         Z = case.x[:1] + level * noise
         for model in three(case.size):
             fitted = fit_quietly(model, case.X)
-            target = fitted._respond(torch.tensor(case.x[:1])).numpy()
+            target = fitted._prior_of().answered(torch.tensor(case.x[:1])).numpy()
             np.testing.assert_allclose(fitted.denoise(Z, level), target, rtol=0, atol=1e-12)
 
 
@@ -299,7 +299,7 @@ def test_the_gap_of_local_equivalence_peaks_in_between(digits, rng):
 def test_outputs_lie_in_the_convex_hull(case, sigma):
     case.Z = case.Z * 3
     for model, posterior in zip(three(case.size), answers(case, sigma=sigma), strict=True):
-        x = fit_quietly(model, case.X)._respond(torch.tensor(case.x)).numpy()
+        x = fit_quietly(model, case.X)._prior_of().answered(torch.tensor(case.x)).numpy()
         assert (posterior.mean >= x.min(0) - 1e-12).all()
         assert (posterior.mean <= x.max(0) + 1e-12).all()
         size = posterior.effective_sample_size

@@ -10,8 +10,10 @@ import generators
 import oracle
 from helpers import fit_quietly
 from skpspc import EmpiricalDenoiser, PatchDenoiser, PatchSchedule, PSPCDenoiser, edm_sigmas
-from skpspc.posterior.box import box_posterior, box_spread, box_sum
-from skpspc.support import TrainingSet, clip_size, overlap_counts, square_corners
+from skpspc.posterior.box import box, box_spread, box_sum
+from skpspc.posterior.posterior import composite
+from skpspc.posterior.softmax import floored_sigma
+from skpspc.support import Squares, TrainingSet, clip_size, overlap_counts, square_corners
 
 
 @given(generators.cases())
@@ -109,10 +111,12 @@ def test_log_evidence_is_that_of_the_image_for_a_window_as_large(rng):
 def test_box_kernel_with_one_window_is_the_dense_kernel(case):
     x, z = torch.tensor(case.x), torch.tensor(case.Z)
     window = case.shape[1:]
-    box = box_posterior(z, torch.tensor(case.sigma), TrainingSet(x), window)
+    training_set = TrainingSet(x)
+    sigma = floored_sigma(torch.tensor(case.sigma), z, training_set)
+    box_of_one = composite(box(z, sigma, training_set, Squares(*window)), sigma, x[0].numel())
     whole = EmpiricalDenoiser().fit(case.x).posterior(case.Z, case.sigma)
-    np.testing.assert_allclose(box.mean, whole.mean, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(box.log_evidence[:, 0, 0], whole.log_evidence, rtol=1e-10, atol=1e-9)
+    np.testing.assert_allclose(box_of_one.mean, whole.mean, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(box_of_one.log_evidence, whole.log_evidence, rtol=1e-10, atol=1e-9)
 
 
 @given(st.integers(1, 12), st.integers(1, 9), st.data())

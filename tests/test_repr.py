@@ -32,7 +32,7 @@ from skpspc.inspection import (
 from skpspc.inspection._plot.error_curve import ErrorCurveDisplay
 from skpspc.inspection._plot.sample_grid import SampleGridDisplay
 from skpspc.sampling.convert import NearestStep
-from skpspc.support import Neighbours, Recall, TrainingSet
+from skpspc.support import Centred, Neighbours, Recall, Squares, TrainingSet, Whole
 from skpspc.support.labels import Labels
 
 
@@ -58,8 +58,11 @@ def public_objects():
         "Labels": model._labels,
         "Neighbours": Neighbours(model.training_set_, "IVF8,Flat"),
         "Recall": Recall(),
-        "Windows": local._windows(0.5),
-        "Window": local._windows(0.5).at(0, 0)[0],
+        "Whole": Whole(),
+        "Squares": Squares(3, 3),
+        "Masks": Squares(3, 3).masks((1, 8, 8)),
+        "Centred": Centred(3),
+        "Prior": local._prior_of(),
         "ResolvedWindows": windows.resolve(model.training_set_),
         "PatchSchedule": PatchSchedule(np.geomspace(0.1, 10, 50), np.arange(1, 51)),
         "BandwidthSchedule": BandwidthSchedule(np.geomspace(0.1, 10, 50), np.linspace(0, 1, 50)),

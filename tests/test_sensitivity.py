@@ -493,7 +493,7 @@ def test_heat_maps_of_flat_and_torch_images_are_alike(digits):
         ({"sigmas": [0.5, 0.5]}, "sigmas must be distinct"),
         ({"sigmas": [0.5, -1.0]}, "sigmas must be finite and non-negative"),
         ({"sigmas": [np.nan]}, "sigmas must be finite"),
-        ({"sigmas": [0.0]}, "sigma must be positive, got 0: there PSPCDenoiser jumps"),
+        ({"sigmas": [0.0]}, "sigma must be positive, got 0: there the answer jumps"),
         ({"n_images": 15}, "n_images=15 is more than the 14 images of X; pass at most 14"),
         ({"n_images": 0}, "n_images must be an int of at least 1"),
         ({"n_images": 2.5}, "n_images must be an int of at least 1"),

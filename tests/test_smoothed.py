@@ -39,7 +39,8 @@ class Shrinkage(torch.nn.Module):
 
 def displacements(model, shape):
     """The e_m of a fitted model, (M, *shape)."""
-    return draw_noise(shape, model.n_draws, model._seed).numpy()
+    z = torch.zeros(1, *shape, dtype=torch.float64)
+    return model._prior_of().displacements(z).numpy() / model.tau
 
 
 def test_mean_over_displaced_copies(X, Z, device):
@@ -160,7 +161,10 @@ def test_a_frozen_denoiser_is_asked_as_it_is(X, Z):
     ("parameters", "sentence"),
     [
         ({"denoiser": "empirical"}, "'denoiser' parameter"),
-        ({"denoiser": FrozenEstimator(PCA())}, "what is frozen must be a denoiser, got Frozen"),
+        (
+            {"denoiser": FrozenEstimator(PCA())},
+            "FrozenEstimator must hold a denoiser, got Frozen",
+        ),
         ({"tau": -0.1}, "'tau' parameter"),
         ({"n_draws": 0}, "'n_draws' parameter"),
         ({"denoiser__sigma": -1}, "'sigma' parameter"),

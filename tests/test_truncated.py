@@ -246,7 +246,7 @@ def test_crops_are_gathered_once(digits, monkeypatch):
     model = PatchDenoiser(4, tol=1e-3).fit(digits[:1000])
     first = model.denoise(Z, 0.1)
     n_cropped = len(cropped)
-    assert model._neighbours[(2, 2)].training_set.images.is_contiguous()
+    assert model._searches()[0].neighbours.training_set.images.is_contiguous()
     np.testing.assert_array_equal(model.denoise(Z, 0.1), first)
     assert len(cropped) == n_cropped
     again = pickle.loads(pickle.dumps(model))
@@ -315,7 +315,7 @@ def test_recall_is_the_share_of_the_nearest_that_are_found(digits, index):
     clean = X[np.linspace(0, 599, 30).astype(int)] / 127.5 - 1
     Z = (clean + sigma * draw_noise((1, 8, 8), 30, 5).numpy()).astype(np.float32)
     true = np.square(oracle.as_float(Z)[:, None] - oracle.as_float(X)).sum(2).argsort(1)[:, :k]
-    found = model._neighbours[None].search(torch.from_numpy(Z), k).ids.numpy()
+    found = model._searches()[0].neighbours.search(torch.from_numpy(Z), k).ids.numpy()
     shares = [len(set(a) & set(b)) / k for a, b in zip(true.tolist(), found.tolist(), strict=True)]
     assert recall == pytest.approx(np.mean(shares), abs=1e-6)
     if index == "HNSW2":
@@ -333,7 +333,7 @@ def test_recall_of_many_places_and_of_copies(digits):
     assert EmpiricalDenoiser(tol=1e-3).fit(twice).index_recall(1) == 1  # either copy will do
     patches = PatchDenoiser(5, location="all", tol=1e-3).fit(digits[:200])
     assert patches.index_recall() == 1
-    assert len(patches._neighbours) == 16
+    assert len(patches._searches()) == 16
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,7 @@ def test_posterior_means(name, sigma, dtype, X, weight, device):
     Z = noisy(X, sigma).astype(dtype)
     model.set_params(device=device).fit(X, sample_weight=weight)
     if masks is None:
-        masks = model._windows(sigma).query.flatten(1).numpy()
+        masks = model._prior_of().windows_at(sigma).masks(SHAPE).query.flatten(1).numpy()
     expected = composite(Z, X, sigma, masks, weight, responses)
     answer = model.denoise(Z, sigma).reshape(len(Z), -1)
     np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-9 if dtype == np.float64 else 1e-5)

@@ -1,20 +1,18 @@
-"""What every denoiser shares: how it is fitted, asked, sampled from and scored."""
+"""The base of all denoisers: questions about noisy images, answered by what was fitted."""
 
 import math
 import numbers
+import os
 
 import numpy as np
 import torch
-from sklearn.base import OneToOneFeatureMixin, TransformerMixin, _fit_context
-from sklearn.utils import gen_batches
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from .._threads import torch_threads
 from .._units import (
-    check_data_range,
-    check_inside,
     half_width,
     middle,
     sampler_ends,
@@ -24,36 +22,31 @@ from .._units import (
     warn_once,
 )
 from .._validation import (
-    check_device,
     check_finite,
-    check_labels,
     check_noise_range,
     check_noisy_images,
+    check_pixels,
     check_sigma,
-    check_training_images,
     check_weights,
 )
 from ..posterior import Posterior
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
-from ..support.memory import rows_that_fit
+from ..support.held_out import held_out_errors
 from ..support.training_set import DEFAULT_RANGE
-from ._links import LinkedEstimator
-from ._names import named_denoiser
-from .differentiable import Differentiable
 
 # Where the choice of a patch size matters on images in [-1, 1].
 _SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
-@named_denoiser
-class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, LinkedEstimator):
-    """Base of all denoisers.
+class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+    """Base of all denoisers: methods that ask a prior about noisy images.
 
-    A subclass gives ``_posterior(z, sigma)``: tensors (n, *shape) and (n,) in, a `Posterior`
-    of tensors out; and ``_resolve()``, if its parameters have to be checked against the
-    images.
+    A prior is the value that a fit learns (`skpspc.posterior.BasePrior`). A subclass gives
+    ``fit``, and ``_prior_of(code)``: the prior of all training images (None) or of a class.
     """
+
+    _doc_link_module = "skpspc"
 
     _parameter_constraints = {
         "sigma": [Interval(numbers.Real, 0, None, closed="left")],
@@ -72,140 +65,34 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         self.device = device
         self.random_state = random_state
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
-        """Keep the training images.
+    @property
+    def _doc_link_template(self):
+        """Address of the estimators' pages; empty, and so no link, without SKPSPC_DOCS_URL."""
+        root = os.environ.get("SKPSPC_DOCS_URL", "").rstrip("/")
+        return root and f"{root}/api/generated/skpspc.{{estimator_name}}.html"
 
-        Parameters
-        ----------
-        X : array or Tensor of shape (n, C, H, W) or (n, d)
-            uint8 images are read on ``data_range``, [-1, 1] by default. Float images, float64
-            included, are used unscaled. Integers of other types are refused as images unless
-            ``data_range`` says what their range is. Not copied: do not write to X afterwards.
-        y : array of shape (n,), default None
-            Labels of any type that sorts, for :meth:`denoise` and :meth:`sample` of a class;
-            without a class all images count. A y of several columns, as regressors take, holds
-            no labels; a one-hot y is refused.
-        sample_weight : array of shape (n,), default None
-            Non-negative; the prior probability of each image, up to a factor.
+    def _prior_of(self, code=None):
+        """Return the prior of a class, an int, or of all training images."""
+        raise NotImplementedError
 
-        Returns
-        -------
-        self
-
-        Raises
-        ------
-        ValueError
-            For NaN, infinity, masked values, no images, or shapes, labels and weights that do not
-            fit; for labels that are missing (NaN, None) or one-hot; for floats whose largest
-            magnitude is out of range (float32: 1e-16 to 1e16, float64: 1e-60 to 1e60).
-
-        Notes
-        -----
-        A class whose images lie together in X is a view of them. Where they lie apart they are
-        copied, once, when that class is first asked for: sort X by class to save the memory.
-        """
-        images, self._layout = check_training_images(self, X, reset=True)
-        self.image_shape_ = tuple(images.shape[1:])
-        self._take_units(images)
-        device = check_device(self.device, images)
-        weight = check_weights(sample_weight, images, device)
-        self._know(check_labels(y, len(images), weight), y)
-        with torch_threads():
-            self._keep(self._training_set(images.to(device), weight))
-            self._resolve()
-        return self
-
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
-        """Add training images to those fitted before.
-
-        Parameters and errors are those of :meth:`fit`; X must have the image shape and dtype
-        of the first call. Labels come in every call or in none; new classes may.
-
-        Returns
-        -------
-        self
-        """
-        if not hasattr(self, "image_shape_"):
-            return self.fit(X, y, sample_weight)
-        images, _ = check_training_images(self, X, reset=False)
-        if images.dtype != self._image_dtype:
-            raise ValueError(
-                f"X has dtype {images.dtype}, the training set {self._image_dtype}; convert X "
-                "first."
-            )
-        check_inside(images, self.data_range_)
-        self._widen_limits(images)
-        weight = check_weights(sample_weight, images, self._device)
-        self._know_more(check_labels(y, len(images), weight), y)
-        with torch_threads():
-            self._add(images.to(self._device), weight)
-            self._extend()
-        return self
-
-    def _take_units(self, images):
-        """Keep the data range and the limits of training images; nothing has been warned of."""
-        self.data_range_ = check_data_range(self.data_range, images.dtype)
-        check_inside(images, self.data_range_)
-        self._limits = _limits(images, self.data_range_)
-        self._warned: set[str] = set()
-
-    def _widen_limits(self, images):
-        """Let the limits of training images hold more of them."""
-        low, high = _limits(images, self.data_range_)
-        self._limits = min(low, self._limits[0]), max(high, self._limits[1])
-
-    def _training_set(self, images, weight):
-        """Return images and weights as a training set on the data range."""
-        return TrainingSet(images, weight, self.data_range_ or DEFAULT_RANGE)
-
-    def _keep(self, training_set):
-        """Learn from a training set, forgetting what was known."""
-        self.training_set_ = training_set
-
-    def _add(self, images, weight):
-        """Learn from more images, beside those known."""
-        self._keep(self.training_set_.extended(images, weight))
+    def _codes(self, y, n):
+        """Return the classes of n noisy images, a list of int, from one label or n labels."""
+        raise ValueError(
+            f"{type(self).__name__} has no classes; leave y out, or ask a denoiser that was fitted "
+            "with labels."
+        )
 
     @property
     def _device(self):
-        """Where the work is done."""
-        return self.training_set_.device
+        """Device where the work is done."""
+        return self._prior_of().device
 
-    @property
-    def _image_dtype(self):
-        """Of the training images."""
-        return self.training_set_.images.dtype
-
-    def _resolve(self):
-        """Check parameters against the images; called at the end of `fit`."""
-
-    def _extend(self):
-        """The same at the end of `partial_fit`: the training set begins with the one before."""
-        self._resolve()
-
-    def _shapes(self):
-        """Shapes that one noisy image may have; the last is that of the answer."""
+    def _input_shapes(self):
+        """Return the shapes that one noisy image may have; the last is that of the answer."""
         return [self.image_shape_]
 
-    def _respond(self, images):
-        """The part of (n, C, H, W) images that the denoiser answers for."""
-        return images
-
-    def _posterior_by_window(self, z, sigma):
-        """The posterior where ``_window`` says which windows serve a sigma.
-
-        A subclass gives ``_window(sigma)``, which can be compared and hashed, and
-        ``_windowed_posterior(z, sigma, window)`` for noisy images that share one.
-        """
-        return Posterior.by_group(
-            [self._window(level) for level in sigma.tolist()],
-            lambda rows, window: self._windowed_posterior(z[rows], sigma[rows], window),
-        )
-
     def posterior(self, Z, sigma, y=None):
-        """The posterior over training images of each noisy image.
+        """Return the posterior over training images of each noisy image.
 
         Parameters
         ----------
@@ -227,8 +114,8 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         Warns
         -----
         UserWarning
-            Once after each fit, if ``error_bound`` is an estimate for a noisy image, which
-            ``bound_is_proved`` says of each.
+            Once after each fit, if ``error_bound`` is an estimate for a noisy image, one whose
+            ``bound_is_proved`` is False.
 
         Raises
         ------
@@ -238,18 +125,30 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             zero; if the posterior mean is not finite.
         """
         check_is_fitted(self)
-        z, layout = check_noisy_images(self, Z, self._shapes(), self._device)
+        z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
         with torch.no_grad(), torch_threads():
             levels = check_sigma(sigma, len(z)).to(z.device)
             warn_if_far(self, z, levels)
-            result = self._posterior_of(z, levels, y)
+            if y is None:
+                result = self._prior_of().posterior(z, levels)
+            else:
+                result = self._posterior_by_class(z, levels, self._codes(y, len(z)))
         check_finite(result.mean, z.dtype, "the posterior mean")
         self._warn_of_estimates(result.bound_is_proved)
         return result.map(lambda t: layout.restore(t, images=t is result.mean))
 
+    def _posterior_by_class(self, z, sigma, codes):
+        """Return the posterior of each noisy image under the training images of its class."""
+        groups = []
+        for code in sorted(set(codes)):
+            rows = torch.tensor([row for row, other in enumerate(codes) if other == code])
+            rows = rows.to(z.device)
+            groups.append((rows, self._prior_of(code).posterior(z[rows], sigma[rows])))
+        return Posterior.gathered(groups, len(z))
+
     @property
     def _proved_by(self):
-        """How to have bounds that are proved, for a warning."""
+        """Remedy for error bounds that are estimates."""
         return "use denoisers inside that keep the bound true, or all training images"
 
     def _warn_of_estimates(self, proved):
@@ -263,6 +162,64 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
                 f"{len(proved)} noisy images, which single pixels may exceed (bound_is_proved is "
                 f"False there); {self._proved_by}.",
             )
+
+    def denoise(self, Z, sigma, y=None, guidance=1.0):
+        r"""Return the posterior mean D(z; sigma): an estimate of the clean images.
+
+        With labels y and guidance w, the classes' denoisers are blended with that of all
+        images,
+
+        .. math::
+
+            D_w(z; \sigma) = D(z; \sigma) + w\,\bigl(D(z; \sigma, y) - D(z; \sigma)\bigr),
+
+        which is linear in the scores too: that of :math:`p(z)^{1 - w} p(z \mid y)^w`, or, up
+        to a factor, :math:`p(z)\, p(y \mid z)^w`, at noise level sigma.
+
+        Parameters
+        ----------
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+        sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
+        y : label or array of shape (n,), default None
+            As in :meth:`posterior`.
+        guidance : float, default 1.0
+            w: 1 is the class alone, 0 all images; above 1 the class is overstated, and the
+            answer may leave the convex hull of the images. (In the paper's notation w - 1.)
+
+        Returns
+        -------
+        array or Tensor
+            Estimates of x0, in the container, layout and float dtype of Z (float32 for uint8
+            and half precision). Gradients are not tracked.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`posterior`; for a guidance that is not finite, or one without y.
+
+        References
+        ----------
+        Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, arXiv:2207.12598, Eq. 6.
+
+        Examples
+        --------
+        >>> from skpspc import EmpiricalDenoiser
+        >>> model = EmpiricalDenoiser().fit([[-1.0], [0.0], [1.0]], ["a", "b", "b"])
+        >>> model.denoise([[0.5]], sigma=1.0, y="b")
+        array([[0.5]])
+        >>> model.denoise([[0.5]], sigma=1.0, y=["b"], guidance=2.0).round(3)
+        array([[0.733]])
+        """
+        guidance = check_guidance(guidance, y)
+        mean = self.posterior(Z, sigma, y).mean
+        if guidance == 1:
+            return mean
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below, in words
+            answer = _guided(self.posterior(Z, sigma).mean, mean, guidance)
+        tensor = torch.as_tensor(answer)
+        name = f"the answer with guidance={guidance:g}"
+        check_finite(tensor, tensor.dtype, name, "pass a smaller guidance")
+        return answer
 
     def transform(self, X):
         """Denoise at the constructor's ``sigma``, so that a Pipeline works.
@@ -281,7 +238,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         return self.denoise(X, self.sigma)
 
     def score_samples(self, Z, sigma=None, y=None):
-        """Log evidence log p(z; sigma) of noisy images.
+        """Return the log evidence log p(z; sigma) of noisy images.
 
         Parameters
         ----------
@@ -294,14 +251,14 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         Returns
         -------
         array or Tensor of shape (n,)
-            For the empirical denoiser, what ``KernelDensity(bandwidth=sigma)`` gives; see
+            For the empirical denoiser equal to ``KernelDensity(bandwidth=sigma)``; see
             `Posterior` for denoisers with many windows.
         """
         check_is_fitted(self)
         return self.posterior(Z, self.sigma if sigma is None else sigma, y).log_evidence
 
     def score(self, X, y=None, *, sigmas=None):
-        """Minus the mean squared denoising error on clean images: higher is better.
+        """Return minus the mean squared denoising error on clean images: higher is better.
 
         Parameters
         ----------
@@ -329,21 +286,18 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
             raise ValueError(f"sigmas must be finite and at least one, got {sigmas!r}.")
         check_sigma(sigmas, len(sigmas))
         check_noise_range(images.dtype, sigmas=float(sigmas.max()))
-        shape = (len(sigmas), *self.image_shape_)
-        seed = noise_seed(self.random_state)
-        n_rows = rows_that_fit(16 * math.prod(shape), len(images), what="The noise of one image")
-        total = 0.0
-        for rows in gen_batches(len(images), n_rows):
-            clean = images[rows]
-            target = self._respond(clean)
-            noise = draw_noise(shape, len(clean), seed, start=rows.start).to(clean)
-            for j, sigma in enumerate(sigmas):
-                level = check_sigma(sigma, len(clean)).to(clean.device)
-                with torch.no_grad(), torch_threads():
-                    mean = self._posterior(clean + float(sigma) * noise[:, j], level).mean
-                error = (mean - target).square().mean(dtype=torch.float64)
-                total += float(error) * len(clean)
-        return -total / (len(images) * len(sigmas))
+        prior = self._prior_of()
+        held_out = TrainingSet(images, None, self.data_range_ or DEFAULT_RANGE)
+        with torch_threads():
+            errors = held_out_errors(
+                prior.mean,
+                held_out,
+                sigmas,
+                noise_seed(self.random_state),
+                target=lambda clean, z, sigma: prior.answered(clean),
+                noise_per_level=True,
+            )
+        return -float(errors.mean())
 
     def sample(
         self,
@@ -408,7 +362,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         check_is_fitted(self)
         if not (callback is None or callable(callback)):
             raise ValueError(f"callback must be a callable or None, got {callback!r}.")
-        steps = self._sampler(sampler)
+        steps = _sampler(sampler)
         sigma_min, sigma_max = sampler_ends(self.data_range_, sigma_min, sigma_max)
         if initial is None:
             warn_if_small(self, sigma_max)
@@ -420,8 +374,7 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         states, done = [z], 0
         try:
             with torch.no_grad(), torch_threads():
-                denoise = self._conditional_walker(y, guidance, len(z))
-                walk = steps(denoise, z, sigmas[:-1])
+                walk = steps(self._sampling_run(y, guidance, len(z)), z, sigmas[:-1])
                 for z in tqdm(walk, "sampling", n_steps, disable=verbose <= 0):
                     done += 1
                     if done > n_steps:
@@ -448,23 +401,34 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         samples = self._layout.restore(check_finite(z, z.dtype, "a sample"))
         return (samples, self._stacked(states)) if return_trajectory else samples
 
+    def _sampling_run(self, y, guidance, n):
+        """Return ``denoise(z, sigma)``, of a tensor and a float, for one run of n samples."""
+        guidance = check_guidance(guidance, y)
+        everything = self._prior_of().for_sampling()
+        if y is None:
+            return lambda z, sigma: _mean(everything, z, sigma)
+        codes = torch.tensor(self._codes(y, n), device=self._device)
+        classes = [
+            ((codes == code).nonzero().squeeze(1), self._prior_of(code).for_sampling())
+            for code in codes.unique().tolist()
+        ]
+
+        def denoise(z, sigma):
+            x0 = torch.empty_like(z)
+            for rows, prior in classes:
+                x0[rows] = _mean(prior, z[rows], sigma)
+            return x0 if guidance == 1 else _guided(_mean(everything, z, sigma), x0, guidance)
+
+        return denoise
+
     def _stacked(self, states):
-        """States as one array, (len(states), n, ...)."""
+        """Return states as one array, (len(states), n, ...)."""
         restored = [self._layout.restore(state) for state in states]
         return torch.stack(restored) if self._layout.is_torch else np.stack(restored)
 
-    def _sampler(self, sampler):
-        """The sampler's function from its name."""
-        if callable(sampler):
-            return sampler
-        if not isinstance(sampler, str) or sampler not in SAMPLERS:
-            known = ", ".join(map(repr, sorted(SAMPLERS)))
-            raise ValueError(f"sampler must be one of {known} or a callable, got {sampler!r}.")
-        return SAMPLERS[sampler]
-
     def _initial(self, n, initial, random_state, sigma_max):
-        """The state to start from: the given one, or noise."""
-        shape = self._shapes()[-1]
+        """Return the state to start from: the given one, or noise."""
+        shape = self._input_shapes()[-1]
         if initial is not None:
             z, _ = check_noisy_images(self, initial, [shape], self._device)
             if n not in (1, len(z)):
@@ -477,18 +441,192 @@ class BaseDenoiser(Differentiable, OneToOneFeatureMixin, TransformerMixin, Linke
         noise += middle(self.data_range_)
         return noise.to(device=self._device, dtype=self._layout.dtype)
 
-    def _walker(self):
-        """What a sampler calls on one walk: ``denoise(z, sigma)``, a tensor and one float."""
-        return self._denoise_at
+    def jacobian(self, Z, sigma, pixels=None):
+        r"""Return rows of the Jacobian: how much each input pixel moves pixels of the answer.
 
-    def _denoise_at(self, z, sigma, **remembered):
-        level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
-        return self._posterior(z, level, **remembered).mean
+        .. math::
+
+            J_{pq} = \frac{\partial D(z; \sigma)_p}{\partial z_q}
+            = \frac{\sum_k r_{kp}\, \pi_{kq} \operatorname{Cov}_{w^k}(x_p, x_q)}
+            {\sigma^2 \sum_k r_{kp}}
+
+        for posterior means through windows k, with query precisions :math:`\pi_k`, response
+        weights :math:`r_k` and posterior weights :math:`w^k`. It is in closed form: that of the
+        `GaussianDenoiser` is its Wiener filter, those of means of denoisers are means. A
+        `NetworkDenoiser` differentiates its network.
+
+        Parameters
+        ----------
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images. float64 is computed in float64, everything else in float32 (how
+            exactly: :ref:`accuracy`).
+        sigma : float or array of shape (n,)
+            Noise level, in the units of the images.
+        pixels : array of int, shape (m, 2), default None
+            (row, column) of pixels of the answer; None: all of them, in row-major order, which
+            is (C * H * W)^2 numbers for each image.
+
+        Returns
+        -------
+        array or Tensor of shape (n, m, C, C, H, W)
+            ``J[b, a, c, d, i, j]`` is the derivative of channel c of the a-th pixel by channel
+            d of pixel (i, j) of the b-th noisy image. In the container and float dtype of Z.
+
+        Raises
+        ------
+        ValueError
+            For pixels that are not in the answer; at sigma = 0, where a posterior mean jumps
+            from image to image; where a denoiser has no Jacobian in closed form; and for a
+            network through which torch cannot differentiate.
+
+        Notes
+        -----
+        Where an index answers approximately (``n_neighbors``, ``tol``), this is the Jacobian of
+        the exact denoiser.
+
+        Examples
+        --------
+        >>> from skpspc import EmpiricalDenoiser
+        >>> model = EmpiricalDenoiser().fit([[-1.0, -1.0], [1.0, 1.0]])
+        >>> model.jacobian([[0.0, 0.0]], sigma=2.0).reshape(2, 2)
+        array([[0.25, 0.25],
+               [0.25, 0.25]])
+        """
+        z, sigma, pixels, layout = self._checked_question(Z, sigma, pixels)
+        with torch.no_grad(), torch_threads():
+            jacobian = self._prior_of().jacobian(z, sigma, pixels)
+            check_finite(jacobian, z.dtype, "the Jacobian")
+            return layout.restore(jacobian, images=False)
+
+    def sensitivity(self, Z, sigma, pixels=None, sample_weight=None):
+        r"""Return heat maps: how much each input pixel moves pixels of the answer, on average.
+
+        .. math::
+
+            G_{p}(i, j) = \sum_b v_b \sum_{c, d}
+            \Bigl|\frac{\partial D(z_b; \sigma)_{c,p}}{\partial z_{b,d,i,j}}\Bigr|
+
+        over the channels c and d of the answer and of the noisy image, and with :math:`v_b` the
+        sample weights, which sum to one: the mean over the noisy images. It is the heat map of
+        `FlexibleWindows`.
+
+        Parameters
+        ----------
+        Z, sigma, pixels
+            As in :meth:`jacobian`. Rows of the Jacobian are held for as many pixels at a time
+            as fit ``working_memory``.
+        sample_weight : array of shape (n,), default None
+            Of the noisy images, non-negative; None: all alike.
+
+        Returns
+        -------
+        array or Tensor of shape (m, H, W), float64
+
+        Raises
+        ------
+        ValueError
+            As :meth:`jacobian`.
+
+        References
+        ----------
+        Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
+        ICML 2025, arXiv:2411.19339.
+
+        Examples
+        --------
+        >>> from skpspc import PSPCDenoiser
+        >>> from skpspc.datasets import load_digits_images
+        >>> X = load_digits_images().images
+        >>> heat = PSPCDenoiser(patch_size=3).fit(X).sensitivity(X[:2], 0.5, pixels=[(4, 4)])
+        >>> (heat[0] > 0).astype(int)[2:7, 2:7].tolist()
+        [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
+        >>> int((heat[0] > 0).sum())
+        25
+        """
+        z, sigma, pixels, layout = self._checked_question(Z, sigma, pixels)
+        weight = check_weights(sample_weight, z, z.device)
+        weight = torch.ones(len(z), dtype=torch.float64).to(z.device) if weight is None else weight
+        weight = weight / weight.sum()
+        heat = torch.zeros(len(pixels), z[0, 0].numel(), dtype=torch.float64, device=z.device)
+        prior = self._prior_of()
+        n_rows, n_pixels = prior.jacobian_block(z, len(pixels))
+        with torch.no_grad(), torch_threads():
+            for start in range(0, len(pixels), n_pixels):
+                block = slice(start, start + n_pixels)
+                for rows in torch.arange(len(z), device=z.device).split(n_rows):
+                    jacobian = prior.jacobian(z[rows], sigma[rows], pixels[block])
+                    moved = jacobian.abs().sum((2, 3)).flatten(2).double()
+                    heat[block] += torch.einsum("b,bmp->mp", weight[rows], moved)
+        check_finite(heat, z.dtype, "the sensitivity")
+        heat = heat.view(len(pixels), *z.shape[2:]).to(layout.device)
+        return heat if layout.is_torch else heat.numpy()
+
+    def _checked_question(self, Z, sigma, pixels):
+        """Return noisy images and levels as tensors, numbers of pixels, and the layout of Z."""
+        check_is_fitted(self)
+        z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
+        sigma = check_sigma(sigma, len(z)).to(z.device)
+        return z, sigma, check_pixels(pixels, self._input_shapes()[-1][-2:]).to(z.device), layout
+
+    def attribute(self, Z, sigma, y=None, *, top=10, by="pixel"):
+        """Refuse: only means of training images have an attribution.
+
+        Raises
+        ------
+        ValueError
+            Always; the error names the denoiser to ask instead.
+        """
+        check_is_fitted(self)
+        raise ValueError(self._prior_of().no_attribution)
+
+    def denoise_without(self, Z, sigma, images, y=None):
+        """Refuse: only means of training images can leave some of them out.
+
+        Raises
+        ------
+        ValueError
+            Always; the error names the denoiser to ask instead.
+        """
+        check_is_fitted(self)
+        raise ValueError(self._prior_of().no_attribution)
 
 
-def _limits(images, data_range):
-    """Smallest and largest value of training images; of uint8 images, of any that they may hold."""
-    if images.dtype == torch.uint8:
-        return data_range
-    low, high = images.aminmax()
-    return float(low), float(high)
+def check_guidance(guidance, y):
+    """Return the weight w of the classes' denoisers, a float.
+
+    Raises
+    ------
+    ValueError
+        If it is no finite number, or there are no classes to weigh.
+    """
+    is_number = isinstance(guidance, numbers.Real) and not isinstance(guidance, bool)
+    if not is_number or not math.isfinite(guidance):
+        raise ValueError(
+            f"guidance must be a finite number, got {guidance!r}; 1 is the class alone, 0 all "
+            "images."
+        )
+    if y is None and guidance != 1:
+        raise ValueError(
+            f"guidance={guidance!r} weighs a class against all images; pass y, or leave it out."
+        )
+    return float(guidance)
+
+
+def _guided(unconditional, conditional, guidance):
+    return unconditional + guidance * (conditional - unconditional)
+
+
+def _mean(prior, z, sigma):
+    """Return the posterior means of noisy images at one noise level, a float."""
+    level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
+    return prior.mean(z, level)
+
+
+def _sampler(sampler):
+    """Return the function of a sampler from its name."""
+    if callable(sampler):
+        return sampler
+    if not isinstance(sampler, str) or sampler not in SAMPLERS:
+        known = ", ".join(map(repr, sorted(SAMPLERS)))
+        raise ValueError(f"sampler must be one of {known} or a callable, got {sampler!r}.")
+    return SAMPLERS[sampler]

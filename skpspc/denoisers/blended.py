@@ -1,7 +1,8 @@
 """Several denoisers in one: the mixture that errs least at each noise level."""
 
 import numbers
-import warnings
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -10,19 +11,19 @@ from sklearn import config_context
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
-from sklearn.utils import gen_batches
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
 from .._units import half_width, warn_if_unusual
-from .._validation import check_sigma
-from ..posterior import Posterior
-from ..sampling import draw_noise, noise_seed
+from .._warnings import warn
+from ..posterior import BasePrior, Posterior
+from ..sampling import noise_seed
+from ..support.held_out import noisy_blocks
 from ..support.holdout import hold_out, n_different
-from ..support.memory import rows_that_fit
 from ..support.training_set import DEFAULT_RANGE
-from .base import BaseDenoiser
+from .base import Denoiser
+from .training_set_denoiser import TrainingSetDenoiser
 
 # On images in [-1, 1]: from where images are hardly noisy to where they are hardly seen.
 _SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
@@ -31,7 +32,64 @@ _CALIBRATION = 2
 _SHOWN = 10  # classes that a warning lists
 
 
-class BlendedDenoiser(BaseDenoiser, _BaseComposition):
+@dataclass(frozen=True, eq=False)
+class Blend(BasePrior):
+    """Convex combination of priors, with weights that depend on the noise level.
+
+    Attributes
+    ----------
+    members : list of BasePrior
+    sigmas : ndarray of shape (L,)
+        Noise levels, increasing.
+    weights : ndarray of shape (L, M)
+        Weights at the noise levels; interpolated in between, linearly in log sigma.
+    errors : ndarray of shape (L, M + 1)
+        Mean squared errors of members and blend on held-out images.
+    device : torch.device
+    """
+
+    members: list[BasePrior]
+    sigmas: np.ndarray
+    weights: np.ndarray
+    errors: np.ndarray
+    device: Any
+
+    no_attribution = "BlendedDenoiser mixes the answers of its members; ask one of its denoisers_."
+
+    def weights_at(self, sigma):
+        """Return weights (n, M), float64, at noise levels (n,)."""
+        with np.errstate(divide="ignore"):
+            at = np.log(sigma.cpu().numpy())
+        grid = np.log(self.sigmas)
+        columns = [np.interp(at, grid, weight) for weight in self.weights.T]
+        return torch.from_numpy(np.column_stack(columns)).to(sigma.device)
+
+    def posterior(self, z, sigma):
+        """Return the weighted mean of the members' posteriors."""
+        terms = (
+            (rows, weight, _posterior_of(member, z[rows], sigma[rows]))
+            for member, rows, weight in self._weighted_members(sigma)
+        )
+        return Posterior.weighted(terms, len(z))
+
+    def jacobian(self, z, sigma, pixels):
+        """Return the weighted mean of the members' Jacobians."""
+        out = z.new_zeros(len(z), len(pixels), z.shape[1], *z.shape[1:])
+        for member, rows, weight in self._weighted_members(sigma):
+            arguments = (tensor.to(member.device) for tensor in (z[rows], sigma[rows], pixels))
+            part = member.jacobian(*arguments).to(z)
+            out[rows] += weight.to(z).view(-1, 1, 1, 1, 1, 1) * part
+        return out
+
+    def _weighted_members(self, sigma):
+        """Yield members, the images at which they have weight, and the weights."""
+        for member, weight in zip(self.members, self.weights_at(sigma).T, strict=True):
+            rows = weight.nonzero().squeeze(1)
+            if len(rows):
+                yield member, rows, weight[rows]
+
+
+class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
     r"""Convex combination of denoisers, with the best weights at each noise level.
 
     .. math::
@@ -46,7 +104,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
 
     Parameters
     ----------
-    denoisers : list of (str, BaseDenoiser)
+    denoisers : list of (str, Denoiser)
         The members :math:`D_m` with their names; clones of them are fitted. One that is not to
         be cloned or fitted, a large network for example, may be wrapped in
         `sklearn.frozen.FrozenEstimator`.
@@ -89,7 +147,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
     errors_ : ndarray of shape (n_sigmas, n_denoisers + 1)
         Mean squared error per pixel of each member and, in the last column, of the blend, on
         the half of the held-out images on which no weight was fitted.
-    denoisers_ : list of BaseDenoiser
+    denoisers_ : list of Denoiser
         The members, fitted on all of X.
     image_shape_, n_features_in_, training_set_
         As in `EmpiricalDenoiser`.
@@ -144,7 +202,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
     """
 
     _parameter_constraints = {
-        **BaseDenoiser._parameter_constraints,
+        **Denoiser._parameter_constraints,
         "denoisers": [list, tuple],
         "against": [StrOptions({"clean"}), HasMethods(["denoise"])],
         "sigmas": ["array-like", None],
@@ -164,17 +222,15 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         device=None,
         random_state=0,
     ):
-        super().__init__(
-            sigma=sigma,
-            image_shape=image_shape,
-            data_range=data_range,
-            device=device,
-            random_state=random_state,
-        )
         self.denoisers = denoisers
         self.against = against
         self.sigmas = sigmas
         self.n_images = n_images
+        self.sigma = sigma
+        self.image_shape = image_shape
+        self.data_range = data_range
+        self.device = device
+        self.random_state = random_state
 
     def get_params(self, deep=True):
         """Parameters, and with ``deep`` the members by name and their parameters.
@@ -202,37 +258,60 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         """
         return self._set_params("denoisers", **params)
 
-    def _resolve(self):
+    def _check(self, training_set):
         self._check_members()
-        self.sigmas_ = self._grid()
-        rng = np.random.default_rng([noise_seed(self.random_state), _CALIBRATION])
-        self._warn_of_small_classes()
-        kept, held = hold_out(self.training_set_, self.n_images, rng)
-        members = self._fitted_members(kept)
-        products = self._error_products(members, self._reference(kept), held, noise_seed(rng))
-        fitting, reporting = products
-        self.weights_ = np.stack([_simplex_weights(product) for product in fitting])
-        blend = np.einsum("sm,smn,sn->s", self.weights_, reporting, self.weights_)
-        single = np.diagonal(reporting, axis1=1, axis2=2)
-        self.errors_ = np.column_stack([single, blend])
-        self.denoisers_ = self._fitted_members(self.training_set_)
+        self._sigma_grid = self._grid()
+        self._warn_of_small_classes(training_set)
+        self._fitted_members = [
+            self._fitted(denoiser, training_set) for _, denoiser in self.denoisers
+        ]
 
-    def _warn_of_small_classes(self):
+    def _learn(self, training_set):
+        rng = np.random.default_rng([noise_seed(self.random_state), _CALIBRATION])
+        kept, held = hold_out(training_set, self.n_images, rng)
+        trials = self._member_priors(kept)
+        products = self._error_products(trials, self._reference(kept), held, noise_seed(rng))
+        fitting, reporting = products
+        weights = np.stack([_simplex_weights(product) for product in fitting])
+        blend = np.einsum("sm,smn,sn->s", weights, reporting, weights)
+        errors = np.column_stack([np.diagonal(reporting, axis1=1, axis2=2), blend])
+        members = self._member_priors(training_set)
+        return Blend(members, self._sigma_grid, weights, errors, training_set.device)
+
+    def _member_priors(self, training_set):
+        """Return the priors that the members make of a training set."""
+        priors = []
+        for member in self._fitted_members:
+            if isinstance(member, FrozenEstimator):
+                priors.append(member.estimator._prior_of())
+            elif len(training_set) == self._n_images:
+                priors.append(member._prior_of())
+            else:
+                priors.append(member._prior_on(training_set))
+        return priors
+
+    def _attributes(self, prior):
+        return {
+            "weights_": prior.weights,
+            "sigmas_": prior.sigmas,
+            "errors_": prior.errors,
+            "denoisers_": self._fitted_members,
+        }
+
+    def _warn_of_small_classes(self, training_set):
         """Warn of classes of which ``n_images`` cannot be held out."""
         if self._labels is None:
             return
-        counts = n_different(self.training_set_, self._labels.codes, len(self.classes_))
+        counts = n_different(training_set, self._labels.codes, len(self.classes_))
         small = np.flatnonzero(counts <= self.n_images)
         if len(small):
             names = ", ".join(repr(self.classes_.tolist()[code]) for code in small[:_SHOWN])
             more = f", ... ({len(small)} in all)" if len(small) > _SHOWN else ""
             which = "no class" if len(small) == len(counts) else "not every class"
-            warnings.warn(
+            warn(
                 f"{which} can be asked for: with n_images={self.n_images}, a class needs more "
                 f"than {self.n_images} different images, and these have no more: {names}{more}; "
-                "pass a smaller n_images.",
-                UserWarning,
-                stacklevel=5,
+                "pass a smaller n_images."
             )
 
     def _check_members(self):
@@ -242,7 +321,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
                 raise ValueError(
                     f"denoisers must be a list of (name, denoiser) pairs, got {member!r} in it."
                 )
-            is_denoiser = hasattr(member[1], "_posterior") and hasattr(member[1], "fit")
+            is_denoiser = isinstance(getattr(member[1], "estimator", member[1]), Denoiser)
             if not is_denoiser or isinstance(member[1], type):
                 raise ValueError(
                     f"the member {member[0]!r} must be a denoiser, no class of them, got "
@@ -271,21 +350,11 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
             )
         return sigmas
 
-    def _fitted_members(self, training_set):
-        """Clones of the members, fitted on some of the images."""
-        return [self._fitted(denoiser, training_set) for _, denoiser in self.denoisers]
-
     def _fitted(self, denoiser, training_set):
-        """A clone of a denoiser, fitted.
-
-        It takes over the data range, which a frozen one must have, and the number of images of all
-        classes where this is the blend of one class.
-        """
+        """Return a clone of a denoiser, fitted on images with the data range of the blend."""
         model = clone(denoiser)
         if not isinstance(model, FrozenEstimator):
             model.set_params(**dict.fromkeys(_range_parameters(model), self.data_range))
-        if self._n_whole is not None and isinstance(model, BaseDenoiser):
-            model._n_whole = self._n_whole
         # its parameters are not those that have been checked so far
         with config_context(skip_parameter_validation=False):
             model.fit(training_set.images, None, sample_weight=training_set.sample_weight)
@@ -298,7 +367,7 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         return model
 
     def _reference(self, kept):
-        """The denoiser whose answers are to be met, or None for clean images."""
+        """Return the denoiser whose answers are to be met, or None for clean images."""
         if isinstance(self.against, str):
             return None
         if hasattr(self.against, "fit"):
@@ -309,28 +378,23 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         return self.against
 
     def _error_products(self, members, reference, held, seed):
-        """Mean products of the members' errors on both halves, two of (n_sigmas, M, M)."""
-        half = (len(held) + 1) // 2
-        shape = (len(self.sigmas_), *self.image_shape_)
-        row_bytes = 8 * self.n_features_in_ * (len(self.sigmas_) + 2 * len(members) + 4)
-        n_rows = rows_that_fit(row_bytes, len(held), what="The noise of one image")
-        products = np.zeros((2, len(self.sigmas_), len(members), len(members)))
-        for part, (start, stop) in enumerate(((0, half), (half, len(held)))):
-            weight = held.sample_weight[start:stop] / held.sample_weight[start:stop].sum()
-            for rows in gen_batches(stop - start, n_rows):
-                some = slice(start + rows.start, start + rows.stop)
-                clean = held.take(some, self._layout.dtype)
-                noise = draw_noise(shape, len(clean), seed, start=some.start).to(clean)
-                for j, sigma in enumerate(self.sigmas_):
-                    z = clean + sigma * noise[:, j]
-                    target = clean if reference is None else self._target(reference, z, sigma)
-                    errors = self._errors(members, z, sigma, target)
-                    product = torch.einsum("mid,nid,i->mn", errors, errors, weight[rows])
-                    products[part, j] += product.cpu().numpy() / self.n_features_in_
+        """Return mean products of the members' errors on both halves, (2, n_sigmas, M, M)."""
+        half, sigmas = (len(held) + 1) // 2, self._sigma_grid
+        weight = torch.zeros(2, len(held), dtype=torch.float64, device=held.device)
+        for of_half, rows in zip(weight, (slice(half), slice(half, None)), strict=True):
+            of_half[rows] = held.sample_weight[rows] / held.sample_weight[rows].sum()
+        products = np.zeros((2, len(sigmas), len(members), len(members)))
+        for rows, clean, noisy, levels in noisy_blocks(held, sigmas, seed, noise_per_level=True):
+            blocks = zip(noisy.split(len(clean)), levels.split(len(clean)), strict=True)
+            for j, (z, level) in enumerate(blocks):
+                target = clean if reference is None else self._target(reference, z, sigmas[j])
+                errors = self._errors(members, z, level, target)
+                product = torch.einsum("mid,nid,hi->hmn", errors, errors, weight[:, rows])
+                products[:, j] += product.cpu().numpy() / held.n_values
         return products
 
     def _target(self, reference, z, sigma):
-        """What the reference makes of noisy images."""
+        """Return the answers of the reference to noisy images."""
         answer = reference.denoise(z, float(sigma))
         if not isinstance(answer, torch.Tensor) or answer.shape != z.shape:
             got = tuple(getattr(answer, "shape", ())) or type(answer).__name__
@@ -346,71 +410,35 @@ class BlendedDenoiser(BaseDenoiser, _BaseComposition):
         return answer
 
     def _errors(self, members, z, sigma, target):
-        """Errors of the members' answers, (M, n, D) float64."""
+        """Return errors of the members' answers, (M, n, D) float64."""
         errors = []
         with torch.no_grad():
             for (name, _), member in zip(self.denoisers, members, strict=True):
-                mean = _ask(member, z, check_sigma(sigma, len(z))).mean
+                mean = _posterior_of(member, z, sigma).mean
                 if mean.shape != z.shape:
                     raise ValueError(
                         f"the member {name!r} answers with {tuple(mean.shape[1:])} for an image "
-                        f"of shape {self.image_shape_}; only denoisers of whole images can be "
+                        f"of shape {tuple(z.shape[1:])}; only denoisers of whole images can be "
                         "blended."
                     )
                 errors.append((mean.double() - target.double()).flatten(1))
         return torch.stack(errors)
 
-    def _weights_at(self, sigma):
-        """Weights (n, M), float64, at noise levels (n,)."""
-        with np.errstate(divide="ignore"):
-            at = np.log(sigma.cpu().numpy())
-        grid = np.log(self.sigmas_)
-        columns = [np.interp(at, grid, weight) for weight in self.weights_.T]
-        return torch.from_numpy(np.column_stack(columns)).to(sigma.device)
-
-    _no_windows = "{name} mixes the answers of its members; ask one of its denoisers_."
-
-    def _jacobian(self, z, sigma, pixels):
-        out = z.new_zeros(len(z), len(pixels), z.shape[1], *z.shape[1:])
-        for member, weight in zip(self.denoisers_, self._weights_at(sigma).T, strict=True):
-            rows = weight.nonzero().squeeze(1)
-            if len(rows):
-                asked = (tensor.to(member._device) for tensor in (z[rows], sigma[rows], pixels))
-                part = member._jacobian(*asked).to(z)
-                out[rows] += weight[rows].to(z).view(-1, 1, 1, 1, 1, 1) * part
-        return out
-
-    def _posterior(self, z, sigma):
-        sums = {name: z.new_zeros(len(z)) for name in Posterior.AVERAGED}
-        sums["mean"] = torch.zeros_like(z)
-        proved = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        for member, weight in zip(self.denoisers_, self._weights_at(sigma).T, strict=True):
-            rows = weight.nonzero().squeeze(1)
-            if len(rows) == 0:
-                continue
-            part = _ask(member, z[rows], sigma[rows])
-            for name, total in sums.items():
-                value = getattr(part, name).to(total)
-                share = weight[rows].to(total).view(-1, *[1] * (value.ndim - 1))
-                total[rows] += share * value
-            proved[rows] &= part.bound_is_proved
-        return Posterior(**sums, bound_is_proved=proved)
-
 
 def _range_parameters(denoiser):
-    """Names of the parameters that hold the data range of a denoiser, or of the one within."""
+    """Return the names of the parameters that hold the data range of a denoiser."""
     names = denoiser.get_params(deep=False)
     return ["data_range"] if "data_range" in names else ["denoiser__data_range"]
 
 
-def _ask(member, z, sigma):
-    """The posterior of a member that may live on another device."""
-    part = member._posterior(z.to(member._device), sigma.to(member._device))
+def _posterior_of(member, z, sigma):
+    """Return the posterior of a member that may live on another device."""
+    part = member.posterior(z.to(member.device), sigma.to(member.device))
     return part.map(lambda tensor: tensor.to(z.device))
 
 
 def _simplex_weights(product):
-    r"""The non-negative w with sum one that minimises w^T A w.
+    r"""Return the non-negative w with sum one that minimises w^T A w.
 
     With u = t w, :math:`u^T A u + (\sum u - 1)^2` is least over t at :math:`q / (1 + q)` with
     q = w^T A w, which grows with q: least squares over u >= 0 find w, whatever the scale of A.

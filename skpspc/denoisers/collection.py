@@ -1,19 +1,102 @@
 """Posterior means through any windows: the general formula behind the other denoisers."""
 
-import itertools
+import math
 import numbers
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from ..posterior import collection_posterior
-from ..posterior.collection import AS_IT_IS
-from ..support import MirroredTrainingSet, Windows
-from .base import BaseDenoiser
+from ..posterior import Prior
+from ..support import Masks, MirroredTrainingSet, TranslatedTrainingSet
+from .base import Denoiser
+from .training_set_denoiser import TrainingSetDenoiser
 
 
-class PosteriorMeanCollection(BaseDenoiser):
+@dataclass(frozen=True, eq=False)
+class GivenWindows:
+    """Windows that a user gives, by noise level.
+
+    Attributes
+    ----------
+    query, response : array, callable or None
+        As in `PosteriorMeanCollection`.
+    image_shape : tuple of (C, H, W)
+    device : torch.device
+    """
+
+    query: Any
+    response: Any
+    image_shape: tuple[int, int, int]
+    device: torch.device
+
+    @property
+    def depends_on_sigma(self):
+        """True if a callable gives the windows."""
+        return callable(self.query) or callable(self.response)
+
+    def __call__(self, sigma):
+        """Return the windows at a noise level, a float, as `Masks`; None where none depends on it.
+
+        Raises
+        ------
+        ValueError
+            For arrays of another shape, negative or not finite values, another number of responses
+            than of queries, or a coordinate for which no window answers.
+        """
+        where = f" at sigma = {sigma}" if self.depends_on_sigma else ""
+        arrays = []
+        for name in ("query", "response"):
+            value = getattr(self, name)
+            value = value(sigma, self.image_shape) if callable(value) else value
+            arrays.append(self._checked(value, name, where))
+        query, response = arrays
+        if query is None:
+            query = torch.ones(1, *self.image_shape, dtype=torch.float64, device=self.device)
+        response = query if response is None else response
+        if len(response) != len(query):
+            raise ValueError(
+                f"query has {len(query)} windows and response {len(response)}{where}; give each "
+                "window a row in both."
+            )
+        uncovered = (response.sum(0) == 0).nonzero().tolist()
+        if uncovered:
+            channel, row, column = uncovered[0]
+            raise ValueError(
+                f"no window answers for {len(uncovered)} coordinates{where}, the first of which "
+                f"is channel {channel}, row {row}, column {column}; give it a positive response "
+                "in at least one window."
+            )
+        return Masks(sigma, query, response)
+
+    def _checked(self, value, name, where):
+        """Return an array of windows as a float64 tensor (K, C, H, W), or None."""
+        if value is None:
+            return None
+        shape = self.image_shape
+        n_values = math.prod(shape)
+        windows = _as_float64(value, name, where)
+        shapes = {2: (n_values,), 3: shape[1:], 4: shape}
+        if shapes.get(windows.ndim) != tuple(windows.shape[1:]) or len(windows) == 0:
+            raise ValueError(
+                f"{name} must have shape (K, {', '.join(map(str, shape))}), (K, {shape[1]}, "
+                f"{shape[2]}) or (K, {n_values}) for images of shape {shape}, got "
+                f"{tuple(windows.shape)}{where}."
+            )
+        bad = windows[~(windows.isfinite() & (windows >= 0))]
+        if len(bad):
+            raise ValueError(
+                f"{name} must be finite and non-negative, got {float(bad[0])}{where}; 0 leaves a "
+                "coordinate out."
+            )
+        if windows.ndim == 3:
+            windows = windows[:, None].expand(-1, *shape)
+        return windows.reshape(-1, *shape).to(self.device)
+
+
+class PosteriorMeanCollection(TrainingSetDenoiser):
     r"""Posterior means through windows of any shape, softness and number, put together.
 
     .. math::
@@ -111,7 +194,7 @@ class PosteriorMeanCollection(BaseDenoiser):
     """
 
     _parameter_constraints = {
-        **BaseDenoiser._parameter_constraints,
+        **Denoiser._parameter_constraints,
         "query": ["array-like", callable, None],
         "response": ["array-like", callable, None],
         "source": [StrOptions({"images", "flips", "translates"})],
@@ -131,126 +214,38 @@ class PosteriorMeanCollection(BaseDenoiser):
         device=None,
         random_state=0,
     ):
-        super().__init__(
-            sigma=sigma,
-            image_shape=image_shape,
-            data_range=data_range,
-            device=device,
-            random_state=random_state,
-        )
         self.query = query
         self.response = response
         self.source = source
         self.max_shift = max_shift
+        self.sigma = sigma
+        self.image_shape = image_shape
+        self.data_range = data_range
+        self.device = device
+        self.random_state = random_state
 
-    def _resolve(self):
-        self._given = {
-            name: value if callable(value) else self._as_windows(value, name)
-            for name, value in (("query", self.query), ("response", self.response))
-        }
-        self._fixed = None
-        if not self._depends_on_sigma:
-            self._fixed = self._paired(**self._given)
+    def _check(self, training_set):
+        windows = self._windows(training_set)
+        if not windows.depends_on_sigma:
+            windows(None)
 
-    @property
-    def _depends_on_sigma(self):
-        return any(map(callable, self._given.values()))
-
-    def _as_windows(self, value, name, where=""):
-        """Windows as a float64 tensor (K, C, H, W), or None."""
-        if value is None:
-            return None
-        shape = self.image_shape_
-        windows = _as_float64(value, name, where)
-        known = {2: (self.n_features_in_,), 3: shape[1:], 4: shape}
-        if known.get(windows.ndim) != tuple(windows.shape[1:]) or len(windows) == 0:
-            raise ValueError(
-                f"{name} must have shape (K, {', '.join(map(str, shape))}), (K, {shape[1]}, "
-                f"{shape[2]}) or (K, {self.n_features_in_}) for images of shape {shape}, got "
-                f"{tuple(windows.shape)}{where}."
-            )
-        bad = windows[~(windows.isfinite() & (windows >= 0))]
-        if len(bad):
-            raise ValueError(
-                f"{name} must be finite and non-negative, got {float(bad[0])}{where}; 0 leaves a "
-                "coordinate out."
-            )
-        if windows.ndim == 3:
-            windows = windows[:, None].expand(-1, *shape)
-        return windows.reshape(-1, *shape).to(self._device)
-
-    def _paired(self, query, response, where=""):
-        """Query and response of the same windows, which together answer everywhere."""
-        if query is None:
-            ones = torch.ones(1, *self.image_shape_, dtype=torch.float64)
-            query = ones.to(self._device)
-        response = query if response is None else response
-        if len(response) != len(query):
-            raise ValueError(
-                f"query has {len(query)} windows and response {len(response)}{where}; give each "
-                "window a row in both."
-            )
-        uncovered = (response.sum(0) == 0).nonzero().tolist()
-        if uncovered:
-            channel, row, column = uncovered[0]
-            raise ValueError(
-                f"no window answers for {len(uncovered)} coordinates{where}, the first of which "
-                f"is channel {channel}, row {row}, column {column}; give it a positive response "
-                "in at least one window."
-            )
-        return query, response
-
-    def _window(self, sigma):
-        """What the windows at a sigma depend on."""
-        return sigma if self._depends_on_sigma else None
-
-    def _windows_at(self, sigma):
-        """Query and response at a sigma, two float64 tensors (K, C, H, W)."""
-        if not self._depends_on_sigma:
-            return self._fixed
-        where = f" at sigma = {sigma}"
-        found = {
-            name: self._as_windows(given(sigma, self.image_shape_), name, where)
-            if callable(given)
-            else given
-            for name, given in self._given.items()
-        }
-        return self._paired(**found, where=where)
-
-    def _windows(self, sigma):
-        if self.source == "translates":
-            raise self._without_windows(
-                "{name}(source='translates') compares windows with moved training images, for "
-                "which there is no attribution yet; use source='images' or 'flips'."
-            )
-        known = self.training_set_
-        source = MirroredTrainingSet(known) if self.source == "flips" else known
-        query, response = self._windows_at(sigma)
-        return Windows(query, response, source)
-
-    def _moves(self):
-        """Mirror images and displacements of the source."""
+    def _learn(self, training_set):
+        windows, source = self._windows(training_set), training_set
         if self.source == "flips":
-            return [AS_IT_IS, (True, 0, 0)]
-        if self.source == "images":
-            return [AS_IT_IS]
-        reach = [min(self.max_shift, side - 1) for side in self.image_shape_[1:]]
-        down, right = (range(-most, most + 1) for most in reach)
-        return [(False, *shift) for shift in itertools.product(down, right)]
+            source = MirroredTrainingSet(training_set)
+        elif self.source == "translates":
+            source = TranslatedTrainingSet(training_set, self.max_shift)
+        windows = windows if windows.depends_on_sigma else windows(None)
+        return Prior(source, windows, engine="exact")
 
-    def _posterior(self, z, sigma):
-        return self._posterior_by_window(z, sigma)
-
-    def _windowed_posterior(self, z, sigma, window):
-        """The posterior of images that share their windows."""
-        query, response = self._windows_at(window)
-        moves = self._moves()
-        posterior = collection_posterior(z, sigma, self.training_set_, query, response, moves)
-        return posterior.pooled(self.n_features_in_, 1)
+    def _windows(self, training_set):
+        """Return the windows for the images of a training set."""
+        shape, device = training_set.image_shape, training_set.device
+        return GivenWindows(self.query, self.response, shape, device)
 
 
 def _as_float64(value, name, where):
-    """An array of any kind as a float64 tensor."""
+    """Return an array of any kind as a float64 tensor."""
     try:
         if isinstance(value, torch.Tensor):
             return value.detach().to(torch.float64)

@@ -1,9 +1,16 @@
 """The optimal denoiser of the training set."""
 
-from .indexed import IndexedDenoiser
+from dataclasses import replace
+
+from ..posterior import Gaussian, Prior
+from ..support import Whole
+from . import indexed
+from .base import Denoiser
+from .calibration import BANDWIDTH_CONSTRAINT, bandwidth_attribute, with_bandwidth
+from .training_set_denoiser import TrainingSetDenoiser
 
 
-class EmpiricalDenoiser(IndexedDenoiser):
+class EmpiricalDenoiser(TrainingSetDenoiser):
     r"""Posterior mean over whole training images: the optimal denoiser of the training set.
 
     .. math::
@@ -128,9 +135,72 @@ class EmpiricalDenoiser(IndexedDenoiser):
     array([[0.3799, 0.3799]])
     """
 
-    def _windows(self, sigma):
-        return self._whole(sigma)
+    _parameter_constraints = {
+        **Denoiser._parameter_constraints,
+        **indexed.CONSTRAINTS,
+        "bandwidth": BANDWIDTH_CONSTRAINT,
+    }
 
-    def _posterior(self, z, sigma, recalls=None):
-        posterior = self._posterior_at(z, sigma, recalls=recalls)
-        return posterior.pooled(self.n_features_in_, self.n_features_in_)
+    def __init__(
+        self,
+        *,
+        algorithm="auto",
+        n_neighbors=None,
+        tol=None,
+        index="Flat",
+        n_remainder=0,
+        bandwidth=0.0,
+        verbose=0,
+        sigma=0.5,
+        image_shape=None,
+        data_range=None,
+        device=None,
+        random_state=0,
+    ):
+        self.algorithm = algorithm
+        self.n_neighbors = n_neighbors
+        self.tol = tol
+        self.index = index
+        self.n_remainder = n_remainder
+        self.bandwidth = bandwidth
+        self.verbose = verbose
+        self.sigma = sigma
+        self.image_shape = image_shape
+        self.data_range = data_range
+        self.device = device
+        self.random_state = random_state
+
+    index_recall = indexed.index_recall
+
+    def _check(self, training_set):
+        indexed.check_search(self, training_set)
+
+    def _learn(self, training_set):
+        return with_bandwidth(self, training_set)
+
+    def _make_prior(self, training_set, bandwidth):
+        """Return the prior of a training set at a bandwidth, a number or a callable."""
+        gaussian = None if bandwidth == 0 else Gaussian.of(training_set)
+        search = indexed.search_of(self, training_set)
+        return Prior(training_set, Whole(), bandwidth, gaussian, search=search)
+
+    def _grown(self, prior, training_set, added):
+        if prior.search is None:
+            return super()._grown(prior, training_set, added)
+        whole = training_set.extended(added.images, added.sample_weight)
+        self._check(whole)
+        return replace(prior, source=whole, search=prior.search.extended(whole)), whole
+
+    def _attributes(self, prior):
+        return bandwidth_attribute(self, prior.bandwidth)
+
+    def _prior_of(self, code=None):
+        return indexed.with_live_parameters(super()._prior_of(code), self)
+
+    def _searches(self):
+        """Return the searches of all indexes."""
+        return [] if self._prior.search is None else [self._prior.search]
+
+    @property
+    def _proved_by(self):
+        return indexed.proved_by(self._learner)

@@ -2,30 +2,35 @@
 
 import copy
 import numbers
+import os
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from .._input import map_array
 from .._repr import listed
 from ..posterior import Gaussian
 from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid, nearest_level
+from ..support import Masks, Whole, with_own_heat
 from ..support.holdout import different
 from ..support.memory import rows_that_fit
-from ._heat import MeasuredHeat, StoredHeat, WienerHeat
-from ._links import LinkedEstimator
-from .base import BaseDenoiser
+from .base import Denoiser
 from .gaussian import GaussianDenoiser
 
+# A pixel that varies by this fraction of the largest variance, or less, does not vary.
+_NO_VARIANCE = 1e-16
 _NOT_FITTED = (
     "heatmaps is a %(name)s that is not fitted; fit it first, or pass 'data' for that of the "
     "training images."
 )
 
 
-class FlexibleWindows(LinkedEstimator):
+class FlexibleWindows(BaseEstimator):
     r"""Windows of any shape for `PSPCDenoiser`, one around every pixel.
 
     A heat map :math:`G_k` says how much each pixel matters for pixel k. Its window holds the
@@ -107,6 +112,9 @@ class FlexibleWindows(LinkedEstimator):
     (2, 1, 8, 8)
     """
 
+    _doc_link_module = Denoiser._doc_link_module
+    _doc_link_template = Denoiser._doc_link_template
+
     _parameter_constraints = {
         "heatmaps": "no_validation",
         "thresholds": "no_validation",
@@ -130,7 +138,7 @@ class FlexibleWindows(LinkedEstimator):
         return type(self)(**{**given, "random_state": copy.deepcopy(self.random_state)})
 
     def resolve(self, training_set):
-        """The windows as they are for a training set.
+        """Return the windows for a training set.
 
         Parameters
         ----------
@@ -151,14 +159,14 @@ class FlexibleWindows(LinkedEstimator):
         grid = check_grid(self.sigmas)
         thresholds = self._checked_thresholds(grid)
         heat = self._heat(training_set, len(grid))
-        found = ResolvedWindows(heat, grid, thresholds, self.soft, training_set)
+        windows = ResolvedWindows(heat, grid, thresholds, self.soft, training_set)
         if isinstance(heat, StoredHeat):  # others are right, and cost time
             for level in range(len(grid)):
-                found.at(level)
-        if isinstance(heat, MeasuredHeat):  # that of one pixel tells whether there is any
+                windows.at(level)
+        if isinstance(heat, MeasuredHeat):  # a single pixel shows whether there is a Jacobian
             for sigma in grid.tolist():
-                heat.found(sigma, slice(0, 1))
-        return found
+                heat.measured(sigma, slice(0, 1))
+        return windows
 
     def _checked_thresholds(self, grid):
         try:
@@ -179,12 +187,12 @@ class FlexibleWindows(LinkedEstimator):
         return np.broadcast_to(thresholds, grid.shape)
 
     def _heat(self, training_set, n_levels):
-        """What gives the heat maps of a level."""
+        """Return the source of the heat maps."""
         heatmaps = self.heatmaps
         if isinstance(heatmaps, str) and heatmaps == "data":
             gaussian = Gaussian.of(training_set)
             return WienerHeat(gaussian, training_set.image_shape)
-        if isinstance(heatmaps, BaseDenoiser):
+        if isinstance(heatmaps, Denoiser):
             check_is_fitted(heatmaps, msg=_NOT_FITTED)
         if isinstance(heatmaps, GaussianDenoiser):
             if heatmaps.image_shape_[1:] != training_set.image_shape[1:]:
@@ -192,8 +200,8 @@ class FlexibleWindows(LinkedEstimator):
                     f"heatmaps is a denoiser of images of shape {heatmaps.image_shape_}, X holds "
                     f"images of shape {training_set.image_shape}; height and width must agree."
                 )
-            return WienerHeat(heatmaps._fitted(), heatmaps.image_shape_)
-        if isinstance(heatmaps, BaseDenoiser):
+            return WienerHeat(heatmaps._prior.gaussian, heatmaps.image_shape_)
+        if isinstance(heatmaps, Denoiser):
             return self._measured(heatmaps, training_set)
         if hasattr(heatmaps, "denoise") or callable(heatmaps):
             raise ValueError(
@@ -204,11 +212,12 @@ class FlexibleWindows(LinkedEstimator):
         return StoredHeat(heatmaps, n_levels, training_set.image_shape)
 
     def _measured(self, denoiser, training_set):
-        """The heat of a denoiser at some of the training images."""
+        """Return the heat of a denoiser at some of the training images."""
         shape = training_set.image_shape
-        if denoiser._shapes()[-1] != shape:
+        answer_shape = denoiser._input_shapes()[-1]
+        if answer_shape != shape:
             raise ValueError(
-                f"heatmaps is a denoiser that answers with shape {denoiser._shapes()[-1]}, X holds "
+                f"heatmaps is a denoiser that answers with shape {answer_shape}, X holds "
                 f"images of shape {shape}; they must agree."
             )
         seed = noise_seed(self.random_state)
@@ -251,20 +260,29 @@ class ResolvedWindows:
         }
         return listed("ResolvedWindows", about)
 
+    def __call__(self, sigma):
+        """Return the windows at a noise level, a float: `Masks`, or `Whole` if they are alike."""
+        level = self.level(sigma)
+        precision = self.at(level)
+        if bool((precision == 1).all()):
+            return Whole()
+        return Masks(level, precision[:, None], precision[:, None])
+
     def level(self, sigma):
-        """Index of the nearest noise level."""
+        """Return the index of the nearest noise level."""
         return nearest_level(self.grid, sigma)
 
     def at(self, level):
-        """Precisions (H * W, H, W) of the windows of a level: bool, float64 if soft."""
-        found = self._kept.get(level)
-        if found is None:
-            if self.soft:  # as large as the heat maps, which may not fit the memory
-                self._kept = {}
-            found = self._kept[level] = self._found(level)
-        return found
+        """Return precisions (H * W, H, W) of the windows of a level: bool, float64 if soft."""
+        precision = self._kept.get(level)
+        if precision is None:
+            precision = self._precision(level)
+            # soft precisions are as large as the heat maps, which may not fit the memory
+            self._kept = {level: precision} if self.soft else {**self._kept, level: precision}
+        return precision
 
-    def _found(self, level):
+    def _precision(self, level):
+        """Return precisions (H * W, H, W) of the windows of a level, from their heat maps."""
         height, width = self._shape
         n_pixels = height * width
         dtype = torch.float64 if self.soft else torch.bool
@@ -288,9 +306,148 @@ class ResolvedWindows:
 
 
 def _largest(heat, threshold):
-    """Which entries of each map, (m, p), are the largest that hold a fraction of it."""
+    """Return which entries of each map (m, p) are the largest that hold a fraction of it."""
     ascending = heat.sort(1).values
     held = ascending.cumsum(1)
     held /= held[:, -1:].clone()
     first = (held < 1 - threshold).sum(1, keepdim=True).clamp_(max=heat.shape[1] - 1)
     return heat >= ascending.gather(1, first)
+
+
+class StoredHeat:
+    """Heat maps in an array or a file, read as they are wanted.
+
+    Parameters
+    ----------
+    heatmaps : array of shape (L, H, W, H, W), or path
+    n_levels : int
+    image_shape : tuple of (C, H, W)
+    """
+
+    def __init__(self, heatmaps, n_levels, image_shape):
+        # a file stays a name: it is opened again in every process
+        self._is_file = isinstance(heatmaps, (str, os.PathLike))
+        self._heatmaps: Any = heatmaps
+        if not (self._is_file or isinstance(heatmaps, (np.ndarray, torch.Tensor))):
+            try:
+                self._heatmaps = np.asarray(heatmaps)
+            except ValueError as error:
+                raise ValueError(
+                    "heatmaps is no array: its rows are of several lengths."
+                ) from error
+        _, height, self._width = image_shape
+        if self._is_file and not os.path.isfile(heatmaps):
+            raise ValueError(
+                f"heatmaps={heatmaps!r} is neither 'data' nor a file; pass the path of a .npy file."
+            )
+        opened = self._opened()
+        shape = tuple(opened.shape)
+        maps = height, self._width, height, self._width
+        if shape not in ((1, *maps), (n_levels, *maps)):
+            raise ValueError(
+                f"heatmaps must have shape {(n_levels, *maps)} for {n_levels} sigmas and images "
+                f"of shape {image_shape}, or {(1, *maps)} to serve all sigmas; got {shape}."
+            )
+        is_tensor = isinstance(opened, torch.Tensor)
+        if opened.is_complex() if is_tensor else opened.dtype.kind not in "biuf":
+            raise ValueError(f"heatmaps must be real numbers, got {opened.dtype}.")
+
+    def _opened(self):
+        """Return the array; nothing of it is read yet."""
+        if not self._is_file:
+            return self._heatmaps
+        return map_array(
+            self._heatmaps,
+            "given as heatmaps is no file of one array",
+            "pass the path of a file that np.save wrote",
+        )
+
+    def rows(self, level, sigma, windows):
+        """Return maps (m, H W) of a slice of the windows, checked."""
+        maps = self._opened()
+        maps = maps[level if len(maps) > 1 else 0]
+        some = maps.reshape(len(maps) * self._width, -1)[windows]
+        if not isinstance(some, torch.Tensor):
+            some = torch.from_numpy(np.array(some, dtype=np.float64))
+        heat = some.to(torch.float64)
+        wrong = {
+            "is negative or not finite": ~((heat >= 0) & heat.isfinite()).all(1),
+            "is zero everywhere": heat.sum(1) == 0,
+        }
+        for what, rows in wrong.items():
+            if rows.any():
+                row, column = divmod(windows.start + int(rows.nonzero()[0]), self._width)
+                raise ValueError(
+                    f"the heat map of the pixel (row {row}, column {column}) at sigma = {sigma:g} "
+                    f"{what}; heat must be non-negative, with a positive sum."
+                )
+        return heat
+
+
+class MeasuredHeat:
+    """Heat maps of a denoiser at noisy images.
+
+    Parameters
+    ----------
+    denoiser : BaseDenoiser
+        Fitted.
+    clean, noise : Tensor of shape (n, C, H, W)
+    weight : Tensor of shape (n,)
+        Of each image in the mean.
+    keeps : bool
+        Whether maps are asked for again and again.
+    """
+
+    def __init__(self, denoiser, clean, noise, weight, keeps):
+        self._denoiser = denoiser
+        self._clean = clean
+        self._noise = noise
+        self._weight = weight
+        self._kept: dict[int, torch.Tensor] | None = {} if keeps else None
+
+    def rows(self, level, sigma, windows):
+        """Return maps (m, H W) of a slice of the windows."""
+        if self._kept is None:
+            return self.measured(sigma, windows)
+        if level not in self._kept:
+            self._kept[level] = self.measured(sigma, slice(None)).float()
+        return self._kept[level][windows].double()
+
+    def measured(self, sigma, windows):
+        """Return maps (m, H W) of a slice of the windows, measured now."""
+        sides = self._clean.shape[2:]
+        numbers = torch.arange(sides[0] * sides[1])[windows]
+        pixels = torch.stack([numbers // sides[1], numbers % sides[1]], 1)
+        noisy = self._clean + sigma * self._noise
+        heat = self._denoiser.sensitivity(noisy, sigma, pixels, self._weight)
+        return with_own_heat(heat.flatten(1), numbers)
+
+
+class WienerHeat:
+    """Heat maps from the rows of a Wiener filter, summed over channels.
+
+    Parameters
+    ----------
+    gaussian : Gaussian
+    image_shape : tuple of (C, H, W)
+        Of its images.
+    """
+
+    def __init__(self, gaussian, image_shape):
+        self._gaussian = gaussian
+        self._shape = image_shape
+        variance = gaussian.eigenvalues @ gaussian.components.square() + gaussian.residual
+        variance = variance.view(image_shape[0], -1).sum(0)
+        self._varies = variance > _NO_VARIANCE * variance.amax()
+
+    def rows(self, level, sigma, windows):
+        """Return maps (m, H W) of a slice of the windows."""
+        channels, height, width = self._shape
+        n_pixels = height * width
+        pixels = torch.arange(n_pixels, device=self._varies.device)[windows]
+        heat = 0.0
+        for channel in range(channels):
+            rows = self._gaussian.wiener(sigma, channel * n_pixels + pixels)
+            heat += rows.abs_().view(-1, channels, n_pixels).sum(1)
+        heat *= self._varies[windows, None]  # where nothing varies there is only rounding
+        return with_own_heat(heat, pixels)

@@ -1,18 +1,123 @@
 """The optimal linear denoiser: a Gaussian with the mean and covariance of the training set."""
 
+import copy
 import numbers
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._validation import check_sigma
-from ..posterior import Gaussian, gaussian_posterior
+from ..posterior import BasePrior, Gaussian, gaussian_jacobian, gaussian_posterior
 from ..support import covariance
-from .base import BaseDenoiser
+from .base import Denoiser
+from .training_set_denoiser import TrainingSetDenoiser
 
 
-class GaussianDenoiser(BaseDenoiser):
+@dataclass(frozen=True, eq=False)
+class GaussianPrior(BasePrior):
+    """A normal distribution of images, decomposed when first asked for.
+
+    Attributes
+    ----------
+    training_set : TrainingSet or None
+        The images, unless sums over them are kept instead.
+    moments : Moments or None
+        The sums.
+    rank : int or None
+    shrinkage : float or str
+        As in `GaussianDenoiser`.
+    """
+
+    training_set: Any
+    moments: Any
+    rank: int | None
+    shrinkage: float | str
+
+    no_attribution = (
+        "GaussianDenoiser combines all training images, with weights that may be negative: it has "
+        "no attribution; ask a denoiser that compares images, such as EmpiricalDenoiser."
+    )
+
+    @classmethod
+    def of(cls, training_set, rank, shrinkage):
+        """Return the prior of a training set, by sums where they are smaller than the images."""
+        n_values = training_set.n_values
+        if len(training_set) < n_values or n_values > covariance.LARGEST_PROBLEM:
+            return cls(training_set, None, rank, shrinkage)
+        return cls(None, covariance.Moments(training_set), rank, shrinkage)
+
+    @property
+    def device(self):
+        """Device of the training images."""
+        return (self.training_set if self.moments is None else self.moments).device
+
+    @cached_property
+    def gaussian(self):
+        """Mean and covariance, shrunk and truncated, a `Gaussian`.
+
+        Raises
+        ------
+        ValueError
+            If the decomposition is too large.
+        """
+        spectrum, s = self._spectrum, self.shrinkage_used
+        n_values = len(spectrum.mean)
+        level = spectrum.trace / n_values
+        keeps_all = self.rank is None or self.rank >= n_values
+        kept = slice(None if keeps_all else self.rank)
+        sampled = spectrum.eigenvalues[kept]
+        return Gaussian(
+            spectrum.mean,
+            spectrum.components[kept],
+            (1 - s) * sampled + s * level,
+            s * level if keeps_all else 0.0,
+            sampled,
+            spectrum.n_effective,
+        )
+
+    @cached_property
+    def shrinkage_used(self):
+        """Coefficient of shrinkage, a float."""
+        return _shrinkage(self.shrinkage, self._spectrum)
+
+    @cached_property
+    def _spectrum(self):
+        """Mean and principal directions of the training images."""
+        if self.moments is not None:
+            return self.moments.spectrum()
+        n_values = self.training_set.n_values
+        if min(len(self.training_set), n_values) <= covariance.LARGEST_PROBLEM:
+            return covariance.spectrum_of_rows(self.training_set)
+        if self.rank is None:
+            limit = covariance.LARGEST_PROBLEM
+            raise ValueError(
+                f"rank=None keeps every direction, which takes at most {limit} images or at most "
+                f"{limit} values in an image, and X has {len(self.training_set)} images of "
+                f"{n_values} values; pass a rank, such as 512, for a randomised decomposition."
+            )
+        rank = min(self.rank, n_values, len(self.training_set))
+        return covariance.spectrum_by_iteration(self.training_set, rank)
+
+    def __getstate__(self):
+        state = vars(self).copy()
+        if "gaussian" in state and "shrinkage_used" in state:
+            state.pop("_spectrum", None)
+        return state
+
+    def posterior(self, z, sigma):
+        """Return the `Posterior` of noisy images (n, C, H, W) at noise levels (n,), float64."""
+        return gaussian_posterior(z, sigma, self.gaussian)
+
+    def jacobian(self, z, sigma, pixels):
+        """Return rows (n, m, C, C, H, W) of the Wiener filter."""
+        return gaussian_jacobian(z, sigma, self.gaussian, pixels)
+
+
+class GaussianDenoiser(TrainingSetDenoiser):
     r"""Posterior mean under a Gaussian with the training images' mean and covariance.
 
     .. math::
@@ -115,7 +220,7 @@ class GaussianDenoiser(BaseDenoiser):
     """
 
     _parameter_constraints = {
-        **BaseDenoiser._parameter_constraints,
+        **Denoiser._parameter_constraints,
         "rank": [Interval(numbers.Integral, 1, None, closed="left"), None],
         "shrinkage": [
             Interval(numbers.Real, 0, 1, closed="both"),
@@ -134,125 +239,74 @@ class GaussianDenoiser(BaseDenoiser):
         device=None,
         random_state=0,
     ):
-        super().__init__(
-            sigma=sigma,
-            image_shape=image_shape,
-            data_range=data_range,
-            device=device,
-            random_state=random_state,
-        )
         self.rank = rank
         self.shrinkage = shrinkage
+        self.sigma = sigma
+        self.image_shape = image_shape
+        self.data_range = data_range
+        self.device = device
+        self.random_state = random_state
 
-    def _keep(self, training_set):
-        self._hold(training_set)
-        self._decompose()
+    def _learn(self, training_set):
+        prior = GaussianPrior.of(training_set, self.rank, self.shrinkage)
+        _ = prior.gaussian  # a decomposition that is too large is refused at fit
+        return prior
 
-    def _add(self, images, weight):
-        if self._moments is None:
-            self._hold(self.training_set_.extended(images, weight))
-        else:
-            self._moments.add(self._training_set(images, weight))
-            if self._labels is not None:
-                self.training_set_ = self.training_set_.extended(images, weight)
-        self._gaussian = None
+    def _grown(self, prior, training_set, added):
+        whole = training_set
+        if training_set is not None:
+            whole = training_set.extended(added.images, added.sample_weight)
+        if prior.moments is None:
+            return GaussianPrior.of(whole, self.rank, self.shrinkage), whole
+        moments = copy.deepcopy(prior.moments)
+        moments.add(added)
+        return GaussianPrior(None, moments, self.rank, self.shrinkage), whole
 
-    def _hold(self, training_set):
-        """Keep the images, or sums over them where those say it all in less space."""
-        n_values = training_set.n_values
-        self._moments = None
-        few = len(training_set) < n_values or n_values > covariance.LARGEST_PROBLEM
-        if few or self._labels is not None:
-            self.training_set_ = training_set
-        elif hasattr(self, "training_set_"):
+    def _hold(self, learner, prior, training_set):
+        super()._hold(learner, prior, training_set)
+        if prior.moments is not None and self._labels is None:
             del self.training_set_
-        if not few:
-            self._moments = covariance.Moments(training_set)
-
-    def _decompose(self):
-        """Find the Gaussian from what is kept."""
-        if self._moments is not None:
-            spectrum = self._moments.spectrum()
-        elif min(len(self.training_set_), self.n_features_in_) > covariance.LARGEST_PROBLEM:
-            spectrum = covariance.spectrum_by_iteration(self.training_set_, self._checked_rank())
-        else:
-            spectrum = covariance.spectrum_of_rows(self.training_set_)
-        n_values = len(spectrum.mean)
-        level = spectrum.trace / n_values
-        s = self._shrinkage = _shrinkage(self.shrinkage, spectrum)
-        everything = self.rank is None or self.rank >= n_values
-        kept = slice(None if everything else self.rank)
-        sampled = spectrum.eigenvalues[kept]
-        self._gaussian = Gaussian(
-            spectrum.mean,
-            spectrum.components[kept],
-            (1 - s) * sampled + s * level,
-            s * level if everything else 0.0,
-            sampled,
-            spectrum.n_effective,
-        )
-        return self._gaussian
-
-    def _checked_rank(self):
-        """The rank, where it has to be given."""
-        if self.rank is None:
-            limit = covariance.LARGEST_PROBLEM
-            raise ValueError(
-                f"rank=None keeps every direction, which takes at most {limit} images or at most "
-                f"{limit} values in an image, and X has {len(self.training_set_)} images of "
-                f"{self.n_features_in_} values; pass a rank, such as 512, for a randomised "
-                "decomposition."
-            )
-        return min(self.rank, self.n_features_in_, len(self.training_set_))
-
-    def _fitted(self):
-        """The Gaussian; after `partial_fit` it is found on the first question."""
-        check_is_fitted(self)
-        return self._decompose() if self._gaussian is None else self._gaussian
-
-    @property
-    def _device(self):
-        return self.training_set_.device if self._moments is None else self._moments.device
-
-    @property
-    def _image_dtype(self):
-        kept = self._moments
-        return self.training_set_.images.dtype if kept is None else kept.image_dtype
 
     @property
     def mean_(self):
         """Mean image, flat."""
-        return self._given(self._fitted().mean)
+        return self._of_gaussian("mean")
 
     @property
     def components_(self):
         """Principal directions, in rows."""
-        return self._given(self._fitted().components)
+        return self._of_gaussian("components")
 
     @property
     def eigenvalues_(self):
         """Variances along the components."""
-        return self._given(self._fitted().eigenvalues)
+        return self._of_gaussian("eigenvalues")
 
     @property
     def residual_variance_(self):
         """Variance along every direction but the components."""
-        return self._fitted().residual
+        check_is_fitted(self)
+        return self._prior.gaussian.residual
 
     @property
     def shrinkage_(self):
-        """The coefficient of shrinkage."""
-        self._fitted()
-        return self._shrinkage
+        """Coefficient of shrinkage."""
+        check_is_fitted(self)
+        return self._prior.shrinkage_used
+
+    def _of_gaussian(self, name):
+        """Return a tensor of the Gaussian in the container of the training images."""
+        check_is_fitted(self)
+        return self._given(getattr(self._prior.gaussian, name))
 
     def _given(self, tensor):
-        """A float64 result in the container of the training images."""
+        """Return a float64 result in the container of the training images."""
         return tensor if self._layout.is_torch else tensor.cpu().numpy()
 
     def wiener(self, sigma, rows=None):
-        r"""Rows of the linear filter :math:`W = U \operatorname{diag}(S / (S + \sigma^2)) U^T`.
+        r"""Return rows of the filter :math:`W = U \operatorname{diag}(S / (S + \sigma^2)) U^T`.
 
-        Row p says how much each input pixel moves pixel p of the answer: W is the Jacobian
+        Row p holds how much each input pixel moves pixel p of the answer: W is the Jacobian
         of :meth:`denoise`.
 
         Parameters
@@ -273,37 +327,18 @@ class GaussianDenoiser(BaseDenoiser):
         ValueError
             For a sigma that is no non-negative number, or rows that are not in the image.
         """
-        gaussian, n_values = self._fitted(), self.n_features_in_
+        check_is_fitted(self)
+        gaussian, n_values = self._prior.gaussian, self.n_features_in_
         level = float(check_sigma(sigma, 1))
         at = torch.as_tensor(range(n_values) if rows is None else rows, device=self._device)
-        whole = not (at.is_floating_point() or at.dtype == torch.bool)
-        if not (whole and ((at >= 0) & (at < n_values)).all()):
+        are_ints = not (at.is_floating_point() or at.dtype == torch.bool)
+        if not (are_ints and ((at >= 0) & (at < n_values)).all()):
             raise ValueError(f"rows must be ints from 0 to {n_values - 1}, got {rows!r}.")
         return self._given(gaussian.wiener(level, at.reshape(-1).long()))
 
-    _no_windows = (
-        "{name} combines all training images, with weights that may be negative: it has no "
-        "attribution; ask a denoiser that compares images, such as EmpiricalDenoiser."
-    )
-
-    def _jacobian(self, z, sigma, pixels):
-        _, channels, height, width = z.shape
-        first = height * width * torch.arange(channels, device=z.device)
-        rows = (first[:, None] + pixels).flatten()
-        shape = channels, len(pixels), *z.shape[1:]
-        out = z.new_empty(len(z), *shape)
-        for level in sigma.unique():
-            filter_rows = self._fitted().wiener(float(level), rows)
-            out[sigma == level] = filter_rows.to(z.dtype).view(shape)
-        return out.transpose(1, 2)
-
-    def _posterior(self, z, sigma):
-        posterior = gaussian_posterior(z, sigma, self._fitted())
-        return posterior.pooled(self.n_features_in_, self.n_features_in_)
-
 
 def _shrinkage(shrinkage, spectrum):
-    """The coefficient of shrinkage: the number given, or its estimate."""
+    """Return the coefficient of shrinkage: the number given, or its estimate."""
     if not isinstance(shrinkage, str):
         return float(shrinkage)
     if spectrum.squares != spectrum.squares:  # NaN: unknown

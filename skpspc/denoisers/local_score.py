@@ -1,26 +1,64 @@
 """The ideal score machines of convolutional networks."""
 
-import math
 import numbers
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
-import torch
 from sklearn.utils._param_validation import Interval, StrOptions
-from tqdm.auto import tqdm
 
-from ..posterior import (
-    equivariant_posterior,
-    local_posterior,
-    patch_posterior,
-    visiting_posterior,
-)
-from ..posterior.sliding import sliding_attribution, sliding_means_without
-from ..support import Windows, centred_counts, centred_windows
+from ..posterior import CellSearch, Prior
+from ..support import Centred
 from ..support.cells import CellsByWindow
-from .base import BaseDenoiser
+from .base import Denoiser
+from .training_set_denoiser import TrainingSetDenoiser
 
 
-class LocalScoreDenoiser(BaseDenoiser):
+@dataclass(frozen=True)
+class CentredBySigma:
+    """Centred windows whose side depends on the noise level.
+
+    Attributes
+    ----------
+    schedule : callable
+        Maps a noise level, a float, to the side, an odd int.
+    boundary : str or None
+        As in `Centred`.
+    image_shape : tuple of (C, H, W)
+    """
+
+    schedule: Callable
+    boundary: str | None
+    image_shape: tuple[int, int, int]
+
+    def __call__(self, sigma):
+        """Return the windows at a noise level, `Centred`."""
+        size = self.schedule(sigma)
+        check_size(size, self.boundary, self.image_shape, f" at sigma = {sigma}")
+        return Centred(int(size), self.boundary)
+
+
+def check_size(size, boundary, image_shape, where=""):
+    """Refuse window sizes without a centre, and those that no inner patch has."""
+    if not isinstance(size, numbers.Integral) or size < 1:
+        raise ValueError(
+            f"patch_size must give an odd int of at least 1 at every sigma, got {size!r}{where}."
+        )
+    if size % 2 == 0:
+        raise ValueError(
+            "patch_size must be odd, so that a window has a pixel in its centre, got "
+            f"{size}{where}; pass {size - 1} or {size + 1}."
+        )
+    shortest = min([side for side in image_shape[1:] if side > 1], default=int(size))
+    if boundary in ("zero", "circular") and int(size) > shortest:
+        raise ValueError(
+            f"patch_size={size}{where} is larger than the image {image_shape}, and "
+            f"boundary={boundary!r} compares with patches inside the training images, of "
+            f"which there are none; pass at most {shortest - 1 + shortest % 2}, or "
+            "boundary='broken'."
+        )
+
+
+class LocalScoreDenoiser(TrainingSetDenoiser):
     r"""Posterior mean of every pixel, from the square window around it.
 
     .. math::
@@ -119,7 +157,7 @@ class LocalScoreDenoiser(BaseDenoiser):
     """
 
     _parameter_constraints = {
-        **BaseDenoiser._parameter_constraints,
+        **Denoiser._parameter_constraints,
         "patch_size": [Interval(numbers.Integral, 1, None, closed="left"), callable],
         "equivariant": ["boolean"],
         "boundary": [StrOptions({"zero", "circular", "broken"})],
@@ -141,135 +179,62 @@ class LocalScoreDenoiser(BaseDenoiser):
         device=None,
         random_state=0,
     ):
-        super().__init__(
-            sigma=sigma,
-            image_shape=image_shape,
-            data_range=data_range,
-            device=device,
-            random_state=random_state,
-        )
         self.patch_size = patch_size
         self.equivariant = equivariant
         self.boundary = boundary
         self.tol = tol
         self.verbose = verbose
+        self.sigma = sigma
+        self.image_shape = image_shape
+        self.data_range = data_range
+        self.device = device
+        self.random_state = random_state
+
+    def _check(self, training_set):
+        if not self.equivariant and self.boundary != "zero":
+            raise ValueError(
+                f"boundary={self.boundary!r} is for windows that are compared with other places; "
+                "pass equivariant=True with it, or boundary='zero'."
+            )
+        if not self.equivariant and self.tol is not None:
+            raise ValueError(
+                f"tol={self.tol} is for windows that are compared with all places; pass "
+                "equivariant=True with it, or tol=None."
+            )
+        is_schedule = callable(self.patch_size)
+        sizes = getattr(self.patch_size, "sizes", []) if is_schedule else [self.patch_size]
+        for size in sizes:
+            check_size(size, self._padding, training_set.image_shape)
+
+    @property
+    def _padding(self):
+        """Boundary of `Centred` windows."""
+        return self.boundary if self.equivariant else None
+
+    def _learn(self, training_set):
+        windows: CentredBySigma | Centred
+        if callable(self.patch_size):
+            shape = training_set.image_shape
+            windows = CentredBySigma(self.patch_size, self._padding, shape)
+        else:
+            windows = Centred(int(self.patch_size), self._padding)
+        search = None if self.tol is None else CellSearch(CellsByWindow(), self.tol)
+        return Prior(training_set, windows, search=search)
+
+    def _grown(self, prior, training_set, added):
+        whole = training_set.extended(added.images, added.sample_weight)
+        search = None if prior.search is None else prior.search.extended()
+        return replace(prior, source=whole, search=search), whole
+
+    def _prior_of(self, code=None):
+        prior = super()._prior_of(code)
+        if prior.search is None:
+            return prior
+        return replace(prior, search=replace(prior.search, verbose=self.verbose))
 
     @property
     def _proved_by(self):
         return (
-            f"tol={self.tol!r} takes the patches of a cell to be spread as a Gaussian; pass a "
-            "smaller tol for smaller errors, or tol=None to use all patches"
+            f"tol={self._learner.tol!r} takes the patches of a cell to be spread as a Gaussian; "
+            "pass a smaller tol for smaller errors, or tol=None to use all patches"
         )
-
-    def _resolve(self):
-        self._cells = CellsByWindow()
-        self._extend()
-
-    def _extend(self):
-        if not self.equivariant and self.boundary != "zero":
-            raise ValueError(
-                f"boundary={self.boundary!r} is about windows that look at other places; pass "
-                "equivariant=True with it, or boundary='zero'."
-            )
-        if not self.equivariant and self.tol is not None:
-            raise ValueError(
-                f"tol={self.tol} is about windows that look at all places; pass equivariant=True "
-                "with it, or tol=None."
-            )
-        self._boundary = self.boundary if self.equivariant else None
-        self._schedule = self.patch_size
-        if not callable(self._schedule):
-            self._check_size(self._schedule)
-        for size in getattr(self._schedule, "sizes", ()):
-            self._check_size(size)
-
-    def _check_size(self, size, where=""):
-        """Refuse sizes without a centre, and those that no inner patch has."""
-        if not isinstance(size, numbers.Integral) or size < 1:
-            raise ValueError(
-                f"patch_size must give an odd int of at least 1 at every sigma, got {size!r}"
-                f"{where}."
-            )
-        if size % 2 == 0:
-            raise ValueError(
-                "patch_size must be odd, so that a window has a pixel in its centre, got "
-                f"{size}{where}; pass {size - 1} or {size + 1}."
-            )
-        shortest = min([side for side in self.image_shape_[1:] if side > 1], default=int(size))
-        if self._has_inner_patches_only() and int(size) > shortest:
-            raise ValueError(
-                f"patch_size={size}{where} is larger than the image {self.image_shape_}, and "
-                f"boundary={self._boundary!r} compares with patches inside the training images, of "
-                f"which there are none; pass at most {shortest - 1 + shortest % 2}, or "
-                "boundary='broken'."
-            )
-
-    def _has_inner_patches_only(self):
-        """Whether windows, padded or not, are compared with whole patches."""
-        return self._boundary in ("zero", "circular")
-
-    def _window(self, sigma):
-        """Side of the windows at a sigma."""
-        if not callable(self._schedule):
-            return int(self._schedule)
-        size = self._schedule(sigma)
-        self._check_size(size, f" at sigma = {sigma}")
-        return int(size)
-
-    def _windows(self, sigma):
-        if self._boundary is not None:
-            raise self._without_windows(
-                "{name}(equivariant=True) compares windows with other places of the training "
-                "images too, which this does not know; use equivariant=False."
-            )
-        around = torch.from_numpy(centred_windows(self.image_shape_, self._window(sigma)))
-        return Windows(around[:, None].to(self._device), None, self.training_set_)
-
-    def _attributed(self, z, sigma, top, by_window):
-        if self._boundary is None:
-            return super()._attributed(z, sigma, top, by_window)
-        return sliding_attribution(z, sigma, **self._compared(sigma), top=top, by_window=by_window)
-
-    def _mean_without(self, z, sigma, groups):
-        if self._boundary is None:
-            return super()._mean_without(z, sigma, groups)
-        return sliding_means_without(z, sigma, **self._compared(sigma), groups=groups)
-
-    def _compared(self, sigma):
-        """What windows of noisy images of one noise level are compared with."""
-        size = self._window(float(sigma[0]))
-        return dict(training_set=self.training_set_, size=size, boundary=self._boundary)
-
-    def _posterior(self, z, sigma):
-        return self._posterior_by_window(z, sigma)
-
-    def _windowed_posterior(self, z, sigma, size):
-        """The posterior of images that share a window size."""
-        channels, *sides = self.image_shape_
-        if self._boundary is not None:
-            posterior = equivariant_posterior(
-                z, sigma, self.training_set_, size, self._boundary, self._answer
-            )
-        else:
-            posterior = local_posterior(z, sigma, self.training_set_, size)
-        if self._has_inner_patches_only():
-            n_values = channels * math.prod(size for side in sides if side > 1)
-        else:
-            counts = torch.as_tensor(centred_counts(size, self.image_shape_))
-            n_values = channels * counts.flatten().to(z)
-        return posterior.pooled(self.n_features_in_, n_values)
-
-    def _answer(self, queries, sigma, dictionary):
-        """The posterior of windows that do not overhang the image."""
-        if self.tol is None:
-            return patch_posterior(queries, sigma, dictionary)
-        cells = partial(self._cells_of, dictionary)
-        return visiting_posterior(queries, sigma, dictionary, cells, self.tol)
-
-    def _cells_of(self, dictionary):
-        """The index of the patches of a dictionary; made at the first call."""
-
-        def track(parts):
-            return tqdm(parts, "indexing patches", disable=self.verbose <= 0)
-
-        return self._cells.of(dictionary, track)

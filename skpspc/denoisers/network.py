@@ -1,32 +1,145 @@
 """A trained network with the manners of the other denoisers."""
 
+import contextlib
+import copy
 import math
 import numbers
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_flatten
 
-from .._units import check_data_range, checked_range
+from .._units import check_data_range, check_inside, checked_range
 from .._validation import Layout, check_device, check_training_images, check_weights, declared_shape
-from ..posterior import Posterior
+from ..posterior import BasePrior, Posterior
 from ..sampling import convert
 from ..support.memory import rows_that_fit
 from ..support.training_set import DEFAULT_RANGE
-from ._calling import called, evaluating
-from .base import BaseDenoiser
+from .base import Denoiser
+from .training_set_denoiser import value_limits
 
-# What a network has not, and why.
-_UNKNOWN = {
-    "score_samples": ": a network does not know log p(z)",
-    "classes_": ": a network is called without a class",
-}
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 
-class NetworkDenoiser(BaseDenoiser):
+@dataclass(frozen=True, eq=False)
+class NetworkPrior(BasePrior):
+    """The clean images that a network estimates.
+
+    Attributes
+    ----------
+    network : callable
+    parametrization : str
+    time : callable or None
+    sigma_data : float
+    condition : str
+    batch_size : int or None
+        As in `NetworkDenoiser`.
+    device : torch.device
+    dtype : torch.dtype
+        Of the images that the network takes.
+    factor, offset : float
+        Map from pixels of images to pixels of the network.
+    """
+
+    network: Any
+    parametrization: str
+    time: Any
+    sigma_data: float
+    condition: str
+    batch_size: int | None
+    device: torch.device
+    dtype: torch.dtype
+    factor: float
+    offset: float
+
+    no_attribution = "NetworkDenoiser does not look at training images: it has no attribution."
+
+    def posterior(self, z, sigma):
+        """Return the `Posterior` of noisy images (n, C, H, W) at noise levels (n,), float64."""
+        if sigma.isinf().any():
+            raise ValueError(
+                "sigma must be finite for a network, got inf; pass the largest noise level that "
+                "it was trained on."
+            )
+        mean = z.clone()
+        noisy = (sigma > 0).nonzero().squeeze(1)
+        n_rows = self.batch_size or max(1, len(noisy))
+        for rows in noisy.split(n_rows) if len(noisy) else ():
+            mean[rows] = self._clean(z[rows], sigma[rows])
+        unknown = torch.full_like(z[:, 0, 0, 0], torch.nan)
+        return Posterior(mean, unknown, unknown, torch.zeros_like(unknown))
+
+    def _clean(self, z, sigma):
+        """Return the network's estimate of x0 at positive noise levels."""
+        z, sigma = self.offset + self.factor * z, self.factor * sigma
+        x, c, clean = _PARAMETRIZATIONS[self.parametrization](z, sigma, self.sigma_data)
+        if self.time is not None:
+            c = _checked_time(self.time(sigma), sigma)
+        answer = self._ask(x, c, sigma).to(z)
+        return (clean(answer, z, sigma) - self.offset) / self.factor
+
+    def _ask(self, x, c, sigma):
+        """Return the network's answer to scaled images."""
+        dtype = self.dtype
+        x = x.to(dtype)
+        wants_gradient = torch.is_grad_enabled() and x.requires_grad
+        with torch.set_grad_enabled(wants_gradient), evaluating(self.network):
+            if self.condition == "tensor":
+                c = c.to(device=x.device, dtype=dtype if c.is_floating_point() else None)
+                return called(self.network, x, c, sigma)
+            answer = torch.empty_like(x)
+            for level in sigma.unique():
+                rows = (sigma == level).nonzero().squeeze(1)
+                some = x[rows]
+                told = c[rows[0]].item()
+                answer[rows] = called(self.network, some, told, level[None])
+            return answer
+
+    def jacobian_block(self, z, n_pixels):
+        """Return the numbers of noisy images and of pixels that one call of `jacobian` may have."""
+        # a backward pass serves all images, and they share one forward pass
+        row_bytes = 3 * z.element_size() * z.shape[1] * z[0].numel()
+        n_rows = rows_that_fit(row_bytes, self.batch_size or len(z), what="A row of the Jacobian")
+        return n_rows, rows_that_fit(row_bytes * n_rows, n_pixels, what="Rows of the Jacobian")
+
+    def jacobian(self, z, sigma, pixels):
+        """Return rows (n, m, C, C, H, W) of the Jacobian, by backward passes."""
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            answer = self.posterior(z, sigma).mean.flatten(2).sum(0)  # (C, H * W)
+            values = answer[:, pixels].T.flatten().unbind()
+        rows = [torch.autograd.grad(value, z, retain_graph=True)[0] for value in values]
+        return torch.stack(rows, 1).view(len(z), len(pixels), z.shape[1], *z.shape[1:])
+
+
+class _Declared:
+    """Attribute that `fit` sets, and that parameters tell before it, if ``image_shape`` is given.
+
+    As it has no ``__set__``, the attribute of a fitted instance comes first.
+    """
+
+    def __init__(self, function):
+        self._function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance, owner=None):
+        if instance is None:
+            return self
+        if instance.image_shape is None:
+            raise AttributeError(
+                f"{type(instance).__name__!r} object has no attribute "
+                f"{self._function.__name__!r}; fit it, or give it image_shape"
+            )
+        return self._function(instance)
+
+
+class NetworkDenoiser(Denoiser):
     r"""A trained network as a denoiser of this library.
 
     .. math::
@@ -132,7 +245,7 @@ class NetworkDenoiser(BaseDenoiser):
     """
 
     _parameter_constraints = {
-        **BaseDenoiser._parameter_constraints,
+        **Denoiser._parameter_constraints,
         "network": [callable],
         "parametrization": [StrOptions({"x0", "eps", "v", "flow", "edm"})],
         "time": [callable, None],
@@ -160,13 +273,6 @@ class NetworkDenoiser(BaseDenoiser):
         device=None,
         random_state=0,
     ):
-        super().__init__(
-            sigma=sigma,
-            image_shape=image_shape,
-            data_range=data_range,
-            device=device,
-            random_state=random_state,
-        )
         self.network = network
         self.parametrization = parametrization
         self.time = time
@@ -175,12 +281,36 @@ class NetworkDenoiser(BaseDenoiser):
         self.condition = condition
         self.batch_size = batch_size
         self.dtype = dtype
+        self.sigma = sigma
+        self.image_shape = image_shape
+        self.data_range = data_range
+        self.device = device
+        self.random_state = random_state
 
-    _no_windows = "{name} does not look at training images: it has no attribution."
-    _no_classes = (
-        "NetworkDenoiser knows no classes: its network is called with the image and the noise "
-        "level alone; leave y out, and give a class to the callable itself (functools.partial)."
-    )
+    @_Declared
+    def image_shape_(self):
+        """Shape of one image, (C, H, W)."""
+        return declared_shape(self, None)
+
+    @_Declared
+    def n_features_in_(self):
+        """Numbers in one image, C * H * W."""
+        return math.prod(self.image_shape_)
+
+    @_Declared
+    def data_range_(self):
+        """Range of the images, or None for floats of no declared range."""
+        return check_data_range(self.data_range, torch.float32)
+
+    @_Declared
+    def _layout(self):
+        """Container of samples."""
+        return Layout(False, False, torch.float32, torch.device("cpu"))
+
+    @_Declared
+    def _warned(self):
+        """Topics of warnings; none are kept before a fit."""
+        return set()
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
@@ -202,18 +332,23 @@ class NetworkDenoiser(BaseDenoiser):
         ValueError
             For NaN, infinity, no images, or shapes and parameters that do not fit.
         """
-        images, self._layout = check_training_images(self, X, reset=True)
-        self.image_shape_ = tuple(images.shape[1:])
+        new = copy.copy(self)
+        images, new._layout = check_training_images(new, X, reset=True)
+        new.image_shape_ = tuple(images.shape[1:])
         check_weights(sample_weight, images, images.device)
         if self.device is not None:
             check_device(self.device, images)
-        self._take_units(images)
-        self._pixel_map()
+        new.data_range_ = check_data_range(self.data_range, images.dtype)
+        check_inside(images, new.data_range_)
+        new._limits = value_limits(images, new.data_range_)
+        new._warned = set()
+        new._prior = new._make_prior()
+        self.__dict__ = new.__dict__
         return self
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Check that X has the shape of the images known; else as :meth:`fit`.
+        """Check that X has the shape of the fitted images; without a fit, fit X.
 
         Parameters and errors are those of :meth:`fit`.
 
@@ -228,110 +363,65 @@ class NetworkDenoiser(BaseDenoiser):
         return self
 
     def __sklearn_is_fitted__(self):
-        """Whether the shape of the images is known."""
+        """Return whether the shape of the images is fitted or declared."""
         return "image_shape_" in vars(self) or self.image_shape is not None
-
-    def __getattr__(self, name):
-        """What `fit` would have learnt, where ``image_shape`` says it."""
-        if vars(self).get("image_shape") is not None:
-            shape = declared_shape(self, None)
-            if name == "image_shape_":
-                return shape
-            if name == "n_features_in_":
-                return math.prod(shape)
-            if name == "data_range_":
-                return check_data_range(self.data_range, torch.float32)
-            if name == "_layout":
-                return Layout(False, False, torch.float32, torch.device("cpu"))
-        raise AttributeError(
-            f"{type(self).__name__!r} object has no attribute {name!r}{_UNKNOWN.get(name, '')}"
-        )
 
     @property
     def score_samples(self):
         """None: there is no such method."""
-        raise AttributeError  # whose sentence `__getattr__` has
-
-    def _home(self):
-        """Device and dtype of the network."""
-        is_module = isinstance(self.network, torch.nn.Module)
-        first = next(self.network.parameters(), None) if is_module else None
-        place = torch.device(self.device or "cpu") if first is None else first.device
-        kept = torch.float32 if first is None else first.dtype
-        return place, kept if self.dtype is None else getattr(torch, self.dtype)
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute 'score_samples': a network does not "
+            "know log p(z)"
+        )
 
     @property
-    def _device(self):
-        return self._home()[0]
+    def classes_(self):
+        """None: there are no classes."""
+        raise AttributeError(
+            f"{type(self).__name__!r} object has no attribute 'classes_': a network is called "
+            "without a class"
+        )
 
-    def _pixel_map(self):
-        """Factor and offset from pixels of images to pixels of the network."""
+    def _codes(self, y, n):
+        raise ValueError(
+            "NetworkDenoiser knows no classes: its network is called with the image and the noise "
+            "level alone; leave y out, and give a class to the callable itself (functools.partial)."
+        )
+
+    def _prior_of(self, code=None):
+        if "_prior" in vars(self):
+            return self._prior
+        self._validate_params()  # which `fit` would have done
+        return self._make_prior()
+
+    def _prior_on(self, training_set):
+        """Return the prior, which does not depend on training images."""
+        return self._prior_of()
+
+    def _make_prior(self):
+        """Return the prior of the present parameters."""
+        is_module = isinstance(self.network, torch.nn.Module)
+        first = next(self.network.parameters(), None) if is_module else None
+        dtype = torch.float32 if first is None else first.dtype
         low, high = checked_range(self.network_range, "network_range")
         own_low, own_high = self.data_range_ or DEFAULT_RANGE
         factor = (high - low) / (own_high - own_low)
-        return factor, low - factor * own_low
-
-    def _posterior(self, z, sigma):
-        if "image_shape_" not in vars(self):
-            self._validate_params()  # which `fit` would have done
-        if sigma.isinf().any():
-            raise ValueError(
-                "sigma must be finite for a network, got inf; pass the largest noise level that "
-                "it was trained on."
-            )
-        mean = z.clone()
-        noisy = (sigma > 0).nonzero().squeeze(1)
-        n_rows = self.batch_size or max(1, len(noisy))
-        for rows in noisy.split(n_rows) if len(noisy) else ():
-            mean[rows] = self._clean(z[rows], sigma[rows])
-        unknown = torch.full_like(z[:, 0, 0, 0], torch.nan)
-        return Posterior(mean, unknown, unknown, torch.zeros_like(unknown))
-
-    def _clean(self, z, sigma):
-        """The network's estimate of x0 at positive noise levels."""
-        factor, offset = self._pixel_map()
-        z, sigma = offset + factor * z, factor * sigma
-        x, c, clean = _PARAMETRIZATIONS[self.parametrization](z, sigma, self.sigma_data)
-        if self.time is not None:
-            c = _checked_time(self.time(sigma), sigma)
-        answer = self._ask(x, c, sigma).to(z)
-        return (clean(answer, z, sigma) - offset) / factor
-
-    def _jacobian_block(self, z, n_pixels):
-        # a backward pass serves all images, and they share one forward pass
-        row_bytes = 3 * z.element_size() * z.shape[1] * z[0].numel()
-        n_rows = rows_that_fit(row_bytes, self.batch_size or len(z), what="A row of the Jacobian")
-        return n_rows, rows_that_fit(row_bytes * n_rows, n_pixels, what="Rows of the Jacobian")
-
-    def _jacobian(self, z, sigma, pixels):
-        z = z.detach().requires_grad_()
-        with torch.enable_grad():
-            answer = self._posterior(z, sigma).mean.flatten(2).sum(0)  # (C, H * W)
-            numbers = answer[:, pixels].T.flatten().unbind()
-        rows = [torch.autograd.grad(number, z, retain_graph=True)[0] for number in numbers]
-        shape = len(z), len(pixels), z.shape[1], *z.shape[1:]
-        return torch.stack(rows, 1).view(shape)
-
-    def _ask(self, x, c, sigma):
-        """The network's answer to scaled images."""
-        dtype = self._home()[1]
-        x = x.to(dtype)
-        wants_gradient = torch.is_grad_enabled() and x.requires_grad
-        with torch.set_grad_enabled(wants_gradient), evaluating(self.network):
-            if self.condition == "tensor":
-                c = c.to(device=x.device, dtype=dtype if c.is_floating_point() else None)
-                return called(self.network, x, c, sigma)
-            answer = torch.empty_like(x)
-            for level in sigma.unique():
-                rows = (sigma == level).nonzero().squeeze(1)
-                some = x[rows]
-                told = c[rows[0]].item()
-                answer[rows] = called(self.network, some, told, level[None])
-            return answer
+        return NetworkPrior(
+            self.network,
+            self.parametrization,
+            self.time,
+            self.sigma_data,
+            self.condition,
+            self.batch_size,
+            torch.device(self.device or "cpu") if first is None else first.device,
+            dtype if self.dtype is None else getattr(torch, self.dtype),
+            factor,
+            low - factor * own_low,
+        )
 
 
 def _checked_time(c, sigma):
-    """What ``time`` makes of noise levels, if it is one number for each."""
+    """Return the answer of ``time`` to noise levels, if it is one number for each."""
     if not isinstance(c, torch.Tensor) or c.shape != sigma.shape:
         got = f"shape {tuple(c.shape)}" if isinstance(c, torch.Tensor) else f"a {type(c).__name__}"
         raise ValueError(
@@ -373,3 +463,98 @@ _PARAMETRIZATIONS: dict[str, Callable] = {
     "flow": _flow,
     "edm": _edm,
 }
+
+
+@contextlib.contextmanager
+def evaluating(network):
+    """Evaluation mode for a module; every part goes back to the mode that it was in."""
+    modules = list(network.modules()) if isinstance(network, torch.nn.Module) else []
+    training = [module for module in modules if module.training]
+    if training:
+        network.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def called(network, x, told, sigma):
+    """Return the answer of a network, checked.
+
+    Parameters
+    ----------
+    network : callable
+    x : Tensor of shape (n, C, H, W)
+        If it requires a gradient, so must the answer.
+    told : Tensor of shape (n,) or float
+        Noise level, as the network takes it.
+    sigma : Tensor
+        The noise levels, for messages.
+
+    Raises
+    ------
+    ValueError
+        If the network is on another device or of another dtype than x, or answers with
+        another shape, with no floats, without a gradient, with NaN or with infinity.
+    """
+    try:
+        answer = network(x, told)
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if _mixes(network, x, told):
+            raise _misplaced(x, str(error).strip().partition("\n")[0]) from error
+        raise
+    if not isinstance(answer, torch.Tensor) or answer.shape != x.shape:
+        got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
+        raise ValueError(
+            f"the network must answer with a tensor of shape {tuple(x.shape)}, as it was given, "
+            f"but answered with {got}; wrap it in a function that takes out the estimate."
+        )
+    if not answer.is_floating_point():
+        raise ValueError(f"the network must answer with floats, got {answer.dtype}.")
+    if answer.device != x.device:
+        raise _misplaced(x, f"it answers on {answer.device}")
+    if not answer.isfinite().all():
+        levels = sorted({round(level, 6) for level in sigma.tolist()})
+        raise ValueError(
+            f"the network answered with NaN or infinity at sigma = {levels[:5]} (in its own "
+            "pixels); check parametrization and network_range, or stay within the noise levels "
+            "that it was trained on."
+        )
+    if torch.is_grad_enabled() and x.requires_grad and not answer.requires_grad:
+        raise ValueError(
+            "the network's answer has no gradient, so it has no Jacobian: it is computed under "
+            "torch.no_grad, outside torch, or without the image; pass the bare network."
+        )
+    return answer
+
+
+class _LastOperation(TorchFunctionMode):
+    """Record the devices and float dtypes of the tensors that the last operation took."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
+        self.devices = {t.device for t in tensors}
+        self.dtypes = {t.dtype for t in tensors if t.is_floating_point()}
+        return func(*args, **(kwargs or {}))
+
+
+def _mixes(network, x, told):
+    """Return whether a network fails in an operation on tensors of several devices or dtypes."""
+    last = _LastOperation()
+    try:
+        with last:
+            network(x, told)
+    except RuntimeError:
+        return max(len(getattr(last, "devices", ())), len(getattr(last, "dtypes", ()))) > 1
+    return False
+
+
+def _misplaced(x, reason):
+    """Return the error for a network whose weights are elsewhere, or of another dtype."""
+    return ValueError(
+        f"the network fails on a tensor of {x.dtype} on {x.device} ({reason}); give "
+        "NetworkDenoiser the device and dtype of its weights, or a module, whose own they are."
+    )

@@ -1,21 +1,61 @@
 """Posterior means through neighbourhoods that the covariance of the data chooses."""
 
 import numbers
+from dataclasses import dataclass
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._validation import check_sigma
-from ..posterior import Gaussian, Posterior, precision_posterior
-from ..support import Windows
-from .base import BaseDenoiser
+from ..posterior import Gaussian, Prior
+from ..support import Masks
+from .base import Denoiser
+from .training_set_denoiser import TrainingSetDenoiser
 
 # Of the largest own weight: at a coordinate that never varies W is nothing but rounding.
 _NO_WEIGHT = 1e-8
 
 
-class PCALocalityDenoiser(BaseDenoiser):
+@dataclass(frozen=True, eq=False)
+class Neighbourhoods:
+    """The coordinates that count in each row of the Wiener filter, by noise level.
+
+    Attributes
+    ----------
+    gaussian : Gaussian
+    image_shape : tuple of (C, H, W)
+    threshold : float
+        Fraction of the largest entry that counts.
+    batch_size : int or None
+        As in `Masks`.
+    """
+
+    gaussian: Gaussian
+    image_shape: tuple[int, int, int]
+    threshold: float
+    batch_size: int | None
+
+    def __call__(self, sigma):
+        """Return the windows at a noise level, `Masks`: one for each coordinate."""
+        query = self.matrix(sigma).T.reshape(-1, *self.image_shape)
+        return Masks(sigma, query, None, self.batch_size)
+
+    def matrix(self, sigma):
+        """Return the matrix B (D, D), bool: column m holds the neighbours of coordinate m."""
+        # beyond this W only shrinks as a whole, and at infinity it would vanish
+        sigma = min(sigma, 1e6 * max(self.gaussian.abs_max, 1e-15))
+        rows = torch.arange(len(self.gaussian.mean), device=self.gaussian.mean.device)
+        matrix = self.gaussian.wiener(sigma, rows)
+        own = matrix.diagonal().clone()
+        varies = own > _NO_WEIGHT * own.amax()
+        matrix /= own.where(varies, torch.ones_like(own))[:, None]
+        matrix[~varies] = 0
+        size = matrix.abs_()
+        return (size >= self.threshold * size.amax()) & (size > 0)
+
+
+class PCALocalityDenoiser(TrainingSetDenoiser):
     r"""Posterior mean of every coordinate, seen through its row of the Wiener filter.
 
     .. math::
@@ -103,7 +143,7 @@ class PCALocalityDenoiser(BaseDenoiser):
     """
 
     _parameter_constraints = {
-        **BaseDenoiser._parameter_constraints,
+        **Denoiser._parameter_constraints,
         "threshold": [Interval(numbers.Real, 0, 1, closed="right")],
         "softmax": [StrOptions({"exact", "batchwise"})],
         "batch_size": [Interval(numbers.Integral, 1, None, closed="left")],
@@ -121,22 +161,23 @@ class PCALocalityDenoiser(BaseDenoiser):
         device=None,
         random_state=0,
     ):
-        super().__init__(
-            sigma=sigma,
-            image_shape=image_shape,
-            data_range=data_range,
-            device=device,
-            random_state=random_state,
-        )
         self.threshold = threshold
         self.softmax = softmax
         self.batch_size = batch_size
+        self.sigma = sigma
+        self.image_shape = image_shape
+        self.data_range = data_range
+        self.device = device
+        self.random_state = random_state
 
-    def _resolve(self):
-        self._gaussian = Gaussian.of(self.training_set_)
+    def _learn(self, training_set):
+        gaussian, shape = Gaussian.of(training_set), training_set.image_shape
+        batch_size = self.batch_size if self.softmax == "batchwise" else None
+        windows = Neighbourhoods(gaussian, shape, self.threshold, batch_size)
+        return Prior(training_set, windows, engine="torch")
 
     def neighbours(self, sigma):
-        """The matrix B: which coordinates are compared for which.
+        """Return the matrix B: the coordinates that are compared for each coordinate.
 
         Parameters
         ----------
@@ -146,7 +187,7 @@ class PCALocalityDenoiser(BaseDenoiser):
         Returns
         -------
         array or Tensor of shape (C * H * W, C * H * W), bool
-            Column m: the coordinates that count in the posterior of coordinate m. In the
+            Column m holds the coordinates that count in the posterior of coordinate m. In the
             container of the X that was fitted.
 
         Raises
@@ -155,35 +196,5 @@ class PCALocalityDenoiser(BaseDenoiser):
             For a sigma that is no non-negative number.
         """
         check_is_fitted(self)
-        mask = self._neighbours(float(check_sigma(sigma, 1)))
+        mask = self._prior.windows.matrix(float(check_sigma(sigma, 1)))
         return mask if self._layout.is_torch else mask.cpu().numpy()
-
-    def _neighbours(self, sigma):
-        # beyond this W only shrinks as a whole, and at infinity it would vanish
-        sigma = min(sigma, 1e6 * max(self._gaussian.abs_max, 1e-15))
-        rows = torch.arange(self.n_features_in_, device=self._device)
-        matrix = self._gaussian.wiener(sigma, rows)
-        own = matrix.diagonal().clone()
-        varies = own > _NO_WEIGHT * own.amax()
-        matrix /= own.where(varies, torch.ones_like(own))[:, None]
-        matrix[~varies] = 0
-        size = matrix.abs_()
-        return (size >= self.threshold * size.amax()) & (size > 0)
-
-    def _windows(self, sigma):
-        if self.softmax == "batchwise":
-            raise self._without_windows(
-                "{name}(softmax='batchwise') answers with means of means; use softmax='exact'."
-            )
-        compared = self._neighbours(sigma).T.reshape(-1, *self.image_shape_)
-        return Windows(compared, None, self.training_set_)
-
-    def _posterior(self, z, sigma):
-        batch_size = self.batch_size if self.softmax == "batchwise" else None
-
-        def at_one_sigma(rows, level):
-            precision = self._neighbours(level).to(z.dtype)
-            args = z[rows], sigma[rows], self.training_set_, precision, batch_size
-            return precision_posterior(*args).pooled(self.n_features_in_, 1)
-
-        return Posterior.by_group(sigma.tolist(), at_one_sigma)

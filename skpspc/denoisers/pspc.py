@@ -1,30 +1,55 @@
 """Patch Set Posterior Composites."""
 
-import math
+import copy
 import numbers
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._units import warn_if_unusual
 from .._validation import warn_if_clipped
-from ..posterior import (
-    ENGINES,
-    flexible_posterior,
-    smoothed_posterior,
-    smoothed_windows_posteriors,
-    square_posterior,
-)
-from ..sampling import PatchSchedule, paper_schedule
-from ..support import MirroredTrainingSet, Windows, clip_size, tapered_windows
+from ..posterior import ENGINES, Gaussian, Prior
+from ..sampling import paper_schedule
+from ..support import MirroredTrainingSet, squares_of_side
 from ..support.training_set import DEFAULT_RANGE
-from .bandwidth import BandwidthDenoiser
+from .base import Denoiser
+from .calibration import (
+    BANDWIDTH_CONSTRAINT,
+    bandwidth_attribute,
+    calibrated_sizes,
+    with_bandwidth,
+)
 from .flexible import FlexibleWindows
-from .patch_calibration import calibrated_sizes
+from .training_set_denoiser import TrainingSetDenoiser
 
 
-class PSPCDenoiser(BandwidthDenoiser):
+@dataclass(frozen=True)
+class SquaresBySigma:
+    """Square windows whose side depends on the noise level.
+
+    Attributes
+    ----------
+    schedule : callable
+        Maps a noise level, a float, to the side, an int of at least 1; clipped to the image.
+    image_shape : tuple of (C, H, W)
+    """
+
+    schedule: Callable
+    image_shape: tuple[int, int, int]
+
+    def __call__(self, sigma):
+        """Return the windows at a noise level, `Squares` or `Whole`."""
+        size = self.schedule(sigma)
+        if not isinstance(size, numbers.Integral) or size < 1:
+            raise ValueError(
+                f"patch_size must give an int of at least 1 at every sigma, got {size!r} at "
+                f"sigma = {sigma}."
+            )
+        return squares_of_side(int(size), self.image_shape)
+
+
+class PSPCDenoiser(TrainingSetDenoiser):
     r"""Patch Set Posterior Composite: the posterior means of all patches, averaged in place.
 
     .. math::
@@ -100,7 +125,7 @@ class PSPCDenoiser(BandwidthDenoiser):
 
     See Also
     --------
-    EmpiricalDenoiser : The same with a single patch as large as the image.
+    EmpiricalDenoiser : The posterior mean of a single patch as large as the image.
     PatchDenoiser : The patches before they are averaged.
 
     Notes
@@ -147,10 +172,8 @@ class PSPCDenoiser(BandwidthDenoiser):
     (2, 1, 8, 8)
     """
 
-    patch_schedule_: PatchSchedule
-
     _parameter_constraints = {
-        **BandwidthDenoiser._parameter_constraints,
+        **Denoiser._parameter_constraints,
         "patch_size": [
             Interval(numbers.Integral, 1, None, closed="left"),
             StrOptions({"paper", "calibrated"}),
@@ -159,6 +182,7 @@ class PSPCDenoiser(BandwidthDenoiser):
         "windows": [FlexibleWindows, None],
         "flip": ["boolean"],
         "engine": [StrOptions(set(ENGINES))],
+        "bandwidth": BANDWIDTH_CONSTRAINT,
         "smoothing": [StrOptions({"window", "global"})],
     }
 
@@ -177,121 +201,70 @@ class PSPCDenoiser(BandwidthDenoiser):
         device=None,
         random_state=0,
     ):
-        super().__init__(
-            sigma=sigma,
-            image_shape=image_shape,
-            data_range=data_range,
-            device=device,
-            random_state=random_state,
-        )
         self.patch_size = patch_size
         self.windows = windows
         self.flip = flip
         self.engine = engine
         self.bandwidth = bandwidth
         self.smoothing = smoothing
+        self.sigma = sigma
+        self.image_shape = image_shape
+        self.data_range = data_range
+        self.device = device
+        self.random_state = random_state
 
-    def _resolve(self):
-        known = self.training_set_
-        self._source = MirroredTrainingSet(known) if self.flip else known
-        self.windows_ = None
+    def _check(self, training_set):
         if self.windows is not None:
             if self.patch_size != "paper":
                 raise ValueError(
                     f"windows take the place of squares, but patch_size={self.patch_size!r} is "
                     "given too; leave patch_size at 'paper', or windows at None."
                 )
-            if self._smooths and self.smoothing == "window":
+            if self.bandwidth != 0 and self.smoothing == "window":
                 raise ValueError(
                     "smoothing='window' keeps a covariance for every square window, and windows "
                     "of other shapes are given; pass smoothing='global', or bandwidth=0."
                 )
-            self.windows_ = self.windows.resolve(self._source)
+        elif self.patch_size == "paper":
+            warn_if_unusual(self, "the patch sizes of the paper")
         if isinstance(self.patch_size, numbers.Integral):
-            warn_if_clipped(self.patch_size, self.image_shape_)
-        self._schedule = self._learnt_schedule()
-        self._learn_bandwidth()
+            warn_if_clipped(self.patch_size, training_set.image_shape)
 
-    def _learnt_schedule(self):
-        """The patch size, or what gives it at a sigma."""
-        if hasattr(self, "patch_schedule_"):
-            del self.patch_schedule_
-        if self.patch_size == "paper":
-            if self.windows is None:
-                warn_if_unusual(self, "the patch sizes of the paper")
-            return paper_schedule(self.image_shape_, self.data_range_ or DEFAULT_RANGE)
+    def _learn(self, training_set):
+        if self.windows is None and self.patch_size == "calibrated":
+            sized = copy.copy(self)
+            sized.patch_size = calibrated_sizes(self, training_set)
+            return with_bandwidth(sized, training_set)
+        return with_bandwidth(self, training_set)
+
+    def _make_prior(self, training_set, bandwidth):
+        """Return the prior of a training set at a bandwidth, a number or a callable."""
+        source = MirroredTrainingSet(training_set) if self.flip else training_set
+        return Prior(
+            source,
+            self._windows(source),
+            bandwidth,
+            None if bandwidth == 0 else Gaussian.of(source),
+            by_window=self.smoothing == "window",
+            engine=self.engine,
+        )
+
+    def _windows(self, source):
+        """Return the windows, or the callable that gives them at a noise level."""
+        shape, size = source.image_shape, self.patch_size
+        if self.windows is not None:
+            return self.windows.resolve(source)
+        if isinstance(size, str):  # sizes that are calibrated come later
+            size = self._paper_schedule(shape)
+        return SquaresBySigma(size, shape) if callable(size) else squares_of_side(size, shape)
+
+    def _paper_schedule(self, image_shape):
+        """Return the patch sizes of the paper for images of a shape on the data range."""
+        return paper_schedule(image_shape, self.data_range_ or DEFAULT_RANGE)
+
+    def _attributes(self, prior):
+        attributes = bandwidth_attribute(self, prior.bandwidth)
+        attributes["windows_"] = prior.windows if self.windows is not None else None
         if self.patch_size == "calibrated":
-            self.patch_schedule_ = calibrated_sizes(self)
-            return self.patch_schedule_
-        return self.patch_size
-
-    @property
-    def _calibrated_before(self):
-        is_calibrated = self.patch_size == "calibrated"
-        return {"patch_size": self.patch_schedule_} if is_calibrated else {}
-
-    def _window(self, sigma):
-        """Height and width of the patches at a sigma, or the level of the windows."""
-        if self.windows_ is not None:
-            return self.windows_.level(sigma)
-        size = self._schedule(sigma) if callable(self._schedule) else self._schedule
-        if not isinstance(size, numbers.Integral) or size < 1:
-            raise ValueError(
-                f"patch_size must give an int of at least 1 at every sigma, got {size!r} at "
-                f"sigma = {sigma}."
-            )
-        return clip_size(int(size), self.image_shape_)
-
-    def _windows(self, sigma):
-        self._check_plain(sigma)
-        window = self._window(sigma)
-        if self.windows_ is None:
-            squares = tapered_windows(self.image_shape_, max(window), math.inf)
-            masks = torch.from_numpy(squares).bool().to(self._device)
-        else:
-            masks = self.windows_.at(window)
-            if bool((masks == 1).all()):  # the same window at every pixel
-                masks = masks[:1]
-        return Windows(masks[:, None], masks[:, None], self._source)
-
-    def _posterior(self, z, sigma):
-        return self._posterior_by_window(z, sigma)
-
-    def _windowed_posterior(self, z, sigma, window):
-        """The posterior of images that share a window."""
-        if self.windows_ is None:
-            compare = partial(square_posterior, window=window, engine=self.engine)
-            size = window[0] * window[1]
-        else:
-            precision = self.windows_.at(window)
-            compare = partial(flexible_posterior, precision=precision, engine=self.engine)
-            size = precision.sum((1, 2))
-
-        def plain(z, sigma):
-            return pooled(compare(z, sigma, training_set=self._source))
-
-        def smoothed(z, sigma, bandwidth):
-            known = self._source, self._gaussian()
-            if self.smoothing == "global":
-                share = size / (self.image_shape_[1] * self.image_shape_[2])
-                return pooled(smoothed_posterior(z, sigma, *known, bandwidth, compare, share))
-            return pooled(smoothed_windows_posteriors(z, sigma, *known, [bandwidth], window)[0])
-
-        def pooled(posterior):
-            return posterior.pooled(self.n_features_in_, self.image_shape_[0] * size)
-
-        return self._by_bandwidth(z, sigma, plain, smoothed)
-
-    def _blurs_whole(self, sigma):
-        return self.smoothing == "global" or self._window(sigma) == self.image_shape_[1:]
-
-    def _seen_from(self, place):
-        return self._source
-
-    def _means(self, z, sigma, bandwidths):
-        shared = [h for h in bandwidths if h > 0 and self.smoothing == "window"]
-        yield from super()._means(z, sigma, [h for h in bandwidths if h not in shared])
-        if shared:
-            known = self._source, self._gaussian()
-            found = smoothed_windows_posteriors(z, sigma, *known, shared, self._window(sigma))
-            yield from ((h, part.mean) for h, part in zip(shared, found, strict=True))
+            attributes["patch_schedule_"] = prior.windows.schedule
+        return attributes

@@ -2,6 +2,7 @@
 
 import copy
 import numbers
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,16 +11,80 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
-from ..posterior import Posterior
+from ..posterior import BasePrior, Posterior
 from ..sampling import draw_noise, noise_seed
-from .base import BaseDenoiser
+from .base import Denoiser
 
 # Beside the seed: the displacements must not be the noise that `score` and `sample` draw.
 _DISPLACEMENTS = 1
-_ABOUT_CLASSES = "_labels", "_no_classes"
+# Attributes of the inner denoiser that describe its images, and its fit.
+_ADOPTED = (
+    "image_shape_",
+    "n_features_in_",
+    "feature_names_in_",
+    "data_range_",
+    "_layout",
+    "_limits",
+)
 
 
-class SmoothedDenoiser(BaseDenoiser):
+@dataclass(frozen=True, eq=False)
+class SmoothedPrior(BasePrior):
+    """Means of a prior's answers to displaced copies of the noisy image.
+
+    Attributes
+    ----------
+    prior : BasePrior
+    tau : float
+        Standard deviation of the displacements.
+    n_draws : int
+    seed : int
+        Of the displacements.
+    """
+
+    prior: BasePrior
+    tau: float
+    n_draws: int
+    seed: int
+
+    no_attribution = (
+        "SmoothedDenoiser answers with the mean over displaced noisy images; ask its denoiser_, of "
+        "each."
+    )
+
+    @property
+    def device(self):
+        """Device where the work is done."""
+        return self.prior.device
+
+    def displacements(self, z):
+        """Return the displacements of every noisy image, (n_draws, *shape)."""
+        return self.tau * draw_noise(z.shape[1:], self.n_draws, self.seed).to(z)
+
+    def posterior(self, z, sigma):
+        """Return the mean of the posteriors of displaced noisy images."""
+        rows = torch.arange(len(z), device=z.device)
+        weight = torch.full((len(z),), 1 / self.n_draws, dtype=torch.float64, device=z.device)
+        return Posterior.weighted(
+            ((rows, weight, self.prior.posterior(z + d, sigma)) for d in self.displacements(z)),
+            len(z),
+        )
+
+    def jacobian(self, z, sigma, pixels):
+        """Return the mean of the Jacobians at displaced noisy images."""
+        moved = (z + displacement for displacement in self.displacements(z))
+        return sum(self.prior.jacobian(at, sigma, pixels) for at in moved) / self.n_draws
+
+    def jacobian_block(self, z, n_pixels):
+        """Return the numbers of noisy images and of pixels that one call of `jacobian` may have."""
+        return self.prior.jacobian_block(z, n_pixels)
+
+    def answered(self, images):
+        """Return the pixels of images for which the prior answers."""
+        return self.prior.answered(images)
+
+
+class SmoothedDenoiser(Denoiser):
     r"""Mean of a denoiser's answers to displaced copies of the noisy image.
 
     .. math::
@@ -33,7 +98,7 @@ class SmoothedDenoiser(BaseDenoiser):
 
     Parameters
     ----------
-    denoiser : BaseDenoiser or FrozenEstimator of one
+    denoiser : Denoiser or FrozenEstimator of one
         D_0, fitted or not; a clone of it is fitted. A ``FrozenEstimator`` around it is asked as
         it is: a network is then not copied, and X is not looked at.
     tau : float, default 0.1
@@ -50,7 +115,7 @@ class SmoothedDenoiser(BaseDenoiser):
 
     Attributes
     ----------
-    denoiser_ : BaseDenoiser or FrozenEstimator
+    denoiser_ : Denoiser or FrozenEstimator
         The fitted clone, or the frozen denoiser itself.
     image_shape_, n_features_in_
         As in `EmpiricalDenoiser`.
@@ -80,11 +145,11 @@ class SmoothedDenoiser(BaseDenoiser):
     """
 
     _parameter_constraints = {
-        "denoiser": [BaseDenoiser, FrozenEstimator],
+        "denoiser": [Denoiser, FrozenEstimator],
         "tau": [Interval(numbers.Real, 0, None, closed="left")],
         "n_draws": [Interval(numbers.Integral, 1, None, closed="left")],
-        "sigma": BaseDenoiser._parameter_constraints["sigma"],
-        "random_state": BaseDenoiser._parameter_constraints["random_state"],
+        "sigma": Denoiser._parameter_constraints["sigma"],
+        "random_state": Denoiser._parameter_constraints["random_state"],
     }
 
     def __init__(self, denoiser, tau=0.1, *, n_draws=8, sigma=0.5, random_state=0):
@@ -115,15 +180,17 @@ class SmoothedDenoiser(BaseDenoiser):
         ValueError
             As the denoiser's own ``fit``, or if what is frozen is no denoiser.
         """
-        if not hasattr(self.denoiser, "_posterior"):
-            raise ValueError(f"what is frozen must be a denoiser, got {self.denoiser!r}.")
-        self.denoiser_ = clone(self.denoiser).fit(X, y, sample_weight=sample_weight)
+        inner = clone(self.denoiser)
+        if not isinstance(getattr(inner, "estimator", inner), Denoiser):
+            raise ValueError(f"a FrozenEstimator must hold a denoiser, got {self.denoiser!r}.")
+        new = copy.copy(self)
+        new.denoiser_ = inner.fit(X, y, sample_weight=sample_weight)
         seeds = np.random.SeedSequence([noise_seed(self.random_state), _DISPLACEMENTS])
-        self._seed = int.from_bytes(seeds.generate_state(4).tobytes(), "little")
-        self._adopt("image_shape_", "n_features_in_", "feature_names_in_", "_layout")
-        self._adopt("data_range_", "_limits")
-        self._warned = set()
-        self._adopt(*_ABOUT_CLASSES)
+        seed = int.from_bytes(seeds.generate_state(4).tobytes(), "little")
+        new._displaced = {"tau": self.tau, "n_draws": self.n_draws, "seed": seed}
+        new._warned = set()
+        new._adopt()
+        self.__dict__ = new.__dict__
         return self
 
     @_fit_context(prefer_skip_nested_validation=False)
@@ -140,12 +207,12 @@ class SmoothedDenoiser(BaseDenoiser):
             return self.fit(X, y, sample_weight)
         if not isinstance(self.denoiser_, FrozenEstimator):  # which would hand it on
             self.denoiser_.partial_fit(X, y, sample_weight=sample_weight)
-        self._adopt(*_ABOUT_CLASSES)
+            self._adopt()
         return self
 
-    def _adopt(self, *names):
-        """Take over what the inner denoiser has learnt about the images' form."""
-        for name in names:
+    def _adopt(self):
+        """Take over the description of the images from the inner denoiser."""
+        for name in _ADOPTED:
             if hasattr(self.denoiser_, name):
                 setattr(self, name, getattr(self.denoiser_, name))
             elif hasattr(self, name):
@@ -166,47 +233,28 @@ class SmoothedDenoiser(BaseDenoiser):
         return self.denoiser_.get_feature_names_out(input_features)
 
     @property
+    def classes_(self):
+        """Labels that the inner denoiser was fitted with, each once, sorted."""
+        return self.denoiser_.classes_
+
+    @property
     def data_range(self):
         """Parameter ``data_range`` of the inner denoiser."""
         return self.denoiser_.data_range
 
-    @property
-    def _device(self):
-        return self.denoiser_._device
+    def _prior_of(self, code=None):
+        return SmoothedPrior(self.denoiser_._prior_of(code), **self._displaced)
+
+    def _prior_on(self, training_set):
+        """Return the prior that the parameters of the fit make of another training set."""
+        return SmoothedPrior(self.denoiser_._prior_on(training_set), **self._displaced)
+
+    def _codes(self, y, n):
+        return self.denoiser_._codes(y, n)
+
+    def _input_shapes(self):
+        return self.denoiser_._input_shapes()
 
     @property
     def _proved_by(self):
         return self.denoiser_._proved_by
-
-    def _of_class(self, code):
-        denoiser = copy.copy(self)
-        denoiser.denoiser_ = self.denoiser_._of_class(code)
-        return denoiser
-
-    def _shapes(self):
-        return self.denoiser_._shapes()
-
-    def _respond(self, images):
-        return self.denoiser_._respond(images)
-
-    _no_windows = (
-        "{name} answers with the mean over displaced noisy images; ask its denoiser_, of each."
-    )
-
-    def _displacements(self, z):
-        """What is added to every noisy image, (n_draws, *shape)."""
-        return self.tau * draw_noise(z.shape[1:], self.n_draws, self._seed).to(z)
-
-    def _jacobian(self, z, sigma, pixels):
-        moved = (z + displacement for displacement in self._displacements(z))
-        return sum(self.denoiser_._jacobian(at, sigma, pixels) for at in moved) / self.n_draws
-
-    def _posterior(self, z, sigma):
-        sums = dict.fromkeys(Posterior.AVERAGED, 0.0)
-        proved = torch.ones(len(z), dtype=torch.bool, device=z.device)
-        for displacement in self._displacements(z):
-            part = self.denoiser_._posterior(z + displacement, sigma)
-            sums = {name: total + getattr(part, name) for name, total in sums.items()}
-            proved &= part.bound_is_proved
-        means = {name: total / self.n_draws for name, total in sums.items()}
-        return Posterior(**means, bound_is_proved=proved)

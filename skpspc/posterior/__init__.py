@@ -1,37 +1,35 @@
-"""The kernels: arrays in, a posterior out. They know nothing of estimators."""
+"""Posteriors of noisy images over training images: arrays in, a posterior out.
 
-from .bandwidth import shared_levels, smoothed_posterior, smoothed_windows_posteriors
-from .cells import visiting_posterior
-from .collection import collection_posterior
-from .dense import dense_posterior, dense_weights
-from .gaussian import Gaussian, gaussian_posterior
-from .local import equivariant_posterior, local_posterior
-from .patches import patch_posterior
+Nothing here depends on the estimators.
+"""
+
+from .attribution import Attribution, attribution, means_without
+from .blur import Blur
+from .cells import CellSearch
+from .dense import dense_weights
+from .engines import ENGINES
+from .gaussian import Gaussian, gaussian_jacobian, gaussian_posterior
+from .jacobian import jacobian
 from .posterior import Posterior
-from .precision import precision_posterior
-from .select import ENGINES, flexible_posterior, square_posterior
-from .truncated import nearest_posterior, tolerant_posterior
+from .prior import BasePrior, Prior
+from .truncated import NeighbourSearch
 from .weights import window_weights
 
 __all__ = [
     "ENGINES",
+    "Attribution",
+    "BasePrior",
+    "Blur",
+    "CellSearch",
     "Gaussian",
+    "NeighbourSearch",
     "Posterior",
-    "collection_posterior",
-    "dense_posterior",
+    "Prior",
+    "attribution",
     "dense_weights",
-    "equivariant_posterior",
-    "flexible_posterior",
+    "gaussian_jacobian",
     "gaussian_posterior",
-    "local_posterior",
-    "nearest_posterior",
-    "patch_posterior",
-    "precision_posterior",
-    "shared_levels",
-    "smoothed_posterior",
-    "smoothed_windows_posteriors",
-    "square_posterior",
-    "tolerant_posterior",
-    "visiting_posterior",
+    "jacobian",
+    "means_without",
     "window_weights",
 ]

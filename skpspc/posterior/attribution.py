@@ -1,4 +1,4 @@
-r"""Which training images a posterior mean is made of, and what it would be without some of them.
+r"""Attribution: the training images of a posterior mean, and the mean without some of them.
 
 A posterior mean is a convex combination of training images at each of its pixels,
 
@@ -26,18 +26,17 @@ from typing import Any
 import torch
 
 from .._repr import short_repr
-from ..support import MirroredTrainingSet
+from ..support import Centred, Masks, MirroredTrainingSet, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
-from .posterior import RunningSoftmax, exact_scale, floored_sigma, precision_root
+from .masks import WindowWeights
+from .sliding import regions
+from .softmax import exact_scale, floored_sigma, precision_root
+from .weights import Weights
 
-# Training images that are worked on together: enough for the matrix products.
-_CHUNK_ROWS = 512
-# Share of a window's mass that may be left out in the second pass.
-_SKIPPED_MASS = 1e-12
+# Training images whose patches are compared together.
+_CHUNK_ROWS = 64
 # Where less of a window's weight is left over, it is summed anew: a difference would cancel.
 _LEAST_LEFT = 1e-3
-# The rounding error of a sum of n numbers, in units in the last place over the root of n.
-_ROUNDING = 2.0
 
 
 @dataclass(frozen=True)
@@ -87,15 +86,16 @@ class Attribution:
         return Attribution(*[*in_place, image_share])
 
 
-def attribution(z, sigma, windows, top, by_window=False):
-    """What the posterior means of noisy images of one noise level are made of.
+def attribution(z, sigma, source, windows, top, by_window=False):
+    """Return the training images of which the posterior means of noisy images are made.
 
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
     sigma : Tensor of shape (n,), float64
         0 and inf are allowed.
-    windows : Windows
+    source : TrainingSet
+    windows : Whole, Squares, Masks or Centred
     top : int
         How many training images to list.
     by_window : bool, default False
@@ -104,15 +104,21 @@ def attribution(z, sigma, windows, top, by_window=False):
     Returns
     -------
     Attribution
+        Its numbers count the images of the training set. Where windows are compared with all
+        places, the effective sample size counts patches.
     """
-    source = windows.source
-    share = None if by_window or windows.share is None else windows.share.flatten(1).to(z)
-    query = _columns(windows)
-    parts = []
-    for image, a in zip(z, _roots(z, sigma, source), strict=True):
-        parts.append(shares(_WindowWeights(image, a, source, query), share, top, z.dtype))
-    index, best, ess, image_share = (torch.stack(part) for part in zip(*parts, strict=True))
-    row, column, opposite = _corners(windows) if by_window else _pixels(windows)
+    _check_attributable(source, windows)
+    roots = precision_root(floored_sigma(sigma, z, source))
+    if isinstance(windows, Centred) and windows.boundary is not None:
+        return _sliding_attribution(z, roots, source, windows, top, by_window)
+    masks = windows.masks(z.shape[1:], z.device)
+    shares, query = _shares(masks, z.dtype, by_window), _columns(masks)
+    lists = [
+        _largest(WindowWeights(image, a, source, query), shares, top, z.dtype)
+        for image, a in zip(z, roots, strict=True)
+    ]
+    index, best, ess, image_share = (torch.stack(values) for values in zip(*lists, strict=True))
+    row, column, opposite = _corners(masks) if by_window else _pixels(masks)
     mirrored = torch.zeros_like(index, dtype=torch.bool)
     if isinstance(source, MirroredTrainingSet):
         n_images = len(source) // 2
@@ -122,224 +128,125 @@ def attribution(z, sigma, windows, top, by_window=False):
     column = torch.where(mirrored, opposite[:, None], column[:, None])
     row = row[:, None].expand(index.shape)
     rest = (1 - best.sum(2)).clamp_(min=0)
-    shape = index.shape[:2] if by_window else (len(z), *windows.answer_shape)
+    shape = index.shape[:2] if by_window else (len(z), *masks.answer_shape)
     each = index, best, row, column, mirrored, rest, ess
     return Attribution.of(each, shape, image_share)
 
 
-def means_without(z, sigma, windows, groups):
-    """Posterior means of noisy images of one noise level, without some training images.
+def means_without(z, sigma, source, windows, groups):
+    """Return posterior means of noisy images without some training images.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-    sigma : Tensor of shape (n,), float64
-    windows : Windows
+    z, sigma, source, windows
+        As in `attribution`.
     groups : Tensor of shape (G, N), bool
-        Which training images to leave out, in turn; never all of them.
+        Training images to leave out, in turn; never all of them.
 
     Returns
     -------
     Tensor of shape (G, n, C, H, W)
     """
-    source = windows.source
+    _check_attributable(source, windows)
+    roots = precision_root(floored_sigma(sigma, z, source))
+    if isinstance(windows, Centred) and windows.boundary is not None:
+        return _sliding_means_without(z, roots, source, windows, groups)
     if isinstance(source, MirroredTrainingSet):
         groups = torch.cat([groups, groups], 1)
-    share = None if windows.share is None else windows.share.flatten(1).to(z)
-    query = _columns(windows)
-    parts = []
-    for image, a in zip(z, _roots(z, sigma, source), strict=True):
-        weigh = partial(_WindowWeights, image, a, source, query)
-        parts.append(means_of_groups(weigh, share, groups, image.shape, z.dtype))
-    return torch.stack(parts, 1)
+    masks = windows.masks(z.shape[1:], z.device)
+    shares, query = _shares(masks, z.dtype), _columns(masks)
+    means = []
+    for image, a in zip(z, roots, strict=True):
+        weigh = partial(WindowWeights, image, a, source, query)
+        means.append(_means_of_groups(weigh, shares, groups, image.shape, z.dtype))
+    return torch.stack(means, 1)
 
 
-def _columns(windows):
-    """Precisions (Q, K), float64, of pixels if the channels share them, else of coordinates."""
-    return windows.query.flatten(1).double().T.contiguous()
+def _check_attributable(source, windows):
+    """Refuse windows whose answer is no mean of training images at one place."""
+    if isinstance(windows, Masks) and windows.batch_size is not None:
+        raise ValueError("softmax='batchwise' answers with means of means; use softmax='exact'.")
+    if isinstance(source, TranslatedTrainingSet):
+        raise ValueError(
+            "source='translates' compares windows with moved training images, for which there is "
+            "no attribution; use source='images' or 'flips'."
+        )
 
 
-def _roots(z, sigma, source):
-    """``1 / (sigma sqrt(2))`` of every noisy image."""
-    return precision_root(floored_sigma(sigma, z, source))
+def _columns(masks):
+    """Return precisions (Q, K), float64, of pixels if the channels share them, or coordinates."""
+    return masks.query.flatten(1).double().T.contiguous()
 
 
-def _pixels(windows):
-    """Row, column, and column in the mirror image, of every coordinate of the answer, (P,)."""
-    channels, height, width = windows.answer_shape
-    at = torch.arange(channels * height * width, device=windows.query.device)
+def _shares(masks, dtype, by_window=False):
+    """Return the windows' shares in the answers, (K, P), or None if every window is an answer."""
+    shares = None if by_window else masks.shares()
+    return None if shares is None else shares.flatten(1).to(dtype)
+
+
+def _pixels(masks):
+    """Return row, column, and column in the mirror image, of every coordinate of the answer."""
+    channels, height, width = masks.answer_shape
+    at = torch.arange(channels * height * width, device=masks.query.device)
     row, column = at // width % height, at % width
-    top, left = windows.corner
-    return row + top, column + left, width - 1 - column + left
+    return row, column, width - 1 - column
 
 
-def _corners(windows):
-    """The same of the top left corner of every window, (K,)."""
-    seen = (windows.query > 0).any(1)  # (K, H, W)
-    lines, columns = seen.any(2).byte(), seen.any(1).byte()
-    top, left = windows.corner
-    return lines.argmax(1) + top, columns.argmax(1) + left, columns.flip(1).argmax(1) + left
+def _corners(masks):
+    """Return row, column, and column in the mirror image, of every window's top left corner."""
+    used = (masks.query > 0).any(1)  # (K, H, W)
+    lines, columns = used.any(2).byte(), used.any(1).byte()
+    return lines.argmax(1), columns.argmax(1), columns.flip(1).argmax(1)
 
 
-class Weights:
-    """Posterior weights of one noisy image in K windows, some training images at a time.
-
-    A subclass gives ``_logits(images)``: for m / places images, tensor of int64, the logits
-    (m, K), float64, without sample weights, and what the windows would answer (m, C, ...).
-
-    A matrix product adds up a row in an order that depends on where the row stands. Logits that
-    differ by no more than that are equal: copies of an image share its weight at any sigma.
-
-    Parameters
-    ----------
-    source : TrainingSet
-    like : Tensor of shape (K,)
-        Gives the number of windows and the device.
-    n_rows : int
-        Images at a time.
-    rounding : float
-        Relative rounding error of the logits.
-    places : int, default 1
-        How many times each image counts, at as many places.
-    without : Tensor of shape (N,), bool, default None
-        Training images that do not count.
-    """
-
-    def __init__(self, source, like, n_rows, rounding, places=1, without=None):
-        self.n_images, self.n_windows, self.places = len(source), len(like), places
-        self._source, self._n_rows, self._rounding = source, n_rows, rounding
-        self._device = like.device
-        self._softmax = RunningSoftmax(self.zeros(len(like)))
-        closest = self.zeros(len(source)).fill_(-torch.inf)
-        counts = torch.arange(len(source), device=like.device)
-        counts = counts if without is None else counts[~without]
-        for images in counts.split(n_rows):
-            logit, _ = self._tied_logits(images)
-            relative, _, _ = self._softmax.add(logit, self._prior(images))
-            closest[images] = relative.amax(1).view(-1, places).amax(1)
-        least = math.log(_SKIPPED_MASS / (len(source) * places))
-        self._hopeful = (closest > least).nonzero().squeeze(1)
-
-    def _logits(self, images):
-        raise NotImplementedError
-
-    def zeros(self, *shape):
-        """Where sums start, float64."""
-        return torch.zeros(shape, dtype=torch.float64, device=self._device)
-
-    def chunks(self):
-        """Yield nearly all: numbers (m,), weights (m, K) float64, answers (m, C, ...).
-
-        Number j is place ``j % places`` in the image ``j // places``.
-        """
-        every = torch.arange(self.places, device=self._hopeful.device)
-        for images in self._hopeful.split(self._n_rows):
-            logit, answers = self._tied_logits(images)
-            relative = self._softmax.relative(logit, self._prior(images))
-            weight = relative.exp_().div_(self._softmax.total)
-            yield (images[:, None] * self.places + every).flatten(), weight, answers
-
-    def left_without(self, groups):
-        """The weight (G, K) that is left in every window without some images, (G, N) bool."""
-        left = self.zeros(len(groups), self.n_windows).fill_(1.0)
-        for numbers, weight, _ in self.chunks():
-            left -= groups[:, numbers // self.places].double() @ weight
-        return left
-
-    def _prior(self, images):
-        prior = self._source.prior(images)
-        return None if prior is None else prior.repeat_interleave(self.places)
-
-    def _tied_logits(self, images):
-        """Logits (m, K) in which the nearest are equal where only rounding tells them apart."""
-        logit, answers = self._logits(images)
-        nearest, peak = self._softmax.nearest, logit.amax(0)
-        slack = -self._rounding * peak
-        nearest = torch.where(peak > nearest + slack, peak, nearest)
-        return torch.where(logit >= nearest - slack, nearest, logit), answers
+def _in_answers(weight, shares):
+    """Return weights (m, P) of training images in the answers, from weights (m, K) in windows."""
+    return weight if shares is None else weight.to(shares.dtype) @ shares
 
 
-class _WindowWeights(Weights):
-    """Weights in windows that see the same place of every training image.
-
-    Parameters
-    ----------
-    z : Tensor of shape (C, H, W)
-    a : Tensor of shape ()
-        ``1 / (sigma sqrt(2))``.
-    source : TrainingSet
-    query : Tensor of shape (Q, K), float64
-    without : Tensor of shape (N,), bool, default None
-    """
-
-    def __init__(self, z, a, source, query, without=None):
-        scale, self._factor = exact_scale(a)
-        self._scale = scale.to(z.dtype)
-        self._scaled = z * self._scale
-        self._query = query
-        self._by_pixel = len(query) < z.numel()
-        row_bytes = 3 * z.element_size() * z.numel() + 8 * len(query) + 4 * 8 * query.shape[1]
-        n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
-        rounding = _ROUNDING * math.sqrt(z.numel()) * torch.finfo(torch.float64).eps
-        super().__init__(source, query[0], n_rows, rounding, without=without)
-
-    def _logits(self, images):
-        x = self._source.take(images, self._scaled.dtype)
-        squared = (self._scaled - self._scale * x).square_()
-        if self._by_pixel:
-            squared = squared.sum(1, dtype=torch.float64)
-        # float32 sums over many coordinates would be the largest error of the logits
-        return (squared.flatten(1).double() @ self._query).mul_(-self._factor), x
-
-
-def _parts(weight, share):
-    """Parts (m, P) of training images in the answer, from their weights (m, K) in the windows."""
-    return weight if share is None else weight.to(share.dtype) @ share
-
-
-def shares(weights, share, top, dtype):
-    """What is listed of one noisy image.
+def _largest(weights, shares, top, dtype):
+    """Return the largest weights of training images in the answers to one noisy image.
 
     Parameters
     ----------
     weights : Weights
-    share : Tensor of shape (K, P) or None
-        The windows' parts in P answers; None: each window is an answer.
+    shares : Tensor of shape (K, P) or None
+        Shares of the windows in P answers; None: each window is an answer.
     top : int
     dtype : torch.dtype
 
     Returns
     -------
     index : Tensor of shape (P, top), int64
-        Numbers of images and places, as `Weights.chunks` has them; -1 where there are no more.
-    share : Tensor of shape (P, top)
+        Numbers of images and places, as in `Weights.chunks`; -1 where there are no more.
+    best : Tensor of shape (P, top)
     effective_sample_size : Tensor of shape (P,)
     image_share : Tensor of shape (N,)
     """
-    n_answers = weights.n_windows if share is None else share.shape[1]
+    n_answers = weights.n_windows if shares is None else shares.shape[1]
     best = weights.zeros(n_answers, top)
     index = torch.full_like(best, -1, dtype=torch.int64)
     squares, image_share = weights.zeros(n_answers), weights.zeros(weights.n_images)
     for numbers, weight, _ in weights.chunks():
-        part = _parts(weight, share).double().T  # (P, m)
-        squares += part.square().sum(1)
-        image_share.index_add_(0, numbers // weights.places, part.mean(0))
+        weight = _in_answers(weight, shares).double().T  # (P, m)
+        squares += weight.square().sum(1)
+        image_share.index_add_(0, numbers // weights.places, weight.mean(0))
         candidates = torch.cat([index, numbers.expand(n_answers, -1)], 1)
-        best, order = torch.cat([best, part], 1).topk(top, dim=1)
+        best, order = torch.cat([best, weight], 1).topk(top, dim=1)
         index = candidates.gather(1, order)
     index.masked_fill_(best == 0, -1)
     return index, best.to(dtype), (1 / squares).to(dtype), image_share.to(dtype)
 
 
-def means_of_groups(weigh, share, groups, shape, dtype):
-    """Means of one noisy image without each group of training images.
+def _means_of_groups(weigh, shares, groups, shape, dtype):
+    """Return means of one noisy image without each group of training images.
 
     Parameters
     ----------
     weigh : callable
-        ``weigh(without)`` gives the `Weights` without some images, (N,) bool or None.
-    share : Tensor of shape (K, P) or None
-        As in `shares`.
+        ``weigh(without=None)`` gives the `Weights` without some images, (N,) bool.
+    shares : Tensor of shape (K, P) or None
+        As in `_largest`.
     groups : Tensor of shape (G, N), bool
     shape : tuple
         Of an answer, (C, ...).
@@ -349,21 +256,99 @@ def means_of_groups(weigh, share, groups, shape, dtype):
     -------
     Tensor of shape (G, *shape)
     """
-    weights = weigh(None)
+    weights = weigh()
     left = weights.left_without(groups)  # (G, K)
-    means = _means(weights, share, groups, left, shape)
+    means = _means(weights, shares, groups, left, shape)
     for group in (left < _LEAST_LEFT).any(1).nonzero().squeeze(1).tolist():
-        others, some = weigh(groups[group]), groups[group, None]
-        means[group] = _means(others, share, some, torch.ones_like(left[:1]), shape)[0]
+        others, alone = weigh(without=groups[group]), groups[group, None]
+        means[group] = _means(others, shares, alone, torch.ones_like(left[:1]), shape)[0]
     return means.to(dtype)
 
 
-def _means(weights, share, groups, left, shape):
-    """The same, float64, where so much weight (G, K) is left."""
+def _means(weights, shares, groups, left, shape):
+    """Return means (G, *shape), float64, without groups of images, if the weight left is (G, K)."""
     means = weights.zeros(len(groups), *shape)
     for numbers, weight, x in weights.chunks():
         out = groups[:, numbers // weights.places, None]  # (G, m, 1)
         for mean, group, rest in zip(means, out, left, strict=True):
-            part = _parts((weight / rest).masked_fill_(group, 0.0), share)
-            mean += (part.view(len(x), -1, *shape[1:]) * x).sum(0)
+            others = _in_answers((weight / rest).masked_fill_(group, 0.0), shares)
+            mean += (others.view(len(x), -1, *shape[1:]) * x).sum(0)
     return means
+
+
+def _sliding_attribution(z, roots, source, windows, top, by_window):
+    """Return the attribution where windows are compared with all places."""
+    n, _, height, width = z.shape
+    lists = n, height * width, top
+    index, row, column = torch.empty(3, *lists, dtype=torch.int64, device=z.device)
+    share, ess = z.new_empty(lists), z.new_empty(lists[:2])
+    image_share = z.new_zeros(n, len(source))
+    for region in regions(z, source, windows):
+        dictionary, pixels = region.dictionary, region.pixels.flatten()
+        first = (0, 0) if by_window else dictionary.centre
+        n_columns = dictionary.grid[1]
+        for i in range(n):
+            weights = _PatchWeights(_queries(region, i), roots[i], dictionary)
+            number, best, size, of_images = _largest(weights, None, top, z.dtype)
+            place = number % weights.places
+            share[i, pixels], ess[i, pixels] = best, size
+            index[i, pixels] = number.div(weights.places, rounding_mode="floor")
+            row[i, pixels] = place // n_columns + region.corner[0] + first[0]
+            column[i, pixels] = place % n_columns + region.corner[1] + first[1]
+            image_share[i] += of_images * (len(pixels) / lists[1])
+    rest = (1 - share.sum(2)).clamp_(min=0)
+    shape = lists[:2] if by_window else (n, 1, height, width)
+    each = index, share, row, column, torch.zeros_like(index, dtype=torch.bool), rest, ess
+    return Attribution.of(each, shape, image_share)
+
+
+def _sliding_means_without(z, roots, source, windows, groups):
+    """Return the means without groups of images where windows are compared with all places."""
+    means = z.new_empty(len(groups), *z.shape).flatten(3)  # (G, n, C, H W)
+    for region in regions(z, source, windows):
+        pixels = region.pixels.flatten()
+        shape = z.shape[1], len(pixels)
+        for i in range(len(z)):
+            weigh = partial(_PatchWeights, _queries(region, i), roots[i], region.dictionary)
+            means[:, i, :, pixels] = _means_of_groups(weigh, None, groups, shape, z.dtype)
+    return means.view(len(groups), *z.shape)
+
+
+def _queries(region, i):
+    """Return the windows of a region in the i-th noisy image, (q, d)."""
+    return region.queries[i].reshape(-1, region.dictionary.n_values)
+
+
+class _PatchWeights(Weights):
+    """Weights of all patches of a dictionary in the posteriors of some windows.
+
+    Parameters
+    ----------
+    queries : Tensor of shape (q, d)
+    a : Tensor of shape ()
+        ``1 / (sigma sqrt(2))``.
+    dictionary : PatchDictionary
+    without : Tensor of shape (N,), bool, default None
+    """
+
+    def __init__(self, queries, a, dictionary, without=None):
+        self._scale, self._factor = exact_scale(a)
+        self._scaled = queries.double() * self._scale
+        self._dictionary = dictionary
+        places = math.prod(dictionary.grid)
+        self._every = torch.arange(places, device=queries.device)
+        image_bytes = 8 * places * (2 * dictionary.n_values + 4 * len(queries))
+        n_rows = rows_that_fit(image_bytes, _CHUNK_ROWS, what="The patches of a training image")
+        sums = torch.zeros(len(queries), dtype=torch.float64, device=queries.device)
+        super().__init__(dictionary.training_set, sums, n_rows, 0.0, places, without)
+
+    def _logits(self, rows):
+        source = self._dictionary.training_set
+        images = torch.arange(len(source), device=self._every.device)[rows]
+        chunk = self._dictionary.take((images[:, None] * self.places + self._every).flatten())
+        patches = source.to_compute(chunk.patches, torch.float64) * self._scale
+        # differences are taken directly: a product would cancel at small sigma
+        mode = "donot_use_mm_for_euclid_dist"
+        distance = torch.cdist(patches, self._scaled, compute_mode=mode)
+        values = source.to_compute(chunk.values, torch.float64)
+        return distance.square_().mul_(-self._factor), values[..., None]

@@ -19,51 +19,44 @@ from .._threads import n_threads
 from ..support import MirroredTrainingSet
 from ..support.memory import rows_that_fit, working_bytes
 from ..support.windows import overlap_counts
-from .posterior import (
-    Posterior,
-    RunningSoftmax,
-    difference_dtype,
-    exact_scale,
-    floored_sigma,
-    in_range,
-    log_gauss_constant,
-    precision_root,
-)
+from .posterior import PerWindow
+from .softmax import RunningSoftmax, difference_dtype, exact_scale, float32_serves, precision_root
 
 # Noisy images that share one pass over the training set.
 _NOISY_IMAGES = 8
 
 
-def box_posterior(z, sigma, training_set, window, engine="torch"):
-    """Posterior through every window of one shape, composed into whole images.
+def box(z, sigma, training_set, windows, engine="torch"):
+    """Compare all square windows of one shape, composed into whole images.
 
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
         Noisy images.
     sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; 0 and inf are allowed.
+        Noise level of each, in the units of the images; positive, inf is allowed.
     training_set : TrainingSet
-    window : tuple of (h, w)
+    windows : Squares
     engine : {"torch", "numba"}, default "torch"
         "numba" is compiled, for float32 on the CPU.
 
     Returns
     -------
-    Posterior
-        mean (n, C, H, W); log_evidence and effective_sample_size (n, H-h+1, W-w+1).
+    PerWindow
+        Of (H - h + 1) * (W - w + 1) windows, in row-major order.
     """
-    sigma = floored_sigma(sigma, z, training_set)
-    args = z, sigma, training_set, window
-    compiled = engine == "numba"
-    mean, log_norm, ess = in_range(_by_numba, _by_torch, *args) if compiled else _by_torch(*args)
-    constant = log_gauss_constant(z.shape[1] * window[0] * window[1], sigma)
-    log_evidence = log_norm + training_set.log_uniform + constant[:, None, None].to(log_norm)
-    return Posterior(mean, log_evidence, ess, torch.zeros_like(log_evidence[:, 0, 0]))
+    window = windows.h, windows.w
+    serves = float32_serves(sigma, training_set) & (engine == "numba")
+    groups = []
+    for kernel, rows in ((_by_numba, serves.nonzero()), (_by_torch, (~serves).nonzero())):
+        if len(rows):
+            rows = rows.squeeze(1)
+            groups.append((rows, kernel(z[rows], sigma[rows], training_set, window)))
+    return PerWindow.gathered(groups, len(z))
 
 
 def _by_numba(z, sigma, training_set, window):
-    """Mean, log normaliser and effective sample size, by the compiled kernel."""
+    """Compare by compiled code."""
     # twice the two kinds of state of which each has its share
     rows_that_fit(2 * (24 * z[0].numel() + 8 * len(training_set)), 1, what="One noisy image")
     from . import _box_numba
@@ -80,28 +73,32 @@ def _by_numba(z, sigma, training_set, window):
         n_threads=n_threads(),
         memory=working_bytes(),
     )
-    return tuple(map(torch.from_numpy, arrays))
+    mean, log_norm, ess = map(torch.from_numpy, arrays)
+    log_norm = log_norm.flatten(1).double() + training_set.log_uniform
+    return PerWindow(mean, log_norm, ess.flatten(1))
 
 
 def _by_torch(z, sigma, training_set, window):
-    """The same, by torch on any device."""
+    """Compare by torch, on any device."""
     a = precision_root(sigma)
     block = rows_that_fit(_pair_bytes(z), _NOISY_IMAGES, what="One pair of images")
     parts = [
         _block_posterior(z[i : i + block], a[i : i + block], training_set, window)
         for i in range(0, len(z), block)
     ]
-    return tuple(torch.cat(part) for part in zip(*parts, strict=True))
+    mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
+    log_norm = log_norm.flatten(1).double() + training_set.log_uniform
+    return PerWindow(mean, log_norm, ess.flatten(1))
 
 
 def _pair_bytes(z):
-    """Working memory of one pair: the difference, its square, and a few maps, in float64."""
+    """Return the bytes for one pair: the difference, its square, and a few maps, in float64."""
     _, channels, height, width = z.shape
     return 8 * height * width * (2 * channels + 7)
 
 
 def _block_posterior(z, a, training_set, window):
-    """Mean, log normaliser and effective sample size for a few noisy images."""
+    """Return mean, log normaliser and effective sample size of a few noisy images."""
     dtype = difference_dtype(z, a, training_set, z.shape[1] * math.prod(window))
     scale, factor = exact_scale(a)
     scale = scale.to(dtype).view(-1, 1, 1, 1, 1)
@@ -124,18 +121,18 @@ def _block_posterior(z, a, training_set, window):
         weight = relative.exp_().div_(total)  # (b, m, h', w')
         mean += torch.einsum("bmhw,mchw->bchw", box_spread(weight, window), x.to(z.dtype))
     mean /= torch.as_tensor(overlap_counts(window, z.shape[1:])).to(mean)
-    return mean, softmax.log_norm.to(z.dtype), softmax.effective_sample_size.to(z.dtype)
+    return mean, softmax.log_norm, softmax.effective_sample_size.to(z.dtype)
 
 
 def _logits(scaled, scale, factor, x, *, window):
-    """Minus half the squared distance over sigma^2 of every window, (b, m, h', w') float64."""
+    """Return logits of every window, without sample weights, (b, m, h', w') float64."""
     difference = scaled - scale * x  # (b, m, C, H, W)
     # float32 sums over a wide window would be the largest error of the logits
     return box_sum(difference.square_().sum(2).double(), window).mul_(-factor)
 
 
 def box_sum(maps, window):
-    """Sum over every h x w window: (..., H, W) -> (..., H - h + 1, W - w + 1).
+    """Return the sum over every h x w window: (..., H, W) -> (..., H - h + 1, W - w + 1).
 
     Sums of 1, 2, 4, ... entries are combined by the binary digits of the side. Unlike a
     difference of cumulative sums this only adds non-negative numbers, so nothing cancels.
@@ -146,6 +143,7 @@ def box_sum(maps, window):
 
 
 def _sum_along(maps, axis, side):
+    """Return the sums of ``side`` consecutive entries along an axis."""
     n_out = maps.shape[axis] - side + 1
     out, offset, length = None, 0, 1
     while True:
@@ -162,7 +160,7 @@ def _sum_along(maps, axis, side):
 
 
 def box_spread(weight, window):
-    """The transpose of `box_sum`: each window's value added to every pixel it covers."""
+    """Add each window's value to every pixel it covers: the transpose of `box_sum`."""
     h, w = window
     padded = torch.nn.functional.pad(weight, (w - 1, w - 1, h - 1, h - 1))
     return box_sum(padded, window)

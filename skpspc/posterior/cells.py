@@ -10,16 +10,19 @@ missed.
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 from .._threads import n_threads
+from ..support.cells import CellsByWindow
 from ..support.memory import rows_that_fit
+from .engines import compiled_serves
 from .patches import patch_posterior
-from .posterior import Posterior, floored_sigma, log_gauss_constant, precision_root
-from .select import compiled_serves
+from .posterior import PerWindow
+from .softmax import precision_root
 
 _SHARES = 2.0 ** np.arange(-9, 0)  # of the patches, seen after each round; beyond, all are
 _LARGEST_SHARE = 0.75  # at which steps of the estimates may make a round end
@@ -32,45 +35,66 @@ _TASKS = 16  # into which visits are divided; independent of the threads
 _CUT = -20.0  # log of weights, beside the largest, that do not count
 
 
-def visiting_posterior(queries, sigma, dictionary, cells, tol):
-    """Posterior mean of the centre of every query patch, from as few cells as a tolerance allows.
+@dataclass(frozen=True, eq=False)
+class CellSearch:
+    """Search for the patches near a window, cell by cell.
+
+    Attributes
+    ----------
+    cells : CellsByWindow
+        Cells of each shape of window; made at the first search.
+    tol : float
+        Largest admissible error of a value, as estimated.
+    verbose : int, default 0
+        Above zero, show a progress bar while cells are made.
+    """
+
+    cells: CellsByWindow
+    tol: float
+    verbose: int = 0
+
+    def extended(self):
+        """Return the search of a training set that begins with the present images."""
+        return replace(self, cells=self.cells.extended())
+
+
+def visiting_posterior(queries, sigma, dictionary, search):
+    """Compare every query patch with as few cells of a dictionary as a tolerance allows.
 
     Parameters
     ----------
     queries : Tensor of shape (Q, d), float32 on the CPU
         Noisy patches.
     sigma : Tensor of shape (Q,), float64
+        Positive; inf is allowed.
     dictionary : PatchDictionary
-    cells : callable
-        Gives the `PatchCells` of the dictionary.
-    tol : float
-        Largest admissible error of a value, as estimated.
+    search : CellSearch
 
     Returns
     -------
-    Posterior
-        mean (Q, C); log_evidence, effective_sample_size (in patches) and error_bound, an
-        estimate, (Q,). Where few cells do not do, or compiled code does not serve, all patches
-        are used, and ``bound_is_proved`` (Q,) is True.
+    PerWindow
+        Mean of the centre pixels (Q, C); log normaliser, effective sample size (in patches) and
+        error bound, an estimate, (Q,). Where few cells do not do, or compiled code does not serve,
+        all patches are used, and ``bound_is_proved`` (Q,) is True.
     """
-    training_set = dictionary.training_set
-    sigma = floored_sigma(sigma, queries, training_set)
+    tol = search.tol
     dtype = _dtype_that_serves(sigma, dictionary, tol) if compiled_serves(queries) else None
     if dtype is None or len(dictionary) < _WORTH_IT:
         return patch_posterior(queries, sigma, dictionary)
-    cells = cells()
+    cells = search.cells.of(dictionary, search.verbose)
     n_bytes = int(8 * _SHARES[_FIRST_ROUNDS - 1] * len(cells))
     block = rows_that_fit(n_bytes, _QUERIES, what="The cells of one query patch")
-    parts = []
+    groups = []
     for rows in torch.arange(len(queries)).split(block):
         visits = _Visits(queries[rows], sigma[rows], dictionary, cells, dtype)
-        part = visits.posterior(tol)
-        left = torch.from_numpy(visits.given_up).nonzero().squeeze(1)
+        result = visits.posterior(tol)
+        done = torch.from_numpy(~visits.given_up)
+        if done.any():
+            groups.append((rows[done], PerWindow(*(values[done] for values in result))))
+        left = rows[~done]
         if len(left):
-            some = rows[left]
-            part = part.updated(left, patch_posterior(queries[some], sigma[some], dictionary))
-        parts.append((rows, part))
-    return Posterior.gathered(parts, len(queries))
+            groups.append((left, patch_posterior(queries[left], sigma[left], dictionary)))
+    return PerWindow.gathered(groups, len(queries))
 
 
 def _dtype_that_serves(sigma, dictionary, tol):
@@ -115,14 +139,13 @@ class _Visits:
         ):
             for turns in (range(_FIRST_ROUNDS), range(_FIRST_ROUNDS, len(_SHARES))):
                 rows = self._take_turns(pool, turns, rows, tol, bound)
-        log_evidence = self._log_sums() + self._dictionary.log_uniform
-        log_evidence += log_gauss_constant(self._dictionary.n_values, self._sigma).numpy()
+        log_norm = self._log_sums() + self._dictionary.log_uniform
         squares = np.maximum(self._state[:, 2], np.finfo(np.float64).tiny)
         ess = np.square(self._state[:, 1]) / squares
-        parts = (self._mean(), log_evidence, ess, bound)
-        mean, evidence, size, estimate = (torch.from_numpy(part).float() for part in parts)
+        mean, size, estimate = (torch.from_numpy(a).float() for a in (self._mean(), ess, bound))
         proved = torch.zeros(len(estimate), dtype=torch.bool)
-        return Posterior(mean, evidence, size, estimate, bound_is_proved=proved)
+        error = torch.zeros_like(estimate)
+        return PerWindow(mean, torch.from_numpy(log_norm), size, estimate, error, proved)
 
     def _take_turns(self, pool, turns, rows, tol, bound):
         """Let some queries visit cells in some rounds; those which may still find enough."""

@@ -10,7 +10,8 @@ distances of those are computed again by subtraction in float64.
 import torch
 
 from ..support.memory import rows_that_fit
-from .posterior import Posterior, exact_scale, floored_sigma, log_gauss_constant, precision_root
+from .posterior import PerWindow
+from .softmax import exact_scale, floored_sigma, precision_root
 
 # Rounding errors of a matrix product in units of the last place of |z||x|. Where all its terms are
 # positive, as for images nearly alike, they grow like a random walk with the number of terms.
@@ -20,23 +21,22 @@ _WALK = 1 / 64
 _CHUNK_ROWS = 256
 
 
-def dense_posterior(z, sigma, training_set):
-    """Posterior of whole images (or whatever crop the training set holds).
+def dense(z, sigma, training_set):
+    """Compare whole images (or whatever crop the training set holds).
 
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
         Noisy images.
     sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; 0 and inf are allowed.
+        Noise level of each, in the units of the images; positive, inf is allowed.
     training_set : TrainingSet
 
     Returns
     -------
-    Posterior
-        mean (n, C, H, W); log_evidence and effective_sample_size (n, 1).
+    PerWindow
+        Of one window.
     """
-    sigma = floored_sigma(sigma, z, training_set)
     a = precision_root(sigma)
     flat = z.flatten(1)
     row_bytes = 3 * len(training_set) * z.element_size()
@@ -46,15 +46,12 @@ def dense_posterior(z, sigma, training_set):
         for i in range(0, len(flat), block)
     ]
     mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
-    log_evidence = log_norm + training_set.log_uniform + log_gauss_constant(flat.shape[1], sigma)
-    log_evidence = log_evidence.to(z.dtype)
-    return Posterior(
-        mean.view(z.shape), log_evidence[:, None], ess[:, None], torch.zeros_like(log_evidence)
-    )
+    log_norm = log_norm + training_set.log_uniform
+    return PerWindow(mean.view(z.shape), log_norm[:, None], ess[:, None])
 
 
 def dense_weights(z, sigma, training_set):
-    """Posterior weights over whole images (or whatever crop the training set holds).
+    """Return posterior weights over whole images (or whatever crop the training set holds).
 
     Parameters
     ----------
@@ -65,7 +62,7 @@ def dense_weights(z, sigma, training_set):
     Returns
     -------
     Tensor of shape (n, N)
-        In the dtype of z; rows with a sum of one, in which the negligible are zero.
+        In the dtype of z; rows with a sum of one, in which negligible weights are zero.
     """
     a = precision_root(floored_sigma(sigma, z, training_set))
     row_bytes = 3 * len(training_set) * z.element_size()
@@ -75,7 +72,7 @@ def dense_weights(z, sigma, training_set):
 
 
 def _block_posterior(z, a, training_set):
-    """Mean (b, D), log normaliser (b,) float64 and effective sample size (b,)."""
+    """Return mean (b, D), log normaliser (b,) float64 and effective sample size (b,)."""
     weight, peak = _relative_weights(z, a, training_set)
     total = weight.sum(1)
     ess = total.square() / weight.square().sum(1)
@@ -87,7 +84,7 @@ def _block_posterior(z, a, training_set):
 
 
 def _chunks(training_set, z, used=None):
-    """Rows and centred images (m, D), without the stretches in which none is used."""
+    """Yield rows and centred images (m, D) of the chunks in which an image is used."""
     row_bytes = training_set.n_values * z.element_size()
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
     buffer = z.new_empty((n_rows, *training_set.image_shape))
@@ -97,7 +94,7 @@ def _chunks(training_set, z, used=None):
 
 
 def _relative_weights(z, a, training_set):
-    """Weights with the largest near one, (b, N), and the logit of weight one, (b,) float64."""
+    """Return weights (b, N), the largest near one, and the logit of weight one, (b,) float64."""
     unit, norms = training_set.unit, training_set.centred_norms.to(z.dtype)
     offset = (z.double() - training_set.centre) * a[:, None]  # (b, D)
     scaled = offset.to(z.dtype)
@@ -119,7 +116,9 @@ def _relative_weights(z, a, training_set):
 
 
 def _recompute_decisive(logit, rounding, z, a, offset, training_set):
-    """Replace the logits that decide the answer by exact ones, and subtract the largest.
+    """Replace the logits that decide the answer by exact ones; return the largest, (b,) float64.
+
+    The largest is subtracted from the others.
 
     A pair is decisive if its weight times the rounding error of its logit is not negligible.
     """
@@ -154,7 +153,7 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
 
 
 def _exact_logits(z, a, training_set, rows):
-    """Logits of some training images by subtraction, without weights, (len(rows),) float64."""
+    """Return logits of the images ``rows`` by subtraction, without weights, (m,) float64."""
     z = z.double()
     n_rows = rows_that_fit(2 * z.nbytes, _CHUNK_ROWS, what="One training image")
     parts = [a.new_empty(0)]

@@ -5,7 +5,7 @@ r"""The posterior under a Gaussian: the optimal linear denoiser.
     D(z; \sigma) = \mu + W (z - \mu), \qquad
     W = \Sigma (\Sigma + \sigma^2)^{-1} = U \operatorname{diag}\frac{S}{S + \sigma^2} U^T
 
-Everything is said through the spread ``h = hypot(sqrt(S), sigma)`` of noisy images along a
+All quantities are written with the spread ``h = hypot(sqrt(S), sigma)`` of noisy images along a
 direction, so that no square overflows and sigma = 0 and inf are no special cases.
 """
 
@@ -17,7 +17,8 @@ import torch
 from .._repr import short_repr
 from ..support.covariance import exact_spectrum, leading, rounding_variance
 from ..support.memory import rows_that_fit
-from .posterior import Posterior, floored_sigma, log_gauss_constant
+from .posterior import Posterior, log_gauss_constant
+from .softmax import floored_sigma
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +51,7 @@ class Gaussian:
 
     @cached_property
     def abs_max(self):
-        """Size of its values: the largest mean or standard deviation."""
+        """Largest mean or standard deviation."""
         largest = max(self.residual, float(self.eigenvalues.max()) if len(self.eigenvalues) else 0)
         return max(float(self.mean.abs().max()), largest**0.5)
 
@@ -59,16 +60,16 @@ class Gaussian:
         return self.components.to(torch.float32)
 
     def basis(self, dtype):
-        """The components in a float dtype, (r, D)."""
+        """Return the components in a float dtype, (r, D)."""
         return self.components if dtype == torch.float64 else self._single
 
     def __getstate__(self):
-        """What cannot be computed again."""
+        """Return the fields that cannot be computed again."""
         return {key: value for key, value in vars(self).items() if key != "_single"}
 
     @classmethod
     def of(cls, training_set):
-        """That of a training set, by the smaller of the D x D and the N x N problem.
+        """Return mean and covariance of a training set, by the smaller D x D or N x N problem.
 
         Raises
         ------
@@ -81,13 +82,13 @@ class Gaussian:
 
     @classmethod
     def _sampled(cls, mean, components, eigenvalues, n_images):
-        """Without shrinkage, and without directions in which there is but rounding."""
+        """Return a Gaussian without the directions in which the variance is rounding alone."""
         kept = eigenvalues > rounding_variance(mean)
         eigenvalues = eigenvalues[kept]
         return cls(mean, components[kept], eigenvalues, 0.0, eigenvalues, n_images)
 
     def marginal(self, index):
-        """That of some coordinates alone, where nothing is left across the components.
+        """Return the marginal distribution of some coordinates; the residual variance must be zero.
 
         Parameters
         ----------
@@ -107,7 +108,7 @@ class Gaussian:
         return self._sampled(self.mean[index], components, eigenvalues, self.n_images)
 
     def gains(self, sigma):
-        """Share S / (S + sigma^2) of a deviation that is kept along each direction.
+        """Return the gain S / (S + sigma^2) of a deviation along each direction.
 
         Parameters
         ----------
@@ -120,7 +121,7 @@ class Gaussian:
             Standard deviation of noisy images along the components.
         gain : Tensor of shape (n, r)
         rest_spread, rest_gain : Tensor of shape (n, 1)
-            The same along every other direction.
+            Spread and gain along every other direction.
         """
         root = self.eigenvalues.sqrt()
         rest = root.new_tensor([[self.residual]]).sqrt()
@@ -129,7 +130,7 @@ class Gaussian:
         return spread, (root / spread).square(), rest_spread, (rest / rest_spread).square()
 
     def wiener(self, sigma, rows):
-        """Rows of W, float64.
+        """Return rows of W, float64.
 
         Parameters
         ----------
@@ -149,7 +150,7 @@ class Gaussian:
 
 
 def gaussian_posterior(z, sigma, gaussian):
-    """Posterior of noisy images whose clean images are normally distributed.
+    """Return the posterior of noisy images whose clean images are normally distributed.
 
     Parameters
     ----------
@@ -161,26 +162,21 @@ def gaussian_posterior(z, sigma, gaussian):
     Returns
     -------
     Posterior
-        mean (n, C, H, W); log_evidence and effective_sample_size (n, 1).
     """
     sigma = floored_sigma(sigma, z, gaussian)
     n_rows = rows_that_fit(40 * z[0].numel(), len(z), what="One noisy image")
     parts = [
-        _block_posterior(some, level, gaussian)
-        for some, level in zip(z.flatten(1).split(n_rows), sigma.split(n_rows), strict=True)
+        _block_posterior(rows, levels, gaussian)
+        for rows, levels in zip(z.flatten(1).split(n_rows), sigma.split(n_rows), strict=True)
     ]
     mean, log_evidence, ess = (torch.cat(part) for part in zip(*parts, strict=True))
     log_evidence = log_evidence.to(z.dtype)
-    return Posterior(
-        mean.view(z.shape),
-        log_evidence[:, None],
-        ess.to(z.dtype)[:, None],
-        torch.zeros_like(log_evidence),
-    )
+    bound = torch.zeros_like(log_evidence)
+    return Posterior(mean.view(z.shape), log_evidence, ess.to(z.dtype), bound)
 
 
 def _block_posterior(z, sigma, gaussian):
-    """Mean (b, D), log evidence (b,) and effective sample size (b,), float64 the last two."""
+    """Return mean (b, D), log evidence (b,) float64 and effective sample size (b,) float64."""
     basis = gaussian.basis(z.dtype)
     offset = (z.double() - gaussian.mean).to(z.dtype)  # (b, D)
     along = offset @ basis.T  # (b, r)
@@ -197,3 +193,29 @@ def _block_posterior(z, sigma, gaussian):
         log_evidence += log_gauss_constant(n_rest, rest_spread[:, 0])
     influence = (gaussian.sampled.sqrt() / spread * standard).square().sum(1)
     return mean, log_evidence - square / 2, gaussian.n_images / (1 + influence)
+
+
+def gaussian_jacobian(z, sigma, gaussian, pixels):
+    """Return rows of the Wiener filter as a Jacobian.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W)
+    sigma : Tensor of shape (n,), float64
+        0 and inf are allowed.
+    gaussian : Gaussian
+    pixels : Tensor of shape (m,), int64
+        Numbers y * W + x.
+
+    Returns
+    -------
+    Tensor of shape (n, m, C, C, H, W)
+    """
+    _, channels, height, width = z.shape
+    first = height * width * torch.arange(channels, device=z.device)
+    rows = (first[:, None] + pixels).flatten()
+    out = z.new_empty(len(z), channels, len(pixels), *z.shape[1:])
+    for level in sigma.unique():
+        filter_rows = gaussian.wiener(float(level), rows)
+        out[sigma == level] = filter_rows.to(z.dtype).view(out.shape[1:])
+    return out.transpose(1, 2)

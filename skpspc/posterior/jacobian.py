@@ -1,57 +1,96 @@
-r"""How an answer moves with the noisy image: derivatives of posterior means.
+r"""Jacobians of posterior means.
 
-Through a window of query precisions pi and weights w, the posterior mean of coordinate p moves
-with coordinate q as
+Through a window of query precisions pi and weights w, the derivative of the posterior mean of
+coordinate p by coordinate q is
 
 .. math::
 
     \frac{\partial}{\partial z_q} \sum_i w_i x_{ip}
         = \frac{\pi_q}{\sigma^2} \operatorname{Cov}_w(x_p, x_q),
 
-and the answer with the windows' shares in it.
+and that of the answer is the mean of these with the windows' shares.
 """
-
-from dataclasses import replace
 
 import torch
 
+from ..support import Centred, Masks, Squares, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
-from .bandwidth import Smoothing
 from .weights import window_weights
 
 # Training images that are worked on together.
 _CHUNK_ROWS = 4096
 
 
-def windows_jacobian(z, sigma, windows, pixels):
-    """Rows of dD/dz, for denoisers that are posterior means through windows.
+def jacobian(z, sigma, source, windows, pixels, blur=None):
+    """Return rows of dD/dz of the posterior means of noisy images.
 
     Each window's covariance is found once, whichever of the pixels it answers for.
 
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
-        Noisy images, as large as those that the windows look at.
+        Noisy images, as large as those of the training set.
     sigma : Tensor of shape (n,), float64
-        Noise level of each, positive; inf is allowed.
-    windows : Windows
+        Noise level of each, positive; inf is allowed. With a blur one for all.
+    source : TrainingSet
+    windows : Whole, Squares, Masks or Centred
     pixels : Tensor of shape (m,), int64
         Numbers y * W + x of the pixels of the answer.
+    blur : Blur, default None
 
     Returns
     -------
     Tensor of shape (n, m, C, C, H, W)
         Of a pixel, first the channel of the answer.
+
+    Raises
+    ------
+    ValueError
+        If there is no closed form: for windows that are compared with other places or with moved
+        images, or that are blurred one by one.
     """
+    _check_closed_form(source, windows, blur)
+    masks = windows.masks(z.shape[1:], z.device)
+    if blur is None:
+        return _masks_jacobian(z, sigma, source, masks, pixels)
+    return _blurred_jacobian(z, sigma, source, masks, pixels, blur)
+
+
+def _check_closed_form(source, windows, blur):
+    """Refuse windows whose posterior mean has no derivative in closed form."""
+    reason = None
+    if isinstance(windows, Centred) and windows.boundary is not None:
+        reason = (
+            "equivariant=True compares windows with other places of the training images; use "
+            "equivariant=False"
+        )
+    elif isinstance(windows, Masks) and windows.batch_size is not None:
+        reason = "softmax='batchwise' answers with means of means; use softmax='exact'"
+    elif isinstance(source, TranslatedTrainingSet):
+        reason = (
+            "source='translates' compares windows with moved training images; use "
+            "source='images' or 'flips'"
+        )
+    elif blur is not None and blur.by_window and isinstance(windows, Squares):
+        reason = (
+            f"a bandwidth of {blur.bandwidth:g} blurs every window by its own covariance; use "
+            "bandwidth=0, or smoothing='global'"
+        )
+    if reason is not None:
+        raise ValueError(f"no Jacobian in closed form: {reason}.")
+
+
+def _masks_jacobian(z, sigma, source, masks, pixels):
+    """Return the Jacobian through `Masks`."""
     n, channels, height, width = z.shape
     n_pixels = height * width
     answers = (torch.arange(channels, device=z.device)[:, None] * n_pixels + pixels).flatten()
     out = z.new_zeros(n, len(answers), channels * n_pixels)
-    for number, rows, share in _answering(windows, answers, channels):
-        precision = windows.query[number].expand(z.shape[1:]).flatten().double()
+    for number, rows, share in _answering(masks, answers, channels):
+        precision = masks.query[number].expand(z.shape[1:]).flatten().double()
         columns = precision.nonzero().squeeze(1)
-        weight = window_weights(z, sigma, windows.source, columns, precision[columns])
-        covariance = _covariances(weight, windows.source, answers[rows], columns, z.dtype)
+        weight = window_weights(z, sigma, source, columns, precision[columns])
+        covariance = _covariances(weight, source, answers[rows], columns, z.dtype)
         slope = (precision[columns] / sigma.square()[:, None]).to(z)  # (n, q)
         covariance *= share.to(z)[:, None] * slope[:, None]
         out[:, rows[:, None], columns] += covariance
@@ -59,72 +98,54 @@ def windows_jacobian(z, sigma, windows, pixels):
     return out.transpose(1, 2)
 
 
-def smoothed_jacobian(z, sigma, windows, pixels, gaussian, bandwidth):
-    r"""The same where one filter F smooths whole images along their covariance.
+def _blurred_jacobian(z, sigma, source, masks, pixels, blur):
+    r"""Return the Jacobian where one filter F blurs whole images along their covariance.
 
     .. math::
 
         \frac{\partial D}{\partial z} = A + F \, J_C(F (z - \mu)) \, F
 
-    with A the linear part, and J_C the Jacobian through the windows in filtered images; see
-    `smoothed_posterior`.
-
-    Parameters
-    ----------
-    z, windows, pixels
-        As in `windows_jacobian`.
-    sigma : Tensor of shape (n,), float64
-        All alike.
-    gaussian : Gaussian
-        Mean and covariance of the training set.
-    bandwidth : float
-        h, in [0, 1].
-
-    Returns
-    -------
-    Tensor of shape (n, m, C, C, H, W)
+    with A the linear part, and J_C the Jacobian through the windows in filtered images.
     """
     n, channels, height, width = z.shape
-    smoothing = Smoothing(gaussian, bandwidth, float(sigma[0]))
-    source = smoothing.filtered(windows.source, z.dtype)
-    offset = (z.flatten(1).double() - gaussian.mean).to(z.dtype)
-    query = smoothing.filter(offset).view(z.shape)
+    filtering = blur.filter(float(sigma[0]))
+    filtered, query = filtering.training_set(source, z.dtype), filtering.query(z)
     every = torch.arange(height * width, device=z.device)
-    inner = windows_jacobian(query, sigma, replace(windows, source=source), every)
+    inner = _masks_jacobian(query, sigma, filtered, masks, every)
     inner = inner.transpose(1, 2).reshape(n, z[0].numel(), -1)  # (n, D, D)
     first = height * width * torch.arange(channels, device=z.device)
     answers = (first[:, None] + pixels).flatten()
     one = torch.zeros(len(answers), z[0].numel(), dtype=z.dtype, device=z.device)
     one[torch.arange(len(answers), device=z.device), answers] = 1
-    rows = smoothing.linear(one) + smoothing.filter(smoothing.filter(one) @ inner)
+    rows = filtering.linear(one) + filtering.apply(filtering.apply(one) @ inner)
     return rows.view(n, channels, len(pixels), *z.shape[1:]).transpose(1, 2)
 
 
-def _answering(windows, answers, channels):
-    """Windows with a share in some coordinates: number, which of them, and the shares (r,)."""
-    share = windows.share
-    if share is None:  # one window for each pixel or coordinate, which answers for it alone
-        own = answers % len(windows.query)
+def _answering(masks, answers, channels):
+    """Yield windows that answer for coordinates: number, rows of the coordinates, shares (r,)."""
+    shares = masks.shares()
+    if shares is None:  # one window for each pixel or coordinate, which answers for it alone
+        own = answers % len(masks.query)
         for number in own.unique().tolist():
             rows = (own == number).nonzero().squeeze(1)
             yield number, rows, torch.ones_like(rows, dtype=torch.float64)
         return
-    for number, part in enumerate(share):
-        part = part.expand(channels, *part.shape[1:]).flatten()[answers]
-        rows = part.nonzero().squeeze(1)
+    for number, share in enumerate(shares):
+        share = share.expand(channels, *share.shape[1:]).flatten()[answers]
+        rows = share.nonzero().squeeze(1)
         if len(rows):
-            yield number, rows, part[rows]
+            yield number, rows, share[rows]
 
 
 def _covariances(weight, training_set, rows, columns, dtype):
-    """Covariances (n, r, q) of the training images, under weights (n, N), in two sets of places.
+    """Return covariances (n, r, q) between two sets of coordinates, under weights (n, N).
 
     Deviations are taken from the image of the largest weight: where one image is nearly all of
     a posterior, nothing cancels.
     """
     n, n_used = len(weight), len(rows) + len(columns)
-    places = torch.cat([rows, columns])
-    first = training_set.stored(weight.argmax(1)).flatten(1)[:, places]
+    used = torch.cat([rows, columns])
+    first = training_set.stored(weight.argmax(1)).flatten(1)[:, used]
     centre = training_set.to_compute(first, dtype)
     first = centre.new_zeros(n, n_used)
     second = centre.new_zeros(n, len(rows), len(columns))
@@ -138,13 +159,13 @@ def _covariances(weight, training_set, rows, columns, dtype):
     for chunk in training_set.slices(n_rows):
         if not matters[:, chunk].any():
             continue
-        x = training_set.to_compute(training_set.stored(chunk).flatten(1)[:, places], dtype)
+        x = training_set.to_compute(training_set.stored(chunk).flatten(1)[:, used], dtype)
         for i in range(n):
-            some = matters[i, chunk].nonzero().squeeze(1)
-            if not len(some):
+            rest = matters[i, chunk].nonzero().squeeze(1)
+            if not len(rest):
                 continue
-            deviation = x[some] - centre[i]
-            weighted = weight[i, chunk][some].to(dtype)[:, None] * deviation
+            deviation = x[rest] - centre[i]
+            weighted = weight[i, chunk][rest].to(dtype)[:, None] * deviation
             first[i] += weighted.sum(0)
             second[i] += weighted[:, : len(rows)].T @ deviation[:, len(rows) :]
     here, there = first[:, : len(rows)], first[:, len(rows) :]

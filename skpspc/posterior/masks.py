@@ -1,9 +1,16 @@
-"""Windows of any shape, one mask each, by matrix products.
+r"""Windows of any shape, by matrix products: the general formula.
 
-The squared difference of a noisy and a training image is one map over the pixels (summed over
-channels). The distances of all K windows are its product with the K x (H W) matrix of query
-precisions, and the composite spreads the windows' weights by the matrix of responses. Only
-non-negative numbers are added, so nothing cancels.
+.. math::
+
+    w_i^k = \operatorname{softmax}_i\Bigl(-\frac{1}{2 \sigma^2} \sum_j \pi_{kj} (z_j - x_{ij})^2
+            + \log v_i\Bigr),
+    \qquad
+    D(z)_p = \frac{\sum_k r_{kp} \sum_i w_i^k x_{ip}}{\sum_k r_{kp}}
+
+The squared differences of a noisy and a training image are one row. The distances of all K
+windows are its product with the matrix of query precisions, and the composite spreads the windows'
+weights by the matrix of responses: two passes over the training set, or one where every window
+answers for its own coordinate alone. Only non-negative numbers are added, so nothing cancels.
 """
 
 import math
@@ -13,72 +20,74 @@ import torch
 from scipy.sparse import csr_array
 
 from .._threads import n_threads
-from ..support import MirroredTrainingSet
+from ..support import MirroredTrainingSet, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
-from .posterior import (
-    Posterior,
-    RunningSoftmax,
-    floored_sigma,
-    in_range,
-    log_gauss_constant,
-    precision_root,
-)
+from .posterior import PerWindow
+from .softmax import RunningSoftmax, exact_scale, float32_serves, precision_root
+from .weights import Weights
 
-# Share of a window's mass that may be left out in the second pass.
-_SKIPPED_MASS = 1e-8
-# Pairs of images that are worked on together: their maps stay in the cache.
-_PAIRS = 1024
+# Training images that are worked on together: enough for the matrix products.
+_CHUNK_ROWS = 512
+# The rounding error of a sum of n numbers, in units in the last place over the root of n.
+_ROUNDING = 2.0
 
 
-def masked_posterior(z, sigma, training_set, query, response, repeats=None, engine="torch"):
-    """Posterior through K windows, composed into whole images.
+def masked(z, sigma, training_set, windows, engine="torch"):
+    """Compare windows of any shape, composed into whole images.
 
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
         Noisy images.
     sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; 0 and inf are allowed.
+        Noise level of each, in the units of the images; positive, inf is allowed.
     training_set : TrainingSet
-    query : Tensor of shape (K, H, W)
-        Non-negative precisions: how much each pixel counts in the distance.
-    response : Tensor of shape (K, H, W)
-        Non-negative weights: how much each window has to say at each pixel; every pixel
-        must have a positive sum.
-    repeats : Tensor of shape (K,), default None
-        How many windows each row stands for; None means one.
-    engine : {"torch", "numba"}, default "torch"
-        "numba" is compiled, for float32 on the CPU.
+    windows : Masks
+    engine : {"torch", "numba", "exact"}, default "torch"
+        "numba" is compiled, for float32 on the CPU and windows with responses that all channels
+        share; "torch" takes products in the dtype of z, "exact" in float64.
 
     Returns
     -------
-    Posterior
-        mean (n, C, H, W); log_evidence and effective_sample_size (n, K).
+    PerWindow
     """
-    sigma = floored_sigma(sigma, z, training_set)
-    query = query.flatten(1).to(z)  # (K, H W)
-    response = response.flatten(1).to(z)
-    if repeats is not None:
-        response = response * repeats.to(z)[:, None]
-    response = response / response.sum(0)
-    args = z, sigma, training_set, query, response
-    compiled = engine == "numba"
-    mean, log_norm, ess = in_range(_by_numba, _by_torch, *args) if compiled else _by_torch(*args)
-    # A soft window counts as many numbers as its precisions add up to.
-    n_values = z.shape[1] * query.sum(1).double()
-    constant = log_gauss_constant(n_values, sigma[:, None])
-    log_evidence = log_norm + training_set.log_uniform + constant.to(log_norm)
-    return Posterior(mean, log_evidence, ess, torch.zeros_like(log_evidence[:, 0]))
+    shares = windows.shares()
+    shares = None if shares is None else shares.flatten(1).to(z)  # (K, P)
+    query = windows.query.flatten(1).to(z)  # (K, Q)
+    serves = float32_serves(sigma, training_set) & (engine == "numba")
+    groups = []
+    if serves.any():
+        result = _by_numba(z[serves], sigma[serves], training_set, query, shares)
+        groups.append((serves.nonzero()[:, 0], result))
+    if not serves.all():
+        query = query.double() if engine == "exact" else query
+        query = query.T.contiguous()
+        roots = precision_root(sigma)
+        covers = None
+        if isinstance(training_set, TranslatedTrainingSet):
+            covers = training_set.covers(windows)
+        parts = [
+            _own_answers(*image, training_set, query, windows.batch_size)
+            if shares is None
+            else _composite(*image, training_set, query, shares, covers)
+            for image in zip(z[~serves], roots[~serves], strict=True)
+        ]
+        mean, log_norm, ess = (torch.stack(part) for part in zip(*parts, strict=True))
+        log_norm = log_norm.double() + training_set.log_uniform
+        if covers is not None:  # a window counts the moves that cover it alone
+            log_norm -= covers.double().mean(0).log()
+        groups.append(((~serves).nonzero()[:, 0], PerWindow(mean, log_norm, ess.to(z.dtype))))
+    return PerWindow.gathered(groups, len(z))
 
 
-def _by_numba(z, sigma, training_set, query, response):
-    """Mean, log normaliser and effective sample size, by the compiled kernel."""
+def _by_numba(z, sigma, training_set, query, shares):
+    """Compare by compiled code."""
     from . import _masks_numba
 
     weight = training_set.log_weight
     rest = dict(
         query=csr_array(query.numpy()),
-        response=csr_array(response.T.numpy()),
+        response=csr_array(shares.T.numpy()),
         data_range=training_set.data_range,
         log_weight=None if weight is None else weight.numpy(),
         flip=isinstance(training_set, MirroredTrainingSet),
@@ -88,46 +97,120 @@ def _by_numba(z, sigma, training_set, query, response):
     block = rows_that_fit(image_bytes, len(z), what="One noisy image")
     x = training_set.images.numpy()
     parts = [
-        _masks_numba.compiled_masked_posterior(some.numpy(), x, level.numpy(), **rest)
-        for some, level in zip(z.split(block), sigma.split(block), strict=True)
+        _masks_numba.compiled_masked_posterior(images.numpy(), x, levels.numpy(), **rest)
+        for images, levels in zip(z.split(block), sigma.split(block), strict=True)
     ]
-    return tuple(torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+    arrays = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+    mean, log_norm, ess = arrays
+    return PerWindow(mean, log_norm.double() + training_set.log_uniform, ess)
 
 
-def _by_torch(z, sigma, training_set, query, response):
-    """The same, by torch on any device."""
-    a = precision_root(sigma)
-    query = query.T.contiguous()  # (H W, K)
-    parts = [_one_posterior(*one, training_set, query, response) for one in zip(z, a, strict=True)]
-    return tuple(torch.stack(part) for part in zip(*parts, strict=True))
-
-
-def _one_posterior(z, a, training_set, query, response):
-    """Mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one image."""
-    a = a.to(z.dtype)
-    softmax = RunningSoftmax(z.new_empty(query.shape[1]))
-    closest = z.new_empty(len(training_set))  # how near each image comes to leading a window
-    row_bytes = z.element_size() * (2 * z.numel() + 3 * query.shape[1])
-    n_rows = rows_that_fit(row_bytes, _PAIRS, what="One pair of images")
-    for rows in training_set.slices(n_rows):
-        logit, _ = _logits(z, a, training_set, rows, query)
-        relative, _, _ = softmax.add(logit, training_set.prior(rows))
-        closest[rows] = relative.amax(1)
+def _composite(z, a, training_set, query, shares, covers):
+    """Return mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one image."""
+    weights = WindowWeights(z, a, training_set, query, covers=covers)
     mean = torch.zeros_like(z).flatten(1)  # (C, H W)
-    hopeful = closest > math.log(_SKIPPED_MASS / len(training_set))
-    for rows in training_set.slices(n_rows):
-        if hopeful[rows].any():
-            # the same products as above, so that they round alike
-            logit, x = _logits(z, a, training_set, rows, query)
-            weight = softmax.relative(logit, training_set.prior(rows)).exp_()
-            share = weight.div_(softmax.total) @ response  # (m, H W)
+    for _, weight, x in weights.chunks():
+        share = weight.to(z.dtype) @ shares  # (m, P)
+        if share.shape[1] == mean.shape[1]:
             mean += torch.einsum("mp,mcp->cp", share, x.flatten(2))
-    return mean.view(z.shape), softmax.log_norm, softmax.effective_sample_size
+        else:
+            mean += torch.einsum("mcp,mcp->cp", share.view(len(x), *mean.shape), x.flatten(2))
+    return mean.view(z.shape), weights.softmax.log_norm, weights.softmax.effective_sample_size
 
 
-def _logits(z, a, training_set, rows, query):
-    """Logits (m, K) of some training images, without weights, and those images (m, C, H, W)."""
-    x = training_set.take(rows, z.dtype)
+def _own_answers(z, a, training_set, query, batch_size):
+    """Return mean, log normaliser and effective sample size where windows answer for their own.
+
+    Weights are normalised within each batch of training images, and the batches averaged.
+    """
+    n = len(training_set)
+    starts = range(0, n, batch_size or n)
+    mean = torch.zeros_like(z)
+    log_norm = query.new_full((query.shape[1],), -torch.inf)
+    concentration = torch.zeros_like(log_norm)
+    for start in starts:
+        stop = min(start + starts.step, n)
+        batch_mean, norm, ess = _own_answers_of_batch(z, a, training_set, query, start, stop)
+        mean += batch_mean / len(starts)
+        log_norm = torch.logaddexp(log_norm, norm)
+        concentration += 1 / ess
+    return mean, log_norm, len(starts) ** 2 / concentration
+
+
+def _own_answers_of_batch(z, a, training_set, query, start, stop):
+    """Return mean, log normaliser and effective sample size of a stretch of training images."""
+    softmax, sums = RunningSoftmax(torch.zeros_like(query[0])), torch.zeros_like(z)
+    n_windows = query.shape[1]
+    row_bytes = z.element_size() * (2 * z.numel() + 2 * n_windows)
+    n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
+    for first in range(start, stop, n_rows):
+        rows = slice(first, min(first + n_rows, stop))
+        x = training_set.take(rows, z.dtype)
+        logit = window_logits(z, a, x, query)
+        _, weight, shrink = softmax.add(logit, training_set.prior(rows))
+        shape = -1, *z.shape[1:]  # windows of pixels, or of coordinates
+        sums = sums * shrink.view(shape).to(z) + (weight.view(len(x), *shape).to(z) * x).sum(0)
+    mean = sums / softmax.total.view(-1, *z.shape[1:]).to(z)
+    return mean, softmax.log_norm, softmax.effective_sample_size
+
+
+def window_logits(z, a, x, query):
+    """Return logits of training images in every window, without sample weights.
+
+    Parameters
+    ----------
+    z : Tensor of shape (C, H, W)
+        One noisy image.
+    a : Tensor of shape (), float64
+        ``1 / (sigma sqrt(2))``.
+    x : Tensor of shape (m, C, H, W)
+    query : Tensor of shape (Q, K)
+        Precisions of pixels, if the channels share them, or of coordinates; its dtype is that in
+        which products are taken.
+
+    Returns
+    -------
+    Tensor of shape (m, K)
+    """
     # differences are scaled, not the images: equal distances stay equal
-    logit = ((z - x) * a).square_().sum(1).flatten(1) @ query
-    return logit.neg_(), x
+    scale, factor = exact_scale(a)
+    scale = scale.to(z.dtype)
+    squared = (z * scale - scale * x).square_()
+    if len(query) < z.numel():
+        squared = squared.sum(1, dtype=query.dtype)
+    # float32 sums over many coordinates would be the largest error of the logits
+    return (squared.flatten(1).to(query.dtype) @ query).mul_(-factor.to(query.dtype))
+
+
+class WindowWeights(Weights):
+    """Weights in windows that compare the same coordinates of noisy and training images.
+
+    Parameters
+    ----------
+    z : Tensor of shape (C, H, W)
+    a : Tensor of shape (), float64
+        ``1 / (sigma sqrt(2))``.
+    source : TrainingSet
+    query : Tensor of shape (Q, K)
+        As in `window_logits`.
+    without : Tensor of shape (N,), bool, default None
+        Training images that are left out.
+    covers : Tensor of shape (n_moves, K), bool, default None
+        Moves of translated images that cover each window; see `TranslatedTrainingSet`.
+    """
+
+    def __init__(self, z, a, source, query, without=None, covers=None):
+        self._z, self._a, self._query, self._covers = z, a, query, covers
+        is_exact = query.dtype == torch.float64
+        row_bytes = 3 * z.element_size() * z.numel() + 8 * len(query) + 4 * 8 * query.shape[1]
+        n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
+        rounding = _ROUNDING * math.sqrt(z.numel()) * torch.finfo(query.dtype).eps
+        sums = torch.zeros_like(query[0])
+        super().__init__(source, sums, n_rows, rounding if is_exact else 0.0, without=without)
+
+    def _logits(self, rows):
+        x = self._source.take(rows, self._z.dtype)
+        logit = window_logits(self._z, self._a, x, self._query)
+        if self._covers is not None:
+            logit.masked_fill_(~self._covers[self._source.moves_of(rows)], -torch.inf)
+        return logit, x

@@ -3,7 +3,7 @@
 import torch
 
 from .._threads import n_threads
-from .select import compiled_serves
+from .engines import compiled_serves
 
 _PAIRS = 256  # pairs of images that are worked on together: they stay in the cache
 

@@ -26,7 +26,8 @@ import numpy as np
 import torch
 
 from ..support.memory import rows_that_fit
-from .posterior import Posterior, exact_scale, floored_sigma, log_gauss_constant, precision_root
+from .posterior import PerWindow
+from .softmax import exact_scale, precision_root
 
 # Patches in a chunk, and queries that share one pass: their logits stay in the cache of a CPU,
 # and fill a GPU.
@@ -154,22 +155,22 @@ class PatchDictionary:
 
 
 def patch_posterior(queries, sigma, dictionary):
-    """Posterior mean of the centre of every query patch, from a whole dictionary.
+    """Compare every query patch with a whole dictionary.
 
     Parameters
     ----------
     queries : Tensor of shape (Q, d), float32 or float64
         Noisy patches.
     sigma : Tensor of shape (Q,), float64
-        Noise level of each; 0 and inf are allowed.
+        Noise level of each; positive, inf is allowed.
     dictionary : PatchDictionary
 
     Returns
     -------
-    Posterior
-        mean (Q, C); log_evidence, effective_sample_size (in patches) and error_bound (Q,).
+    PerWindow
+        Mean of the centre pixels (Q, C); log normaliser and effective sample size (in patches)
+        (Q,).
     """
-    sigma = floored_sigma(sigma, queries, dictionary.training_set)
     a = precision_root(sigma)
     n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
     n_rows = rows_that_fit(
@@ -185,10 +186,7 @@ def patch_posterior(queries, sigma, dictionary):
             stream.update(chunk)
         parts.append(stream.result())
     mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
-    log_evidence = log_norm + dictionary.log_uniform
-    log_evidence += log_gauss_constant(dictionary.n_values, sigma)
-    log_evidence = log_evidence.to(queries.dtype)
-    return Posterior(mean, log_evidence, ess, torch.zeros_like(log_evidence))
+    return PerWindow(mean, log_norm + dictionary.log_uniform, ess)
 
 
 class PatchStream:

@@ -1,29 +1,38 @@
-"""Which kernel serves."""
+"""The posterior of noisy images, by the kernel that serves their windows."""
 
-import warnings
-from functools import cache
+from ..support import Centred, Masks, Squares, Whole
+from .blur import blurred_squares
+from .box import box
+from .dense import dense
+from .engines import engine_for, engine_for_masks
+from .local import local
+from .masks import masked
+from .posterior import composite
+from .sliding import sliding
+from .softmax import floored_sigma
+from .truncated import truncated
 
-import torch
 
-from .._optional import available, load
-from .box import box_posterior
-from .dense import dense_posterior
-from .masks import masked_posterior
-
-ENGINES = ("auto", "numba", "torch")
-
-
-def square_posterior(z, sigma, training_set, window, engine="auto"):
-    """Posterior through all square windows of one shape, by the kernel that fits.
+def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=None):
+    """Return the posterior of noisy images over a training set.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W)
+    z : Tensor of shape (n, C, H, W), float32 or float64
+        Noisy images, as large as those of the training set.
     sigma : Tensor of shape (n,), float64
-    training_set : TrainingSet
-    window : tuple of (h, w)
-    engine : {"auto", "numba", "torch"}, default "auto"
-        "numba" is compiled, for float32 on the CPU; "torch" serves every dtype and device.
+        Noise level of each, in the units of the images; 0 and inf are allowed.
+    source : TrainingSet
+    windows : Whole, Squares, Masks or Centred
+        Windows through which the images are compared.
+    engine : {"auto", "numba", "torch", "exact"}, default "auto"
+        "numba" is compiled, for float32 on the CPU; "torch" serves every dtype and device; "exact"
+        takes the products of `Masks` in float64.
+    search : NeighbourSearch or CellSearch, default None
+        Search for the training images (Whole) or the patches (Centred) that matter. None: all.
+    blur : Blur, default None
+        Blur of the training images along their covariance; `sigma` is then positive, and one for
+        all noisy images.
 
     Returns
     -------
@@ -36,75 +45,37 @@ def square_posterior(z, sigma, training_set, window, engine="auto"):
     ValueError
         If ``engine="numba"`` and the images are not float32 on the CPU.
     """
-    if window == training_set.image_shape[1:]:
-        return dense_posterior(z, sigma, training_set)
-    return box_posterior(z, sigma, training_set, window, _engine(engine, z))
+    n_values = windows.n_values(z.shape[1:])
+    if blur is None:
+        sigma = floored_sigma(sigma, z, source)
+        return composite(compare(z, sigma, source, windows, engine, search), sigma, n_values)
+    if blur.by_window and isinstance(windows, Squares):
+        (result,) = blurred_squares(z, sigma, source, windows, blur.gaussian, [blur.bandwidth])
+        return composite(result, sigma, n_values)
+    filtering = blur.filter(float(sigma[0]))
+    blurred_source = filtering.training_set(source, z.dtype)
+    query = filtering.query(z)
+    level = floored_sigma(sigma, query, blurred_source)
+    result = compare(query, level, blurred_source, windows, engine, None)
+    return composite(filtering.answer(z, result), sigma, n_values, filtering.log_det)
 
 
-def flexible_posterior(z, sigma, training_set, precision, engine="auto"):
-    """Posterior through one window a pixel that answers where it looks, by the kernel that fits.
+def compare(z, sigma, source, windows, engine, search):
+    """Return the result of the kernel that serves the windows, a `PerWindow`.
 
-    Parameters
-    ----------
-    z : Tensor of shape (n, C, H, W)
-    sigma : Tensor of shape (n,), float64
-    training_set : TrainingSet
-    precision : Tensor of shape (H * W, H, W)
-        Masks, or how much each pixel counts in each window and in its answer.
-    engine : {"auto", "numba", "torch"}, default "auto"
-        As in `square_posterior`.
-
-    Returns
-    -------
-    Posterior
-        Of every window, or of the one that all of them are.
-
-    Raises
-    ------
-    ImportError, ValueError
-        As `square_posterior`.
+    Parameters are those of `posterior`; noise levels are positive.
     """
-    if bool((precision == 1).all()):
-        return dense_posterior(z, sigma, training_set)
-    # compiled code passes over the pixels that do not count; where most do, products are as fast
-    is_dense = 2 * int(precision.count_nonzero()) > precision.numel()
-    engine = "torch" if engine == "auto" and is_dense else _engine(engine, z)
-    return masked_posterior(z, sigma, training_set, precision, precision, engine=engine)
-
-
-def compiled_serves(z):
-    """Whether there is compiled code for images like z; warns once if only numba is missing."""
-    return _is_plain(z) and _has_numba()
-
-
-def _is_plain(z):
-    """Whether images are what compiled code takes."""
-    return z.dtype == torch.float32 and z.device.type == "cpu"
-
-
-def _engine(engine, z):
-    """The engine that computes windows of the images z: "numba" or "torch"."""
-    if engine == "auto":
-        return "numba" if compiled_serves(z) else "torch"
-    if engine == "numba":
-        if not _is_plain(z):
-            raise ValueError(
-                f"engine='numba' computes in float32 on the CPU, got {z.dtype} on {z.device}; "
-                "pass float32 images, or use engine='auto'."
-            )
-        load("numba")
-    return engine
-
-
-@cache
-def _has_numba():
-    """Whether numba is there; warns once if it is not."""
-    found = available("numba")
-    if not found:
-        warnings.warn(
-            "numba is not installed, so torch computes what compiled code would: the same numbers, "
-            'slower. pip install "skpspc[cpu]", or pass engine="torch" where there is an engine.',
-            UserWarning,
-            stacklevel=8,
-        )
-    return found
+    match windows:
+        case Whole() if search is not None:
+            return truncated(z, sigma, source, search)
+        case Whole():
+            return dense(z, sigma, source)
+        case Squares():
+            return box(z, sigma, source, windows, engine_for(z, engine))
+        case Masks():
+            return masked(z, sigma, source, windows, engine_for_masks(z, engine, windows))
+        case Centred(boundary=None):
+            return local(z, sigma, source, windows)
+        case Centred():
+            return sliding(z, sigma, source, windows, search)
+    raise TypeError(f"windows must be Whole, Squares, Masks or Centred, got {windows!r}.")

@@ -1,151 +1,168 @@
-"""Attribution where windows look at all places: whose patch it is, and where it lies."""
+"""Windows that are compared with all places of the training images.
 
-import math
-from functools import partial
+The noisy image falls into regions of pixels whose windows are compared with the same patches: one
+region where it is padded; where windows are cut at the edges, the inside, and every row, column
+and pixel along the edges whose windows are cut in their own way.
+"""
+
+from typing import NamedTuple
 
 import torch
 
 from ..support.memory import rows_that_fit
-from .attribution import Attribution, Weights, means_of_groups, shares
-from .local import bands, cut_comparison, padded_comparison
-from .patches import sliding_patches
-from .posterior import exact_scale, floored_sigma, precision_root
+from .cells import visiting_posterior
+from .local import local
+from .patches import PatchDictionary, patch_posterior, sliding_patches
+from .posterior import PerWindow
 
-# Training images that are worked on together.
-_CHUNK_ROWS = 64
+# Windows of noisy images that share one pass over the training set.
+_WINDOWS = 8192
 
 
-def sliding_attribution(z, sigma, training_set, size, boundary, top, by_window=False):
-    """What the equivariant posterior means of noisy images of one noise level are made of.
+class Region(NamedTuple):
+    """Pixels whose windows are compared with the same patches.
+
+    Attributes
+    ----------
+    pixels : Tensor of shape (h, w), int64
+        Their numbers y * W + x.
+    queries : Tensor of shape (n, h, w, C, size, size)
+        Their windows in the noisy images, a view.
+    dictionary : PatchDictionary
+    corner : tuple of (top, left)
+        Place of the images of the dictionary, which may be crops, in the training images.
+    is_inner : bool
+        True if no window is cut.
+    """
+
+    pixels: torch.Tensor
+    queries: torch.Tensor
+    dictionary: PatchDictionary
+    corner: tuple[int, int]
+    is_inner: bool
+
+
+def sliding(z, sigma, training_set, windows, search=None):
+    """Compare the window around every pixel with all places in every training image.
 
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
+        Noisy images.
     sigma : Tensor of shape (n,), float64
-        0 and inf are allowed.
+        Noise level of each, in the units of the images; positive, inf is allowed.
     training_set : TrainingSet
-    size : int
-    boundary : {"circular", "zero", "broken"}
-        As in `equivariant_posterior`.
-    top : int
-        How many patches to list.
-    by_window : bool, default False
-        Give the corners of the patches instead of their centres, and (n, K) windows.
+    windows : Centred
+        Their boundary is "circular", "zero" (the noisy image is padded, and compared with every
+        patch that lies inside a training image; along no axis may the window exceed the image) or
+        "broken" (a window that overhangs an edge is cut, and compared with patches cut alike). An
+        axis of length 1 is no axis: windows do not extend along it.
+    search : CellSearch, default None
+        Search for the patches near a window that is not cut. None: all patches are compared.
 
     Returns
     -------
-    Attribution
-        The effective sample size counts patches.
+    PerWindow
+        Of H * W windows; effective sample sizes count patches.
     """
-    n, _, height, width = z.shape
-    lists = n, height * width, top
-    index, row, column = torch.empty(3, *lists, dtype=torch.int64, device=z.device)
-    share, ess = z.new_empty(lists), z.new_empty(lists[:2])
-    image_share = z.new_zeros(n, len(training_set))
-    a = precision_root(floored_sigma(sigma, z, training_set))
-    for pixels, queries, dictionary, corner in _parts(z, training_set, size, boundary):
-        first = (0, 0) if by_window else dictionary.centre
-        n_columns = dictionary.grid[1]
-        for i in range(n):
-            weights = _PatchWeights(queries[i], a[i], dictionary)
-            number, share[i, pixels], ess[i, pixels], images = shares(weights, None, top, z.dtype)
-            place = number % weights.places
-            index[i, pixels] = number.div(weights.places, rounding_mode="floor")
-            row[i, pixels] = place // n_columns + corner[0] + first[0]
-            column[i, pixels] = place % n_columns + corner[1] + first[1]
-            image_share[i] += images * (len(pixels) / lists[1])
-    rest = (1 - share.sum(2)).clamp_(min=0)
-    shape = lists[:2] if by_window else (n, 1, height, width)
-    each = index, share, row, column, torch.zeros_like(index, dtype=torch.bool), rest, ess
-    return Attribution.of(each, shape, image_share)
+    if windows.boundary == "broken":  # right where a pixel is alone in its region
+        result = local(z, sigma, training_set, windows).with_bounds()
+    else:
+        n, _, height, width = z.shape
+        by_window = z.new_zeros(n, height * width, dtype=torch.float64)
+        empty = PerWindow(torch.zeros_like(z), by_window, torch.zeros_like(by_window))
+        result = empty.with_bounds()
+    mean = result.mean.flatten(2)
+    for region in regions(z, training_set, windows):
+        if windows.boundary == "broken" and region.pixels.numel() == 1:
+            continue
+        part = _region_posterior(region, sigma, search if region.is_inner else None)
+        pixels = region.pixels.flatten()
+        mean[:, :, pixels] = part.mean.transpose(1, 2)
+        result.log_norm[:, pixels] = part.log_norm.to(result.log_norm)
+        result.effective_sample_size[:, pixels] = part.effective_sample_size.to(
+            result.effective_sample_size
+        )
+        bound, proved = part.error_bound.amax(1), part.bound_is_proved.all(1)
+        result.error_bound.copy_(torch.maximum(result.error_bound, bound))
+        result.bound_is_proved.logical_and_(proved)
+    return result
 
 
-def sliding_means_without(z, sigma, training_set, size, boundary, groups):
-    """Equivariant posterior means of noisy images, without some training images.
+def _region_posterior(region, sigma, search):
+    """Return the posterior of a region's windows: mean (n, h * w, C), all else (n, h * w)."""
+    n, n_lines, n_columns = region.queries.shape[:3]
+    dictionary, n_places = region.dictionary, n_lines * n_columns
+    image_bytes = n_places * dictionary.n_values * region.queries.element_size()
+    n_images = max(1, _WINDOWS // n_places)
+    n_images = rows_that_fit(image_bytes, n_images, what="The patches of a noisy image")
+    parts = []
+    for views, levels in zip(region.queries.split(n_images), sigma.split(n_images), strict=True):
+        queries = views.reshape(-1, dictionary.n_values)
+        levels = levels.repeat_interleave(n_places)
+        if search is None:
+            part = patch_posterior(queries, levels, dictionary)
+        else:
+            part = visiting_posterior(queries, levels, dictionary, search)
+        parts.append(part.with_bounds())
+    columns = zip(*parts, strict=True)
+    return PerWindow(*(torch.cat(part).unflatten(0, (n, n_places)) for part in columns))
+
+
+def regions(z, training_set, windows):
+    """Yield the `Region` s of noisy images.
 
     Parameters
     ----------
-    z, sigma, training_set, size, boundary
-        As in `sliding_attribution`.
-    groups : Tensor of shape (G, N), bool
-        Which training images to leave out, in turn; never all of them.
-
-    Returns
-    -------
-    Tensor of shape (G, n, C, H, W)
-    """
-    means = z.new_empty(len(groups), *z.shape).flatten(3)  # (G, n, C, H W)
-    a = precision_root(floored_sigma(sigma, z, training_set))
-    for pixels, queries, dictionary, _ in _parts(z, training_set, size, boundary):
-        shape = z.shape[1], len(pixels)
-        for i in range(len(z)):
-            weigh = partial(_PatchWeights, queries[i], a[i], dictionary)
-            means[:, i, :, pixels] = means_of_groups(weigh, None, groups, shape, z.dtype)
-    return means.view(len(groups), *z.shape)
-
-
-def _parts(z, training_set, size, boundary):
-    """Windows that are compared with the same patches.
-
-    Yields
-    ------
-    pixels : Tensor of shape (q,), int64
-        The pixels that they answer for, y * W + x.
-    queries : Tensor of shape (n, q, d)
-    dictionary : PatchDictionary
-    corner : tuple of (top, left)
-        Of its images, which may be crops, in the training images.
+    z : Tensor of shape (n, C, H, W)
+    training_set : TrainingSet
+    windows : Centred
     """
     _, _, height, width = z.shape
     number = torch.arange(height * width, device=z.device).view(height, width)
-    if boundary != "broken":
-        padded, dictionary = padded_comparison(z, training_set, size, boundary)
-        yield number.flatten(), _queries(padded, dictionary), dictionary, (0, 0)
+    size = windows.size
+    if windows.boundary != "broken":
+        padded, dictionary = _padded(z, training_set, windows)
+        yield Region(number, sliding_patches(padded, dictionary.window), dictionary, (0, 0), True)
         return
-    for top, bottom in bands(height, size):
-        for left, right in bands(width, size):
-            around = cut_comparison(training_set, size, (top, bottom), (left, right))
-            rows, columns, dictionary = around
-            queries = _queries(z[..., rows, columns], dictionary)
-            pixels = number[top:bottom, left:right].flatten()
-            yield pixels, queries, dictionary, (rows.start, columns.start)
+    for top, bottom in _bands(height, size):
+        for left, right in _bands(width, size):
+            rows, first_row, h = _area(top, bottom, size, height)
+            columns, first_column, w = _area(left, right, size, width)
+            crop = training_set.crop(
+                rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+            )
+            dictionary = PatchDictionary(crop, (h, w), (first_row, first_column))
+            queries = sliding_patches(z[:, :, rows, columns], (h, w))
+            # an axis of length 1 has no edge
+            is_inner = (bottom - top > 1 or height == 1) and (right - left > 1 or width == 1)
+            corner = rows.start, columns.start
+            pixels = number[top:bottom, left:right]
+            yield Region(pixels, queries, dictionary, corner, is_inner)
 
 
-def _queries(z, dictionary):
-    """Every window of noisy images, (n, q, d)."""
-    return sliding_patches(z, dictionary.window).flatten(3).flatten(1, 2)
+def _padded(z, training_set, windows):
+    """Return padded noisy images, and the dictionary with which all their windows are compared."""
+    h, w = (1 if side == 1 else windows.size for side in z.shape[2:])
+    sides = (w // 2, w // 2, h // 2, h // 2)
+    if windows.boundary == "circular":
+        padded = torch.nn.functional.pad(z, sides, mode="circular")
+    else:  # the middle of the data range, which is zero on [-1, 1]
+        padded = torch.nn.functional.pad(z, sides, value=sum(training_set.data_range) / 2)
+    return padded, PatchDictionary(training_set, (h, w), (h // 2, w // 2))
 
 
-class _PatchWeights(Weights):
-    """Weights of all patches of a dictionary in the posteriors of some windows.
+def _bands(side, size):
+    """Return ranges (start, stop) along an axis: the inside, and each position beside an edge."""
+    reach = size // 2
+    if side <= 2 * reach + 1:
+        return [(at, at + 1) for at in range(side)]
+    edges = [*range(reach), *range(side - reach, side)]
+    return [(reach, side - reach), *((at, at + 1) for at in edges)]
 
-    Parameters
-    ----------
-    queries : Tensor of shape (q, d)
-    a : Tensor of shape ()
-        ``1 / (sigma sqrt(2))``.
-    dictionary : PatchDictionary
-    without : Tensor of shape (N,), bool, default None
-    """
 
-    def __init__(self, queries, a, dictionary, without=None):
-        self._scale, self._factor = exact_scale(a)
-        self._scaled = queries.double() * self._scale
-        self._dictionary = dictionary
-        n_places = math.prod(dictionary.grid)
-        self._every = torch.arange(n_places, device=queries.device)
-        image_bytes = 8 * n_places * (2 * dictionary.n_values + 4 * len(queries))
-        n_rows = rows_that_fit(image_bytes, _CHUNK_ROWS, what="The patches of a training image")
-        known = dictionary.training_set
-        super().__init__(known, queries[:, 0], n_rows, 0.0, places=n_places, without=without)
-
-    def _logits(self, images):
-        numbers = (images[:, None] * self.places + self._every).flatten()
-        chunk = self._dictionary.take(numbers)
-        known = self._dictionary.training_set
-        patches = known.to_compute(chunk.patches, torch.float64) * self._scale
-        # differences are taken directly: a product would cancel at small sigma
-        mode = "donot_use_mm_for_euclid_dist"
-        distance = torch.cdist(patches, self._scaled, compute_mode=mode)
-        values = known.to_compute(chunk.values, torch.float64)
-        return distance.square_().mul_(-self._factor), values[..., None]
+def _area(start, stop, size, side):
+    """Return the positions that some windows cover, their first centre in it, and their length."""
+    reach = size // 2
+    area = slice(max(start - reach, 0), min(stop + reach, side))
+    return area, start - area.start, area.stop - area.start - (stop - start - 1)

@@ -20,14 +20,19 @@ its floor is a valid :math:`\rho`.
 """
 
 import math
+import numbers
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 
+from ..support import Neighbours, Recall
 from ..support.memory import rows_that_fit
 from ..support.segments import segment_logsumexp, segment_max, segment_rank, segment_sum
-from .dense import dense_posterior
+from .dense import dense
 from .pairs import pair_squares
-from .posterior import Posterior, floored_sigma, log_gauss_constant
+from .posterior import PerWindow
 
 _LARGEST_SHARE = 1 / 2  # of the training set; beyond, the exact kernel is faster
 _PROBES = 4  # noisy images that are tried before all of them are
@@ -37,83 +42,162 @@ _NEGLIGIBLE = 40.0  # nats below the largest: lost in the rounding of float64
 _TAIL = 1e-3  # share of the missed mass that may be images of unknown distance, roughly
 
 
-def tolerant_posterior(z, sigma, training_set, neighbours, tol, recall=None):
-    """Posterior of whole images from as few training images as a tolerance allows.
+@dataclass(frozen=True, eq=False)
+class NeighbourSearch:
+    """Search for the training images that matter for a noisy image.
+
+    Attributes
+    ----------
+    neighbours : Neighbours
+        Of the training set; its index is built at the first search.
+    n_neighbors : int or callable, default None
+        Training images to use, between 1 and N; a callable maps a float sigma to an int. None: as
+        many as ``tol`` takes.
+    tol : float, default None
+        Largest admissible error bound, positive. With ``n_neighbors`` as well: these, and more
+        for noisy images where these miss it.
+    n_remainder : int, default 0
+        With ``n_neighbors``: training images that stand for all others, drawn with equal
+        probability and weighted accordingly (self-normalised importance sampling).
+    seed : int, default 0
+        Of their draw.
+    recall : Recall, default None
+        Neighbours of the previous sampler step, if the noisy images are those of a sampler.
+    verbose : int, default 0
+        Above zero, show a progress bar while the index is built.
+    """
+
+    neighbours: Neighbours
+    n_neighbors: Any = None
+    tol: float | None = None
+    n_remainder: int = 0
+    seed: int = 0
+    recall: Recall | None = None
+    verbose: int = 0
+
+    def recalling(self):
+        """Return the search for one run of a sampler, which recalls the neighbours of a step."""
+        return replace(self, recall=Recall())
+
+    def extended(self, training_set):
+        """Return the search of a training set that begins with the present images."""
+        return replace(self, neighbours=self.neighbours.extended(training_set))
+
+    def counts(self, sigma):
+        """Return the number of neighbours at each noise level (n,), a list of int.
+
+        Raises
+        ------
+        ValueError
+            If a callable gives no int of at least 1.
+        """
+        n_images = len(self.neighbours.training_set)
+        wanted = [
+            self.n_neighbors(level) if callable(self.n_neighbors) else self.n_neighbors
+            for level in sigma.tolist()
+        ]
+        for k in wanted:
+            if not isinstance(k, numbers.Integral) or k < 1:
+                raise ValueError(
+                    f"n_neighbors must be between 1 and the number of training images, {n_images}, "
+                    f"or a callable that gives such an int for every sigma; got {k!r}."
+                )
+        return [min(int(k), n_images) for k in wanted]
+
+
+def truncated(z, sigma, training_set, search):
+    """Compare whole images, with as few training images as a search allows.
 
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
     sigma : Tensor of shape (n,), float64
+        Positive; inf is allowed.
     training_set : TrainingSet
-    neighbours : Neighbours
-        Of the same training set.
-    tol : float
-        Largest admissible error bound, positive. Where it would take many training images, the
-        exact kernel takes them all.
-    recall : Recall, default None
-        Of the step before, if z is that of a sampler: used where it serves, and kept up.
+        All of the images, for the noisy images that need many.
+    search : NeighbourSearch
 
     Returns
     -------
-    Posterior
-        ``error_bound`` (n,) is that of ``mean``, beyond rounding. Where ``neighbours`` is not
-        rigorous and images are left out, it is an estimate, as if the index had missed nothing.
+    PerWindow
+        Of one window. ``error_bound`` (n,) is that of ``mean``, beyond rounding. Where the index
+        is not rigorous and images are left out, it is an estimate, as if the index had missed
+        nothing.
     """
-    sigma = floored_sigma(sigma, z, training_set)
-    posterior = _from_few(z, sigma, training_set, neighbours, tol, recall)
-    # where float32 hardly tells distances apart, a radius may be too small for what it is to bound
-    off = (posterior.error_bound > tol).nonzero().squeeze(1)
+    neighbours = search.neighbours
+    neighbours.build(search.verbose)
+    if search.n_neighbors is None:
+        return _tolerant(z, sigma, training_set, neighbours, search.tol, search.recall)
+    result = _nearest(z, sigma, search)
+    if search.tol is None:
+        return result
+    off = (result.error_bound > search.tol).nonzero().squeeze(1)
     if not len(off):
-        return posterior
-    return posterior.updated(off, dense_posterior(z[off], sigma[off], training_set))
+        return result
+    better = _tolerant(z[off], sigma[off], training_set, neighbours, search.tol)
+    return result.updated(off, better)
+
+
+def _tolerant(z, sigma, training_set, neighbours, tol, recall=None):
+    """Compare with as few training images as a tolerance allows, or with all."""
+    result = _from_few(z, sigma, training_set, neighbours, tol, recall)
+    # where float32 hardly tells distances apart, a radius may be too small for what it is to bound
+    off = (result.error_bound > tol).nonzero().squeeze(1)
+    if not len(off):
+        return result
+    return result.updated(off, dense(z[off], sigma[off], training_set))
 
 
 def _from_few(z, sigma, training_set, neighbours, tol, recall):
-    """The same where distances are exact."""
+    """Compare with few training images, where distances are exact."""
     # All others may weigh one together, and the nearest as little as the lightest. Twice as small
     # as needed, for the rounding of logits.
     weight = training_set.log_weight
     lightest = -math.log(len(training_set)) if weight is None else float(weight.min())
     margin = 2 * sigma.square() * (math.log(2 * max(training_set.span / tol, 1)) - lightest)
     if recall is not None:
-        posterior = _recalled(z, sigma, training_set, neighbours, margin, recall)
-        if posterior is not None:
-            return posterior
+        result = _recalled(z, sigma, neighbours, margin, recall)
+        if result is not None:
+            return result
     few = _few_enough(z, training_set, neighbours, margin)
     if len(z) > 2 * _PROBES:
         probes = torch.linspace(0, len(z) - 1, _PROBES).long().to(z.device)
         if len(few(probes)[1]) < _PROBES / 2:
-            return dense_posterior(z, sigma, training_set)
+            return dense(z, sigma, training_set).with_bounds()
     n_rows = rows_that_fit(
         64 * len(training_set), len(z), what="Finding the candidates of one image"
     )
-    parts = []
+    groups = []
     for rows in torch.arange(len(z), device=z.device).split(n_rows):
-        found, done = few(rows)
+        candidates, done = few(rows)
         if recall is not None and len(done) == len(z):
-            recall.remember(neighbours.coordinates(z), found)
+            recall.remember(neighbours.coordinates(z), candidates)
         if len(done):
-            parts.append((rows[done], _from_found(z, sigma, neighbours, found, rows, done)))
-        left = rows[found.radius == 0]
+            groups.append(
+                (rows[done], _of_candidates(z, sigma, neighbours, candidates, rows, done))
+            )
+        left = rows[candidates.radius == 0]
         if len(left):
-            parts.append((left, dense_posterior(z[left], sigma[left], training_set)))
-    return Posterior.gathered(parts, len(z))
+            groups.append((left, dense(z[left], sigma[left], training_set)))
+    return PerWindow.gathered(groups, len(z))
 
 
-def _recalled(z, sigma, training_set, neighbours, margin, recall):
-    """The posterior from what was found a step ago, or None where that does not reach."""
-    found = recall.within(neighbours.coordinates(z))
-    if found is None or len(found.ids) > _RECALLED * len(z):
+def _recalled(z, sigma, neighbours, margin, recall):
+    """Compare with the neighbours of the previous step; None where they do not reach far enough."""
+    candidates = recall.within(neighbours.coordinates(z))
+    if candidates is None or len(candidates.ids) > _RECALLED * len(z):
         return None
-    pairs = _Pairs(z, sigma, training_set, found.query, found.ids, neighbours.rigorous)
-    nearest = -segment_max(-pairs.squares, found.query, len(z))
-    if not (found.radius > _radius(nearest, margin, z.dtype)).all():
+    pairs = _Pairs(
+        z, sigma, neighbours.training_set, candidates.query, candidates.ids, neighbours.rigorous
+    )
+    nearest = -segment_max(-pairs.squares, candidates.query, len(z))
+    if not (candidates.radius > _radius(nearest, margin, z.dtype)).all():
         return None
-    return pairs.posterior(found.radius)
+    return pairs.posterior(candidates.radius)
 
 
 def _few_enough(z, training_set, neighbours, margin):
-    """A function of some rows: what is within the radius that they need, and which have few."""
+    """Return a function of rows: the candidates within the radius they need, and rows with few."""
     most = int(len(training_set) * _LARGEST_SHARE)
 
     def few(rows):
@@ -133,73 +217,56 @@ def _few_enough(z, training_set, neighbours, margin):
 
 
 def _radius(nearest, margin, dtype):
-    """Beyond what distance all others weigh too little, from the square of that to the nearest."""
+    """Return the distance beyond which images weigh too little, from the least square (n,)."""
     return (nearest + _rounding(nearest, dtype) + margin).sqrt()
 
 
 def _rounding(squares, dtype):
-    """How far squared distances of that size, computed in ``dtype``, may be off."""
+    """Return the largest rounding error of squared distances computed in ``dtype``."""
     return 64 * torch.finfo(dtype).eps * squares
 
 
-def _from_found(z, sigma, neighbours, found, rows, done):
-    """Posterior of the rows of z that are done."""
-    number = torch.full_like(found.radius, -1, dtype=torch.int64)
+def _of_candidates(z, sigma, neighbours, candidates, rows, done):
+    """Compare the rows of z that are done with their candidates."""
+    number = torch.full_like(candidates.radius, -1, dtype=torch.int64)
     number[done] = torch.arange(len(done), device=z.device)
-    rows = rows[done]
+    rows, query = rows[done], number[candidates.query]
     training_set, rigorous = neighbours.training_set, neighbours.rigorous
-    pairs = _Pairs(z[rows], sigma[rows], training_set, number[found.query], found.ids, rigorous)
-    return pairs.posterior(found.radius[done])
+    pairs = _Pairs(z[rows], sigma[rows], training_set, query, candidates.ids, rigorous)
+    return pairs.posterior(candidates.radius[done])
 
 
-def nearest_posterior(
-    z, sigma, training_set, neighbours, n_neighbors, *, n_remainder=0, random_state=None
-):
-    """Posterior of whole images from exactly the nearest training images, and a few others.
-
-    Parameters
-    ----------
-    z, sigma, training_set, neighbours
-        See `tolerant_posterior`.
-    n_neighbors : int
-        Between 1 and the number of training images.
-    n_remainder : int, default 0
-        How many of all other training images stand for them, drawn with equal probability and
-        weighted accordingly (self-normalised importance sampling).
-    random_state : numpy Generator, default None
-        Draws them.
-
-    Returns
-    -------
-    Posterior
-    """
-    sigma = floored_sigma(sigma, z, training_set)
-    n_images = len(training_set)
+def _nearest(z, sigma, search):
+    """Compare with exactly the nearest training images, and with others drawn at random."""
+    neighbours, n_images = search.neighbours, len(search.neighbours.training_set)
     others = None
-    if n_remainder:
-        drawn = random_state.choice(n_images, min(n_remainder, n_images), replace=False)
+    if search.n_remainder:
+        rng = np.random.default_rng(search.seed)
+        drawn = rng.choice(n_images, min(search.n_remainder, n_images), replace=False)
         others = torch.from_numpy(drawn).to(z.device).sort().values
     n_rows = rows_that_fit(64 * n_images, len(z), what="Finding the candidates of one image")
-    parts = []
-    for rows in torch.arange(len(z), device=z.device).split(n_rows):
-        pairs, radius = _candidates(z[rows], sigma[rows], training_set, neighbours, n_neighbors)
-        near = pairs.nearest(n_neighbors)
-        parts.append((rows, pairs.posterior(radius, near, others)))
-    return Posterior.gathered(parts, len(z))
+    counts = torch.tensor(search.counts(sigma), device=z.device)
+    groups = []
+    for k in counts.unique().tolist():
+        for rows in (counts == k).nonzero().squeeze(1).split(n_rows):
+            pairs, radius = _candidates(z[rows], sigma[rows], neighbours, k)
+            groups.append((rows, pairs.posterior(radius, pairs.nearest(k), others)))
+    return PerWindow.gathered(groups, len(z))
 
 
-def _candidates(z, sigma, training_set, neighbours, k):
-    """Pairs among which the k nearest are, and the distance within which they are complete.
+def _candidates(z, sigma, neighbours, k):
+    """Return pairs that hold the k nearest, and the distance within which they are complete.
 
-    All of them, where an index without guarantees finds fewer than k.
+    All pairs, where an index without guarantees finds fewer than k.
     """
+    training_set = neighbours.training_set
     ids = neighbours.search(z, k).ids
     query = torch.arange(len(z), device=z.device).repeat_interleave(ids.shape[1])
-    known = ids.flatten() >= 0
-    squares = pair_squares(z.flatten(1), training_set, query[known], ids.flatten()[known])
-    farthest = segment_max(squares, query[known], len(z)) * (1 + 1e-5)
+    exists = ids.flatten() >= 0
+    squares = pair_squares(z.flatten(1), training_set, query[exists], ids.flatten()[exists])
+    farthest = segment_max(squares, query[exists], len(z)) * (1 + 1e-5)
     tail = 2 * sigma.square() * math.log(len(training_set) / _TAIL)
-    complete = torch.bincount(query[known], minlength=len(z)) == ids.shape[1]
+    complete = torch.bincount(query[exists], minlength=len(z)) == ids.shape[1]
     radius = (farthest + tail).sqrt().masked_fill(~complete, torch.inf)
     found = neighbours.within(z, lambda rows, ids: radius[rows], len(training_set))
     short = torch.bincount(found.query, minlength=len(z)) < k
@@ -226,14 +293,14 @@ class _Pairs:
         self._exact_z = z.flatten(1).double()
 
     def log_prior(self, ids):
-        """Log of the prior probability of training images, (m,)."""
+        """Return the log prior probability of training images, (m,)."""
         weight = self.training_set.log_weight
         if weight is None:
             return torch.full_like(self.squares[:1], -math.log(len(self.training_set)))
         return weight[ids]
 
     def nearest(self, k):
-        """Which pairs are those of the k nearest training images, (p,) bool."""
+        """Return which pairs are those of the k nearest training images, (p,) bool."""
         n, squares, query = len(self.z), self.squares, self.query
         kth = squares.masked_fill(segment_rank(squares, query, n) >= k, -torch.inf)
         kth = segment_max(kth, query, n)[query]
@@ -246,14 +313,14 @@ class _Pairs:
         return near
 
     def posterior(self, radius, near=None, others=None):
-        """The posterior over them.
+        """Return the posterior over the pairs, a `PerWindow`.
 
         Parameters
         ----------
         radius : Tensor of shape (n,)
             No training image without a pair is nearer.
         near : Tensor of shape (p,), bool, default None
-            Which pairs to use; the others are left out knowingly. None: all.
+            Pairs to use; the others are left out. None: all.
         others : Tensor of shape (m,), int64, default None
             Training images drawn at random, to stand for all that are not used.
         """
@@ -276,11 +343,10 @@ class _Pairs:
             bound = bound + (mean - truncated).abs().flatten(1).amax(1)
             concentration = concentration + extra.concentration
             error = extra.standard_error(mean, total)
-        log_evidence = scale + total.log() + log_gauss_constant(self._exact_z.shape[1], self.sigma)
         proved = self._complete() | self._rigorous
-        return Posterior(
+        return PerWindow(
             mean,
-            log_evidence[:, None].to(mean),
+            (scale + total.log())[:, None],
             (total.square() / concentration)[:, None].to(mean),
             bound.to(mean),
             error.to(mean),
@@ -288,15 +354,15 @@ class _Pairs:
         )
 
     def _complete(self):
-        """Which noisy images have a pair with every training image, (n,) bool."""
+        """Return which noisy images have a pair with every training image, (n,) bool."""
         return torch.bincount(self.query, minlength=len(self.z)) == len(self.training_set)
 
     def _exact_squares(self, rows):
-        """Squared distances of some pairs, in float64 from the start."""
+        """Return squared distances of some pairs, in float64 from the start."""
         return pair_squares(self._exact_z, self.training_set, self.query[rows], self.ids[rows])
 
     def _weights(self, near):
-        """Pairs that matter among the near ones, their weights, and the log of weight one (n,)."""
+        """Return near pairs that matter, their weights, and the log of weight one (n,)."""
         n = len(self.z)
         logit = -self.precision[self.query] * self.squares + self.log_prior(self.ids)
         logit = logit.masked_fill(~near, -torch.inf)
@@ -312,7 +378,7 @@ class _Pairs:
         return query, ids, (logit - top[query]).exp_(), nearest + top
 
     def _mean(self, query, ids, weight):
-        """Weighted sums of training images, (n, C, H, W)."""
+        """Return weighted sums of training images, (n, C, H, W)."""
         out = torch.zeros_like(self.z).flatten(1)
         for start in range(0, len(ids), _BLOCK):
             some = slice(start, start + _BLOCK)
@@ -321,22 +387,22 @@ class _Pairs:
         return out.view(self.z.shape)
 
     def _log_left_out(self, near, radius):
-        """Log of the largest possible mass of all training images that are not used, (n,)."""
+        """Return the log of the largest possible mass of all unused training images, (n,)."""
         n, query = len(self.z), self.query
         least = self.squares - _rounding(self.squares, self.z.dtype)
         logit = -self.precision[query] * least + self.log_prior(self.ids)
         logit = logit.masked_fill(near, -torch.inf)
-        known = segment_logsumexp(logit, query, n)
+        paired = segment_logsumexp(logit, query, n)
         prior = self.log_prior(self.ids).exp().expand(len(query))
-        unknown = 1 - segment_sum(prior, query, n)
-        unknown[self._complete()] = 0
+        unpaired = 1 - segment_sum(prior, query, n)
+        unpaired[self._complete()] = 0
         # at sigma = inf all count alike, however far
         away = (self.precision * radius.square()).masked_fill(self.precision == 0, 0)
-        unknown = unknown.clamp_min(0).log() - away
-        return torch.logaddexp(known, unknown)
+        unpaired = unpaired.clamp_min(0).log() - away
+        return torch.logaddexp(paired, unpaired)
 
     def _sampled(self, near, others, scale):
-        """Pairs with the others, and their weights beside those of log weight ``scale``."""
+        """Return pairs with the others, weighted relative to log weight ``scale``."""
         n, n_images = len(self.z), len(self.training_set)
         query = torch.arange(n, device=self.z.device).repeat_interleave(len(others))
         ids = others.repeat(n)
@@ -352,7 +418,7 @@ class _Pairs:
 
 
 class _Sampled:
-    """Training images drawn at random, which stand for ``left`` of them each time."""
+    """Training images drawn at random, which stand for ``left`` images of each noisy image."""
 
     def __init__(self, training_set, query, ids, weight, drawn, left):
         self.training_set, self.query, self.ids = training_set, query, ids
@@ -363,7 +429,7 @@ class _Sampled:
         self.concentration = segment_sum(weight.square() * one, query, n)
 
     def standard_error(self, mean, total):
-        """Of the self-normalised mean, as a root mean square over its pixels, (n,)."""
+        """Return the standard error of the mean, a root mean square over its pixels, (n,)."""
         flat = mean.flatten(1)
         squares = pair_squares(flat, self.training_set, self.query, self.ids)
         variance = segment_sum(self.weight.square() * squares, self.query, len(flat))

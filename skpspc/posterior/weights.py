@@ -8,17 +8,102 @@ For a window with flat coordinates P, precisions pi and training images of weigh
             \sum_{j \in P} \pi_j (z_j - x_{ij})^2 + \log v_i\Bigr)
 """
 
+import math
+
 import torch
 
 from ..support.memory import rows_that_fit
-from .posterior import exact_scale, floored_sigma, precision_root
+from .softmax import RunningSoftmax, exact_scale, floored_sigma, precision_root
 
 # Training images that are worked on together: their numbers stay in the cache.
 _CHUNK_ROWS = 512
+# Share of a window's mass that the second pass may leave out.
+_SKIPPED_MASS = {torch.float32: 1e-8, torch.float64: 1e-12}
+
+
+class Weights:
+    """Posterior weights of one noisy image in K windows, in chunks of training images.
+
+    The constructor makes one pass over the training set, for the normalisers; `chunks` makes
+    another, over the images that have any weight.
+
+    A subclass gives ``_logits(rows)``: for m / places images, a slice or a Tensor of int64, logits
+    (m, K) without sample weights, and the answers of the windows (m, C, ...).
+
+    Parameters
+    ----------
+    source : TrainingSet
+    sums : Tensor of shape (K,)
+        Zeros, in the dtype of the logits.
+    n_rows : int
+        Images in a chunk.
+    rounding : float, default 0.0
+        Relative rounding error of the logits. Logits that differ from the largest by no more are
+        equal, so that copies of an image share its weight at any noise level, though a matrix
+        product adds up a row in an order that depends on where the row stands.
+    places : int, default 1
+        Patches of each image that are compared.
+    without : Tensor of shape (N,), bool, default None
+        Training images that are left out.
+    """
+
+    def __init__(self, source, sums, n_rows, rounding=0.0, places=1, without=None):
+        self.n_images, self.n_windows, self.places = len(source), len(sums), places
+        self._source, self._n_rows = source, n_rows
+        self.softmax = RunningSoftmax(sums, rounding=rounding)
+        self._closest = sums.new_full((len(source),), -torch.inf)
+        if without is None:
+            self._chunks = list(source.slices(n_rows))
+        else:
+            self._chunks = list((~without).nonzero().squeeze(1).split(n_rows))
+        for rows in self._chunks:
+            logit, _ = self._logits(rows)
+            relative, _, _ = self.softmax.add(logit, self._prior(rows))
+            self._closest[rows] = relative.amax(1).view(-1, places).amax(1)
+        self._least = math.log(_SKIPPED_MASS[sums.dtype] / (len(source) * places))
+
+    def _logits(self, rows):
+        raise NotImplementedError
+
+    def zeros(self, *shape):
+        """Return zeros in float64, on the device of the weights."""
+        return torch.zeros(shape, dtype=torch.float64, device=self._closest.device)
+
+    def chunks(self):
+        """Yield numbers (m,), weights (m, K) and answers (m, C, ...) of nearly all images.
+
+        Number j is place ``j % places`` in the image ``j // places``.
+        """
+        every = torch.arange(self.n_images, device=self._closest.device)
+        places = torch.arange(self.places, device=every.device)
+        for rows in self._hopeful():
+            logit, answers = self._logits(rows)
+            relative = self.softmax.relative(logit, self._prior(rows))
+            weight = relative.exp_().div_(self.softmax.total)
+            yield (every[rows][:, None] * self.places + places).flatten(), weight, answers
+
+    def left_without(self, groups):
+        """Return the weight (G, K) left in every window without groups (G, N), bool, of images."""
+        left = self.zeros(len(groups), self.n_windows).fill_(1.0)
+        for numbers, weight, _ in self.chunks():
+            left -= groups[:, numbers // self.places].double() @ weight.double()
+        return left
+
+    def _hopeful(self):
+        """Return the chunks that hold an image of some weight."""
+        hopeful = self._closest > self._least
+        if self._closest.dtype == torch.float64:
+            return hopeful.nonzero().squeeze(1).split(self._n_rows)
+        # in the chunks of the first pass, so that float32 products round as they did there
+        return [rows for rows in self._chunks if hopeful[rows].any()]
+
+    def _prior(self, rows):
+        prior = self._source.prior(rows)
+        return None if prior is None else prior.repeat_interleave(self.places)
 
 
 def window_weights(z, sigma, training_set, columns, precision=None):
-    """Posterior weights of the training images, as seen through one window.
+    """Return the posterior weights of the training images in one window.
 
     Differences are taken directly, so that small noise levels lose nothing; training images
     are converted a few hundred at a time, and only the window's coordinates of them.
@@ -32,7 +117,7 @@ def window_weights(z, sigma, training_set, columns, precision=None):
         weights) are allowed.
     training_set : TrainingSet
     columns : Tensor of shape (m,), int64
-        Which coordinates (c * H + y) * W + x are compared.
+        Coordinates (c * H + y) * W + x that are compared.
     precision : Tensor of shape (m,), default None
         How much each of them counts, non-negative; None: one.
 

@@ -1,32 +1,41 @@
-"""Training sets, and the windows, cells and indexes over them."""
+"""The training set, the windows that compare its images, and the search for neighbours."""
 
 from .labels import Labels
 from .search import Neighbours, Recall, check_index
-from .training_set import MirroredTrainingSet, TrainingSet
+from .training_set import MirroredTrainingSet, TrainingSet, TranslatedTrainingSet
 from .windows import (
+    Centred,
+    Masks,
+    Squares,
+    Whole,
     Windows,
     centred_counts,
-    centred_windows,
     clip_size,
     overlap_counts,
     square_corners,
+    squares_of_side,
     tapered_windows,
     with_own_heat,
 )
 
 __all__ = [
+    "Centred",
     "Labels",
+    "Masks",
     "MirroredTrainingSet",
     "Neighbours",
     "Recall",
+    "Squares",
     "TrainingSet",
+    "TranslatedTrainingSet",
+    "Whole",
     "Windows",
     "centred_counts",
-    "centred_windows",
     "check_index",
     "clip_size",
     "overlap_counts",
     "square_corners",
+    "squares_of_side",
     "tapered_windows",
     "with_own_heat",
 ]

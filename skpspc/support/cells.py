@@ -16,6 +16,7 @@ import math
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 from .._threads import ForkSafeLock
 
@@ -34,8 +35,8 @@ class PatchCells:
     Parameters
     ----------
     dictionary : PatchDictionary
-    track : callable, default None
-        ``track(iterable)`` passes on the branches that are still to be divided; for a progress bar.
+    verbose : int, default 0
+        Above zero, show a progress bar.
 
     Attributes
     ----------
@@ -45,7 +46,7 @@ class PatchCells:
         Start of each cell in ``order``, and the end of the last cell. A cell may be empty.
     """
 
-    def __init__(self, dictionary, track=None):
+    def __init__(self, dictionary, verbose=0):
         rng = np.random.default_rng(0)
         n = self._n_divided = len(dictionary)
         n_branches = min(_MOST_BRANCHES, max(1, round(math.sqrt(n / _PATCHES_A_CELL))))
@@ -58,7 +59,7 @@ class PatchCells:
         self._basis = np.ascontiguousarray(vectors[:, ::-1][:, :n_leading], np.float32)
         self._trunk, self._branches = _k_means(sample, n_branches, rng), []
         divided, members = [], self._members(dictionary, 0)
-        for ids in members if track is None else track(members):
+        for ids in tqdm(members, "indexing patches", disable=verbose <= 0):
             patches = _patches(dictionary, ids)
             trained_on = rng.permutation(len(ids))[: _TRAINED_ON * n_branches]
             branch = _k_means(patches[trained_on], n_branches, rng) if len(ids) else None
@@ -167,12 +168,19 @@ class CellsByWindow:
         self._cells = {}
         self._lock = ForkSafeLock()
 
-    def of(self, dictionary, track=None):
+    def extended(self):
+        """Return cells for a training set that begins with the present images, made when asked."""
+        copied = CellsByWindow()
+        with self._lock:
+            copied._cells = dict(self._cells)
+        return copied
+
+    def of(self, dictionary, verbose=0):
         """Return the cells of a dictionary; parameters as for `PatchCells`."""
         with self._lock:
             cells = self._cells.get(dictionary.window)
             if cells is None:
-                cells = PatchCells(dictionary, track)
+                cells = PatchCells(dictionary, verbose)
             elif len(cells.order) < len(dictionary):
                 cells = cells.extended(dictionary)
             self._cells[dictionary.window] = cells

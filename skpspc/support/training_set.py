@@ -2,6 +2,7 @@
 
 import math
 from functools import cached_property, partial
+from itertools import product
 
 import torch
 
@@ -305,3 +306,76 @@ class MirroredTrainingSet(TrainingSet):
         """Smallest and largest value of every pixel, two Tensors of (C, H, W), float64."""
         low, high = self._of(self.images).extremes
         return torch.minimum(low, low.flip(-1)), torch.maximum(high, high.flip(-1))
+
+
+class TranslatedTrainingSet(TrainingSet):
+    """A training set, and after it its images moved by some rows and columns, move by move.
+
+    A moved image shows nothing beyond the edges of the image: a window compares it only where the
+    move `covers` the window. The moved images are made chunk by chunk as they are read.
+
+    Parameters
+    ----------
+    training_set : TrainingSet
+    max_shift : int
+        Largest move along rows and along columns.
+
+    Attributes
+    ----------
+    moves : list of (down, right)
+        (0, 0) first.
+    """
+
+    def __init__(self, training_set, max_shift):
+        reach = [min(max_shift, side - 1) for side in training_set.image_shape[1:]]
+        shifts = product(*(range(-most, most + 1) for most in reach))
+        self.moves = sorted(shifts, key=lambda move: move != (0, 0))
+        weight = training_set.sample_weight
+        self.images = training_set.images
+        self.sample_weight = None if weight is None else weight.repeat(len(self.moves))
+        self.data_range = training_set.data_range
+
+    def __len__(self):
+        return len(self.moves) * len(self.images)
+
+    def moves_of(self, rows):
+        """Return the number of the move of each of some rows (a slice or indices), (m,) int64."""
+        return torch.arange(len(self), device=self.device)[rows] // len(self.images)
+
+    def covers(self, windows):
+        """Return which moves cover each window of `Masks`, (n_moves, K) bool.
+
+        A move covers a window if it moves pixels of the image to all coordinates that the window
+        compares or answers for.
+        """
+        used = (windows.query > 0) | (windows.response > 0)
+        used = used.any(1)  # (K, H, W)
+        inside = torch.zeros(len(self.moves), *used.shape[1:], dtype=torch.bool, device=used.device)
+        for area, move in zip(inside, self.moves, strict=True):
+            area[self._areas(*move)[0]] = True
+        return ~torch.einsum("khw,mhw->mk", used.double(), (~inside).double()).bool()
+
+    def stored(self, rows):
+        """Return the images of some rows (a slice or indices), (m, C, H, W), in their own dtype."""
+        moves = self.moves_of(rows)
+        numbers = torch.arange(len(self), device=self.device)[rows] % len(self.images)
+        images = self.images[numbers]
+        moved = torch.zeros_like(images)
+        for number in moves.unique().tolist():
+            target, origin = self._areas(*self.moves[number])
+            at = moves == number
+            part = torch.zeros_like(images[at])
+            part[target] = images[at][origin]
+            moved[at] = part
+        return moved
+
+    def _areas(self, down, right):
+        """Return the indices of the pixels of a moved image, and of the pixels moved there."""
+
+        def along(shift, side):
+            return slice(max(0, -shift), min(side, side - shift))
+
+        shifts = list(zip((down, right), self.image_shape[1:], strict=True))
+        target = [along(shift, side) for shift, side in shifts]
+        origin = [along(-shift, side) for shift, side in shifts]
+        return (..., *target), (..., *origin)

@@ -1,20 +1,165 @@
-"""Where a patch looks and where it answers.
+"""Windows: which coordinates a posterior compares, and for which coordinates it answers.
+
+Four kinds of windows are all that there are: `Whole`, `Squares`, `Masks` and `Centred`. Each is a
+frozen value; noisy images whose windows are equal share one call of a kernel.
 
 A square window of size ``s`` is every ``s x s`` crop that fits the image, named by its top
 left corner. Along an axis shorter than ``s`` it spans the whole axis, so that an image of
 shape (C, 1, W) is a signal with windows of ``s`` samples.
 """
 
+import math
 import numbers
-from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 
 from .._repr import short_repr
-from .training_set import TrainingSet
+
+
+@dataclass(frozen=True)
+class Whole:
+    """One window, the whole image, which answers for all of it."""
+
+    def n_values(self, image_shape):
+        """Return how many numbers of an image (C, H, W) the window compares."""
+        return math.prod(image_shape)
+
+    def masks(self, image_shape, device="cpu"):
+        """Return the window as `Masks` for images of shape (C, H, W)."""
+        ones = torch.ones(1, 1, *image_shape[1:], dtype=torch.bool, device=device)
+        return Masks(self, ones, ones)
+
+
+@dataclass(frozen=True)
+class Squares:
+    """All windows of h x w pixels that fit the image; each answers for its own pixels.
+
+    Attributes
+    ----------
+    h, w : int
+    """
+
+    h: int
+    w: int
+
+    def n_values(self, image_shape):
+        """Return how many numbers of an image (C, H, W) each window compares."""
+        return image_shape[0] * self.h * self.w
+
+    def masks(self, image_shape, device="cpu"):
+        """Return the windows as `Masks` for images of shape (C, H, W), in row-major order."""
+        corners = square_corners((self.h, self.w), image_shape)
+        squares = torch.zeros(len(corners), 1, *image_shape[1:], dtype=torch.bool, device=device)
+        for square, (top, left) in zip(squares, corners, strict=True):
+            square[..., top : top + self.h, left : left + self.w] = True
+        return Masks(self, squares, squares)
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Windows of any shape.
+
+    Attributes
+    ----------
+    level : hashable
+        Name of the windows, such as their noise level: Masks of equal levels are equal.
+    query : Tensor of shape (K, c, H, W), bool or float
+        Precisions: how much each coordinate counts in the distance; c = 1 where the channels
+        share them, else c = C.
+    response : Tensor of shape (K, c, H, W), bool or float, or None
+        Weight of each window's answer at each coordinate; every coordinate has a positive sum.
+        None: there are as many windows as pixels (c = 1) or coordinates (c = C), and each
+        answers for its own.
+    batch_size : int, default None
+        Weights are normalised within each batch of so many training images, and the batches
+        averaged; without responses alone. None: weights are normalised over all images.
+    """
+
+    level: object
+    query: torch.Tensor = field(compare=False)
+    response: torch.Tensor | None = field(compare=False)
+    batch_size: int | None = None
+
+    __repr__ = short_repr
+
+    def n_values(self, image_shape):
+        """Return how many numbers of an image (C, H, W) each window compares, (K,) float64.
+
+        A soft window compares as many as its precisions add up to.
+        """
+        repeats = image_shape[0] // self.query.shape[1]
+        return repeats * self.query.flatten(1).sum(1, dtype=torch.float64)
+
+    def masks(self, image_shape, device="cpu"):
+        """Return the windows themselves."""
+        return self
+
+    def shares(self):
+        """Return responses with a sum of one at each coordinate, (K, c, H, W) float64, or None."""
+        if self.response is None:
+            return None
+        response = self.response.double()
+        return response / response.sum(0)
+
+    @property
+    def answer_shape(self):
+        """(c, H, W) of the answers that have windows of their own; c = 1 is all channels."""
+        height, width = self.query.shape[2:]
+        if self.response is None:
+            return len(self.query) // (height * width), height, width
+        return tuple(self.response.shape[1:])
+
+
+@dataclass(frozen=True)
+class Centred:
+    """The odd square around each pixel, which answers for that pixel alone.
+
+    Attributes
+    ----------
+    size : int
+        Side of the squares, odd.
+    boundary : {"zero", "circular", "broken"}, default None
+        Padding of the noisy image, for windows that are compared with all places of the training
+        images; see `LocalScoreDenoiser`. None: windows are compared with their own place, and cut
+        at the edges.
+    """
+
+    size: int
+    boundary: str | None = None
+
+    def n_values(self, image_shape):
+        """Return how many numbers of an image (C, H, W) each window compares: an int, or (H*W,)."""
+        channels, *sides = image_shape
+        if self.boundary in ("zero", "circular"):
+            return channels * math.prod(self.size for side in sides if side > 1)
+        return channels * torch.as_tensor(centred_counts(self.size, image_shape)).flatten()
+
+    def masks(self, image_shape, device="cpu"):
+        """Return the windows as `Masks` for images of shape (C, H, W).
+
+        Raises
+        ------
+        ValueError
+            If the windows are compared with other places of the training images.
+        """
+        if self.boundary is not None:
+            raise ValueError(
+                "equivariant=True compares windows with other places of the training images; use "
+                "equivariant=False."
+            )
+        around = torch.from_numpy(centred_windows(image_shape, self.size)).to(device)
+        return Masks(self, around[:, None], None)
+
+
+Windows = Whole | Squares | Masks | Centred
+
+
+def squares_of_side(size, image_shape):
+    """Return the square windows of a side in images of shape (C, H, W): Squares, or Whole."""
+    h, w = clip_size(size, image_shape)
+    return Whole() if (h, w) == image_shape[1:] else Squares(h, w)
 
 
 def clip_size(size, image_shape):
@@ -178,85 +323,3 @@ def with_own_heat(heat, pixels):
     largest[largest == 0] = 1.0
     heat[torch.arange(len(heat), device=heat.device), pixels.to(heat.device)] = largest
     return heat
-
-
-class Window(NamedTuple):
-    """One window, as one pixel of the answer knows it.
-
-    Attributes
-    ----------
-    columns : Tensor of shape (m,), int64
-        The coordinates (c * H + y) * W + x of an image that it compares.
-    precision : Tensor of shape (m,), float64
-        How much each of them counts.
-    share : Tensor of shape (C,), float64
-        Its part in every channel of the pixel; those of all windows add up to one.
-    """
-
-    columns: torch.Tensor
-    precision: torch.Tensor
-    share: torch.Tensor
-
-    def __repr__(self):
-        return short_repr(self)
-
-
-@dataclass(frozen=True)
-class Windows:
-    """The windows of a noise level, in the terms of the one formula behind the denoisers.
-
-    Attributes
-    ----------
-    query : Tensor of shape (K, c, H, W), bool or float
-        How much each coordinate counts in the distance; c = 1 where the channels share it,
-        else c = C.
-    response : Tensor of the same shape, bool or float, or None
-        How much each window has to say at each coordinate. None: there are as many windows as
-        pixels, or as coordinates, and each answers for its own.
-    source : TrainingSet
-        The images that are seen through them, each at the same place as the noisy one.
-    corner : tuple of (top, left), default (0, 0)
-        Where these lie in the images that were fitted, if they are crops.
-    """
-
-    query: torch.Tensor
-    response: torch.Tensor | None
-    source: TrainingSet
-    corner: tuple[int, int] = (0, 0)
-
-    __repr__ = short_repr
-
-    @cached_property
-    def share(self):
-        """Responses with a sum of one at each coordinate, (K, c, H, W) float64, or None."""
-        if self.response is None:
-            return None
-        response = self.response.double()
-        return response / response.sum(0)
-
-    @property
-    def answer_shape(self):
-        """(c, H, W) of the answers that have windows of their own; c = 1 is all channels."""
-        height, width = self.query.shape[2:]
-        if self.response is None:
-            return len(self.query) // (height * width), height, width
-        return tuple(self.response.shape[1:])
-
-    def at(self, row, column):
-        """The windows that answer for a pixel, a list of `Window`."""
-        channels, n_answers = self.source.image_shape[0], self.answer_shape[0]
-        _, height, width = self.answer_shape
-        if self.share is None:
-            numbers = [c * height * width + row * width + column for c in range(n_answers)]
-            own = torch.eye(n_answers, dtype=torch.float64, device=self.query.device)
-            shares = own.expand(-1, channels)
-        else:
-            every = self.share[:, :, row, column].expand(-1, channels)  # (K, C)
-            numbers = every.any(1).nonzero().squeeze(1).tolist()
-            shares = every[numbers]
-        found = []
-        for number, share in zip(numbers, shares, strict=True):
-            precision = self.query[number].expand(self.source.image_shape).flatten()
-            columns = precision.nonzero().squeeze(1)
-            found.append(Window(columns, precision[columns].double(), share))
-        return found

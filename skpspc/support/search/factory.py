@@ -1,11 +1,11 @@
 """Choice of an index by a factory string."""
 
-import warnings
 from functools import cache
 
 import torch
 
 from ..._optional import available
+from ..._warnings import warn
 from .brute import BruteIndex
 from .coordinates import n_coordinates
 from .faiss import FaissIndex, gpu_search
@@ -39,9 +39,7 @@ def check_index(factory, training_set):
 
 @cache
 def _warn_missing(factory):
-    warnings.warn(
+    warn(
         f"faiss is not installed, so index={factory!r} is replaced by an exact search in torch: "
-        'nothing is lost but time. pip install "skpspc[cpu]", or pass index="Flat".',
-        UserWarning,
-        stacklevel=7,
+        'nothing is lost but time. pip install "skpspc[cpu]", or pass index="Flat".'
     )

@@ -1,6 +1,5 @@
 """Search by FAISS: flat, cells, compressed codes, graphs; on a GPU where there is one."""
 
-import warnings
 from contextlib import contextmanager
 from functools import cache
 
@@ -9,6 +8,7 @@ import torch
 
 from ..._optional import available, load
 from ..._threads import n_threads
+from ..._warnings import warn
 from .results import LEADERS, Found, Within, rounding
 
 _EXAMPLES = '"Flat", "IVF256,Flat", "PCA32,IVF256,SQ8", "SQ8", "HNSW32"'
@@ -202,11 +202,7 @@ class FaissIndex:
         """Move all shards to the CPU after an error of the GPU; raise an error of the CPU."""
         if not self._on_gpu:
             raise error
-        warnings.warn(
-            f"index={self.factory!r} does not fit the GPU ({error}); searching on the CPU.",
-            UserWarning,
-            stacklevel=2,
-        )
+        warn(f"index={self.factory!r} does not fit the GPU ({error}); searching on the CPU.")
         self._shards = [(self._to_cpu(shard), first) for shard, first in self._shards]
         self._on_gpu, self._max_k, self._shard_size = False, None, None
 
@@ -389,11 +385,9 @@ def _use_gpu(faiss, device):
 
 @cache
 def _warn_no_gpu_build():
-    warnings.warn(
+    warn(
         "there is a CUDA device, but this faiss is built for the CPU; searching on the CPU. A GPU "
-        "build (faiss-gpu) replaces it.",
-        UserWarning,
-        stacklevel=4,
+        "build (faiss-gpu) replaces it."
     )
 
 

@@ -1,6 +1,7 @@
 """Search for the training images near noisy images, by an index over their coordinates."""
 
 import torch
+from tqdm.auto import tqdm
 
 from ..._repr import listed
 from ..._threads import ForkSafeLock
@@ -22,17 +23,14 @@ class Neighbours:
     training_set : TrainingSet
     factory : str, default "Flat"
         See `make_index`.
-    track : callable, default None
-        ``track(blocks)`` passes on the blocks of rows that are still to be added.
     fallback : str, default None
         Factory string of the index to use where there are too few images for ``factory``.
     """
 
-    def __init__(self, training_set, factory="Flat", track=None, *, fallback=None):
+    def __init__(self, training_set, factory="Flat", *, fallback=None):
         self.training_set = training_set
         self.factory = factory
         self.fallback = fallback
-        self._track = track or iter
         self._coordinates = self._index = None
         self._lock = ForkSafeLock()
 
@@ -84,7 +82,7 @@ class Neighbours:
         A built index is copied and the new images are added to the copy, so that this object
         keeps searching the present images.
         """
-        other = Neighbours(training_set, self.factory, self._track, fallback=self.fallback)
+        other = Neighbours(training_set, self.factory, fallback=self.fallback)
         other._coordinates = self._coordinates
         if self._index is not None:
             other._coordinates, index = self._built()
@@ -94,9 +92,18 @@ class Neighbours:
                 other._index.add(points)
         return other
 
-    def _built(self):
+    def build(self, verbose=0):
+        """Build the index, unless it is built; above zero, ``verbose`` shows a progress bar.
+
+        The training set is then one block of memory, from which single images are read fast.
+        """
+        self._built(verbose)
+
+    def _built(self, verbose=0):
         """Return coordinates and index; the first call builds them."""
         with self._lock:
+            if not self.training_set.images.is_contiguous():
+                self.training_set = self.training_set.contiguous()
             if self._index is None:
                 coordinates = self._coordinates or Coordinates(self.training_set)
                 try:
@@ -105,7 +112,8 @@ class Neighbours:
                     if self.fallback is None:
                         raise
                     index = self._trained(self.fallback, coordinates)
-                for rows in self._track(row_blocks(self.training_set)):
+                blocks = row_blocks(self.training_set)
+                for rows in tqdm(blocks, "indexing", disable=verbose <= 0):
                     index.add(coordinates(self.training_set.take(rows, torch.float32)))
                 self._coordinates, self._index = coordinates, index
             return self._coordinates, self._index
@@ -118,7 +126,7 @@ class Neighbours:
         return index
 
     def __getstate__(self):
-        state = {**vars(self), "_track": iter}
+        state = vars(self).copy()
         del state["_lock"]
         state.pop("training_set", None)
         if self._index is not None and self._index.cheap:
@@ -130,7 +138,7 @@ class Neighbours:
 
 
 def _distances(points, others):
-    """Distances (n, m), float64, of (n, d) and (m, d), by subtraction."""
+    """Return distances (n, m), float64, of (n, d) and (m, d), by subtraction."""
     exact = "donot_use_mm_for_euclid_dist"
     return torch.cdist(points.double(), others.double(), compute_mode=exact)
 

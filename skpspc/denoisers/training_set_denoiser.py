@@ -1,0 +1,516 @@
+"""The base of denoisers that learn from training images."""
+
+import copy
+import numbers
+from dataclasses import fields, replace
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, _fit_context
+from sklearn.utils.validation import check_is_fitted
+
+from .._threads import torch_threads
+from .._units import check_data_range, check_inside
+from .._validation import (
+    as_labels,
+    check_device,
+    check_labels,
+    check_noisy_images,
+    check_sigma,
+    check_training_images,
+    check_weights,
+)
+from ..posterior import Attribution
+from ..support import TrainingSet
+from ..support.training_set import DEFAULT_RANGE
+from .base import Denoiser
+
+# Private attributes that a fit sets, beside the public ones, whose names end in an underscore.
+_FITTED = {
+    "_class_priors",
+    "_image_dtype",
+    "_labels",
+    "_layout",
+    "_learner",
+    "_limits",
+    "_n_given",
+    "_n_images",
+    "_no_labels",
+    "_prior",
+    "_used",
+    "_warned",
+}
+
+
+class TrainingSetDenoiser(Denoiser):
+    """Base of denoisers that learn a prior from training images.
+
+    A subclass gives ``_learn(training_set)``, the prior that its parameters make of a training
+    set; `_check`, if parameters have to be checked against the training set; and `_grown`, if a
+    prior can be extended sooner than learnt again.
+
+    A fit works on a copy of the estimator, whose state then replaces the state of the estimator by
+    one assignment: a fit that is refused changes nothing. The copy before it learnt anything, the
+    learner, stays: it has the parameters of the fit, and learns the priors of the classes.
+    """
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, sample_weight=None):
+        """Learn from training images.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, C, H, W) or (n, d)
+            uint8 images are read on ``data_range``, [-1, 1] by default. Float images, float64
+            included, are used unscaled. Integers of other types are refused as images unless
+            ``data_range`` says what their range is. Not copied: do not write to X afterwards.
+        y : array of shape (n,), default None
+            Labels of any type that sorts, for :meth:`denoise` and :meth:`sample` of a class;
+            without a class all images count. A y of several columns, as regressors take, holds
+            no labels; a one-hot y is refused.
+        sample_weight : array of shape (n,), default None
+            Non-negative; the prior probability of each image, up to a factor.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            For NaN, infinity, masked values, no images, or shapes, labels and weights that do not
+            fit; for labels that are missing (NaN, None) or one-hot; for floats whose largest
+            magnitude is out of range (float32: 1e-16 to 1e16, float64: 1e-60 to 1e60).
+
+        Notes
+        -----
+        A class whose images lie together in X is a view of them. Where they lie apart they are
+        copied, once, when that class is first asked for: sort X by class to save the memory.
+        """
+        new = self._unfitted()
+        images, new._layout = check_training_images(new, X, reset=True)
+        new._take_units(images)
+        device = check_device(new.device, images)
+        weight = check_weights(sample_weight, images, device)
+        new._take_labels(check_labels(y, len(images), weight), y)
+        new._take_weights(weight, len(images))
+        training_set = new._training_set(images.to(device), weight)
+        new._n_images = len(training_set)
+        learner = new._learner_of_present_parameters()
+        with torch_threads():
+            learner._check(training_set)
+            new._hold(learner, learner._learn(training_set), training_set)
+        self.__dict__ = new.__dict__
+        return self
+
+    @_fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Add training images to those fitted before.
+
+        Parameters and errors are those of :meth:`fit`; X must have the image shape and dtype
+        of the first call. Labels come in every call or in none; new classes may. The present
+        parameters of the estimator act as at a fit of all images.
+
+        Returns
+        -------
+        self
+        """
+        if not hasattr(self, "image_shape_"):
+            return self.fit(X, y, sample_weight)
+        new = copy.copy(self)
+        images, _ = check_training_images(new, X, reset=False)
+        if images.dtype != self._image_dtype:
+            raise ValueError(
+                f"X has dtype {images.dtype}, the training set {self._image_dtype}; convert X "
+                "first."
+            )
+        check_inside(images, self.data_range_)
+        weight = check_weights(sample_weight, images, self._device)
+        new._take_more_labels(check_labels(y, len(images), weight), y)
+        new._take_more_weights(weight, len(images))
+        added = self._training_set(images.to(self._device), weight)
+        low, high = value_limits(images, self.data_range_)
+        new._limits = min(low, self._limits[0]), max(high, self._limits[1])
+        new._n_images = self._n_images + len(added)
+        learner = new._learner_of_present_parameters()
+        before = self._kept_images()
+        with torch_threads():
+            if before is None or _parameters_agree(learner, self._learner):
+                prior, training_set = learner._grown(self._prior, before, added)
+            else:
+                prior, training_set = TrainingSetDenoiser._grown(learner, None, before, added)
+            new._hold(learner, prior, training_set)
+        self.__dict__ = new.__dict__
+        return self
+
+    def _unfitted(self):
+        """Return a copy without anything that was fitted."""
+        new = copy.copy(self)
+        for name in list(vars(new)):
+            if name in _FITTED or (name.endswith("_") and not name.startswith("_")):
+                delattr(new, name)
+        return new
+
+    def _learner_of_present_parameters(self):
+        """Return a copy whose parameters do not change with those of this estimator."""
+        learner = copy.copy(self)
+        for name in ("_learner", "_prior", "_class_priors", "training_set_"):
+            learner.__dict__.pop(name, None)
+        learner.__dict__.update({k: _copied(v) for k, v in self.get_params(deep=False).items()})
+        return learner
+
+    def _take_units(self, images):
+        """Set shape, dtype, data range and limits of training images; nothing was warned of yet."""
+        self.image_shape_ = tuple(images.shape[1:])
+        self._image_dtype = images.dtype
+        self.data_range_ = check_data_range(self.data_range, images.dtype)
+        check_inside(images, self.data_range_)
+        self._limits = value_limits(images, self.data_range_)
+        self._warned: set[str] = set()
+
+    def _training_set(self, images, weight):
+        """Return images and weights as a training set on the data range."""
+        return TrainingSet(images, weight, self.data_range_ or DEFAULT_RANGE)
+
+    def _check(self, training_set):
+        """Raise if parameters contradict each other or the training set."""
+
+    def _learn(self, training_set):
+        """Return the prior that the parameters make of a training set.
+
+        The training set may be smaller than that of the fit, one class of it for example;
+        parameters that are too large for it are clipped.
+        """
+        raise NotImplementedError
+
+    def _grown(self, prior, training_set, added):
+        """Return prior and training set after training images were added.
+
+        Parameters
+        ----------
+        prior : BasePrior
+            Of the images so far.
+        training_set : TrainingSet or None
+            The images so far, if they are kept.
+        added : TrainingSet
+
+        Returns
+        -------
+        prior : BasePrior
+        training_set : TrainingSet or None
+        """
+        whole = training_set.extended(added.images, added.sample_weight)
+        self._check(whole)
+        return self._learn(whole), whole
+
+    def _hold(self, learner, prior, training_set):
+        """Set what was learnt, and the public attributes that tell it."""
+        self._learner, self._prior, self._class_priors = learner, prior, {}
+        self.training_set_ = training_set
+        self.__dict__.update(learner._attributes(prior))
+
+    def _attributes(self, prior):
+        """Return the public attributes that tell what was learnt, a dict."""
+        return {}
+
+    def _kept_images(self):
+        """Return the training set, or None if it is not kept."""
+        return getattr(self, "training_set_", None)
+
+    # ------------------------------------------------------------------------------- classes
+
+    @property
+    def classes_(self):
+        """Labels that were fitted, each once, sorted."""
+        if getattr(self, "_labels", None) is None:
+            raise AttributeError(
+                f"{type(self).__name__!r} object has no attribute 'classes_': fit had no labels"
+            )
+        return self._labels.classes
+
+    def _take_weights(self, weight, n):
+        """Set the number of images given to fit, and the rows of X that have weight."""
+        used = np.arange(n) if weight is None else np.flatnonzero(weight.cpu().numpy())
+        self._used, self._n_given = used, n
+
+    def _take_more_weights(self, weight, n):
+        """Append the rows of new images that have weight."""
+        before, self_n = self._used, self._n_given
+        self._take_weights(weight, n)
+        self._used = np.append(before, self_n + self._used)
+        self._n_given += self_n
+
+    def _take_labels(self, labels, y):
+        """Set the labels of the training images; a ``y`` without labels has several columns."""
+        self._labels = labels
+        self._no_labels = f"{type(self).__name__} was fitted without labels; pass fit one label "
+        self._no_labels += "for each image, or no y."
+        if labels is None and y is not None:
+            self._no_labels = (
+                f"{type(self).__name__} was fitted with a y of several columns, shape "
+                f"{tuple(np.shape(y))}, which holds no labels; pass fit one label for each image."
+            )
+
+    def _take_more_labels(self, labels, y):
+        """Append the labels of new images."""
+        if (labels is None) != (self._labels is None):
+            before, now = ("no", "some") if self._labels is None else ("some", "no")
+            raise ValueError(
+                f"the training images so far came with {before} labels, and these with {now}; pass "
+                "y, one label for each image, in every call or in none."
+            )
+        self._take_labels(labels if labels is None else self._labels.joined(labels), y)
+
+    def _codes(self, y, n):
+        """Return the classes of n noisy images, a list of int, from one label or n labels."""
+        if self._labels is None:
+            raise ValueError(self._no_labels)
+        y = as_labels(y)
+        if y.ndim == 0:
+            return self._labels.find(y.reshape(1)) * n
+        if y.shape not in ((n,), (n, 1)):
+            raise ValueError(
+                f"y must be one label or one for each image, shape ({n},); got shape {y.shape}."
+            )
+        return self._labels.find(y.reshape(n))
+
+    def _prior_of(self, code=None):
+        """Return the prior of a class, learnt when first asked for, or of all training images."""
+        if code is None:
+            return self._prior
+        if code not in self._class_priors:
+            images = self.training_set_.subset(self._labels.rows(code))
+            try:
+                self._class_priors[code] = self._learner._learn(images)
+            except ValueError as error:
+                label = self.classes_.tolist()[code]
+                raise ValueError(f"class {label!r}, of {len(images)} images: {error}") from error
+        return self._class_priors[code]
+
+    def _prior_on(self, training_set):
+        """Return the prior that the parameters of the fit make of another training set."""
+        return self._learner._learn(training_set)
+
+    def __getstate__(self):
+        state = super().__getstate__().copy()
+        if "_class_priors" in state:  # they share the images; sooner made than read
+            state["_class_priors"] = {}
+        return state
+
+    # ---------------------------------------------------------------------------- attribution
+
+    def attribute(self, Z, sigma, y=None, *, top=10, by="pixel"):
+        r"""Return the training images of which every pixel of the answer is made.
+
+        .. math::
+
+            D(z; \sigma)_p = \sum_i s_{ip} x_{ip}, \qquad
+            s_{ip} = \frac{\sum_k r_{kp} w_i^k}{\sum_k r_{kp}}, \qquad \sum_i s_{ip} = 1
+
+        with :math:`w^k` the posterior weights in window k and :math:`r_k` its responses (see
+        `PosteriorMeanCollection`).
+
+        Parameters
+        ----------
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images.
+        sigma : float or array of shape (n,)
+            0 and inf are allowed.
+        y : label or array of shape (n,), default None
+            As in :meth:`posterior`.
+        top : int, default 10
+            How many training images to list for each pixel. The shares of the others are summed
+            up in ``rest``: memory grows with ``top``, not with N times the pixels.
+        by : {"pixel", "window"}, default "pixel"
+            "window": the posterior weights in every window, one by one.
+
+        Returns
+        -------
+        Attribution
+            Of tensors if Z is one, else of arrays. A flat Z makes no difference to it: images
+            have their axes (C, H, W). Numbers of training images are rows of the X that was
+            fitted (after `partial_fit`, of all parts in their order).
+
+        Raises
+        ------
+        ValueError
+            As :meth:`posterior`. For denoisers whose answer is no mean of training images;
+            the error names the remedy. By window, for noise levels with different windows.
+
+        Notes
+        -----
+        The training set is read up to twice for every noisy image. The attribution is that of
+        the exact posterior, also where the denoiser uses few images (``tol``,
+        ``n_neighbors``). In every window images may be left out that weigh 1e-12 together.
+
+        Examples
+        --------
+        >>> from skpspc import EmpiricalDenoiser
+        >>> model = EmpiricalDenoiser(image_shape=(1, 1, 1)).fit([[-1.0], [0.0], [1.0]])
+        >>> found = model.attribute([[0.8]], sigma=0.5, top=2)
+        >>> found.index.ravel(), found.share.ravel().round(3)
+        (array([2, 1]), array([0.768, 0.231]))
+        """
+        if not isinstance(top, numbers.Integral) or int(top) < 1:
+            raise ValueError(f"top must be an int of at least 1, got {top!r}.")
+        if by not in ("pixel", "window"):
+            raise ValueError(f"by must be 'pixel' or 'window', got {by!r}.")
+        check_is_fitted(self)
+        z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
+        sigma = check_sigma(sigma, len(z)).to(z.device)
+        parts, order = [], []
+        with torch.no_grad(), torch_threads():
+            for rows, prior, images in self._by_class_and_level(sigma, y):
+                part = prior.attribution(z[rows], sigma[rows], int(top), by == "window")
+                parts.append(_renumbered(part, images, self._n_given))
+                order += rows
+        if len({part.index.shape[1:] for part in parts}) > 1:
+            raise ValueError(
+                "by='window' makes one array of the windows of all noisy images, but at these "
+                "noise levels there are not equally many; ask for one sigma at a time."
+            )
+        back = np.argsort(order)
+
+        def gathered(name):
+            values = torch.cat([getattr(part, name) for part in parts])[back].to(layout.device)
+            return values if layout.is_torch else values.numpy()
+
+        return Attribution(*(gathered(field.name) for field in fields(Attribution)))
+
+    def denoise_without(self, Z, sigma, images, y=None):
+        r"""Return the answer as if some images were not in the training set.
+
+        .. math::
+
+            D_{-S}(z; \sigma)_p = \frac{\sum_k r_{kp} \bigl(\sum_i w_i^k x_{ip} -
+            \sum_{i \in S} w_i^k x_{ip}\bigr) / \bigl(1 - \sum_{i \in S} w_i^k\bigr)}
+            {\sum_k r_{kp}}
+
+        It is exact, as if the denoiser had been fitted without the images S, with the same
+        windows. Where next to no weight would be left (under 1e-3, in a window) the sums are
+        taken anew over the other images, so that nothing cancels.
+
+        Parameters
+        ----------
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images.
+        sigma : float or array of shape (n,)
+        images : sequence of length m, of int or of sequences of int
+            Training images to leave out, in turn: one, or several at once. Numbers are rows of
+            X, as in :meth:`attribute`.
+        y : label or array of shape (n,), default None
+            As in :meth:`posterior`.
+
+        Returns
+        -------
+        array or Tensor of shape (m, n, ...)
+            One answer like that of :meth:`denoise` for each entry of ``images``. Windows that
+            were chosen by the training images (heat maps from "data", neighbourhoods of a
+            Wiener filter) stay as they are.
+
+        Raises
+        ------
+        ValueError
+            As :meth:`attribute`; for numbers of no training image, or if none would be left.
+
+        Examples
+        --------
+        >>> from skpspc import EmpiricalDenoiser
+        >>> model = EmpiricalDenoiser().fit([[-1.0], [0.0], [1.0]])
+        >>> model.denoise([[0.8]], sigma=0.1), model.denoise_without([[0.8]], 0.1, [2])
+        (array([[1.]]), array([[[0.]]]))
+        """
+        check_is_fitted(self)
+        z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
+        sigma = check_sigma(sigma, len(z)).to(z.device)
+        parts, order = [], []
+        with torch.no_grad(), torch_threads():
+            for rows, prior, numbers_in_X in self._by_class_and_level(sigma, y):
+                groups = self._left_out(images)[:, numbers_in_X]
+                if groups.all(1).any():
+                    raise ValueError(
+                        "images names all training images that there are (of a class), so that "
+                        "none would be left; leave fewer out."
+                    )
+                parts.append(prior.means_without(z[rows], sigma[rows], groups))
+                order += rows
+        answers = [layout.restore(answer) for answer in torch.cat(parts, 1)[:, np.argsort(order)]]
+        return torch.stack(answers) if layout.is_torch else np.stack(answers)
+
+    def _by_class_and_level(self, sigma, y):
+        """Yield groups of noisy images with one class and one noise level.
+
+        Yields
+        ------
+        rows : list of int
+        prior : BasePrior
+            Of the class.
+        images : Tensor of int64
+            Rows of X that the prior was learnt from.
+        """
+        codes = [None] * len(sigma) if y is None else self._codes(y, len(sigma))
+        keys = list(zip(codes, sigma.tolist(), strict=True))
+        for key in sorted(set(keys)):
+            code, _ = key
+            images = torch.from_numpy(self._used).to(sigma.device)
+            if code is not None:
+                images = images[self._labels.rows(code)]
+            rows = [row for row, other in enumerate(keys) if other == key]
+            yield rows, self._prior_of(code), images
+
+    def _left_out(self, images):
+        """Return which rows of X each entry of ``images`` names, (m, n) bool."""
+        n_images = self._n_given
+        try:
+            entries = [np.atleast_1d(entry) for entry in images]
+        except (TypeError, ValueError):
+            entries = []
+        kinds = [entry.ndim == 1 and entry.dtype.kind in "iu" for entry in entries]
+        if not (entries and all(kinds)):
+            raise ValueError(
+                f"images must be a list of int, or of lists of int, and not empty; got {images!r}."
+            )
+        named = np.concatenate(entries)
+        wrong = named[(named < 0) | (named >= n_images)]
+        if len(wrong):
+            raise ValueError(
+                f"images holds {wrong[0]}, and the training images have the numbers 0 to "
+                f"{n_images - 1}."
+            )
+        groups = torch.zeros(len(entries), n_images, dtype=torch.bool, device=self._device)
+        for group, entry in zip(groups, entries, strict=True):
+            group[torch.from_numpy(entry.astype(np.int64)).to(group.device)] = True
+        return groups
+
+
+def value_limits(images, data_range):
+    """Return the least and largest value of training images; of uint8 images, the data range."""
+    if images.dtype == torch.uint8:
+        return data_range
+    low, high = images.aminmax()
+    return float(low), float(high)
+
+
+def _copied(value):
+    """Return a shallow copy of a parameter, unaffected by a later `set_params` of its own."""
+    if type(value) in (list, tuple):
+        return type(value)(map(_copied, value))
+    return copy.copy(value) if isinstance(value, BaseEstimator) else value
+
+
+def _parameters_agree(one, other):
+    """Return whether two estimators certainly have equal parameters."""
+    theirs = other.get_params(deep=False)
+    return all(
+        value is theirs[name]
+        or (isinstance(value, str | numbers.Number | tuple) and value == theirs[name])
+        for name, value in one.get_params(deep=False).items()
+    )
+
+
+def _renumbered(part, images, n_given):
+    """Return an attribution to rows of X, from one to the images with these rows."""
+    index = torch.where(part.index < 0, -1, images[part.index.clamp(min=0)])
+    image_share = part.share.new_zeros(len(index), n_given)
+    image_share[:, images] = part.image_share.to(image_share)
+    return replace(part, index=index, image_share=image_share)

@@ -1,0 +1,357 @@
+r"""The posterior under training images that are blurred along the covariance of the data.
+
+Every training image is drawn towards the mean and blurred, so that mean mu and covariance
+Sigma of the whole stay what they are whatever the bandwidth h in [0, 1] (a smoothed
+bootstrap):
+
+.. math::
+
+    y_i = \mu + \sqrt{1 - h^2} (x_i - \mu), \qquad
+    p(x) = \sum_i v_i \, \mathcal{N}(x; y_i, h^2 \Sigma)
+
+With the filter F, the symmetric root of what the linear part A leaves over,
+
+.. math::
+
+    A = h^2 \Sigma (h^2 \Sigma + \sigma^2)^{-1}, \qquad F = (I - A)^{1/2},
+
+.. math::
+
+    w_i = \operatorname{softmax}_i\bigl(-|F (z - y_i)|^2 / 2 \sigma^2 + \log v_i\bigr), \qquad
+    D(z; \sigma) = \mu + A (z - \mu) + F \sum_i w_i F (y_i - \mu):
+
+filtered images are compared at the noise level sigma, as images are at h = 0, and the result
+is filtered again. At h = 0, F = I: the empirical denoiser. At h = 1 all y_i are mu: the
+Gaussian one. There are two ways to compare less than the whole image:
+
+- *by window*: each has the filter of its own covariance, and the means are averaged;
+- *globally*: one filter of the whole image, and the sum over i is the composite of windows in
+  the filtered images, ``D = mu + A (z - mu) + F composite(F (y - mu); F (z - mu))``. Composing
+  the y_i themselves, as their posterior means, ``(I - A) composite(y - mu)``, is another
+  denoiser between the same two; on natural images it is farther from networks.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+
+from .._repr import short_repr
+from ..support import TrainingSet, overlap_counts, square_corners
+from ..support.memory import fits, rows_that_fit
+from .dense import dense
+from .gaussian import Gaussian
+from .posterior import PerWindow
+from .softmax import floored_sigma
+
+# Admissible rounding of a logit in products.
+_TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
+_EPS64 = torch.finfo(torch.float64).eps
+# At noise so many times the data the weights are those of the prior.
+_FLAT = 1e12
+
+
+def shared_levels(z, sigma, gaussian):
+    """Return positive noise levels, few of them for many images at sigma = 0.
+
+    Zero is replaced as in `floored_sigma`. The replacement depends on the image alone, so that no
+    answer depends on the other images; it is rounded up to a power of two, so
+    that few filtered copies of the training set serve all of them.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W)
+    sigma : Tensor of shape (n,), float64
+    gaussian : Gaussian
+
+    Returns
+    -------
+    Tensor of shape (n,), float64
+    """
+    _, exponent = torch.frexp(floored_sigma(torch.zeros_like(sigma), z, gaussian))
+    return torch.maximum(sigma, torch.ldexp(torch.ones_like(sigma), exponent))
+
+
+@dataclass(frozen=True, eq=False)
+class Blur:
+    """Blur of the training images by a multiple of their covariance.
+
+    Attributes
+    ----------
+    gaussian : Gaussian
+        Mean and covariance of the training set.
+    bandwidth : float
+        h, in (0, 1].
+    by_window : bool, default False
+        True: every square window has the filter of its own covariance. False: one filter of the
+        whole image.
+    """
+
+    gaussian: Gaussian
+    bandwidth: float
+    by_window: bool = False
+
+    __repr__ = short_repr
+
+    def filter(self, sigma):
+        """Return the `Filter` at a noise level, a positive float."""
+        return Filter(self.gaussian, self.bandwidth, sigma)
+
+
+@dataclass(frozen=True, eq=False)
+class Filter:
+    """The linear maps of one bandwidth and noise level.
+
+    Attributes
+    ----------
+    gaussian : Gaussian
+    bandwidth : float
+    sigma : float
+        Positive; inf is allowed.
+    """
+
+    gaussian: Gaussian
+    bandwidth: float
+    sigma: float
+
+    __repr__ = short_repr
+
+    @cached_property
+    def _ratio(self):
+        """Standard deviation of the blur over that of the noise along each component, (r,)."""
+        return self.bandwidth * self.gaussian.eigenvalues.sqrt() / self.sigma
+
+    @cached_property
+    def _remainder(self):
+        """Eigenvalues of F along the components; they are one along every other direction."""
+        return 1 / torch.hypot(self._ratio, torch.ones_like(self._ratio))
+
+    @property
+    def log_det(self):
+        """Log of the determinant of F."""
+        return float(self._remainder.log().sum())
+
+    def apply(self, rows):
+        """Return F applied to rows (m, D)."""
+        basis = self.gaussian.basis(rows.dtype)
+        return rows + ((rows @ basis.T) * (self._remainder - 1).to(rows)) @ basis
+
+    def linear(self, rows):
+        """Return A applied to rows (m, D)."""
+        basis = self.gaussian.basis(rows.dtype)
+        gain = (self._ratio * self._remainder).square()
+        return ((rows @ basis.T) * gain.to(rows)) @ basis
+
+    def query(self, z):
+        """Return the filtered deviations ``F (z - mu)`` of noisy images (n, C, H, W)."""
+        return self.apply(self._deviation(z)).view(z.shape)
+
+    def training_set(self, source, dtype):
+        """Return the filtered deviations ``F (y_i - mu)`` of all images, a `TrainingSet` of floats.
+
+        Raises
+        ------
+        MemoryError
+            If these N * D numbers do not fit the working memory.
+        """
+        n, n_values = len(source), source.n_values
+        image_bytes = n_values * dtype.itemsize
+        rows_that_fit(n * image_bytes, 1, what="The filtered training set")
+        out = torch.empty(n, n_values, dtype=dtype, device=source.device)
+        shrink = math.sqrt((1 - self.bandwidth) * (1 + self.bandwidth))
+        n_rows = rows_that_fit(16 * n_values + 2 * image_bytes, n, what="One training image")
+        for rows in source.slices(n_rows):
+            x = source.take(rows, torch.float64).flatten(1)
+            out[rows] = self.apply(((x - self.gaussian.mean) * shrink).to(dtype))
+        return TrainingSet(out.view(n, *source.image_shape), source.sample_weight)
+
+    def answer(self, z, result):
+        """Return the result for noisy images from the `PerWindow` of filtered deviations."""
+        change = self.linear(self._deviation(z)) + self.apply(result.mean.flatten(1))
+        mean = (self.gaussian.mean + change).to(z.dtype)
+        return result._replace(mean=mean.view(z.shape))
+
+    def _deviation(self, z):
+        """Return the deviations of images from the mean, (n, D)."""
+        return (z.flatten(1).double() - self.gaussian.mean).to(z.dtype)
+
+
+def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
+    """Compare square windows, each with the filter of its own covariance.
+
+    Most of the work, the eigenbases of the windows and the training images in them, serves all
+    bandwidths.
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W), float32 or float64
+    sigma : Tensor of shape (n,), float64
+        Equal noise levels, as `shared_levels` gives them: positive; inf is allowed.
+    source : TrainingSet
+    windows : Squares
+    gaussian : Gaussian
+        Mean and covariance of the training set.
+    bandwidths : sequence of float
+        In (0, 1].
+
+    Returns
+    -------
+    list of PerWindow
+        One for each bandwidth.
+    """
+    level, shape = float(sigma[0]), (windows.h, windows.w)
+    corners = square_corners(shape, z.shape[1:])
+    n_values = windows.n_values(z.shape[1:])
+    window_bytes = 8 * n_values * (2 * len(source) + len(gaussian.eigenvalues))
+    together = fits(window_bytes)
+    block = rows_that_fit(window_bytes, len(corners), what="A window") if together else 1
+    totals = [torch.zeros_like(z) for _ in bandwidths]
+    log_norms: list[list[torch.Tensor]] = [[] for _ in bandwidths]
+    sizes: list[list[torch.Tensor]] = [[] for _ in bandwidths]
+    for start in range(0, len(corners), block):
+        crops = _Crops(corners[start : start + block], shape, source, gaussian, z.shape[1:])
+        for i, bandwidth in enumerate(bandwidths):
+            compare = crops.compare if together else crops.compare_one_by_one
+            mean, log_norm, ess = compare(z, level, bandwidth)
+            crops.add_to(totals[i], mean)
+            log_norms[i].append(log_norm)
+            sizes[i].append(ess)
+    count = torch.as_tensor(overlap_counts(shape, z.shape[1:])).to(z)
+    return [
+        PerWindow(total / count, torch.cat(log_norm, 1), torch.cat(ess, 1))
+        for total, log_norm, ess in zip(totals, log_norms, sizes, strict=True)
+    ]
+
+
+class _Crops:
+    """The crops of k square windows of one shape, d numbers each, compared together.
+
+    Logits are products ``q.p - |p|^2 / 2`` in the windows' eigenbases, where the filter is
+    diagonal, of deviations from the mean: they cancel less than those of images.
+    """
+
+    def __init__(self, corners, shape, training_set, gaussian, image_shape):
+        self._corners = corners
+        self._shape = shape
+        self._training_set = training_set
+        self._gaussian = gaussian
+        number = torch.arange(gaussian.mean.numel(), device=gaussian.mean.device)
+        self._index = self._crops(number.view(1, *image_shape)).flatten(1)  # (k, d)
+        self._mean = gaussian.mean[self._index][:, None]  # (k, 1, d)
+        root = gaussian.eigenvalues.sqrt()[:, None] * gaussian.components
+        root = root[:, self._index].transpose(0, 1)  # (k, r, d)
+        variances, self._vectors = torch.linalg.eigh(root.mT @ root)  # (k, d), (k, d, d)
+        # beside the largest of a window, or its mean, the rest is rounding
+        least = variances.amax(1, keepdim=True) * (variances.shape[1] * _EPS64)
+        least = torch.maximum(least, (1e-14 * self._mean.abs().amax(2)).square())
+        self._variances = variances.where(variances > least, torch.zeros_like(variances))
+        # an image of little weight may deviate where the variance is next to nothing: it is
+        # compared there, too, though no blur is added
+        self._varies = (variances > least) | (training_set.log_weight is not None)
+        self._projected: dict[torch.dtype, torch.Tensor] = {}  # of one dtype at a time
+
+    def compare(self, z, sigma, bandwidth):
+        """Return means (n, k, d), log normalisers (n, k) and effective sample sizes (n, k)."""
+        training_set = self._training_set
+        shrink = math.sqrt((1 - bandwidth) * (1 + bandwidth))
+        ratio = bandwidth * self._variances.sqrt() / sigma
+        remainder = 1 / torch.hypot(ratio, torch.ones_like(ratio))[:, None]  # (k, 1, d)
+        offset = (self._crops(z).double() - self._mean) @ self._vectors  # (k, n, d)
+        query = offset * (remainder / sigma)
+        # where the weights are those of the prior, the points' mean is zero
+        unit = sigma if sigma < _FLAT * self._gaussian.abs_max else math.inf
+        points = self._exact_points(query, shrink * remainder / unit, z.dtype)
+        if points is None:
+            return self.compare_one_by_one(z, sigma, bandwidth)
+        dtype = points.dtype
+        mean, log_norm, ess = _product_posterior(query.to(dtype), points, training_set)
+        mean = mean.double() * (unit if math.isfinite(unit) else 0.0)
+        gain = (ratio[:, None] * remainder).square()
+        answer = self._mean + (gain * offset + remainder * mean) @ self._vectors.mT
+        log_norm = log_norm - query.square().sum(2) / 2 + remainder.log().sum(2)
+        log_norm += training_set.log_uniform
+        return answer.transpose(0, 1).to(z.dtype), log_norm.T, ess.T.to(z.dtype)
+
+    def add_to(self, total, mean):
+        """Add means (n, k, d) in their places to images (n, C, H, W)."""
+        h, w = self._shape
+        for k, (top, left) in enumerate(self._corners):
+            area = total[..., top : top + h, left : left + w]
+            area += mean[:, k].view(area.shape)
+
+    def _exact_points(self, query, scale, dtype):
+        """Return scaled points (k, N, d) in a dtype whose products keep the last digits of logits.
+
+        The dtype of z, or else float64; None where neither does.
+        """
+        length = (query * self._varies[:, None]).norm(dim=2).amax(1)  # (k,)
+        # the variances tell cheaply where images of equal weights are
+        spread = 2 * (scale[:, 0].square() * self._variances).sum(1).sqrt()
+        for candidate in (dtype, torch.float64):
+            tolerance = _TOLERANCE[dtype] / torch.finfo(candidate).eps
+            if float((spread * (2 * length + spread)).max()) > tolerance:
+                continue
+            points = self._points(candidate) * scale.to(candidate)
+            if self._training_set.log_weight is None:
+                return points
+            reach = torch.linalg.vector_norm(points, dim=2).amax(1).double()
+            if float((reach * (2 * length + reach)).max()) <= tolerance:
+                return points
+        return None
+
+    def _points(self, dtype):
+        """Return deviations of the training images from their mean in the eigenbases, (k, N, d)."""
+        if dtype not in self._projected:
+            crops = (self._training_set.crop(*corner, *self._shape) for corner in self._corners)
+            x = torch.stack([crop.to_compute(crop.images.flatten(1), dtype) for crop in crops])
+            basis = (self._vectors * self._varies[:, None]).to(dtype)
+            self._projected = {dtype: x.sub_(self._mean.to(dtype)) @ basis}
+        return self._projected[dtype]
+
+    def _crops(self, images):
+        """Return the crops (k, m, d) of images (m, C, H, W)."""
+        h, w = self._shape
+        return torch.stack(
+            [images[..., top : top + h, left : left + w].flatten(1) for top, left in self._corners]
+        )
+
+    def compare_one_by_one(self, z, sigma, bandwidth):
+        """Return the results of `compare`, by the kernel that compares near ties by subtraction."""
+        parts, (h, w) = [], self._shape
+        for (top, left), index in zip(self._corners, self._index, strict=True):
+            crop = self._training_set.crop(top, left, h, w)
+            filtering = Filter(self._gaussian.marginal(index), bandwidth, sigma)
+            noisy = z[..., top : top + h, left : left + w]
+            query, source = filtering.query(noisy), filtering.training_set(crop, z.dtype)
+            level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
+            result = dense(query, floored_sigma(level, query, source), source)
+            mean = filtering.answer(noisy, result).mean.flatten(1)
+            parts.append((mean, result.log_norm + filtering.log_det, result.effective_sample_size))
+        mean, log_norm, ess = zip(*parts, strict=True)
+        return torch.stack(mean, 1), torch.cat(log_norm, 1), torch.cat(ess, 1)
+
+
+def _product_posterior(query, points, training_set):
+    """Return mean (k, n, d), log normaliser (k, n) float64 and effective sample size (k, n).
+
+    The noise has standard deviation one; a term equal in all logits of a query is left out.
+    """
+    row_bytes = 3 * points[..., 0].nbytes
+    n_rows = rows_that_fit(row_bytes, query.shape[1], what="One row of posterior weights")
+    parts = [_block_posterior(block, points, training_set) for block in query.split(n_rows, 1)]
+    return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
+
+
+def _block_posterior(query, points, training_set):
+    """Return the results of `_product_posterior` for a block of noisy images."""
+    logit = query @ points.mT  # (k, n, N)
+    logit -= torch.linalg.vector_norm(points, dim=2).square()[:, None] / 2
+    if training_set.log_weight is not None:
+        logit += training_set.log_weight.to(logit)
+    peak = logit.amax(2, keepdim=True)
+    weight = logit.sub_(peak).exp_()
+    total = weight.sum(2, keepdim=True)
+    ess = (total / torch.linalg.vector_norm(weight, dim=2, keepdim=True)).square()
+    log_norm = peak.double() + total.double().log()
+    return weight @ points / total, log_norm[..., 0], ess[..., 0]

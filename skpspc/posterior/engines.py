@@ -1,0 +1,73 @@
+"""The choice between compiled code and torch."""
+
+from functools import cache
+
+import torch
+
+from .._optional import available, load
+from .._warnings import warn
+
+ENGINES = ("auto", "numba", "torch")
+
+
+def compiled_serves(z):
+    """Return whether there is compiled code for images like z; warn once if numba is missing."""
+    return _is_plain(z) and _has_numba()
+
+
+def engine_for(z, engine):
+    """Return the engine that computes windows of the images z: "numba" or "torch".
+
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W)
+    engine : {"auto", "numba", "torch"}
+        "numba" is compiled, for float32 on the CPU; "torch" serves every dtype and device.
+
+    Raises
+    ------
+    ImportError
+        If ``engine="numba"`` and numba is missing.
+    ValueError
+        If ``engine="numba"`` and the images are not float32 on the CPU.
+    """
+    if engine == "auto":
+        return "numba" if compiled_serves(z) else "torch"
+    if engine == "numba":
+        if not _is_plain(z):
+            raise ValueError(
+                f"engine='numba' computes in float32 on the CPU, got {z.dtype} on {z.device}; "
+                "pass float32 images, or use engine='auto'."
+            )
+        load("numba")
+    return engine
+
+
+def engine_for_masks(z, engine, windows):
+    """Return the engine that computes `Masks` of the images z: "numba", "torch" or "exact".
+
+    Compiled code skips the pixels that do not count; where most of them count, "auto" takes
+    matrix products, which are as fast.
+    """
+    has_kernel = windows.response is not None and windows.query.shape[1] == 1
+    if engine == "exact" or not has_kernel:
+        return "exact" if engine == "exact" else "torch"
+    is_dense = 2 * int(windows.query.count_nonzero()) > windows.query.numel()
+    return "torch" if engine == "auto" and is_dense else engine_for(z, engine)
+
+
+def _is_plain(z):
+    """Return whether compiled code takes the images z."""
+    return z.dtype == torch.float32 and z.device.type == "cpu"
+
+
+@cache
+def _has_numba():
+    """Return whether numba is there; warn once if it is not."""
+    found = available("numba")
+    if not found:
+        warn(
+            "numba is not installed, so torch computes in place of compiled code: equal numbers, "
+            'slower. pip install "skpspc[cpu]", or pass engine="torch" where there is an engine.'
+        )
+    return found

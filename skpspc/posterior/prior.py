@@ -1,0 +1,233 @@
+"""Priors: what denoisers learn, as values that answer for noisy images."""
+
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ..support import Centred, Masks, Squares, Whole
+from ..support.memory import rows_that_fit
+from . import select
+from .attribution import attribution, means_without
+from .blur import Blur, blurred_squares, shared_levels
+from .cells import CellSearch
+from .jacobian import jacobian
+from .posterior import Posterior
+from .truncated import NeighbourSearch
+
+
+class BasePrior:
+    """A distribution of clean images, or what stands for one: posteriors and their derivatives.
+
+    A subclass has ``device``, and gives ``posterior`` and ``jacobian``.
+    """
+
+    device: Any
+
+    # Sentence for an answer that is no mean of training images.
+    no_attribution = "the answer is no mean of training images: it has no attribution."
+
+    def posterior(self, z, sigma):
+        """Return the `Posterior` of noisy images (n, C, H, W) at noise levels (n,), float64."""
+        raise NotImplementedError
+
+    def mean(self, z, sigma):
+        """Return the posterior means of noisy images (n, C, H, W) at noise levels (n,), float64."""
+        return self.posterior(z, sigma).mean
+
+    def jacobian(self, z, sigma, pixels):
+        """Return rows (n, m, C, C, H, W) of the Jacobian, for pixels y * W + x, int64 (m,)."""
+        raise NotImplementedError
+
+    def jacobian_block(self, z, n_pixels):
+        """Return the numbers of noisy images and of pixels that one call of `jacobian` may have."""
+        row_bytes = 3 * z.element_size() * z.shape[1] * z[0].numel()
+        # a window's covariance serves all of its pixels, so these come first
+        together = rows_that_fit(row_bytes, n_pixels, what="A row of the Jacobian")
+        return rows_that_fit(row_bytes * together, len(z), what="The Jacobian"), together
+
+    def attribution(self, z, sigma, top, by_window=False):
+        """Return the `Attribution` of noisy images of one noise level."""
+        raise ValueError(self.no_attribution)
+
+    def means_without(self, z, sigma, groups):
+        """Return means (G, n, C, H, W) at one noise level without groups (G, N) of images."""
+        raise ValueError(self.no_attribution)
+
+    def for_sampling(self):
+        """Return the prior for one run of a sampler."""
+        return self
+
+    def answered(self, images):
+        """Return the pixels of images (n, C, H, W) for which the prior answers."""
+        return images
+
+
+@dataclass(frozen=True, eq=False)
+class Prior(BasePrior):
+    """The training images, the windows through which they are compared, and their blur.
+
+    Attributes
+    ----------
+    source : TrainingSet
+    windows : Whole, Squares, Masks, Centred, or callable
+        A callable maps a noise level, a float, to windows.
+    bandwidth : float or callable, default 0.0
+        Blur of the training images along their covariance, in [0, 1]; a callable maps a noise
+        level to it.
+    gaussian : Gaussian or None, default None
+        Mean and covariance of the source, for a bandwidth other than 0.
+    by_window : bool, default False
+        Blur every square window along its own covariance.
+    search : NeighbourSearch or CellSearch, default None
+        Search for the images or patches that matter. None: all are compared.
+    engine : {"auto", "numba", "torch", "exact"}, default "auto"
+        See `posterior.select.posterior`.
+    """
+
+    source: Any
+    windows: Whole | Squares | Masks | Centred | Callable
+    bandwidth: float | Callable = 0.0
+    gaussian: Any = None
+    by_window: bool = False
+    search: NeighbourSearch | CellSearch | None = None
+    engine: str = "auto"
+
+    @property
+    def device(self):
+        """Device of the training images."""
+        return self.source.device
+
+    def windows_at(self, sigma):
+        """Return the windows at a noise level, a float."""
+        return self.windows(sigma) if callable(self.windows) else self.windows
+
+    def blur_at(self, sigma):
+        """Return the `Blur` at a noise level, a float; None where the bandwidth is 0.
+
+        Raises
+        ------
+        ValueError
+            If the bandwidth is no number in [0, 1].
+        """
+        bandwidth = self.bandwidth(sigma) if callable(self.bandwidth) else self.bandwidth
+        if not (isinstance(bandwidth, numbers.Real) and 0 <= float(bandwidth) <= 1):
+            raise ValueError(
+                f"bandwidth must give a number between 0 and 1 at every sigma, got {bandwidth!r} "
+                f"at sigma = {sigma}."
+            )
+        return Blur(self.gaussian, float(bandwidth), self.by_window) if bandwidth else None
+
+    def posterior(self, z, sigma):
+        """Return the `Posterior` of noisy images (n, C, H, W) at noise levels (n,), float64."""
+        groups = []
+        for rows, levels, windows, blur in self._groups(z, sigma):
+            options = dict(engine=self.engine, search=self.search, blur=blur)
+            part = select.posterior(z[rows], levels, self.source, windows, **options)
+            groups.append((rows, part))
+        return Posterior.gathered(groups, len(z))
+
+    def _groups(self, z, sigma):
+        """Yield rows, noise levels, windows and blur of noisy images that share one kernel call.
+
+        Levels are visited in order, and equal windows merged, so that soft masks of no more than
+        two levels are held at once.
+        """
+        levels, number = sigma.unique(return_inverse=True)
+        waiting: list[torch.Tensor] = []
+        windows = None
+        for i, level in enumerate(levels.tolist()):
+            rows = (number == i).nonzero().squeeze(1)
+            blur, here = self.blur_at(level), self.windows_at(level)
+            if blur is not None:
+                shared = shared_levels(z[rows], sigma[rows], self.gaussian)
+                for value in shared.unique():
+                    at = shared == value
+                    yield rows[at], shared[at], here, blur
+            elif waiting and here == windows:
+                waiting.append(rows)
+            else:
+                if waiting:
+                    together = torch.cat(waiting).sort().values
+                    yield together, sigma[together], windows, None
+                waiting, windows = [rows], here
+        if waiting:
+            together = torch.cat(waiting).sort().values
+            yield together, sigma[together], windows, None
+
+    def jacobian(self, z, sigma, pixels):
+        """Return rows (n, m, C, C, H, W) of the Jacobian, for pixels y * W + x, int64 (m,).
+
+        Raises
+        ------
+        ValueError
+            At sigma = 0, or where there is no closed form.
+        """
+        if (sigma == 0).any():
+            raise ValueError(
+                "sigma must be positive, got 0: there the answer jumps from image to image, and "
+                "has no Jacobian."
+            )
+        out = z.new_zeros(len(z), len(pixels), z.shape[1], *z.shape[1:])
+        for level in sigma.unique().tolist():
+            rows = sigma == level
+            windows, blur = self.windows_at(level), self.blur_at(level)
+            out[rows] = jacobian(z[rows], sigma[rows], self.source, windows, pixels, blur)
+        return out
+
+    def attribution(self, z, sigma, top, by_window=False):
+        """Return the `Attribution` of noisy images of one noise level."""
+        windows = self._plain_windows(float(sigma[0]))
+        return attribution(z, sigma, self.source, windows, top, by_window)
+
+    def means_without(self, z, sigma, groups):
+        """Return means (G, n, C, H, W) at one noise level without groups (G, N) of images."""
+        return means_without(z, sigma, self.source, self._plain_windows(float(sigma[0])), groups)
+
+    def _plain_windows(self, sigma):
+        """Return the windows at a noise level at which training images are not blurred."""
+        blur = self.blur_at(sigma)
+        if blur is not None:
+            raise ValueError(
+                f"a bandwidth of {blur.bandwidth:g}, as at sigma = {sigma:g}, blurs training "
+                "images, and the answer is no mean of them; use bandwidth=0."
+            )
+        return self.windows_at(sigma)
+
+    def for_sampling(self):
+        """Return the prior for one run of a sampler, which recalls the neighbours of a step."""
+        if isinstance(self.search, NeighbourSearch):
+            return replace(self, search=self.search.recalling())
+        return self
+
+    def __setstate__(self, state):
+        vars(self).update(state)
+        if isinstance(self.search, NeighbourSearch):  # whose pickle leaves the images to the prior
+            self.search.neighbours.training_set = self.source
+
+    def with_bandwidth(self, bandwidth):
+        """Return the prior with another bandwidth, a number or a callable."""
+        return replace(self, bandwidth=bandwidth)
+
+    @property
+    def pixel_variance(self):
+        """Mean variance of a pixel over the training images, which must have a Gaussian."""
+        return float(self.gaussian.eigenvalues.sum()) / len(self.gaussian.mean)
+
+    def means_by_bandwidth(self, z, sigma, bandwidths):
+        """Yield the posterior means (n, C, H, W) at a positive noise level for each bandwidth.
+
+        Bandwidths above zero share the work where windows are blurred one by one.
+        """
+        level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
+        windows = self.windows_at(sigma)
+        together = self.by_window and isinstance(windows, Squares)
+        apart = [h for h in bandwidths if h == 0] if together else bandwidths
+        for bandwidth in apart:
+            yield replace(self, bandwidth=bandwidth).posterior(z, level).mean
+        if together:
+            blurs = [h for h in bandwidths if h > 0]
+            for result in blurred_squares(z, level, self.source, windows, self.gaussian, blurs):
+                yield result.mean
