@@ -84,6 +84,18 @@ def test_from_estimator_shows_what_was_found(X, Z):
     display.figure_.canvas.draw()
 
 
+def test_images_without_weight_are_not_shown(X, Z):
+    """The images beside an answer are those that its attribution names, by their rows in X."""
+    weight = np.ones(len(X))
+    weight[::3] = 0
+    model = PSPCDenoiser(3).fit(X, sample_weight=weight)
+    alone = PSPCDenoiser(3).fit(X[weight > 0])
+    shown, expected = (AttributionDisplay.from_estimator(one, Z, 0.2) for one in (model, alone))
+    for images, others in zip(pictures(shown, 6), pictures(expected, 6), strict=True):
+        for image, other in zip(images, others, strict=True):
+            np.testing.assert_array_equal(image, other)
+
+
 def test_shares_in_words():
     shares = [[0.999, 0.0955, 0.1, 0.034, 0.00101, 0.00099, 1.9e-8, 0.0]]
     answer, place = np.zeros((1, 1, 2, 2)), np.zeros((1, 1, 2, 2, 1), dtype=int)

@@ -74,7 +74,9 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
     n_features_in_ : int
         C * H * W.
     training_set_ : TrainingSet
-        The images, in their own dtype; X itself is not copied.
+        The images of positive weight, in their own dtype; X itself is not copied.
+    training_rows_ : array of shape (N,), int
+        Their rows in X.
     classes_ : array of shape (n_classes,)
         Where ``fit`` was given labels: each once, sorted.
     bandwidth_schedule_ : BandwidthSchedule

@@ -37,7 +37,6 @@ _FITTED = {
     "_n_images",
     "_no_labels",
     "_prior",
-    "_used",
     "_warned",
 }
 
@@ -231,14 +230,14 @@ class TrainingSetDenoiser(Denoiser):
     def _take_weights(self, weight, n):
         """Set the number of images given to fit, and the rows of X that have weight."""
         used = np.arange(n) if weight is None else np.flatnonzero(weight.cpu().numpy())
-        self._used, self._n_given = used, n
+        self.training_rows_, self._n_given = used, n
 
     def _take_more_weights(self, weight, n):
         """Append the rows of new images that have weight."""
-        before, self_n = self._used, self._n_given
+        before, n_before = self.training_rows_, self._n_given
         self._take_weights(weight, n)
-        self._used = np.append(before, self_n + self._used)
-        self._n_given += self_n
+        self.training_rows_ = np.append(before, n_before + self.training_rows_)
+        self._n_given += n_before
 
     def _take_labels(self, labels, y):
         """Set the labels of the training images; a ``y`` without labels has several columns."""
@@ -452,7 +451,7 @@ class TrainingSetDenoiser(Denoiser):
         keys = list(zip(codes, sigma.tolist(), strict=True))
         for key in sorted(set(keys)):
             code, _ = key
-            images = torch.from_numpy(self._used).to(sigma.device)
+            images = torch.from_numpy(self.training_rows_).to(sigma.device)
             if code is not None:
                 images = images[self._labels.rows(code)]
             rows = [row for row, other in enumerate(keys) if other == key]

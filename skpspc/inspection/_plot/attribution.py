@@ -1,6 +1,7 @@
 """A picture of the training images that answers are made of."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -112,6 +113,7 @@ class AttributionDisplay:
         """
         found = attribute(denoiser, Z, sigma, y=y, top=1)
         found = type(found)(*map(_as_array, vars(found).values()))
+        found = _among(found, denoiser.training_rows_)
         images = denoiser.training_set_.images
         answer = _as_array(denoiser.denoise(Z, sigma, y))
         answer = answer.reshape(len(answer), images.shape[1], *found.rest.shape[2:])
@@ -324,6 +326,12 @@ def _check_attribution(attribution, noisy, answer):
             f"attribution must be of these answers: it is of {n} answers of {height} x {width} "
             f"pixels, and there are {len(noisy)} noisy images and answers of shape {answer.shape}."
         )
+
+
+def _among(attribution, rows):
+    """Return an attribution to the images of some rows of X (increasing), numbered from 0."""
+    index = np.where(attribution.index < 0, -1, np.searchsorted(rows, attribution.index))
+    return replace(attribution, index=index, image_share=attribution.image_share[:, rows])
 
 
 def _as_array(values):
