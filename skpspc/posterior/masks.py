@@ -8,9 +8,10 @@ r"""Windows of any shape, by matrix products: the general formula.
     D(z)_p = \frac{\sum_k r_{kp} \sum_i w_i^k x_{ip}}{\sum_k r_{kp}}
 
 The squared differences of a noisy and a training image are one row. The distances of all K
-windows are its product with the matrix of query precisions, and the composite spreads the windows'
-weights by the matrix of responses: two passes over the training set, or one where every window
-answers for its own coordinate alone. Only non-negative numbers are added, so nothing cancels.
+windows are its product with the matrix of query precisions. Where the channels share the windows,
+a second pass over the training set spreads their weights by the matrix of responses. Otherwise one
+pass sums K weighted images, or where every window answers for its own coordinate alone one image.
+Only non-negative numbers are added, so nothing cancels.
 """
 
 import math
@@ -66,10 +67,11 @@ def masked(z, sigma, training_set, windows, engine="torch"):
         covers = None
         if isinstance(training_set, TranslatedTrainingSet):
             covers = training_set.covers(windows)
+        arguments = training_set, query, shares
         parts = [
-            _own_answers(*image, training_set, query, windows.batch_size)
-            if shares is None
-            else _composite(*image, training_set, query, shares, covers)
+            _two_passes(*image, *arguments)
+            if shares is not None and len(query) < z[0].numel()
+            else _one_pass(*image, *arguments, covers, windows.batch_size)
             for image in zip(z[~serves], roots[~serves], strict=True)
         ]
         mean, log_norm, ess = (torch.stack(part) for part in zip(*parts, strict=True))
@@ -105,21 +107,17 @@ def _by_numba(z, sigma, training_set, query, shares):
     return PerWindow(mean, log_norm.double() + training_set.log_uniform, ess)
 
 
-def _composite(z, a, training_set, query, shares, covers):
+def _two_passes(z, a, training_set, query, shares):
     """Return mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one image."""
-    weights = WindowWeights(z, a, training_set, query, covers=covers)
+    weights = WindowWeights(z, a, training_set, query)
     mean = torch.zeros_like(z).flatten(1)  # (C, H W)
     for _, weight, x in weights.chunks():
-        share = weight.to(z.dtype) @ shares  # (m, P)
-        if share.shape[1] == mean.shape[1]:
-            mean += torch.einsum("mp,mcp->cp", share, x.flatten(2))
-        else:
-            mean += torch.einsum("mcp,mcp->cp", share.view(len(x), *mean.shape), x.flatten(2))
+        mean += torch.einsum("mp,mcp->cp", weight.to(z.dtype) @ shares, x.flatten(2))
     return mean.view(z.shape), weights.softmax.log_norm, weights.softmax.effective_sample_size
 
 
-def _own_answers(z, a, training_set, query, batch_size):
-    """Return mean, log normaliser and effective sample size where windows answer for their own.
+def _one_pass(z, a, training_set, query, shares, covers, batch_size):
+    """Return mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one image.
 
     Weights are normalised within each batch of training images, and the batches averaged.
     """
@@ -129,29 +127,42 @@ def _own_answers(z, a, training_set, query, batch_size):
     log_norm = query.new_full((query.shape[1],), -torch.inf)
     concentration = torch.zeros_like(log_norm)
     for start in starts:
-        stop = min(start + starts.step, n)
-        batch_mean, norm, ess = _own_answers_of_batch(z, a, training_set, query, start, stop)
+        rows = slice(start, min(start + starts.step, n))
+        batch_mean, norm, ess = _batch(z, a, training_set, query, shares, covers, rows)
         mean += batch_mean / len(starts)
         log_norm = torch.logaddexp(log_norm, norm)
         concentration += 1 / ess
     return mean, log_norm, len(starts) ** 2 / concentration
 
 
-def _own_answers_of_batch(z, a, training_set, query, start, stop):
-    """Return mean, log normaliser and effective sample size of a stretch of training images."""
-    softmax, sums = RunningSoftmax(torch.zeros_like(query[0])), torch.zeros_like(z)
-    n_windows = query.shape[1]
-    row_bytes = z.element_size() * (2 * z.numel() + 2 * n_windows)
+def _batch(z, a, training_set, query, shares, covers, batch):
+    """Return mean, log normaliser and effective sample size of a slice of the training images."""
+    softmax = RunningSoftmax(torch.zeros_like(query[0]), rounding=_rounding(z, query))
+    n_windows, own = query.shape[1], shares is None
+    sums = torch.zeros_like(z) if own else z.new_zeros(n_windows, z.numel())
+    by_window = (-1, *z.shape[1:]) if own else (-1, 1)  # own: windows of pixels, or of coordinates
+    row_bytes = z.element_size() * 3 * z.numel() + 8 * (len(query) + 5 * n_windows)
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
-    for first in range(start, stop, n_rows):
-        rows = slice(first, min(first + n_rows, stop))
+    for start in range(batch.start, batch.stop, n_rows):
+        rows = slice(start, min(start + n_rows, batch.stop))
         x = training_set.take(rows, z.dtype)
         logit = window_logits(z, a, x, query)
+        if covers is not None:
+            logit.masked_fill_(~covers[training_set.moves_of(rows)], -torch.inf)
         _, weight, shrink = softmax.add(logit, training_set.prior(rows))
-        shape = -1, *z.shape[1:]  # windows of pixels, or of coordinates
-        sums = sums * shrink.view(shape).to(z) + (weight.view(len(x), *shape).to(z) * x).sum(0)
-    mean = sums / softmax.total.view(-1, *z.shape[1:]).to(z)
+        weight = weight.to(z.dtype)
+        sums *= shrink.view(by_window).to(z.dtype)
+        sums += (weight.view(len(x), *by_window) * x).sum(0) if own else weight.T @ x.flatten(1)
+    means = sums / softmax.total.view(by_window).to(z.dtype)
+    mean = means if own else (means * shares).sum(0).view(z.shape)
     return mean, softmax.log_norm, softmax.effective_sample_size
+
+
+def _rounding(z, query):
+    """Return the relative rounding error of float64 logits; 0 for float32, whose ties may part."""
+    if query.dtype != torch.float64:
+        return 0.0
+    return _ROUNDING * math.sqrt(z.numel()) * torch.finfo(torch.float64).eps
 
 
 def window_logits(z, a, x, query):
@@ -195,22 +206,15 @@ class WindowWeights(Weights):
         As in `window_logits`.
     without : Tensor of shape (N,), bool, default None
         Training images that are left out.
-    covers : Tensor of shape (n_moves, K), bool, default None
-        Moves of translated images that cover each window; see `TranslatedTrainingSet`.
     """
 
-    def __init__(self, z, a, source, query, without=None, covers=None):
-        self._z, self._a, self._query, self._covers = z, a, query, covers
-        is_exact = query.dtype == torch.float64
+    def __init__(self, z, a, source, query, without=None):
+        self._z, self._a, self._query = z, a, query
         row_bytes = 3 * z.element_size() * z.numel() + 8 * len(query) + 4 * 8 * query.shape[1]
         n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
-        rounding = _ROUNDING * math.sqrt(z.numel()) * torch.finfo(query.dtype).eps
-        sums = torch.zeros_like(query[0])
-        super().__init__(source, sums, n_rows, rounding if is_exact else 0.0, without=without)
+        rounding = _rounding(z, query)
+        super().__init__(source, torch.zeros_like(query[0]), n_rows, rounding, without=without)
 
     def _logits(self, rows):
         x = self._source.take(rows, self._z.dtype)
-        logit = window_logits(self._z, self._a, x, self._query)
-        if self._covers is not None:
-            logit.masked_fill_(~self._covers[self._source.moves_of(rows)], -torch.inf)
-        return logit, x
+        return window_logits(self._z, self._a, x, self._query), x
