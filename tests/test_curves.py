@@ -478,7 +478,7 @@ def test_bad_choices(digits, shrinkage):
         error_curve(model, X, [0.5], along=shrinkage, X_train=X)
     with pytest.raises(ValueError, match="along must be one of"):
         error_curve({"a": model}, X, [0.5], process="reverse", along="b", X_train=X)
-    with pytest.raises(ValueError, match="walks with a denoiser of this library"):
+    with pytest.raises(ValueError, match="samples with a denoiser of this library"):
         compare(model, X, [0.5], process="reverse")
     with pytest.raises(ValueError, match="sampler must be one of"):
         error_curve(model, X, [0.5], process="reverse", sampler="ddpm", X_train=X)

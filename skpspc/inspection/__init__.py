@@ -1,4 +1,4 @@
-"""Instruments: how near denoisers are to one another, to the optimum, and to copying."""
+"""Instruments: distances of denoisers to one another, to the optimum, and to copying."""
 
 from ._plot.attribution import AttributionDisplay
 from ._plot.equivalence import LocalEquivalenceDisplay

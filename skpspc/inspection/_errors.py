@@ -1,11 +1,11 @@
-"""What denoisers answer, to be measured, and how sure the mean over images is."""
+"""Checked answers of denoisers, and standard errors of means over images."""
 
 import numpy as np
 import torch
 
 
 def answer_of(denoiser, z, sigma, name):
-    """What a denoiser makes of noisy images, a tensor where z is.
+    """Return the answer of a denoiser to noisy images, on the device of z.
 
     Parameters
     ----------
@@ -13,7 +13,7 @@ def answer_of(denoiser, z, sigma, name):
     z : Tensor of shape (n, ...)
     sigma : float or Tensor of shape (n,)
     name : str
-        What the caller calls the denoiser.
+        Of the denoiser, for errors.
 
     Raises
     ------
@@ -31,20 +31,20 @@ def answer_of(denoiser, z, sigma, name):
         level = torch.as_tensor(sigma).expand(len(z))[wrong.cpu()][0]
         raise ValueError(
             f"{name} answers with NaN or infinity at sigma = {level:.4g}; leave out noise levels "
-            "at which it is not at home."
+            "for which it was not made."
         )
     return answer
 
 
 def standard_error(values, weight=None):
-    r"""Standard error of a mean over images, :math:`\sqrt{n / (n - 1) \sum_i w_i^2 e_i^2}`.
+    r"""Return the standard error of a weighted mean, :math:`\sqrt{n / (n - 1) \sum_i w_i^2 e_i^2}`.
 
     Parameters
     ----------
     values : ndarray of shape (..., n)
-        With the deviations :math:`e_i` from their mean.
+        One for each image; :math:`e_i` are the deviations from their mean.
     weight : ndarray of shape (n,), default None
-        With a sum of one; None: all equal.
+        Sums to one; None: all equal.
 
     Returns
     -------

@@ -1,6 +1,7 @@
-"""Images as the instruments take them."""
+"""Checks of images and counts that instruments take."""
 
 import math
+from numbers import Integral
 
 import numpy as np
 import torch
@@ -11,13 +12,13 @@ from ..support.training_set import DEFAULT_RANGE, to_compute
 
 
 def as_images(X, name):
-    """Images as an array, in the dtype in which they came where the library knows it.
+    """Return images as an array, in their own dtype where the library has it.
 
     Parameters
     ----------
     X : array or Tensor of shape (n, C, H, W) or (n, d)
     name : str
-        What the caller calls them.
+        Of the images, for errors.
 
     Returns
     -------
@@ -51,12 +52,24 @@ def as_images(X, name):
 
 
 def as_floats(images, data_range=DEFAULT_RANGE):
-    """Images as float64; uint8 pixels are read on ``data_range``."""
+    """Return images as float64; uint8 pixels are read on ``data_range``."""
     return to_compute(as_tensor(images), torch.float64, data_range).numpy()
 
 
+def as_clean(images, data_range):
+    """Return images as a Tensor of float64 for images of float64, otherwise of float32."""
+    dtype = torch.float64 if images.dtype == np.float64 else torch.float32
+    return to_compute(as_tensor(images), dtype, data_range)
+
+
+def check_count(count, name, least=1):
+    """Raise unless a count is an int of at least ``least``."""
+    if not (isinstance(count, Integral) and int(count) >= least):
+        raise ValueError(f"{name} must be an int of at least {least}, got {count!r}.")
+
+
 def shared_range(denoisers, images):
-    """Values that uint8 pixels stand for in denoisers; (-1, 1) where none of them says.
+    """Return the data range of all denoisers that have one; (-1, 1) where none has.
 
     Raises
     ------
@@ -74,9 +87,9 @@ def shared_range(denoisers, images):
 
 
 def check_fits(images, denoiser, name):
-    """Refuse images that are none of those that a denoiser was fitted on.
+    """Raise for images of another shape than a denoiser was fitted on.
 
-    Denoisers that take patches as well, and what tells no ``image_shape_``, check for themselves.
+    Denoisers that also take patches, and objects without ``image_shape_``, check for themselves.
     """
     shape = getattr(denoiser, "image_shape_", None)
     if shape is None or len(denoiser.get_feature_names_out()) != math.prod(shape):
@@ -89,7 +102,7 @@ def check_fits(images, denoiser, name):
 
 
 def check_alike(images, others, name, other_name):
-    """Refuse images of two shapes."""
+    """Raise unless two sets hold images of one shape."""
     if images.shape[1:] != others.shape[1:]:
         raise ValueError(
             f"{name} holds images of shape {images.shape[1:]}, {other_name} of shape "

@@ -1,23 +1,30 @@
-"""Which images denoisers were fitted on."""
+"""Training sets of denoisers, and of images."""
 
 import math
 
 import torch
 from sklearn.frozen import FrozenEstimator
 
+from ..denoisers import EmpiricalDenoiser
 
-def training_set_of(denoiser):
-    """The training set that a denoiser answers from.
+
+def checked_training_set(X, sample_weight=None, **parameters):
+    """Return images as a TrainingSet, checked as any ``fit`` checks them.
 
     Parameters
     ----------
-    denoiser : denoiser
-        Fitted.
+    X : array or Tensor of shape (n, C, H, W) or (n, d)
+    sample_weight : array of shape (n,), default None
+    **parameters
+        Of `EmpiricalDenoiser`: ``image_shape``, ``data_range``, ``device``.
+    """
+    return EmpiricalDenoiser(**parameters).fit(X, sample_weight=sample_weight).training_set_
 
-    Returns
-    -------
-    TrainingSet or None
-        None where the denoiser keeps none, or mixes denoisers of several training sets.
+
+def training_set_of(denoiser):
+    """Return the training set of a fitted denoiser.
+
+    None where the denoiser keeps none, or mixes denoisers of several training sets.
     """
     if hasattr(denoiser, "denoiser_"):
         return training_set_of(denoiser.denoiser_)
@@ -32,42 +39,34 @@ def training_set_of(denoiser):
 
 
 def shared_training_set(denoisers):
-    """The training set that all of some denoisers answer from, or None.
+    """Return the training set that all fitted denoisers have in common.
 
-    Parameters
-    ----------
-    denoisers : iterable of denoiser
-        Fitted.
-
-    Returns
-    -------
-    TrainingSet or None
-        None, too, where one answers for a part of the image: whole images are no use there.
+    None, too, where a denoiser answers for patches, which the images cannot be compared with.
     """
     return _common([training_set_of(d) if _of_images(d) else None for d in denoisers])
 
 
 def _of_images(denoiser):
-    """Whether a denoiser answers for whole images; False where it does not say."""
+    """Return whether a denoiser is known to answer for whole images."""
     shape = getattr(denoiser, "image_shape_", None)
     return shape is not None and len(denoiser.get_feature_names_out()) == math.prod(shape)
 
 
 def _common(sets):
-    """The first of some training sets where all hold the same images and weights, or None."""
+    """Return the first training set if all hold the same images and weights, otherwise None."""
     first, *others = sets
-    if any(known is None for known in sets) or not all(_alike(first, other) for other in others):
+    if any(each is None for each in sets) or not all(_alike(first, other) for other in others):
         return None
     return first
 
 
 def _alike(a, b):
-    """Whether two training sets hold the same images, in one order, with the same weights."""
+    """Return whether two training sets hold equal images in one order, with equal weights."""
     return a is b or (_equal(a.images, b.images) and _equal(a.sample_weight, b.sample_weight))
 
 
 def _equal(a, b):
-    """Whether two tensors, or two None, are equal; without a look at values in shared memory."""
+    """Return whether two tensors, or two None, are equal; tensors of one memory are not read."""
     if a is None or b is None:
         return a is b
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):

@@ -1,34 +1,35 @@
-"""Which patch size, or which threshold, serves at each noise level."""
+"""Patch sizes and thresholds of least error at each noise level."""
 
 import warnings
 from dataclasses import dataclass
 from functools import partial
-from numbers import Integral
 
 import numpy as np
 from sklearn.base import clone
 
 from .._repr import short_repr
 from .._units import checked_range, half_width
-from ..denoisers import EmpiricalDenoiser, FlexibleWindows, GaussianDenoiser
+from ..denoisers import FlexibleWindows, GaussianDenoiser
 from ..sampling import PatchSchedule, noise_seed
 from ..sampling.choice import least_total
 from ..sampling.schedules import check_grid
 from ..support.held_out import held_out_errors
 from ..support.holdout import hold_out
 from ._errors import answer_of, standard_error
+from ._images import check_count
+from ._training import checked_training_set
 from .equivalence import check_sizes
 
-# On images in [-1, 1]: from where they are hardly noisy to where they are hardly seen.
+# On images in [-1, 1]: from hardly any noise to hardly anything else.
 _SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-# Beside the seed: not the images that "calibrated" or BlendedDenoiser hold out.
+# Beside the seed, so that "calibrated" and BlendedDenoiser hold out other images.
 _CALIBRATION = 3
 
 
 @dataclass(frozen=True, eq=False)
 class CalibrationTable:
-    """What every candidate errs at every noise level, and which was chosen.
+    """Errors of all candidates at all noise levels, and the candidates chosen.
 
     Attributes
     ----------
@@ -37,12 +38,11 @@ class CalibrationTable:
     values : ndarray of shape (S,)
         The candidates, patch sizes or thresholds, increasing.
     image_errors : ndarray of shape (L, S, n)
-        Mean squared error per pixel, in the units of the images squared (uint8 images are
-        on [-1, 1], and so at most 4), of each held-out image. All candidates and noise levels
-        saw the same noise, so that differences between two columns may be taken image by
-        image.
+        Mean squared error per pixel of each held-out image, in squared units of the images (on
+        [-1, 1], as for uint8 images, at most 4). All candidates and noise levels share the noise
+        of an image, so candidates can be compared image by image.
     weight : ndarray of shape (n,)
-        How much each image counts, with a sum of one.
+        Weight of each image; sums to one.
     chosen : ndarray of shape (L,)
         The candidate chosen at each noise level.
     """
@@ -57,7 +57,7 @@ class CalibrationTable:
 
     @property
     def n(self):
-        """How many images the errors are means over."""
+        """Number of held-out images."""
         return len(self.weight)
 
     @property
@@ -67,7 +67,7 @@ class CalibrationTable:
 
     @property
     def standard_errors(self):
-        """Of ``errors``, over the draw of the images and their noise, (L, S); NaN for one image."""
+        """Standard error of ``errors`` over images and noise, (L, S); NaN for one image."""
         return standard_error(self.image_errors, self.weight)
 
 
@@ -84,7 +84,7 @@ def calibrate_patch_size(
     sample_weight=None,
     random_state=0,
 ):
-    r"""The patch size of least error at each noise level.
+    r"""Return the patch size of least error at each noise level.
 
     .. math::
 
@@ -92,14 +92,14 @@ def calibrate_patch_size(
         \| D_s(x + \sigma \epsilon; \sigma) - y \|^2
 
     over images x that the denoisers :math:`D_s` were not fitted on and standard normal noise,
-    with y = x, or what another denoiser, such as a trained network, makes of :math:`x + \sigma
-    \epsilon`; with ``monotone``, the least sum over the noise levels of any s that never falls
-    as sigma grows.
+    with y = x, or the answer of another denoiser, such as a trained network, to :math:`x + \sigma
+    \epsilon`. With ``monotone``, the sizes never fall as sigma grows, and have the least sum of
+    errors over the noise levels.
 
     Parameters
     ----------
     denoiser : PSPCDenoiser or another with a parameter ``patch_size``
-        A clone of it is fitted for each size; it must answer with whole images.
+        A clone is fitted for each size; it must answer with whole images.
     X : array or Tensor of shape (n, C, H, W) or (n, d)
         Training images.
     sigmas : sequence of float, default None
@@ -110,22 +110,21 @@ def calibrate_patch_size(
         Candidates, at least 1 and at most the longer side of the image. None: up to 15 sizes
         from 1 to the longer side, evenly spaced in their logarithm.
     against : "clean" or denoiser, default "clean"
-        What the answers are to be near to: the held-out images, or the answers of this
-        denoiser, which must be fitted; it is asked once for each image and noise level.
+        Target of the answers: the held-out images, or the answers of a fitted denoiser, which is
+        asked once for each image and noise level.
     n_images : int, default 64
-        How many different images of X are held out, with all their copies; the others are
-        fitted.
+        Different images of X to hold out, with all their copies; the other images are fitted.
     held_out : array or Tensor of shape (m, C, H, W) or (m, d), default None
-        Clean images to use instead; then all of X is fitted. They must not be in X, or else
-        the largest size looks best at small sigma: it knows them. (To take training images on
-        purpose is the paper's protocol against a network.)
+        Clean images to use instead; then all of X is fitted. Images that are also in X make the
+        largest size look best at small sigma. (The paper, against a network, uses training
+        images on purpose.)
     monotone : bool, default True
-        Whether the sizes may not fall as sigma grows.
+        Forbid sizes that fall as sigma grows.
     sample_weight : array of shape (n,), default None
         Of X; held-out images count by it.
     random_state : int, RandomState, Generator or None, default 0
-        Decides which images are held out, and the noise: that of image i depends on it and on
-        i only.
+        Decides which images are held out, and the noise of image i, which depends on
+        ``random_state`` and i only.
 
     Returns
     -------
@@ -137,34 +136,25 @@ def calibrate_patch_size(
     Raises
     ------
     ValueError
-        For noise levels or sizes that are none or out of range, too few images to hold some
-        out, a denoiser without ``patch_size`` or with patches for an answer, or a reference
-        that answers with NaN.
+        For invalid noise levels or sizes, too few images to hold out ``n_images``, a denoiser
+        without ``patch_size`` or of patches, or a reference that answers with NaN.
 
     See Also
     --------
-    suggest_patch_size : The size from which on patches can do nothing that the optimum does not.
-    skpspc.PSPCDenoiser : ``patch_size="calibrated"`` does a small calibration while fitting.
+    suggest_patch_size : The size from which patches must answer as the optimal denoiser does.
+    skpspc.PSPCDenoiser : ``patch_size="calibrated"`` runs a small calibration in ``fit``.
 
     Notes
     -----
-    A monotone choice is found by dynamic programming, which is exact among all that never fall
-    (isotonic regression of the best sizes is not: it answers with means of sizes, and does not
-    know what a change of size costs). As a total of squared errors it is the choice with the
-    best ``score`` at these noise levels, and cares most for those at which the errors are
-    large.
-
-    Of equal sizes the smallest is taken. The chosen size errs less on the images it was chosen
-    on than on others; report errors on images that are in neither X nor ``held_out``. More
-    training images afford larger patches: calibrate with as many as will be used.
-
-    The work on one pair of images is the same for all sizes; the denoisers share the training
-    images, the noise, and the answers of ``against``.
+    The monotone choice is exact, by dynamic programming. It has the best ``score`` at these noise
+    levels, in which levels of large error count most. Among sizes of equal error the smallest is
+    chosen. Errors of the chosen sizes on the images that chose them are optimistic: report errors
+    on images that are in neither X nor ``held_out``. More training images afford larger patches:
+    calibrate with as many as will be used.
 
     References
     ----------
-    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-    ICML 2025, arXiv:2411.19339, Sec. 5.1 (sizes nearest to a network) and App. B.
+    Niedoba et al., ICML 2025, arXiv:2411.19339, Sec. 5.1 (sizes nearest to a network) and App. B.
 
     Examples
     --------
@@ -207,21 +197,18 @@ def calibrate_thresholds(
     sample_weight=None,
     random_state=0,
 ):
-    r"""The thresholds of `FlexibleWindows` of least error at each of their noise levels.
+    r"""Return the thresholds of `FlexibleWindows` of least error at their noise levels.
 
-    As :func:`calibrate_patch_size`, with :math:`\lambda` in place of the size; the noise levels
-    are those of the windows.
+    As :func:`calibrate_patch_size`, with the threshold :math:`\lambda` in place of the size.
 
     Parameters
     ----------
     denoiser : PSPCDenoiser
-        With ``windows=FlexibleWindows(...)``, whose own thresholds do not matter.
-    X : array or Tensor of shape (n, C, H, W) or (n, d)
-        Training images.
+        With ``windows=FlexibleWindows(...)``; their own thresholds are not used.
     thresholds : sequence of float, default (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
         Candidates, in (0, 1].
-    against, n_images, held_out, monotone, sample_weight, random_state
-        As in :func:`calibrate_patch_size`.
+    X, against, n_images, held_out, monotone, sample_weight, random_state
+        As in :func:`calibrate_patch_size`, with its errors.
 
     Returns
     -------
@@ -234,8 +221,8 @@ def calibrate_thresholds(
     Raises
     ------
     ValueError
-        As :func:`calibrate_patch_size`; for a denoiser without flexible windows; or if a
-        threshold leaves a pixel in no window.
+        For a denoiser without flexible windows, or a threshold that leaves a pixel outside all
+        windows.
 
     Examples
     --------
@@ -244,8 +231,8 @@ def calibrate_thresholds(
     >>> from skpspc.inspection import calibrate_thresholds
     >>> X = load_digits_images().images[:500]
     >>> denoiser = PSPCDenoiser(windows=FlexibleWindows("data", 0.5, [2.0, 0.2]))
-    >>> found, table = calibrate_thresholds(denoiser, X, thresholds=[0.5, 0.8, 0.95])
-    >>> found[0] >= found[1]
+    >>> chosen, table = calibrate_thresholds(denoiser, X, thresholds=[0.5, 0.8, 0.95])
+    >>> chosen[0] >= chosen[1]
     True
     >>> table.sigmas
     array([0.2, 2. ])
@@ -261,7 +248,7 @@ def calibrate_thresholds(
     candidates = _checked_thresholds(thresholds)
     kept, held, seed = _split(denoiser, X, n_images, held_out, sample_weight, random_state)
     if isinstance(windows.heatmaps, str) and windows.heatmaps == "data":
-        # the same heat, found once for all thresholds
+        # one Gaussian serves all thresholds
         heat = _fitted(GaussianDenoiser(device=denoiser.device), kept)
         windows = FlexibleWindows(heat, windows.thresholds, windows.sigmas, windows.soft)
     models = (
@@ -273,30 +260,23 @@ def calibrate_thresholds(
 
 
 def _split(denoiser, X, n_images, held_out, sample_weight, random_state):
-    """Training images and held-out images, two of TrainingSet, and a seed for their noise."""
+    """Return training images and held-out images, two of TrainingSet, and a seed for the noise."""
+    shared = {name: getattr(denoiser, name, None) for name in ("data_range", "device")}
     shape = getattr(denoiser, "image_shape", None)
-    known = _known(X, shape, denoiser, sample_weight)
+    training_set = checked_training_set(X, sample_weight, image_shape=shape, **shared)
     rng = np.random.default_rng([noise_seed(random_state), _CALIBRATION])
     if held_out is not None:
-        held = _known(held_out, known.image_shape, denoiser)
-        return known, held, noise_seed(rng)
-    if not isinstance(n_images, Integral) or n_images < 1:
-        raise ValueError(f"n_images must be an int of at least 1, got {n_images!r}.")
-    return *hold_out(known, n_images, rng), noise_seed(rng)
-
-
-def _known(images, image_shape, denoiser, sample_weight=None):
-    """Images as a checked TrainingSet."""
-    shared = {name: getattr(denoiser, name, None) for name in ("data_range", "device")}
-    keeper = EmpiricalDenoiser(image_shape=image_shape, **shared)
-    return keeper.fit(images, sample_weight=sample_weight).training_set_
+        held_out = checked_training_set(held_out, image_shape=training_set.image_shape, **shared)
+        return training_set, held_out, noise_seed(rng)
+    check_count(n_images, "n_images")
+    return *hold_out(training_set, n_images, rng), noise_seed(rng)
 
 
 def _fitted(denoiser, training_set, **parameters):
-    """A clone of a denoiser with other parameters, fitted."""
+    """Return a clone of a denoiser with other parameters, fitted to a training set."""
     model = clone(denoiser).set_params(image_shape=training_set.image_shape)
     model.set_params(**parameters)
-    with warnings.catch_warnings():  # of an image that is not square all sides are sizes
+    with warnings.catch_warnings():  # sizes up to the longer side exceed the shorter one
         warnings.filterwarnings("ignore", message="patch_size=.* is larger than the image")
         return model.fit(training_set.images, None, sample_weight=training_set.sample_weight)
 
@@ -320,7 +300,7 @@ def _answer_of_reference(reference, _clean, z, sigma):
 
 
 def _check_against(against):
-    """Refuse what is neither "clean" nor a denoiser."""
+    """Raise unless the target is "clean" or a denoiser."""
     if not (hasattr(against, "denoise") or (isinstance(against, str) and against == "clean")):
         raise ValueError(
             f"against must be 'clean' or a fitted denoiser, got {against!r}; wrap a network in "
@@ -329,7 +309,7 @@ def _check_against(against):
 
 
 def _checked_thresholds(thresholds):
-    """Candidate thresholds, increasing, each once."""
+    """Return distinct candidate thresholds, increasing."""
     try:
         values = np.unique(np.asarray(thresholds, dtype=np.float64))
     except (TypeError, ValueError):

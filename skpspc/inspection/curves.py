@@ -1,10 +1,10 @@
-r"""How far denoisers are from the optimum, from clean images, and from one another.
+r"""Errors of denoisers against the optimum, clean images, and one another.
 
-The paper asks it of noisy images of two kinds:
+Noisy images come from one of two processes, as in the paper:
 
 - *forward*: :math:`z = x + \sigma \epsilon` with x an image and :math:`\epsilon` standard normal;
-- *reverse*: the states that a sampler visits, walking from noise to an image with one of the
-  denoisers. They are what a denoiser is given in use; there is no clean image to compare with.
+- *reverse*: the states that a sampler visits on its way from noise to an image. A denoiser in use
+  is given such states; they have no clean image.
 """
 
 from numbers import Real
@@ -19,14 +19,13 @@ from ..denoisers import EmpiricalDenoiser
 from ..sampling import SAMPLERS, draw_noise, edm_sigmas, noise_seed
 from ..sampling.schedules import check_grid
 from ..support.memory import rows_that_fit
-from ..support.training_set import to_compute
 from ._errors import answer_of, standard_error
-from ._images import as_images, check_fits, shared_range
+from ._images import as_clean, as_images, check_count, check_fits, shared_range
 from ._training import shared_training_set
 from .tables import ComparisonTable, ErrorTable
 
 _DEFAULT_N = 64
-# Beside the seed: what is drawn here must not be the noise that `score` and `sample` draw.
+# Beside the seed, so that the noise is not that of `score` and `sample`.
 _INSPECTION = 3
 
 
@@ -45,55 +44,52 @@ def error_curve(
     sigma_max=None,
     random_state=0,
 ):
-    r"""Mean squared error of denoisers at each noise level.
+    r"""Return the mean squared errors of denoisers at each noise level.
 
     .. math::
 
         E(\sigma) = \frac{1}{n D} \sum_{j=1}^n |D(z_j; \sigma) - R(z_j; \sigma)|^2
 
     with R the optimal denoiser of the training set, another denoiser, or the clean image. All
-    denoisers are given the same noisy images.
+    denoisers share the noisy images.
 
     Parameters
     ----------
     denoisers : dict of str to denoiser, list of denoisers, or denoiser
-        Fitted. Wrap networks in `skpspc.NetworkDenoiser`; they may live on another device, or
-        compute in another dtype.
+        Fitted, on any device and in any dtype. Wrap networks in `skpspc.NetworkDenoiser`.
     X : array or Tensor of shape (N, C, H, W) or (N, d)
-        Clean images, from which noisy ones are made. The paper takes training images, for which
-        the error of networks against the optimum is small at both ends, where there is hardly
-        any noise and where there is hardly anything else, and large in between. Of held-out
-        images it is large at small noise levels too: the optimum is a training image there.
+        Clean images, to which noise is added. The paper takes training images: the error of
+        networks against the optimum is then small at both ends of the noise levels, and large in
+        between. For held-out images it is large at small noise levels too, where the optimum is
+        a training image.
     sigmas : array of float of shape (n_sigmas,)
         Noise levels, non-negative, finite and distinct, in any order; in the units of the images.
     against : "optimal", "clean" or denoiser, default "optimal"
-        R: "optimal" is an `EmpiricalDenoiser` of the training set, exact; "clean" the images of
-        X.
+        R: "optimal" is the exact `EmpiricalDenoiser` of the training set; "clean", images of X.
     process : {"forward", "reverse"}, default "forward"
-        Where the noisy images come from. "forward": images of X and noise. "reverse": the
-        states at ``sigmas`` of n walks of a sampler from noise; X is not used then, and may be
-        None.
+        Source of the noisy images. "forward": images of X and noise. "reverse": the states at
+        ``sigmas`` of n runs of a sampler from noise; X may be None then.
     n : int, default None
-        How many noisy images at each noise level, or walks; None: 64, or as many as X holds.
-        Images are drawn from X without replacement.
+        Noisy images at each noise level, drawn from X without replacement, or runs of the
+        sampler; None: 64, or as many as X holds.
     X_train : array or Tensor of shape (N, C, H, W) or (N, d), default None
-        Training images of "optimal". None: those of ``denoisers``, with their weights, which
-        must all keep a training set, and the same one. Networks keep none, nor does a
-        `GaussianDenoiser` of more images than values in an image.
+        Training images of "optimal". None: the training set, with weights, that all ``denoisers``
+        have in common. Networks keep no training set, nor does a `GaussianDenoiser` of more
+        images than values in an image.
     along : str or denoiser, default None
-        With whom the sampler of "reverse" walks: one of ``denoisers``, by name, or any other.
-        None: with the one that ``against`` gives, as in the paper, where it is the network.
+        Denoiser of the sampler of "reverse": one of ``denoisers``, by name, or any other. None:
+        the denoiser of ``against``, which is the network in the paper.
     sampler : {"euler", "heun"} or callable, default "heun"
         As in `EmpiricalDenoiser.sample`.
     n_steps : int, default 18
-        Steps of the walk from ``sigma_max`` to the smallest of ``sigmas`` on the grid of
+        Steps of the sampler from ``sigma_max`` to the smallest of ``sigmas`` on the grid of
         `skpspc.edm_sigmas`; ``sigmas`` are further steps.
     sigma_max : float, default None
-        Where the walk begins, or the largest of ``sigmas`` if that is larger. None: 80 for images
-        on [-1, 1], scaled to the ``data_range`` of the denoiser that walks.
+        First noise level of the sampler, or the largest of ``sigmas`` if that is larger. None: 80
+        for images on [-1, 1], scaled to the ``data_range`` of the sampling denoiser.
     random_state : int, RandomState, Generator or None, default 0
-        Decides which images are drawn, and their noise: one draw for each image, used at
-        every noise level. The first n are the same whatever n and ``sigmas`` are.
+        Decides which images are drawn, and their noise: one draw for each image, used at every
+        noise level. Neither depends on n or ``sigmas``.
 
     Returns
     -------
@@ -102,17 +98,15 @@ def error_curve(
     Raises
     ------
     ValueError
-        For no noise levels, n larger than X, an unknown ``against``, ``process`` or
-        ``along``, clean images asked for in reverse, denoisers that share no training set where
-        ``against="optimal"`` and ``X_train`` is None, or denoisers that answer with another
-        shape, with NaN or with infinity.
+        For no noise levels, n larger than X, an unknown ``against``, ``process`` or ``along``,
+        ``against="clean"`` in reverse, ``against="optimal"`` without ``X_train`` or a common
+        training set, or answers of another shape, NaN or infinity.
     sklearn.exceptions.NotFittedError
         For a denoiser that is not fitted.
 
     References
     ----------
-    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-    ICML 2025, arXiv:2411.19339.
+    Niedoba et al., ICML 2025, arXiv:2411.19339.
 
     Examples
     --------
@@ -161,23 +155,18 @@ def compare(
     sigma_max=None,
     random_state=0,
 ):
-    r"""Mean squared difference of each two denoisers at each noise level.
+    """Return the mean squared difference of each two denoisers at each noise level.
 
     Parameters
     ----------
     denoisers, X, sigmas, process, n, sampler, n_steps, sigma_max, random_state
-        As in `error_curve`. X may be None where ``process="reverse"``.
+        As in `error_curve`, with its errors. X may be None for ``process="reverse"``.
     along : str or denoiser, default None
-        With whom the sampler of "reverse" walks; None: the first of ``denoisers``.
+        Denoiser of the sampler of "reverse"; None: the first of ``denoisers``.
 
     Returns
     -------
     ComparisonTable
-
-    Raises
-    ------
-    ValueError
-        As in `error_curve`.
 
     Examples
     --------
@@ -204,22 +193,7 @@ def compare(
 
 
 def named_denoisers(denoisers):
-    """Denoisers by name; those without one are called by their class, and numbered.
-
-    Parameters
-    ----------
-    denoisers : dict of str to denoiser, list of denoisers, or denoiser
-
-    Returns
-    -------
-    dict of str to denoiser
-
-    Raises
-    ------
-    ValueError
-        For none, or something that does not denoise.
-    sklearn.exceptions.NotFittedError
-    """
+    """Return checked denoisers by name; unnamed ones are called by their class, and numbered."""
     if not isinstance(denoisers, dict):
         given = denoisers if isinstance(denoisers, (list, tuple)) else [denoisers]
         denoisers = {}
@@ -240,6 +214,7 @@ def named_denoisers(denoisers):
 
 
 def _check_denoiser(denoiser, name):
+    """Raise unless an object is a fitted denoiser."""
     if not callable(getattr(denoiser, "denoise", None)):
         raise ValueError(
             f"{name} must be a fitted denoiser, got {denoiser!r}; wrap a network in "
@@ -250,7 +225,7 @@ def _check_denoiser(denoiser, name):
 
 
 def _reference(against, members, X_train):
-    """The denoiser that errors are measured from, None for clean images, and its name."""
+    """Return the denoiser that errors are measured from, or None for clean images, and its name."""
     if not isinstance(against, str):
         _check_denoiser(against, "against")
         return against, type(against).__name__
@@ -265,29 +240,30 @@ def _reference(against, members, X_train):
 
 
 def _optimum(members, X_train):
-    """The optimal denoiser of X_train, or of the training set that the members share."""
+    """Return the optimal denoiser of X_train, or of the training set common to the members."""
     if X_train is not None:
         images = as_images(X_train, "X_train")
         is_uint8 = images.dtype == np.uint8
         data_range = shared_range(members.values(), images) if is_uint8 else None
         return EmpiricalDenoiser(data_range=data_range).fit(images)
-    known = shared_training_set(members.values())
-    if known is None:
+    training_set = shared_training_set(members.values())
+    if training_set is None:
         raise ValueError(
             f"against='optimal' needs one training set, and {', '.join(members)} keep none or "
-            "different ones; pass X_train, the images whose optimum it is to be."
+            "different ones; pass X_train, the images of the optimum."
         )
-    optimum = EmpiricalDenoiser(data_range=known.data_range if known.is_uint8 else None)
-    return optimum.fit(known.images, sample_weight=known.sample_weight)
+    data_range = training_set.data_range if training_set.is_uint8 else None
+    optimum = EmpiricalDenoiser(data_range=data_range)
+    return optimum.fit(training_set.images, sample_weight=training_set.sample_weight)
 
 
 def _walker(along, members, default, process):
-    """Whose trajectories are walked, or None where there are none."""
+    """Return the denoiser of the sampler, or None for the forward process."""
     if process not in ("forward", "reverse"):
         raise ValueError(f"process must be 'forward' or 'reverse', got {process!r}.")
     if process == "forward":
         if along is not None:
-            raise ValueError("along says with whom a sampler walks; pass process='reverse' too.")
+            raise ValueError("along is the denoiser of a sampler; pass process='reverse' too.")
         return None
     if along is None:
         return default
@@ -300,25 +276,21 @@ def _walker(along, members, default, process):
 
 
 def _source(denoisers, X, n, process, walker, sampler, n_steps, sigma_max, random_state):
-    """What noisy images the denoisers are given."""
+    """Return the source of the noisy images."""
+    if n is not None:
+        check_count(n, "n")
     rng = np.random.default_rng([noise_seed(random_state), _INSPECTION])
     if process == "forward":
         return _Forward(denoisers, X, n, rng)
     return _Reverse(walker, n, rng, sampler, n_steps, sigma_max)
 
 
-def _checked_n(n):
-    if n is not None and not (isinstance(n, (int, np.integer)) and n >= 1):
-        raise ValueError(f"n must be an int of at least 1, got {n!r}.")
-
-
 class _Forward:
-    """Images and noise: ``n`` of them, described by ``words``."""
+    """A source of ``n`` images with noise, described by ``words``."""
 
     def __init__(self, denoisers, X, n, rng):
-        _checked_n(n)
         if X is None:
-            raise ValueError("process='forward' makes noisy images of X, got None; pass images.")
+            raise ValueError("process='forward' adds noise to images of X, got None; pass images.")
         X = X if isinstance(X, (np.ndarray, torch.Tensor)) else as_images(X, "X")
         if n is not None and n > len(X):
             raise ValueError(f"n={n} images are asked for, but X holds {len(X)}; pass more, or n.")
@@ -332,25 +304,23 @@ class _Forward:
         self.words = "noisy images (forward process)"
 
     def noisy(self, sigmas):
-        """Number of the noise level, rows, clean images and noisy ones, batch by batch."""
-        dtype = torch.float64 if self.images.dtype == np.float64 else torch.float32
+        """Yield index of the noise level, rows, clean images and noisy images, by batches."""
         shape = self.images.shape[1:]
         for rows in _batches(shape, self.n):
-            clean = to_compute(torch.from_numpy(self.images[rows]), dtype, self.data_range)
+            clean = as_clean(self.images[rows], self.data_range)
             noise = draw_noise(shape, len(clean), self.seed, start=rows.start).to(clean)
             for j, sigma in enumerate(sigmas):
                 yield j, rows, clean, clean + float(sigma) * noise
 
 
 class _Reverse:
-    """The states of a sampler: ``n`` walks, described by ``words``."""
+    """A source of the states of ``n`` runs of a sampler, described by ``words``."""
 
     def __init__(self, walker, n, rng, sampler, n_steps, sigma_max):
-        _checked_n(n)
         if not hasattr(walker, "sample"):
             raise ValueError(
-                f"process='reverse' walks with a denoiser of this library, got {walker!r}; wrap a "
-                "network in NetworkDenoiser."
+                f"process='reverse' samples with a denoiser of this library, got {walker!r}; wrap "
+                "a network in NetworkDenoiser."
             )
         if not (callable(sampler) or (isinstance(sampler, str) and sampler in SAMPLERS)):
             raise ValueError(
@@ -359,8 +329,8 @@ class _Reverse:
         _, sigma_max = sampler_ends(getattr(walker, "data_range_", None), sigma_max=sigma_max)
         if not (isinstance(sigma_max, Real) and 0 < float(sigma_max) < np.inf):
             raise ValueError(
-                f"sigma_max must be a positive float, got {sigma_max!r}; pass the noise level from "
-                "which the denoiser samples, or None."
+                f"sigma_max must be a positive float, got {sigma_max!r}; pass the first noise "
+                "level of the sampler, or None."
             )
         self.n = _DEFAULT_N if n is None else int(n)
         self.seed = noise_seed(rng)
@@ -369,7 +339,7 @@ class _Reverse:
         self.words = f"walks of {type(walker).__name__} (reverse process)"
 
     def noisy(self, sigmas):
-        """Number of the noise level, rows, None and states, batch by batch."""
+        """Yield index of the noise level, rows, None and states, by batches."""
         if sigmas[0] <= 0:
             raise ValueError("sigmas must be positive for process='reverse'; leave 0 out.")
         grid = self.grid(sigmas)
@@ -389,18 +359,18 @@ class _Reverse:
                 yield j, rows, None, torch.as_tensor(states[grid.index(sigma)]).cpu()
 
     def grid(self, sigmas):
-        """The steps of the walk, decreasing: those of `edm_sigmas`, and ``sigmas``, increasing."""
+        """Return decreasing steps of the sampler: `edm_sigmas`, and increasing ``sigmas``."""
         steps = edm_sigmas(self.n_steps, sigmas[0], max(self.sigma_max, sigmas[-1]))
         twice = np.isclose(steps[:, None], sigmas, rtol=1e-6, atol=0).any(1)
         return np.union1d(steps[~twice], sigmas)[::-1].tolist()
 
 
 def _batches(shape, n):
-    """Slices of n rows that fit the memory."""
+    """Return slices of n rows that fit ``working_memory``."""
     return gen_batches(n, rows_that_fit(64 * int(np.prod(shape)), n, what="The noise of one image"))
 
 
 def _squares(answer, target):
-    """Mean squared difference of each image, (n,)."""
+    """Return the mean squared difference of each image, (n,)."""
     difference = answer.double() - target.double()
     return difference.square().flatten(1).mean(1).numpy()

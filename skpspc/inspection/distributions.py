@@ -1,7 +1,6 @@
-"""How near a set of images is to another set, seen through features."""
+"""Distances of two sets of images, by the features of a network."""
 
 import math
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -9,12 +8,12 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.utils import check_array, check_random_state, gen_batches
 
 from ..support.training_set import to_compute
-from ._images import as_images, check_alike
+from ._images import as_images, check_alike, check_count
 from .metrics import Measurement, check_range
 
 
 def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
-    r"""Fréchet distance between the features of two sets of images.
+    r"""Return the Fréchet distance between the features of two sets of images.
 
     .. math::
 
@@ -30,13 +29,12 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
         Generated images, of the same shape.
     feature : callable
         ``feature(images)`` maps a float32 Tensor (m, C, H, W), or (m, d), to an array or
-        Tensor (m, n_features). What is called *the* FID takes the last pooling layer of an
-        Inception network; numbers compare only under one feature and equal n, as few images
-        make it larger.
+        Tensor (m, n_features). *The* FID takes the last pooling layer of an Inception network.
+        Values compare only for one feature and equal n: fewer images give larger values.
     batch_size : int, default 256
-        Images that ``feature`` sees at once.
+        Images per call of ``feature``.
     data_range : tuple of (low, high), default (-1, 1)
-        What the values of images live on; only recorded.
+        Range of the values of images; only recorded.
 
     Returns
     -------
@@ -46,8 +44,8 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
     Raises
     ------
     ValueError
-        For fewer than two images, NaN, infinity, two shapes, or features that are no function
-        or not one row an image.
+        For fewer than two images, NaN, infinity, two shapes, or a ``feature`` that is no function
+        or does not return one row per image.
 
     References
     ----------
@@ -74,11 +72,12 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
     true, other = _features_of_both(X_true, X, feature, batch_size, data_range)
     root, other_root = (_covariance_root(features) for features in (true, other))
     # With S = R^T R and T = Q^T Q the eigenvalues of S T are the squared singular values of R Q^T.
-    # No root of a matrix is taken, which for fewer images than features would not exist.
+    # For fewer images than features S T has no matrix root.
     cross = np.linalg.norm(root @ other_root.T, "nuc")
     shift = np.square(true.mean(0) - other.mean(0)).sum()
     value = shift + np.square(root).sum() + np.square(other_root).sum() - 2 * cross
-    return _measurement("fid", [max(value, 0.0)], true, other, data_range)
+    about = {"n": len(other), "n_reference": len(true)}
+    return Measurement.of("fid", [max(value, 0.0)], check_range(data_range), **about)
 
 
 def kid(
@@ -92,7 +91,7 @@ def kid(
     random_state=0,
     data_range=(-1, 1),
 ):
-    r"""Kernel distance between the features of two sets of images.
+    r"""Return the kernel distance between the features of two sets of images.
 
     .. math::
 
@@ -106,23 +105,18 @@ def kid(
     Parameters
     ----------
     X_true, X, feature, batch_size, data_range
-        As in `fid`.
+        As in `fid`, with its errors.
     subset_size : int, default 1000
-        Images of each set in a subset, or all of a smaller set.
+        Images of each set in a subset; all of a smaller set.
     n_subsets : int, default 100
-        How many random subsets to average; one where both sets are used whole.
+        Random subsets to average; one where both sets are used whole.
     random_state : int, RandomState or None, default 0
-        Draws them.
+        Draws the subsets.
 
     Returns
     -------
     Measurement
-        Its ``values`` are those of the subsets.
-
-    Raises
-    ------
-    ValueError
-        As `fid`, and for subsets out of range.
+        ``values`` holds one value per subset.
 
     References
     ----------
@@ -136,11 +130,10 @@ def kid(
     >>> kid(X[:50], X[50:], feature=lambda images: images, data_range=(-3, 3)).n
     50
 
-    The feature of `fid` from torchmetrics serves here too.
+    The torchmetrics feature of `fid` works here too.
     """
     for name, count, least in (("subset_size", subset_size, 2), ("n_subsets", n_subsets, 1)):
-        if not (isinstance(count, Integral) and int(count) >= least):
-            raise ValueError(f"{name} must be an int of at least {least}, got {count!r}.")
+        check_count(count, name, least)
     true, other = _features_of_both(X_true, X, feature, batch_size, data_range)
     sizes = [min(subset_size, len(features)) for features in (true, other)]
     if sizes == [len(true), len(other)]:
@@ -153,11 +146,12 @@ def kid(
             for features, size in zip((true, other), sizes, strict=True)
         ]
         values.append(_discrepancy(*drawn))
-    return _measurement("kid", values, true, other, data_range)
+    about = {"n": len(other), "n_reference": len(true)}
+    return Measurement.of("kid", values, check_range(data_range), **about)
 
 
 def _features_of_both(X_true, X, feature, batch_size, data_range):
-    """Features (N, d) and (n, d), float64."""
+    """Return the features of both sets, (N, d) and (n, d), float64."""
     if not callable(feature):
         raise ValueError(
             f"feature must be a function of images, or a network, got {feature!r}; to compare "
@@ -174,7 +168,7 @@ def _features_of_both(X_true, X, feature, batch_size, data_range):
 
 
 def _features(images, feature, batch_size, data_range):
-    """What ``feature`` makes of images, (n, d) float64."""
+    """Return the features of images, (n, d) float64."""
     parts = []
     for rows in gen_batches(len(images), batch_size):
         batch = to_compute(torch.from_numpy(images[rows].copy()), torch.float32, data_range)
@@ -192,28 +186,16 @@ def _features(images, feature, batch_size, data_range):
 
 
 def _covariance_root(features):
-    """R (at most d rows, d) with R^T R the covariance of rows."""
+    """Return R, at most d rows (r, d), with R^T R the covariance of features (n, d)."""
     centred = (features - features.mean(0)) / math.sqrt(len(features) - 1)
     return np.linalg.qr(centred, mode="r")
 
 
 def _discrepancy(a, b):
-    """Squared maximum mean discrepancy of rows, unbiased."""
+    """Return the unbiased squared maximum mean discrepancy of two sets of features."""
 
     def within(x):
         kernel = polynomial_kernel(x, degree=3)  # (x.y / d + 1)^3
         return (kernel.sum() - kernel.trace()) / (len(x) * (len(x) - 1))
 
     return within(a) + within(b) - 2 * polynomial_kernel(a, b, degree=3).mean()
-
-
-def _measurement(name, values, true, other, data_range):
-    values = np.asarray(values, dtype=np.float64)
-    return Measurement(
-        values.mean(),
-        name=name,
-        values=values,
-        n=len(other),
-        n_reference=len(true),
-        data_range=check_range(data_range),
-    )

@@ -1,4 +1,4 @@
-"""How far a patch's posterior is from that of the whole image."""
+"""Distance of the posterior given a patch to the posterior given the whole image."""
 
 from dataclasses import dataclass
 from numbers import Integral
@@ -8,7 +8,6 @@ import torch
 
 from .._repr import short_repr
 from .._units import checked_range, half_width
-from ..denoisers import EmpiricalDenoiser
 from ..posterior import dense_weights
 from ..sampling import draw_noise, noise_seed
 from ..sampling.choice import patch_sizes as sizes_of
@@ -17,8 +16,10 @@ from ..support import clip_size
 from ..support.holdout import different
 from ..support.memory import rows_that_fit
 from ._errors import standard_error
+from ._images import check_count
+from ._training import checked_training_set
 
-# On images in [-1, 1]: both ends where every patch agrees with the whole.
+# On images in [-1, 1]: at both ends every patch agrees with the whole image.
 _SIGMAS = tuple(np.geomspace(0.01, 100.0, 17).tolist())
 # Beside the seed.
 _EQUIVALENCE = 4
@@ -26,7 +27,7 @@ _EQUIVALENCE = 4
 
 @dataclass(frozen=True, eq=False)
 class LocalEquivalence:
-    """How far patch and global posterior are apart, by noise level and patch size.
+    """Distances of patch and global posterior, by noise level and patch size.
 
     All distances are root mean squares over the values of the patch, in the units of the
     images.
@@ -45,7 +46,7 @@ class LocalEquivalence:
     diameters : ndarray of shape (S,)
         Upper bound of the distance of two training patches.
     weight : ndarray of shape (n,)
-        How much each noisy image counts, with a sum of one.
+        Weight of each noisy image; sums to one.
     """
 
     sigmas: np.ndarray
@@ -60,7 +61,7 @@ class LocalEquivalence:
 
     @property
     def n(self):
-        """How many noisy images at each noise level."""
+        """Number of noisy images at each noise level."""
         return len(self.weight)
 
     @property
@@ -75,17 +76,17 @@ class LocalEquivalence:
 
     @property
     def bound(self):
-        """What the gap cannot exceed, ``total_variation * diameters``, (L, S)."""
+        """Upper bound of the gap, ``total_variation * diameters``, (L, S)."""
         return self.total_variation * self.diameters
 
     @property
     def gap_standard_error(self):
-        """Of ``gap``, over the draw of the noisy images, (L, S); NaN for one image."""
+        """Standard error of ``gap`` over noisy images, (L, S); NaN for one image."""
         return standard_error(self.image_gaps, self.weight)
 
     @property
     def bound_standard_error(self):
-        """Of ``bound``, over the draw of the noisy images, (L, S); NaN for one image."""
+        """Standard error of ``bound`` over noisy images, (L, S); NaN for one image."""
         return standard_error(self.image_variations, self.weight) * self.diameters
 
 
@@ -100,7 +101,7 @@ def local_equivalence(
     data_range=None,
     random_state=0,
 ):
-    r"""How far patch and global posterior mean are apart, and what bounds it.
+    r"""Measure the distance of patch and global posterior mean, and its bound.
 
     .. math::
 
@@ -123,8 +124,8 @@ def local_equivalence(
         Sides of the patch, at least 1 and at most the longer side of the image. None: up to 15
         sizes from 1 to the longer side, evenly spaced in their logarithm.
     n_images : int, default 64
-        How many different training images noise is added to (all, if there are fewer); the
-        same images and noise serve all noise levels and sizes.
+        Different training images to add noise to (all, if there are fewer); all noise levels and
+        sizes share images and noise.
     sample_weight : array of shape (N,), default None
     image_shape : tuple of (C, H, W), default None
         Shape of one image where X is flat.
@@ -133,7 +134,7 @@ def local_equivalence(
         stand for low to high, and floats must lie between them. None: uint8 images are read on
         [-1, 1], float images are used unscaled.
     random_state : int, RandomState, Generator or None, default 0
-        Decides which images, and their noise: that of image i depends on it and on i only.
+        Decides which images, and the noise: of image i, by ``random_state`` and i only.
 
     Returns
     -------
@@ -142,62 +143,61 @@ def local_equivalence(
     Raises
     ------
     ValueError
-        For noise levels or sizes that are none or out of range, or float images outside
-        ``data_range``.
+        For invalid noise levels or sizes, or float images outside ``data_range``.
 
     See Also
     --------
-    suggest_patch_size : Where the bound is small.
+    suggest_patch_size : The smallest size of a small bound.
     LocalEquivalenceDisplay : The picture.
 
     Notes
     -----
     As :math:`\sigma \to \infty` both posteriors tend to the sample weights. As :math:`\sigma \to
-    0`, on a noisy training image, both tend to that image; if others are equal to it on
-    the patch, :math:`w^P` is shared with them, so that the total variation stays, but
-    the means agree all the same. So the gap vanishes at both ends (*local equivalence*), and in
-    between patches know less than the image does.
+    0`, on a noisy training image, both tend to that image. If other images equal it on the patch,
+    they share :math:`w^P` and the total variation stays, but the means agree. So the gap vanishes
+    at both ends (*local equivalence*); in between a patch carries less information than the image.
 
     The diameter is replaced by an upper bound, twice the largest distance to the middle of the
-    range of each value, for which the training set is read once. The work is that of a
-    posterior over patches for each noisy image and size.
+    range of each value. The work is one posterior over patches for each noisy image and size.
 
     References
     ----------
-    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-    ICML 2025, arXiv:2411.19339.
+    Niedoba et al., ICML 2025, arXiv:2411.19339.
 
     Examples
     --------
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import local_equivalence
     >>> X = load_digits_images().images[:300]
-    >>> found = local_equivalence(X, [0.05, 1.0, 100.0], [4])
-    >>> found.gap.round(2).tolist()
+    >>> equivalence = local_equivalence(X, [0.05, 1.0, 100.0], [4])
+    >>> equivalence.gap.round(2).tolist()
     [[0.0], [0.32], [0.01]]
-    >>> bool((found.gap <= found.bound).all())
+    >>> bool((equivalence.gap <= equivalence.bound).all())
     True
     """
     data_range = None if data_range is None else checked_range(data_range, "data_range")
     usual = half_width(data_range) * np.array(_SIGMAS)
     grid = np.sort(check_grid(usual if sigmas is None else sigmas))
-    if not isinstance(n_images, Integral) or n_images < 1:
-        raise ValueError(f"n_images must be an int of at least 1, got {n_images!r}.")
-    keeper = EmpiricalDenoiser(image_shape=image_shape, data_range=data_range)
-    known = keeper.fit(X, sample_weight=sample_weight).training_set_
-    sizes = check_sizes(patch_sizes, known.image_shape, "patch_sizes")
+    check_count(n_images, "n_images")
+    training_set = checked_training_set(
+        X, sample_weight, image_shape=image_shape, data_range=data_range
+    )
+    shape = training_set.image_shape
+    sizes = check_sizes(patch_sizes, shape, "patch_sizes")
     rng = np.random.default_rng([noise_seed(random_state), _EQUIVALENCE])
-    drawn = different(known, n_images, rng)
-    dtype = torch.float64 if known.images.dtype == torch.float64 else torch.float32
+    drawn = different(training_set, n_images, rng)
+    dtype = torch.float64 if drawn.images.dtype == torch.float64 else torch.float32
     clean = drawn.take(slice(0, len(drawn)), dtype)
-    noise = draw_noise(known.image_shape, len(drawn), noise_seed(rng)).to(clean)
-    patches = [_central(known, size) for size in sizes.tolist()]
-    apart = np.array([_apart(known, patches, clean + s * noise, s) for s in grid.tolist()])
-    weight = drawn.sample_weight.cpu().numpy()
+    noise = draw_noise(shape, len(drawn), noise_seed(rng)).to(clean)
+    patches = [_central(training_set, size) for size in sizes.tolist()]
+    distances = np.array(
+        [_distances(training_set, patches, clean + s * noise, s) for s in grid.tolist()]
+    )
+    gaps, variations = np.moveaxis(distances, 2, 0)
     diameters = np.array([_diameter(patch) for _, patch in patches])
-    gaps, variations = np.moveaxis(apart, 2, 0)
+    weight = drawn.sample_weight.cpu().numpy()
     weight = weight / weight.sum()
-    return LocalEquivalence(grid, sizes, known.image_shape, gaps, variations, diameters, weight)
+    return LocalEquivalence(grid, sizes, shape, gaps, variations, diameters, weight)
 
 
 def suggest_patch_size(
@@ -212,39 +212,35 @@ def suggest_patch_size(
     data_range=None,
     random_state=0,
 ):
-    r"""The smallest patch that is bound to answer as the whole image does.
+    r"""Return the smallest patch that must answer as the whole image does.
 
-    The question it answers: *from which size on can a patch denoiser be nothing but the optimal
-    denoiser of the training set, on its patch, up to* ``tol``? It returns the smallest size for
-    which, and for all larger ones of ``patch_sizes``,
+    A patch denoiser of this size or larger is, on its patch, the optimal denoiser of the training
+    set, up to ``tol``. It is the smallest size for which, and for all larger ones of
+    ``patch_sizes``,
 
     .. math::
 
         \operatorname{E}_z\, \tfrac12 \sum_i | w_i^P - w_i | \cdot
         \max_{ij} \| x_{iP} - x_{jP} \| \le \mathrm{tol},
 
-    which bounds the mean distance of the two posterior means on the patch (see Notes).
-    Smaller patches may still agree, since the bound is an upper one, but only
-    they can do anything else: a denoiser that is to generalise at this noise level, and not to
-    repeat training images, needs patches smaller than this. Which of those serves best the
-    bound does not know; :func:`calibrate_patch_size` measures it.
+    which bounds the mean distance of the two posterior means on the patch (see Notes). Smaller
+    patches may agree as well, but only smaller patches can generalise at this noise level and not
+    repeat training images. :func:`calibrate_patch_size` measures which of them denoises best.
 
     Parameters
     ----------
-    X : array or Tensor of shape (N, C, H, W) or (N, d)
-        Training images.
     sigma : float
         Noise level, finite and non-negative, in the units of the images.
     tol : float, default 0.1
         Admissible distance, a root mean square over the values of the patch, in the units of
         the images; positive.
-    patch_sizes, n_images, sample_weight, image_shape, data_range, random_state
+    X, patch_sizes, n_images, sample_weight, image_shape, data_range, random_state
         As in :func:`local_equivalence`.
 
     Returns
     -------
     size : int
-        The longer side of the image where no smaller size is small enough.
+        The longer side of the image if the bound of every smaller size exceeds ``tol``.
     estimates : LocalEquivalence
         Total variation, bound and measured distance of all sizes, at this one noise level.
 
@@ -255,15 +251,14 @@ def suggest_patch_size(
 
     Notes
     -----
-    Proof of the bound. Let t be the total variation: the positive part of :math:`w^P - w` has
-    the sum t, and so has the negative part. With p and q these parts over t,
-    :math:`D_P - D = t (\sum_i p_i x_{iP} - \sum_i q_i x_{iP})`, that is t times the difference of
-    two points in the convex hull of the training patches, whose diameter is that of the patches.
+    Proof of the bound. Let t be the total variation: the positive and the negative part of
+    :math:`w^P - w` both sum to t. With p and q the two parts over t,
+    :math:`D_P - D = t (\sum_i p_i x_{iP} - \sum_i q_i x_{iP})`, t times the difference of two
+    points in the convex hull of the training patches, which has the diameter of the patches.
 
-    The suggestion rises and falls with sigma. As :math:`\sigma \to \infty` both posteriors tend to
-    the sample weights, and a pixel is large enough; as :math:`\sigma \to 0`, any patch that
-    no two training images share is. It is not the size that denoises best, which keeps
-    growing with sigma.
+    The suggestion rises and falls with sigma. As :math:`\sigma \to \infty` a pixel is large enough;
+    as :math:`\sigma \to 0`, any patch that no two training images share. The size that denoises
+    best is another one, which keeps growing with sigma.
 
     Examples
     --------
@@ -299,13 +294,7 @@ def suggest_patch_size(
 
 
 def check_sizes(sizes, image_shape, name):
-    """Patch sizes as an int array, increasing, each once; None: some of all.
-
-    Raises
-    ------
-    ValueError
-        If they are none, no ints, or larger than the image.
-    """
+    """Return distinct patch sizes as an int array, increasing; for None, `patch_sizes`."""
     if sizes is None:
         return np.array(sizes_of(image_shape))
     longest = max(image_shape[1:])
@@ -319,7 +308,7 @@ def check_sizes(sizes, image_shape, name):
 
 
 def _central(training_set, size):
-    """The crop in the middle of an image (C, H, W), an index, and that of all training images."""
+    """Return the index of the crop in the middle of an image, and the crops of training images."""
     window = clip_size(size, training_set.image_shape)
     sides = zip(training_set.image_shape[1:], window, strict=True)
     corner = [(whole - part) // 2 for whole, part in sides]
@@ -327,11 +316,11 @@ def _central(training_set, size):
     return (..., rows, columns), training_set.crop(*corner, *window)
 
 
-def _apart(known, patches, z, sigma):
-    """Gaps and total variations of every patch, (S, 2, n)."""
+def _distances(training_set, patches, z, sigma):
+    """Return gaps and total variations of every patch, (S, 2, n)."""
     level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
-    whole = dense_weights(z, level, known)
-    found = []
+    whole = dense_weights(z, level, training_set)
+    distances = []
     for area, patch in patches:
         difference = dense_weights(z[area], level, patch).sub_(whole)
         shift = z.new_zeros(len(z), patch.n_values)
@@ -339,12 +328,13 @@ def _apart(known, patches, z, sigma):
         for rows in patch.slices(n_rows):
             shift = shift + difference[:, rows] @ patch.take(rows, z.dtype).flatten(1)
         gap = shift.double().square().mean(1).sqrt()
-        found.append(torch.stack([gap, difference.double().abs_().sum(1) / 2]).cpu().numpy())
-    return np.stack(found)
+        variation = difference.double().abs_().sum(1) / 2
+        distances.append(torch.stack([gap, variation]).cpu().numpy())
+    return np.stack(distances)
 
 
 def _diameter(patch):
-    """Upper bound of the distance of two training patches, a root mean square."""
+    """Return an upper bound of the root mean square between two training patches."""
     low, high = patch.extremes
     middle = (low + high) / 2
     largest = 0.0

@@ -1,4 +1,4 @@
-"""What heat maps tell of how far a denoiser looks around a pixel."""
+"""Sizes of heat maps, and heat maps of all pixels from a few."""
 
 import numbers
 
@@ -8,15 +8,15 @@ from .._validation import check_pixels
 
 
 def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
-    """Side of the smallest square around a pixel that holds a fraction of its heat map.
+    """Return the side of the smallest square around a pixel that holds a fraction of its heat.
 
-    Squares are odd and centred on the pixel; what lies beyond an edge of the image holds
-    nothing, so that the square of a corner pixel may be nearly twice as wide as the image.
+    Squares are odd and centred on the pixel. There is no heat beyond the edges of the image, so
+    the square of a corner pixel may be nearly twice as wide as the image.
 
     Parameters
     ----------
     heatmaps : array of shape (..., m, H, W), or (..., H, W, H, W) without ``pixels``
-        Non-negative. Of a `numpy.memmap` a pixel's maps are read at a time.
+        Non-negative. A `numpy.memmap` is read pixel by pixel.
     fraction : float, default 0.5
         In (0, 1].
     pixels : array of int, shape (m, 2), default None
@@ -56,45 +56,44 @@ def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
         rings = np.add.reduceat(heat.reshape(*heat.shape[:-2], -1)[..., order], starts, axis=-1)
         held = rings.cumsum(-1)
         total = held[..., -1:]
-        # not by rounding one pixel more
+        # rounding must not add a ring
         short = held < float(fraction) * total * (1 - 1e-12)
         sides[..., k] = np.where(total[..., 0] > 0, 2 * short.sum(-1) + 1, 0)
     return sides.reshape(shape)
 
 
 def spread_heat_maps(heatmaps, pixels):
-    """Heat maps of all pixels from those of a few, as if all looked around alike.
+    """Return heat maps of all pixels from a few, as if heat were translation-invariant.
 
-    How much a pixel matters for another is taken to depend on the displacement between the two
-    alone: the mean over the pixels that have it. So the maps of some fifty pixels of a 32 x 32
-    image give `FlexibleWindows` the windows of all of them, for a twentieth of the work of
-    `save_heat_maps`, and less noisy. What is peculiar to a place, an edge or a token of a
-    transformer, is lost.
+    The heat between two pixels becomes the mean over all given pairs of equal displacement. Fifty
+    pixels of a 32 x 32 image give `FlexibleWindows` all windows, for a twentieth of the work of
+    `save_heat_maps`, and with less noise. Differences between positions, as at edges or between
+    tokens of a transformer, are lost.
 
     Parameters
     ----------
     heatmaps : array of shape (..., m, H, W)
         Non-negative, as `heat_maps` gives them with ``pixels``.
     pixels : array of int, shape (m, 2)
-        (row, column) of the m maps. Choose them all over the image, some near its corners: those
+        (row, column) of the m maps. Choose them all over the image, and near its corners, which
         have the largest displacements.
 
     Returns
     -------
     ndarray of shape (..., H, W, H, W), float64
-        (H W)^2 numbers a level. Displacements that none of the pixels has within the image have
-        no heat. A pixel's own heat is raised to the largest of all (or to 1, if there is none), so
-        that every window holds its own pixel.
+        (H W)^2 numbers per level. Displacements that no given pixel has within the image have no
+        heat. A pixel's own heat is raised to the largest of all (or to 1, if all is zero), so that
+        every window holds its own pixel.
 
     Raises
     ------
     ValueError
-        If heat is negative or not finite, for pixels that are not in the image, or shapes that do
-        not fit.
+        For heat that is negative or not finite, pixels outside the image, or shapes that do not
+        fit.
 
     See Also
     --------
-    save_heat_maps : Those of all pixels, measured, in a file.
+    save_heat_maps : Measured heat maps of all pixels, in a file.
 
     Examples
     --------
@@ -109,7 +108,7 @@ def spread_heat_maps(heatmaps, pixels):
     (2, 1, 8, 8)
     """
     if pixels is None:
-        raise ValueError("pixels must tell of which pixels the heat maps are, got None.")
+        raise ValueError("pixels must be the (row, column) of every heat map, got None.")
     maps, pixels, shape = _maps_of_pixels(np.asarray(heatmaps), pixels)
     height, width = maps.shape[-2:]
     total = np.zeros((*shape[:-1], 2 * height - 1, 2 * width - 1))
@@ -129,7 +128,7 @@ def spread_heat_maps(heatmaps, pixels):
 
 
 def _checked_map(maps, k, row, column):
-    """The k-th map, which is that of a pixel, (..., H, W) float64."""
+    """Return the checked k-th map, of the pixel (row, column), (..., H, W) float64."""
     heat = np.asarray(maps[..., k, :, :])
     if heat.dtype.kind not in "biuf":
         raise ValueError(f"heat maps must be real numbers, got dtype {heat.dtype}.")
@@ -141,19 +140,19 @@ def _checked_map(maps, k, row, column):
 
 
 def _displacements(pixel, height, width):
-    """Where an image lies among displacements from one of its pixels, 2 H - 1 by 2 W - 1."""
+    """Return the slices of an image among the 2 H - 1 by 2 W - 1 displacements from its pixel."""
     (row, column), (top, left) = pixel, (height - 1, width - 1)
     return slice(top - row, top - row + height), slice(left - column, left - column + width)
 
 
 def _maps_of_pixels(heatmaps, pixels):
-    """Maps (..., m, H, W), their pixels (m, 2), and the shape of one number for each."""
+    """Return maps (..., m, H, W), their pixels (m, 2), and the shape of one number per map."""
     shape = tuple(heatmaps.shape)
     if pixels is None:
         if len(shape) < 4 or shape[-4:-2] != shape[-2:]:
             raise ValueError(
-                f"heatmaps must have shape (..., H, W, H, W), got {shape}; pass pixels, if there "
-                "are maps of some pixels only."
+                f"heatmaps must have shape (..., H, W, H, W), got {shape}; pass pixels for maps "
+                "of some pixels only."
             )
         pixels = np.argwhere(np.ones(shape[-2:]))
         maps = heatmaps.reshape(*shape[:-4], len(pixels), *shape[-2:])

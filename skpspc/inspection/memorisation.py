@@ -1,4 +1,4 @@
-"""Whether images are copies of training images."""
+"""Nearest training images, and copies of training images."""
 
 from numbers import Integral
 
@@ -14,18 +14,18 @@ from ._images import as_floats, as_images, check_alike
 from .metrics import Measurement, check_range, warn_outside
 
 _SPARE = 8  # candidates beside the nearest: distances by matrix products are rounded
-_COPY = 1e-5  # of the data range: what float32 samplers leave between a copy and its original
+_COPY = 1e-5  # of the data range: between a copy by a float32 sampler and its original
 
 
 def nearest_training_images(X, X_train, n_neighbors=1, *, data_range=(-1, 1)):
-    r"""The training images nearest to each image, and how far they are.
+    r"""Return the training images nearest to each image, and their distances.
 
     .. math::
 
         d(x, x_i) = \sqrt{|x - x_i|^2 / D}
 
-    over the D numbers of an image: root mean square, in the units of the images, so that it does
-    not depend on their size. (Times :math:`\sqrt D` it is the Euclidean distance.)
+    over the D numbers of an image: a root mean square in the units of the images, the Euclidean
+    distance over :math:`\sqrt D`.
 
     Parameters
     ----------
@@ -67,18 +67,18 @@ def nearest_training_images(X, X_train, n_neighbors=1, *, data_range=(-1, 1)):
     training_set = TrainingSet(as_tensor(train), data_range=data_range)
     n_values = training_set.n_values
     n_rows = rows_that_fit(64 * n_values, len(images), what="An image")
-    found = [
+    nearest = [
         _nearest(
             as_floats(images[rows], data_range).reshape(-1, n_values), training_set, n_neighbors
         )
         for rows in gen_batches(len(images), n_rows)
     ]
-    distances, indices = (np.concatenate(part) for part in zip(*found, strict=True))
+    distances, indices = (np.concatenate(part) for part in zip(*nearest, strict=True))
     return distances, indices
 
 
 def _nearest(images, training_set, k):
-    """The same for one batch, (m, D) float64."""
+    """Return distances and indices of the nearest training images of a batch (m, D), float64."""
     z = torch.from_numpy(images)
     n_candidates = min(k + _SPARE, len(training_set))
     ids = _candidates(z, training_set, n_candidates).sort(1).values  # ties: the first comes first
@@ -90,7 +90,7 @@ def _nearest(images, training_set, k):
 
 
 def _candidates(z, training_set, k):
-    """Rows of the training images that are nearest, up to the rounding of matrix products."""
+    """Return rows of the nearest training images, up to the rounding of matrix products."""
     centre = z.mean()  # small numbers cancel less
     n_rows = rows_that_fit(
         16 * (training_set.n_values + len(z)), len(training_set), what="A training image"
@@ -108,7 +108,7 @@ def _candidates(z, training_set, k):
 
 
 def _measured(name, X, X_train, data_range, n_neighbors, measure):
-    """A measure of the distances (n, n_neighbors)."""
+    """Return a measurement of the distances (n, n_neighbors) to training images."""
     data_range = check_range(data_range)
     images, train = as_images(X, "X"), as_images(X_train, "X_train")
     if len(train) < n_neighbors:
@@ -118,36 +118,24 @@ def _measured(name, X, X_train, data_range, n_neighbors, measure):
     if train.dtype != np.uint8:
         warn_outside(train.min(), train.max(), data_range, "X_train")
     distances, _ = nearest_training_images(images, train, n_neighbors, data_range=data_range)
-    values = np.asarray(measure(distances, data_range[1] - data_range[0]), dtype=np.float64)
-    return Measurement(
-        values.mean(),
-        name=name,
-        values=values,
-        n=len(values),
-        n_reference=len(train),
-        data_range=data_range,
-    )
+    values = measure(distances, data_range[1] - data_range[0])
+    return Measurement.of(name, values, data_range, n_reference=len(train))
 
 
 def nearest_training_distance(X, X_train, *, data_range=(-1, 1)):
-    r"""Distance to the nearest training image, :math:`\min_i \sqrt{|x - x_i|^2 / D}`.
+    r"""Return the distance to the nearest training image, :math:`\min_i \sqrt{|x - x_i|^2 / D}`.
 
     Parameters
     ----------
     X, X_train
-        As in `nearest_training_images`.
+        As in `nearest_training_images`, with its errors.
     data_range : tuple of (low, high), default (-1, 1)
-        What the values of X_train live on; only recorded.
+        Range of the values of X_train; only recorded.
 
     Returns
     -------
     Measurement
         Root mean square over pixels, for each image and on average.
-
-    Raises
-    ------
-    ValueError
-        For no images, NaN, infinity, or two shapes.
 
     Examples
     --------
@@ -156,41 +144,35 @@ def nearest_training_distance(X, X_train, *, data_range=(-1, 1)):
     nearest_training_distance 0.3536 (n=1, n_reference=2, data_range=(-1, 1))
     """
     return _measured(
-        "nearest_training_distance", X, X_train, data_range, 1, lambda found, _: found[:, 0]
+        "nearest_training_distance", X, X_train, data_range, 1, lambda distances, _: distances[:, 0]
     )
 
 
 def memorised_fraction(X, X_train, *, ratio=1 / 3, data_range=(-1, 1)):
-    r"""Fraction of images that are copies of a training image.
+    r"""Return the fraction of images that are copies of a training image.
 
-    An image is one where
+    An image is a copy where
 
     .. math::
 
         \min_i d(x, x_i) < \tfrac13\, d(x, x_j), \qquad x_j \text{ the second nearest},
 
-    or where the nearest is no farther than 1e-5 of the data range, so that copies count
-    even of what the training set holds twice.
+    or where the nearest is within 1e-5 of the data range, which finds copies of duplicate
+    training images too.
 
     Parameters
     ----------
     X, X_train
-        As in `nearest_training_images`; at least two training images.
+        As in `nearest_training_images`, with its errors; at least two training images.
     ratio : float, default 1/3
-        Between 0 and 1.
+        In (0, 1].
     data_range : tuple of (low, high), default (-1, 1)
-        What the values of X_train live on.
+        Range of the values of X_train.
 
     Returns
     -------
     Measurement
         Its ``values`` are 0 or 1.
-
-    Raises
-    ------
-    ValueError
-        For no images, NaN, infinity, two shapes, fewer than two training images, or a ratio out of
-        range.
 
     References
     ----------

@@ -1,12 +1,12 @@
-r"""How near images are to other images, one by one.
+r"""Distances and similarities of pairs of images.
 
-With :math:`x` a true image and :math:`y` what was made of it, D numbers each:
+With :math:`x` a true image and :math:`y` its estimate, D numbers each:
 
     MSE = |x - y|^2 / D,  PSNR = 10 log10(range^2 / MSE),  cosine = x.y / |x| |y|,
     Pearson r = cosine of x - mean(x) and y - mean(y),  R^2 = 1 - |x - y|^2 / |x - mean(x)|^2.
 
-"r2" means the last two, and others, in the literature, and numbers on [0, 1] and on [-1, 1] are
-both reported: every result here is under its true name, and says its range and n.
+In the literature "r2" means either of the last two, on [0, 1] or on [-1, 1]. Every result here has
+its own name, and records its range and n.
 """
 
 import math
@@ -22,9 +22,7 @@ from ._images import as_floats, as_images, check_alike
 
 
 class Measurement(float):
-    """A number measured on images, and what it was measured on.
-
-    It is a float, the mean of ``values``, and is compared, formatted and computed with as one.
+    """A float, the mean of ``values`` measured on images, with a record of the measurement.
 
     Parameters
     ----------
@@ -33,15 +31,15 @@ class Measurement(float):
     Attributes
     ----------
     name : str
-        What was measured.
+        Of the measure.
     values : ndarray of shape (n,)
-        One for each image; of a measure of whole sets, one for each draw of images.
+        One for each image; for a measure of whole sets, one for each draw of images.
     n : int
-        Images that count in the mean.
+        Images in the mean.
     n_reference : int or None
-        Images that they were compared with, where it is a set: the training images.
+        Images of the set that they are compared with, such as training images.
     data_range : tuple of (low, high)
-        What the values of images live on; the unit of errors and distances.
+        Range of the values of images; the unit of errors and distances.
     """
 
     name: str
@@ -51,14 +49,28 @@ class Measurement(float):
     data_range: tuple[float, float]
 
     def __new__(cls, value, **about):
-        """A float with attributes."""
+        """Return a float with attributes."""
         self = super().__new__(cls, value)
         vars(self).update(about)
         return self
 
+    @classmethod
+    def of(cls, name, values, data_range, *, n=None, n_reference=None):
+        """Return the measurement of ``values``, whose mean skips NaN; ``n`` is their number."""
+        values = np.asarray(values, dtype=np.float64)
+        defined = values[~np.isnan(values)]
+        return cls(
+            defined.mean() if len(defined) else np.nan,
+            name=name,
+            values=values,
+            n=len(defined) if n is None else n,
+            n_reference=n_reference,
+            data_range=data_range,
+        )
+
     @property
     def standard_error(self):
-        """Of the mean, from how much ``values`` differ; NaN where one is infinite, or only one."""
+        """Standard error of the mean; NaN for a single value, or if one is infinite."""
         return float(standard_error(self.values[~np.isnan(self.values)]))
 
     def __repr__(self):
@@ -70,7 +82,7 @@ class Measurement(float):
 
 
 def check_range(data_range):
-    """Low and high as floats, low below high."""
+    """Return low and high as floats, low below high."""
     try:
         low, high = map(float, data_range)
     except (TypeError, ValueError):
@@ -81,19 +93,19 @@ def check_range(data_range):
 
 
 def warn_outside(low, high, data_range, name):
-    """Warn where images take values from low to high, and that is beyond their range."""
+    """Warn if values from low to high exceed a data range."""
     slack = 1e-6 * (data_range[1] - data_range[0])
     if low < data_range[0] - slack or high > data_range[1] + slack:
         warnings.warn(
             f"{name} takes values from {low:.4g} to {high:.4g}, beyond data_range={data_range}; "
-            "pass the range that the images live on.",
+            "pass the range of the images.",
             UserWarning,
             stacklevel=4,
         )
 
 
 def _of_pairs(name, X_true, X_pred, data_range, measure, undefined="an image does not vary"):
-    """A measure of pairs of images: ``measure(x, y)`` maps two (m, *shape) to (m,)."""
+    """Return a measurement of pairs of images; ``measure`` maps two (m, *shape) to (m,)."""
     true, pred = as_images(X_true, "X_true"), as_images(X_pred, "X_pred")
     data_range = check_range(data_range)
     check_alike(true, pred, "X_true", "X_pred")
@@ -109,38 +121,29 @@ def _of_pairs(name, X_true, X_pred, data_range, measure, undefined="an image doe
         low, high = min(low, x.min()), max(high, x.max())
         values[rows] = measure(x, y)
     warn_outside(low, high, data_range, "X_true")
-    defined = ~np.isnan(values)
-    if not defined.all():
+    n_undefined = np.isnan(values).sum()
+    if n_undefined:
         warnings.warn(
-            f"{name} is undefined (NaN) for {(~defined).sum()} of {len(values)} pairs, in which "
-            f"{undefined}; the mean is over the others.",
+            f"{name} is undefined (NaN) for {n_undefined} of {len(values)} pairs, in which "
+            f"{undefined}; the mean is over the other pairs.",
             UserWarning,
             stacklevel=3,
         )
-    mean = values[defined].mean() if defined.any() else np.nan
-    return Measurement(
-        mean,
-        name=name,
-        values=values,
-        n=int(defined.sum()),
-        n_reference=None,
-        data_range=data_range,
-    )
+    return Measurement.of(name, values, data_range)
 
 
 def _ratio(numerator, denominator):
-    """Of two (m,); NaN where the denominator is zero."""
-    safe = np.where(denominator > 0, denominator, np.nan)
-    return numerator / safe
+    """Return the ratio of two (m,), NaN where the denominator is zero."""
+    return numerator / np.where(denominator > 0, denominator, np.nan)
 
 
 def _flat(function):
-    """A measure of rows as one of images."""
+    """Return a measure of images from a measure of rows."""
     return lambda x, y: function(x.reshape(len(x), -1), y.reshape(len(y), -1))
 
 
 def _centred(x):
-    """Rows less their means; rows that do not vary are exactly zero."""
+    """Return rows minus their means; constant rows become exactly zero."""
     varies = x.max(1) > x.min(1)
     return np.where(varies[:, None], x - x.mean(1, keepdims=True), 0.0)
 
@@ -155,7 +158,7 @@ def _cosines(x, y):
 
 
 def mse(X_true, X_pred, *, data_range=(-1, 1)):
-    r"""Mean squared error, :math:`|x - y|^2 / D`.
+    r"""Return the mean squared error, :math:`|x - y|^2 / D`.
 
     Parameters
     ----------
@@ -168,7 +171,7 @@ def mse(X_true, X_pred, *, data_range=(-1, 1)):
     Returns
     -------
     Measurement
-        Its ``values`` are those of the images.
+        ``values`` holds one value per image.
 
     Raises
     ------
@@ -185,22 +188,17 @@ def mse(X_true, X_pred, *, data_range=(-1, 1)):
 
 
 def psnr(X_true, X_pred, *, data_range=(-1, 1)):
-    r"""Peak signal-to-noise ratio in dB, :math:`10 \log_{10}((high - low)^2 / MSE)`.
+    r"""Return the peak signal-to-noise ratio in dB, :math:`10 \log_{10}((high - low)^2 / MSE)`.
 
     Parameters
     ----------
     X_true, X_pred, data_range
-        As in `mse`; the range matters here.
+        As in `mse`, with its errors; the range matters here.
 
     Returns
     -------
     Measurement
-        The mean of the images' ratios; infinite where an estimate is exact.
-
-    Raises
-    ------
-    ValueError
-        As `mse`.
+        The mean of the ratios of the images; infinite if an estimate is exact.
 
     Examples
     --------
@@ -218,22 +216,17 @@ def psnr(X_true, X_pred, *, data_range=(-1, 1)):
 
 
 def cosine(X_true, X_pred, *, data_range=(-1, 1)):
-    r"""Cosine of the angle between images, :math:`x \cdot y / |x| |y|`.
+    r"""Return the cosine of the angle between images, :math:`x \cdot y / |x| |y|`.
 
     Parameters
     ----------
     X_true, X_pred, data_range
-        As in `mse`.
+        As in `mse`, with its errors.
 
     Returns
     -------
     Measurement
         NaN, with a warning, for an image of zeros.
-
-    Raises
-    ------
-    ValueError
-        As `mse`.
 
     Examples
     --------
@@ -247,34 +240,28 @@ def cosine(X_true, X_pred, *, data_range=(-1, 1)):
 
 
 def pearson_r(X_true, X_pred, *, data_range=(-1, 1)):
-    r"""Pearson correlation of the D numbers of two images, about the mean of each image.
+    r"""Return the Pearson correlation of the D numbers of two images.
 
     .. math::
 
         r = \frac{(x - \bar x) \cdot (y - \bar y)}{|x - \bar x| |y - \bar y|}
 
-    with :math:`\bar x` the mean over all pixels and channels. Not squared: it is what Kamb and
-    Ganguli report as "r2".
+    with :math:`\bar x` the mean over all pixels and channels. It is not squared; Kamb and Ganguli
+    report it as "r2".
 
     Parameters
     ----------
     X_true, X_pred, data_range
-        As in `mse`.
+        As in `mse`, with its errors.
 
     Returns
     -------
     Measurement
         NaN, with a warning, where one of the two images is constant.
 
-    Raises
-    ------
-    ValueError
-        As `mse`.
-
     References
     ----------
-    Kamb and Ganguli, "An analytic theory of creativity in convolutional diffusion models",
-    ICML 2025, arXiv:2412.20292.
+    Kamb and Ganguli, ICML 2025, arXiv:2412.20292.
 
     Examples
     --------
@@ -287,22 +274,17 @@ def pearson_r(X_true, X_pred, *, data_range=(-1, 1)):
 
 
 def r2_score(X_true, X_pred, *, data_range=(-1, 1)):
-    r"""Coefficient of determination of each image, :math:`1 - |x - y|^2 / |x - \bar x|^2`.
+    r"""Return the coefficient of determination of images, :math:`1 - |x - y|^2 / |x - \bar x|^2`.
 
     Parameters
     ----------
     X_true, X_pred, data_range
-        As in `mse`. The first is the one that is to be explained: the two are not alike.
+        As in `mse`, with its errors; X_true is the image to be explained.
 
     Returns
     -------
     Measurement
-        Its ``values`` are at most 1; NaN, with a warning, where X_true is constant.
-
-    Raises
-    ------
-    ValueError
-        As `mse`.
+        ``values`` are at most 1; NaN, with a warning, where X_true is constant.
 
     Examples
     --------
@@ -318,26 +300,21 @@ def r2_score(X_true, X_pred, *, data_range=(-1, 1)):
 
 
 def ssim(X_true, X_pred, *, data_range=(-1, 1)):
-    """Structural similarity, by scikit-image (the extra ``metrics``).
+    """Return the structural similarity, by scikit-image (the extra ``metrics``).
 
-    Gaussian windows of standard deviation 1.5 and the constants of the paper; the average is over
-    channels and over the pixels that are 5 or more from the border. Images smaller than 11
-    pixels are continued by reflection, and one or two pixels in their middle count.
+    Gaussian windows of standard deviation 1.5 and the constants of the paper. The average is over
+    channels and over pixels at least 5 from the border; images smaller than 11 pixels are
+    continued by reflection, and their one or two middle pixels count.
 
     Parameters
     ----------
     X_true, X_pred, data_range
-        As in `mse`; the range matters here. Flat images, and images one pixel high or wide,
-        are signals.
+        As in `mse`, with its errors; the range matters here. Flat images, and images one pixel
+        high or wide, are signals.
 
     Returns
     -------
     Measurement
-
-    Raises
-    ------
-    ValueError
-        As `mse`.
     ImportError
         Without scikit-image.
 
@@ -370,6 +347,6 @@ def ssim(X_true, X_pred, *, data_range=(-1, 1)):
 
 
 def _extended(images):
-    """Images (m, C, ...) without axes of length one; flat ones with one channel."""
+    """Return images (m, C, ...) without axes of length one; flat images have one channel."""
     n, channels, *sides = (len(images), 1, *images.shape[1:]) if images.ndim == 2 else images.shape
     return images.reshape(n, channels, *([side for side in sides if side > 1] or [1]))

@@ -1,9 +1,9 @@
-"""Where a denoiser looks: heat maps of its Jacobian, in memory or in a file, and their size."""
+"""Heat maps of the Jacobian of a denoiser, in memory or in a file."""
 
 import hashlib
-import numbers
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -12,19 +12,18 @@ from tqdm.auto import tqdm
 
 from .._input import load_arrays, map_array, reading
 from .._output import check_output, write_output
-from .._validation import as_tensor
 from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid
 from ..support import with_own_heat
-from ..support.training_set import DEFAULT_RANGE, to_compute
-from ._images import as_images, check_fits
+from ..support.training_set import DEFAULT_RANGE
+from ._images import as_clean, as_images, check_count, check_fits
 
-# Answers of one denoiser that differ by less than this, relative to the largest, are rounding.
+# Answers of one denoiser differ by less than this by rounding, relative to the largest.
 _SAME_ANSWERS = 1e-4
 
 
 def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0):
-    r"""How much each input pixel moves pixels of the answer, at each noise level.
+    r"""Return how much each input pixel moves pixels of the answer, at each noise level.
 
     .. math::
 
@@ -43,15 +42,13 @@ def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0
         Clean images; uint8 images are read on the ``data_range`` of the denoiser. Training
         images and held-out images may give different maps.
     sigmas : sequence of float
-        Noise levels, distinct, finite and non-negative, in any order; the maps come in this
-        order.
+        Noise levels, distinct, finite and non-negative, in the order of the maps.
     pixels : array of int, shape (m, 2), default None
-        (row, column) of pixels of the answer; None: all of them, (H W)^2 numbers a level.
+        (row, column) of pixels of the answer; None: all pixels, (H W)^2 numbers per level.
     n_images : int, default None
-        How many of X, drawn with ``random_state``; None: all of them.
+        Images to draw from X with ``random_state``; None: all.
     random_state : int, RandomState, Generator or None, default 0
-        Decides which images, and fixes their noise, which is the same at every level but for
-        its size.
+        Decides which images, and their noise, which all levels share up to its size.
 
     Returns
     -------
@@ -60,20 +57,19 @@ def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0
     Raises
     ------
     ValueError
-        For no sigmas or such that are not distinct, pixels that are not in the image, more
-        images than there are, or a denoiser without a Jacobian (see its ``jacobian``).
+        For no or repeated sigmas, pixels outside the image, ``n_images`` above the size of X, or
+        a denoiser without a Jacobian (see its ``jacobian``).
 
     See Also
     --------
-    save_heat_maps : The same, all pixels, into a file.
-    spread_heat_maps : Those of all pixels from those of a few.
-    locality_radius : The size of such maps.
-    NetworkDenoiser.jacobian : The signed rows, at noisy images of your own.
+    save_heat_maps : Heat maps of all pixels, in a file.
+    spread_heat_maps : Heat maps of all pixels from a few.
+    locality_radius : The size of heat maps.
+    NetworkDenoiser.jacobian : Signed rows of the Jacobian, at given noisy images.
 
     References
     ----------
-    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-    ICML 2025, arXiv:2411.19339; Mohan et al., "Robust and Interpretable Blind Image
+    Niedoba et al., ICML 2025, arXiv:2411.19339; Mohan et al., "Robust and Interpretable Blind Image
     Denoising via Bias-Free Convolutional Neural Networks", ICLR 2020, arXiv:1906.05478 (rows of
     a network's Jacobian as filters).
 
@@ -101,10 +97,10 @@ def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0
 def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, verbose=0):
     """Write the heat maps of all pixels to a file, which `FlexibleWindows` reads.
 
-    The file is written row by row of the image. Beside ``maps.npy`` there is ``maps.run.npz``,
-    which says what run it is and how far that has come: called again in the same way, an
-    interrupted run goes on where it stopped, and a finished one is only opened. On the same
-    machine, with the same settings, the file is then bit by bit that of a run without a break.
+    The file is written row by row of the image. ``maps.run.npz`` beside ``maps.npy`` records the
+    arguments and progress of the run: an equal call continues an interrupted run, and only opens
+    the file of a finished one. On one machine, with equal settings, an interrupted run gives the
+    bits of an uninterrupted one.
 
     Parameters
     ----------
@@ -113,23 +109,23 @@ def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, 
     denoiser, X, sigmas, n_images
         As in `heat_maps`.
     random_state : int, default 0
-        As in `heat_maps`; an int, so that a run can go on.
+        As in `heat_maps`; an int, so that a run can continue.
     verbose : int, default 0
         Above zero, show a progress bar.
 
     Returns
     -------
     numpy.memmap of shape (L, H, W, H, W), float32
-        The file, read-only. A pixel's own heat is raised to the largest of its map (or to 1,
-        if nothing moves the pixel), so that every window holds its own pixel.
+        The file, read-only. A pixel's own heat is raised to the largest of its map (or to 1, if
+        the map is zero), so that every window holds its own pixel.
 
     Raises
     ------
     ValueError
-        As `heat_maps`; if the file is that of another run: other sigmas, images, random_state
-        or answers of the denoiser; or if there is a file that no run has written.
+        As `heat_maps`; if the file belongs to a run with other sigmas, images, random_state or
+        answers of the denoiser; or if no run has written the file.
     OSError
-        If the folder is missing or cannot be written to.
+        If the folder is missing or read-only.
 
     Examples
     --------
@@ -149,9 +145,9 @@ def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, 
     path = check_output(path)
     if path.suffix.lower() != ".npy":
         raise ValueError(f"heat maps are written to a .npy file, got '{path}'; change its suffix.")
-    if not isinstance(random_state, numbers.Integral):
+    if not isinstance(random_state, Integral):
         raise ValueError(
-            f"random_state must be an int, so that an interrupted run can go on, got "
+            f"random_state must be an int, so that an interrupted run can continue, got "
             f"{random_state!r}."
         )
     images = _Noisy.of(denoiser, X, n_images, random_state)
@@ -172,7 +168,7 @@ def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, 
 
 
 def _by_pixel(heat, sides):
-    """Maps (L, H W, H, W) as (L, H, W, H, W)."""
+    """Return maps (L, H W, H, W) as (L, H, W, H, W)."""
     if heat.shape[1] != sides[0] * sides[1]:
         raise ValueError(
             f"the denoiser answers for {heat.shape[1]} pixels of an image of {sides[0]} x "
@@ -183,7 +179,7 @@ def _by_pixel(heat, sides):
 
 @dataclass(frozen=True)
 class _Noisy:
-    """Clean images, and the noise that is added to them at every level.
+    """Clean images, and noise to add at every level.
 
     Attributes
     ----------
@@ -197,7 +193,7 @@ class _Noisy:
 
     @classmethod
     def of(cls, denoiser, X, n_images, random_state):
-        """Some images of X, with their noise."""
+        """Return drawn images of X with their noise."""
         if not hasattr(denoiser, "sensitivity"):
             raise ValueError(
                 f"{type(denoiser).__name__} has no sensitivity; wrap a network in NetworkDenoiser."
@@ -207,35 +203,33 @@ class _Noisy:
         rows = _chosen(X, n_images, np.random.default_rng(seed))
         images = as_images(X[rows], "X")
         check_fits(images, denoiser, "X")
-        dtype = torch.float64 if images.dtype == np.float64 else torch.float32
-        clean = to_compute(as_tensor(images), dtype, denoiser.data_range_ or DEFAULT_RANGE)
+        clean = as_clean(images, denoiser.data_range_ or DEFAULT_RANGE)
         noise = draw_noise(clean.shape[1:], len(clean), seed).to(clean)
         return cls(clean, noise, seed)
 
     def at(self, sigma):
-        """Noisy images at a level."""
+        """Return the noisy images at a noise level."""
         return self.clean + sigma * self.noise
 
     @cached_property
     def digest(self):
-        """What tells these images from others."""
+        """Hash of the clean images."""
         return hashlib.sha256(self.clean.numpy().tobytes()).hexdigest()
 
 
 def _chosen(X, n_images, rng):
-    """Which images of X: all, or some at random, in their order."""
+    """Return increasing rows of X: all, or ``n_images`` at random."""
     n = len(X)
     if n_images is None:
         return slice(None)
-    if not isinstance(n_images, numbers.Integral) or int(n_images) < 1:
-        raise ValueError(f"n_images must be an int of at least 1, or None, got {n_images!r}.")
+    check_count(n_images, "n_images")
     if int(n_images) > n:
         raise ValueError(f"n_images={n_images} is more than the {n} images of X; pass at most {n}.")
     return np.sort(rng.choice(n, int(n_images), replace=False))
 
 
 class _Run:
-    """A file of heat maps on its way, and the record beside it.
+    """A file of heat maps in progress, and its record.
 
     Parameters
     ----------
@@ -249,7 +243,7 @@ class _Run:
         self.path, self.grid = path, grid
         self.record = path.with_suffix(".run.npz")
         answers = [denoiser.denoise(images.at(s)[:1], s).numpy() for s in grid.tolist()]
-        self._is: dict[str, Any] = {
+        self._identity: dict[str, Any] = {
             "sigmas": grid,
             "random_state": str(images.seed),
             "images": images.digest,
@@ -259,30 +253,24 @@ class _Run:
         if answers[0][0].size != images.clean[0].numel():
             raise ValueError(
                 f"{type(denoiser).__name__} answers for a part of the image, and FlexibleWindows "
-                "needs heat maps of all of it; pass a denoiser of whole images."
+                "needs heat maps of all pixels; pass a denoiser of whole images."
             )
         self._shape = (len(grid), *sides, *sides)
         self.done = 0
 
     def opened(self):
-        """The maps as they are, to be written to.
-
-        Raises
-        ------
-        ValueError
-            If they are those of another run.
-        """
+        """Return the writable maps so far; raise if they belong to another run."""
         if not self.path.exists():
             self.note(0)
             return np.lib.format.open_memmap(self.path, "w+", np.float32, self._shape)
         if not self.record.is_file():
             raise ValueError(
-                f"'{self.path}' exists, and there is no '{self.record.name}' beside it that says "
-                "what run it is of; choose another name."
+                f"'{self.path}' exists, and there is no '{self.record.name}' beside it that "
+                "records its run; choose another name."
             )
         remedy = f"delete it and '{self.path}', or choose another name"
-        known = load_arrays(self.record, "is no record of heat maps", remedy)
-        other = [name for name, value in self._is.items() if not _alike(known.get(name), value)]
+        record = load_arrays(self.record, "is no record of heat maps", remedy)
+        other = [k for k, value in self._identity.items() if not _alike(record.get(k), value)]
         if other or not self._is_whole():
             what = f"of another run, with other {', '.join(other)}" if other else "damaged"
             raise ValueError(
@@ -290,26 +278,26 @@ class _Run:
                 f"'{self.record.name}'."
             )
         with reading(self.record, "is no record of heat maps", remedy):
-            self.done = int(known["done"])
+            self.done = int(record["done"])
         return np.lib.format.open_memmap(self.path, "r+")
 
     def _is_whole(self):
-        """Whether the file is as large as it says, and what it ought to be."""
-        try:  # to map it for writing would make a short file longer
+        """Return whether the file is complete and has the expected shape and dtype."""
+        try:  # mapping a short file for writing would lengthen it
             maps = map_array(self.path, "is damaged", "delete it")
         except (ValueError, OSError):
             return False
         return maps.shape == self._shape and maps.dtype == np.float32
 
     def note(self, done):
-        """Write down that so many rows of the image are in the file."""
-        write_output(self.record, None, {**self._is, "done": done})
+        """Record that ``done`` rows of the image are in the file."""
+        write_output(self.record, None, {**self._identity, "done": done})
 
 
-def _alike(known, value):
-    """Whether a record says what is the case."""
-    if known is None or np.shape(known) != np.shape(value):
+def _alike(recorded, value):
+    """Return whether a recorded value is equal, or an answer equal up to rounding."""
+    if recorded is None or np.shape(recorded) != np.shape(value):
         return False
     if np.asarray(value).dtype.kind != "f" or np.ndim(value) == 1:
-        return bool(np.array_equal(known, value))
-    return bool(np.abs(known - value).max() <= _SAME_ANSWERS * np.abs(value).max())
+        return bool(np.array_equal(recorded, value))
+    return bool(np.abs(recorded - value).max() <= _SAME_ANSWERS * np.abs(value).max())

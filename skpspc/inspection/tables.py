@@ -1,4 +1,4 @@
-"""What error curves and comparisons come as."""
+"""Tables of error curves and comparisons."""
 
 import html
 from abc import ABC, abstractmethod
@@ -10,20 +10,20 @@ from .. import _optional
 
 
 class _Table(ABC):
-    """Text, HTML, reStructuredText and a data frame."""
+    """A table as text, HTML, reStructuredText and a data frame."""
 
     @property
     @abstractmethod
     def title(self):
-        """What the numbers are, in one line."""
+        """Title of the table, one line."""
 
     @abstractmethod
     def _cells(self):
-        """Header and rows, lists of str."""
+        """Return header and rows, lists of str."""
 
     @abstractmethod
     def _frame(self, pandas):
-        """The errors as a data frame."""
+        """Return the errors as a data frame."""
 
     def __repr__(self):
         header, rows = self._cells()
@@ -44,12 +44,7 @@ class _Table(ABC):
         )
 
     def to_rst(self):
-        """The numbers as a simple table of reStructuredText.
-
-        Returns
-        -------
-        str
-        """
+        """Return a simple table of reStructuredText, a str."""
         header, rows = self._cells()
         widths = _widths(header, rows)
         rule = "  ".join("=" * width for width in widths)
@@ -57,12 +52,12 @@ class _Table(ABC):
         return "\n".join([rule, lines[0], rule, *lines[1:], rule, ""])
 
     def to_frame(self):
-        """The errors as a pandas DataFrame (the extra ``metrics``), a row for each noise level.
+        """Return the errors as a pandas DataFrame (the extra ``metrics``).
 
         Returns
         -------
         DataFrame
-            Of a comparison, a row for each noise level and denoiser.
+            A row for each noise level; in a comparison, for each noise level and denoiser.
 
         Raises
         ------
@@ -74,25 +69,25 @@ class _Table(ABC):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ErrorTable(_Table):
-    """Mean squared errors of denoisers at noise levels, as `error_curve` gives them.
+    """Mean squared errors of denoisers at noise levels, returned by `error_curve`.
 
     Attributes
     ----------
     sigmas : ndarray of shape (n_sigmas,)
         Increasing.
     names : list of str
-        Of the denoisers.
+        Names of the denoisers.
     errors : ndarray of shape (n_sigmas, n_denoisers)
         Mean over images of the mean squared error of their pixels.
     standard_errors : ndarray of shape (n_sigmas, n_denoisers)
-        Of that mean over images; NaN where there is only one.
+        Standard error of the mean over images; NaN for one image.
     n : int
-        Images.
+        Number of images.
     process : {"forward", "reverse"}
     against : str
-        What the errors are measured from; of the optimal denoiser, of which images it is too.
+        Reference of the errors, in words; for the optimal denoiser, with its training set.
     source : str
-        Where the noisy images come from, in words.
+        Source of the noisy images, in words.
     """
 
     sigmas: np.ndarray
@@ -106,7 +101,7 @@ class ErrorTable(_Table):
 
     @property
     def title(self):
-        """What the numbers are, in one line."""
+        """Title of the table, one line."""
         return f"Mean squared error against {self.against}, {self.n} {self.source}"
 
     def _cells(self):
@@ -123,21 +118,14 @@ class ErrorTable(_Table):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ComparisonTable(_Table):
-    """Mean squared differences of denoisers from one another, as `compare` gives them.
+    """Mean squared differences of denoisers from one another, returned by `compare`.
 
     Attributes
     ----------
-    sigmas : ndarray of shape (n_sigmas,)
-        Increasing.
-    names : list of str
-        Of the denoisers.
+    sigmas, names, n, process, source
+        As in `ErrorTable`.
     errors, standard_errors : ndarray of shape (n_sigmas, n_denoisers, n_denoisers)
-        Symmetric, with zeros on the diagonal; see `ErrorTable`.
-    n : int
-        Images.
-    process : {"forward", "reverse"}
-    source : str
-        Where the noisy images come from, in words.
+        As in `ErrorTable`; symmetric, with zeros on the diagonal.
     """
 
     sigmas: np.ndarray
@@ -150,7 +138,7 @@ class ComparisonTable(_Table):
 
     @property
     def title(self):
-        """What the numbers are, in one line."""
+        """Title of the table, one line."""
         return f"Mean squared differences, {self.n} {self.source}"
 
     def _cells(self):
@@ -170,7 +158,7 @@ class ComparisonTable(_Table):
 
 
 def _number(value):
-    """Three significant digits."""
+    """Return a number with three significant digits, a str."""
     return f"{value:#.3g}" if value else "0"
 
 

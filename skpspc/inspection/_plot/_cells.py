@@ -1,11 +1,10 @@
-"""Images and signals in boxes of one pair of axes, so that a grid of them fits any axes.
+"""Grids of images and signals, in boxes that fit any pair of axes.
 
-Places are in inches: boxes grow with the axes, and what is written beside them does not.
+Positions are in inches: boxes grow with the axes, text does not.
 """
 
-import numbers
-
 import numpy as np
+import torch
 
 from ... import _optional
 from ...support.training_set import DEFAULT_RANGE
@@ -18,12 +17,17 @@ _SMALLEST = 0.1  # inches
 _LETTERS = 12  # of a title to the inch
 
 
-def as_pictures(X, image_shape=None, data_range=DEFAULT_RANGE):
-    """Images as float64 arrays (n, C, H, W); flat ones by ``image_shape``, else as signals.
+def as_array(values):
+    """Return numbers, arrays and tensors on any device as an array."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
-    uint8 pixels are read on ``data_range``.
+
+def as_pictures(X, image_shape=None, data_range=DEFAULT_RANGE):
+    """Return images as float64 (n, C, H, W); uint8 pixels are read on ``data_range``.
+
+    Flat images get ``image_shape``, or are signals.
     """
-    X = as_floats(np.asarray(X.detach().cpu() if hasattr(X, "detach") else X), data_range)
+    X = as_floats(as_array(X), data_range)
     if X.ndim == 2:
         X = X.reshape(len(X), *((1, 1, X.shape[1]) if image_shape is None else image_shape))
     if X.ndim != 4:
@@ -32,12 +36,12 @@ def as_pictures(X, image_shape=None, data_range=DEFAULT_RANGE):
 
 
 def is_signal(image_shape):
-    """Whether an image (C, H, W) is one pixel high or wide, and drawn as a line."""
+    """Return whether an image (C, H, W) is one pixel high or wide, and drawn as a line."""
     return min(image_shape[1:]) == 1
 
 
 def box_size(image_shape):
-    """Width and height of the box of an image (C, H, W), the longer one 1."""
+    """Return width and height of the box of an image (C, H, W), the longer one 1."""
     if is_signal(image_shape):
         return 1.0, 0.6
     _, height, width = image_shape
@@ -45,10 +49,10 @@ def box_size(image_shape):
 
 
 def limits(*images):
-    """Values that are black and white, or bottom and top.
+    """Return the values of black and white, or of bottom and top.
 
-    (-1, 1) for images that live there, as uint8 ones do, even if a network's estimates go a
-    little beyond; else the smallest and the largest.
+    (-1, 1) for images on that range, with tolerance for the estimates of networks; otherwise the
+    smallest and the largest value.
     """
     low = min(float(part.min()) for part in images)
     high = max(float(part.max()) for part in images)
@@ -57,15 +61,8 @@ def limits(*images):
     return (low, high) if low < high else (low - 0.5, low + 0.5)
 
 
-def check_columns(n_columns):
-    """An int of at least 1, or ValueError."""
-    if not isinstance(n_columns, numbers.Integral) or n_columns < 1:
-        raise ValueError(f"n_columns must be an int of at least 1, got {n_columns!r}.")
-    return int(n_columns)
-
-
 def side_of_boxes(ax, boxes, text):
-    """How large boxes can be, in inches; see `canvas`. An inch in a figure of their own."""
+    """Return the largest side of boxes in axes, in inches; 1 in a new figure. See `canvas`."""
     if ax is None:
         return 1.0
     place = ax.get_position(original=True).transformed(ax.figure.transSubfigure)
@@ -74,24 +71,24 @@ def side_of_boxes(ax, boxes, text):
 
 
 def canvas(ax, boxes, text, title=""):
-    """Empty axes without frame, y downwards, and the side of a box in them.
+    """Return empty axes without frame, y downwards, and the side of a box in them.
 
     Parameters
     ----------
     ax : matplotlib Axes or None
-        Emptied; None: those of a new figure.
+        Emptied; None: axes of a new figure.
     boxes : tuple of (width, height)
-        What boxes and the gaps between them take, in sides.
+        Size of all boxes with their gaps, in sides of a box.
     text : tuple of (width, height)
-        What is beside them takes, in inches.
+        Size of the text beside the boxes, in inches.
     title : str
-        Broken after semicolons where it is wider than the axes.
+        Broken after semicolons if it is wider than the axes.
 
     Returns
     -------
     ax : matplotlib Axes
     side : float
-        In inches, as the data of the axes are.
+        In inches, the units of the axes.
     """
     side = side_of_boxes(ax, boxes, text)
     width, height = side * np.array(boxes) + text
@@ -109,7 +106,7 @@ def canvas(ax, boxes, text, title=""):
 
 
 def words(side, need=0.42):
-    """Style of words beside boxes, which shrink where a side is less than they need (inches)."""
+    """Return the style of text beside boxes, smaller where a side is below ``need`` inches."""
     return {"va": "center", "fontsize": min(1.0, side / need) * _POINTS}
 
 
@@ -129,7 +126,7 @@ def draw(ax, image, left, top, side, data_range, *, edge="0.8", linewidth=0.6):
                 color=("black", "#D55E00", "#0072B2")[n % 3],
                 linewidth=1.0,
             )
-        ax.axis(view)  # `plot` moves it
+        ax.axis(view)  # `plot` changes it
         _frame(ax, left, top, width, height, **frame)
     else:
         picture = scaled.transpose(1, 2, 0) if len(scaled) == 3 else scaled.mean(0)
@@ -138,12 +135,12 @@ def draw(ax, image, left, top, side, data_range, *, edge="0.8", linewidth=0.6):
 
 
 def paint(ax, picture, left, top, size, *, edge="0.8", linewidth=0.6, **parameters):
-    """Draw what `imshow` takes into a box of a size, (width, height) in inches."""
+    """Draw an argument of `imshow` into a box of a size, (width, height) in inches."""
     view = ax.axis()
     width, height = size
     extent = (left, left + width, top + height, top)
     shown = ax.imshow(picture, extent=extent, interpolation="nearest", **parameters)
-    ax.axis(view)  # `imshow` moves it
+    ax.axis(view)  # `imshow` changes it
     _frame(ax, left, top, width, height, edge, linewidth)
     return shown
 

@@ -1,4 +1,4 @@
-"""A picture of the training images that answers are made of."""
+"""Pictures of the training images that answers are made of."""
 
 import math
 from dataclasses import replace
@@ -11,35 +11,35 @@ from ..._repr import short_repr
 from ...support.training_set import DEFAULT_RANGE
 from .._images import as_floats
 from ..attribution import Attribution, attribute
-from ._cells import GREY, box_size, canvas, draw, is_signal, paint, words
+from ._cells import GREY, as_array, box_size, canvas, draw, is_signal, paint, words
 
-# Okabe and Ito's colours, which all kinds of sight tell apart; the gray ones are for the others.
+# Okabe and Ito, for all kinds of sight; other images get grays.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442", "#000000")
 _PANELS = ("noisy", "answer", "largest\nshare", "whose\nit is", "effective\nnumber")
 _PAD = 0.1  # between boxes, in their sides
-_BAR = 0.5  # for the scale of effective numbers, in sides
-_MARGIN = 0.4  # for the noise level, in inches
-_TITLES = 0.34  # two lines above boxes, in inches
-_WIDEST = 0.58  # of those words, in inches
+_BAR = 0.5  # width of the scale of effective numbers, in sides
+_MARGIN = 0.4  # width of the noise level, in inches
+_TITLES = 0.34  # height of two lines above boxes, in inches
+_WIDEST = 0.58  # width of these two lines, in inches
 _GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 class AttributionDisplay:
-    """Answers of a denoiser, and the training images that they are made of, in place.
+    """Answers of a denoiser, and the training images that they are made of.
 
-    Two rows for each noisy image. Above: the noisy image; the answer; the mosaic of what the
-    training image with the largest share has at each pixel; which image that is, in the colours
-    of the frames below, in grays for others; how many images share each pixel, as an effective
-    number. Below: the images with the largest shares in the whole answer. Signals, one pixel high
-    or wide, are drawn as lines.
+    Two rows for each noisy image. Above: the noisy image; the answer; the mosaic of the training
+    images with the largest share of each pixel; the number of that image, in the colours of the
+    frames below, gray for other images; the effective number of images at each pixel. Below: the
+    images with the largest shares of the whole answer. Signals, one pixel high or wide, are drawn
+    as lines.
 
-    Use `from_estimator` or `from_predictions` to make one.
+    Create one with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     noisy : ndarray of shape (n, C, H, W)
     answer : ndarray of shape (n, C, h, w)
-        Whole images, or patches of them.
+        Whole images or patches.
     attribution : Attribution
         Of arrays.
     images : array or Tensor of shape (N, C, H, W)
@@ -84,47 +84,35 @@ class AttributionDisplay:
 
     @classmethod
     def from_estimator(cls, denoiser, Z, sigma, *, y=None, n_images=6, ax=None):
-        """Ask a denoiser, and draw.
+        """Return a drawn display of the attributions of answers of a denoiser.
 
         Parameters
         ----------
-        denoiser : estimator
-            A fitted denoiser whose answers are means of training images.
-        Z : array or Tensor of shape (n, C, H, W) or (n, d)
-            Noisy images, few of them: each is a row.
-        sigma : float or array of shape (n,)
-        y : label or array of shape (n,), default None
-            The class whose images count; None: all.
-        n_images : int, default 6
-            How many training images to show, from 0 to 8.
-        ax : matplotlib Axes, default None
-            Where to draw, after emptying it; four inches or more are legible. None: a new figure.
-
-        Returns
-        -------
-        AttributionDisplay
+        denoiser, Z, sigma, y
+            As in `attribute`; each noisy image takes two rows.
+        n_images, ax
+            As in :meth:`plot`.
 
         Raises
         ------
         ImportError
             If matplotlib is missing.
         ValueError
-            As `attribute`; for images of neither 1 nor 3 channels.
+            As `attribute`; for other numbers of channels than 1 and 3.
         """
-        found = attribute(denoiser, Z, sigma, y=y, top=1)
-        found = type(found)(*map(_as_array, vars(found).values()))
-        found = _among(found, denoiser.training_rows_)
+        attribution = _as_arrays(attribute(denoiser, Z, sigma, y=y, top=1))
+        attribution = _among(attribution, denoiser.training_rows_)
         images = denoiser.training_set_.images
-        answer = _as_array(denoiser.denoise(Z, sigma, y))
-        answer = answer.reshape(len(answer), images.shape[1], *found.rest.shape[2:])
-        noisy = _as_array(Z)
-        given = math.prod(noisy.shape[1:]) == math.prod(answer.shape[1:])
-        noisy = noisy.reshape(answer.shape if given else (-1, *denoiser.image_shape_))
-        sigma = np.broadcast_to(_as_array(sigma), len(answer))
+        answer = as_array(denoiser.denoise(Z, sigma, y))
+        answer = answer.reshape(len(answer), images.shape[1], *attribution.rest.shape[2:])
+        noisy = as_array(Z)
+        is_like_answer = math.prod(noisy.shape[1:]) == math.prod(answer.shape[1:])
+        noisy = noisy.reshape(answer.shape if is_like_answer else (-1, *denoiser.image_shape_))
+        sigma = np.broadcast_to(as_array(sigma), len(answer))
         display = cls(
             noisy=as_floats(noisy, denoiser.training_set_.data_range),
             answer=answer,
-            attribution=found,
+            attribution=attribution,
             images=images,
             sigma=sigma,
             data_range=denoiser.training_set_.data_range,
@@ -135,54 +123,46 @@ class AttributionDisplay:
     def from_predictions(
         cls, noisy, answer, attribution, images, *, sigma=None, n_images=6, ax=None
     ):
-        """Draw what is known already.
+        """Return a drawn display of given answers and attributions.
 
         Parameters
         ----------
         noisy, answer : array or Tensor of shape (n, C, H, W)
         attribution : Attribution
-            What `attribute` found for ``noisy``.
+            Returned by `attribute` for ``noisy``.
         images : array or Tensor of shape (N, C, H, W)
             The training images.
         sigma : float or array of shape (n,), default None
             Noise levels, for the labels.
         n_images, ax
-            As in `from_estimator`.
-
-        Returns
-        -------
-        AttributionDisplay
+            As in :meth:`plot`.
 
         Raises
         ------
         ValueError
-            If the attribution is none, or not of these answers; as `from_estimator`.
+            If ``attribution`` is no Attribution of these answers; as `from_estimator`.
         """
-        answer = _as_array(answer)
+        answer = as_array(answer)
         _check_attribution(attribution, noisy, answer)
-        sigma = None if sigma is None else np.broadcast_to(_as_array(sigma), len(answer))
+        sigma = None if sigma is None else np.broadcast_to(as_array(sigma), len(answer))
         display = cls(
-            noisy=as_floats(_as_array(noisy)),
+            noisy=as_floats(as_array(noisy)),
             answer=answer,
-            attribution=type(attribution)(*map(_as_array, vars(attribution).values())),
+            attribution=_as_arrays(attribution),
             images=images,
             sigma=sigma,
         )
         return display.plot(ax, n_images=n_images)
 
     def plot(self, ax=None, *, n_images=6):
-        """Draw.
+        """Draw, and return self.
 
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            Where to draw, after emptying it; None: a new figure.
+            Emptied; legible from four inches. None: a new figure.
         n_images : int, default 6
-            How many training images to show, from 0 to 8.
-
-        Returns
-        -------
-        self
+            Training images to show, from 0 to 8.
         """
         n_images = min(self._checked(n_images), len(self.images))
         height = max(box_size(each.shape[1:])[1] for each in (self.noisy, self.answer))
@@ -200,7 +180,7 @@ class AttributionDisplay:
         if self.answer.shape[1] not in (1, 3):
             raise ValueError(
                 f"a picture needs images of 1 or 3 channels, got {self.answer.shape[1]}; take "
-                "some of them, X[:, :3]."
+                "three of them, X[:, :3]."
             )
         if n_images not in range(len(_COLOURS) + 1):
             raise ValueError(
@@ -209,7 +189,7 @@ class AttributionDisplay:
         return int(n_images)
 
     def _draw_one(self, i, n_images, top, side, height):
-        """One noisy image and all that belongs to it, below ``top``."""
+        """Draw the two rows of a noisy image, below ``top``."""
         index, pixels = self._leaders(i)
         shares = self.attribution.image_share[i]
         largest = np.argsort(-shares, kind="stable")[: min(n_images, np.count_nonzero(shares))]
@@ -235,12 +215,12 @@ class AttributionDisplay:
             draw(self.ax_, pixels, left, top + _TITLES, side, self._range, **frame)
 
     def _beside(self, name, top, side, height):
-        """What a line of boxes is."""
+        """Write the name of a row of boxes."""
         style = {"ha": "right", "rotation": 90, "color": GREY, **words(side, _WIDEST)}
         self.ax_.text(_MARGIN - 0.08, top + side * height / 2, name, **style)
 
     def _draw_map(self, values, left, top, side, **parameters):
-        """Values or colours of pixels, (h, w) or (h, w, 3); of a signal side by side."""
+        """Draw values or colours of pixels, (h, w) or (h, w, 3); a signal from left to right."""
         shape = self.answer.shape[1:]
         if is_signal(shape):
             values = values.reshape(1, -1, *values.shape[2:])
@@ -248,36 +228,36 @@ class AttributionDisplay:
         return paint(self.ax_, values, left, top, size, **parameters)
 
     def _leaders(self, row):
-        """The number (h, w) of the image with the largest share of a pixel, and its pixels."""
-        found = self.attribution
+        """Return the image number (h, w) with the largest share of each pixel, and its pixels."""
+        attribution = self.attribution
         channels = np.arange(self.answer.shape[1])[:, None, None]
         at = (
-            np.broadcast_to(getattr(found, name)[row, ..., 0], self.answer.shape[1:])
+            np.broadcast_to(getattr(attribution, name)[row, ..., 0], self.answer.shape[1:])
             for name in ("index", "row", "column")
         )
         index, rows, columns = at
         numbers, inverse = np.unique(index, return_inverse=True)
         pixels = self._images(numbers)[inverse.reshape(index.shape), channels, rows, columns]
-        best = found.share[row, ..., 0].argmax(0)[None]  # of the channels, where they differ
+        best = attribution.share[row, ..., 0].argmax(0)[None]  # of the channels, where they differ
         return np.take_along_axis(index, best, 0)[0], pixels
 
     def _images(self, numbers):
-        """Some training images as floats."""
-        some = self.images[
+        """Return numbered training images as floats."""
+        images = self.images[
             torch.as_tensor(numbers) if isinstance(self.images, torch.Tensor) else numbers
         ]
-        return as_floats(_as_array(some), self.data_range)
+        return as_floats(as_array(images), self.data_range)
 
     @property
     def _range(self):
-        """Values of black and white: the data range of uint8 images, else the ends of the data."""
+        """Values of black and white: data range of uint8 images, otherwise extremes of the data."""
         if self.images.dtype in (np.uint8, torch.uint8):
             return self.data_range
         low, high = float(self.images.min()), float(self.images.max())
         return low, max(high, np.nextafter(low, np.inf))
 
     def _draw_number(self, i, left, top, side):
-        """The effective number of images, on one scale for all answers."""
+        """Draw the effective number of images, on one scale for all answers."""
         ticker = _optional.load("matplotlib.ticker")
         every = self.attribution.effective_sample_size
         most = max(float(every.max()), 2.0)
@@ -297,7 +277,7 @@ class AttributionDisplay:
 
 
 def _in_colours(index, largest):
-    """Colours (h, w, 3) of image numbers (h, w): those of the largest, and grays."""
+    """Return colours (h, w, 3) of image numbers (h, w): gray except for the ``largest``."""
     colours = _optional.load("matplotlib.colors")
     shade = 0.6 + 0.35 * np.modf(index * _GOLDEN)[0]  # neighbours in number differ
     picture = np.repeat(shade[..., None], 3, axis=2)
@@ -307,7 +287,7 @@ def _in_colours(index, largest):
 
 
 def _in_percent(share):
-    """A share in words: never in powers of ten, and never none of what is some."""
+    """Return a share in per cent, a str without exponents."""
     percent = 100 * share
     if percent < 0.1:
         return "< 0.1 %"
@@ -315,7 +295,7 @@ def _in_percent(share):
 
 
 def _check_attribution(attribution, noisy, answer):
-    """ValueError, if it is none, or of others."""
+    """Raise unless an attribution is of these noisy images and answers."""
     if not isinstance(attribution, Attribution):
         raise ValueError(
             f"attribution must be what attribute returns, got {type(attribution).__name__}."
@@ -334,6 +314,6 @@ def _among(attribution, rows):
     return replace(attribution, index=index, image_share=attribution.image_share[:, rows])
 
 
-def _as_array(values):
-    """Tensors on any device, and numbers, as arrays."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+def _as_arrays(attribution):
+    """Return an attribution of arrays."""
+    return type(attribution)(*map(as_array, vars(attribution).values()))

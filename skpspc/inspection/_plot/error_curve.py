@@ -1,4 +1,4 @@
-"""Error against noise level, as lines."""
+"""Errors of denoisers against the noise level, as lines."""
 
 import textwrap
 
@@ -9,25 +9,25 @@ from ..._repr import short_repr
 from ..curves import error_curve
 from ..tables import ErrorTable
 
-# Okabe and Ito, without the yellow, which is too light for lines.
+# Okabe and Ito, without yellow, which is too light for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _MARKERS = "osD^vPX"
 _STYLES = ("-", "--", ":")
 _LABEL = 34  # letters in a line of the label of the axis of errors
-_DECADES = 6  # below the largest error: what lies lower is rounding, or as good as none
+_DECADES = 6  # of the axis, below the largest error; smaller errors are mostly rounding
 _BELOW = {"linestyle": "", "marker": "v", "markersize": 6, "markerfacecolor": "white"}
-_STACK = 0.035  # between the marks of lines that are below, of the height of the axes
+_STACK = 0.035  # between the marks of errors below the axis, in heights of the axes
 
 
 class ErrorCurveDisplay:
     """Mean squared error of denoisers against the noise level, on logarithmic axes.
 
-    Make one with :meth:`from_estimator` or :meth:`from_predictions`.
+    Create one with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     table : ErrorTable
-        What `error_curve` gives.
+        Returned by `error_curve`.
 
     Attributes
     ----------
@@ -56,29 +56,25 @@ class ErrorCurveDisplay:
 
     @classmethod
     def from_estimator(cls, denoisers, X, sigmas, *, ax=None, line_kw=None, **parameters):
-        """Measure the errors of fitted denoisers, and draw them.
+        """Return a drawn display of the errors of fitted denoisers.
 
         Parameters
         ----------
         denoisers, X, sigmas
             See `error_curve`.
         ax : matplotlib Axes, default None
-            Where to draw; None makes a figure.
+            None: a new figure.
         line_kw : dict, default None
-            For ``Axes.plot``.
+            Of ``Axes.plot``.
         **parameters
             Of `error_curve`: ``against``, ``process``, ``n`` and others.
-
-        Returns
-        -------
-        ErrorCurveDisplay
         """
         table = error_curve(denoisers, X, sigmas, **parameters)
         return cls.from_predictions(table, ax=ax, line_kw=line_kw)
 
     @classmethod
     def from_predictions(cls, table, *, ax=None, line_kw=None):
-        """Draw errors that have been measured.
+        """Return a drawn display of a table.
 
         Parameters
         ----------
@@ -86,14 +82,10 @@ class ErrorCurveDisplay:
         ax, line_kw
             As in :meth:`from_estimator`.
 
-        Returns
-        -------
-        ErrorCurveDisplay
-
         Raises
         ------
         ValueError
-            If the table is none of `error_curve`.
+            For anything but an ErrorTable.
         """
         if not isinstance(table, ErrorTable):
             raise ValueError(
@@ -103,24 +95,19 @@ class ErrorCurveDisplay:
         return cls(table).plot(ax, line_kw=line_kw)
 
     def plot(self, ax=None, *, line_kw=None):
-        """Draw: a line with a marker at each noise level, and a band of one standard error.
+        """Draw lines with a marker per noise level and a band of one standard error; return self.
 
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            Where to draw, with the legend inside; None makes a figure, with the legend beside.
+            With the legend inside; None: a new figure, with the legend beside.
         line_kw : dict, default None
-            For ``Axes.plot``.
-
-        Returns
-        -------
-        self
+            Of ``Axes.plot``.
 
         Notes
         -----
-        Logarithmic axes have no zero: a noise level of zero is left out. The axis of errors ends
-        six decades under the largest; empty triangles at its foot mark errors that are smaller,
-        or zero.
+        The axes are logarithmic, so a noise level of zero is left out. The axis of errors ends
+        six decades below the largest; empty triangles at its foot mark smaller errors.
         """
         plt = _optional.load("matplotlib.pyplot")
         beside = ax is None
@@ -164,7 +151,7 @@ class ErrorCurveDisplay:
         return line
 
     def _foot(self):
-        """Set where the axis of errors ends, and say where that is."""
+        """Set the lower end of the axis of errors, and return it."""
         largest = self.table.errors.max()
         if largest == 0:  # nothing but marks
             self.ax_.set_ylim(10.0**-_DECADES, 1.0)
@@ -176,9 +163,9 @@ class ErrorCurveDisplay:
         return self.ax_.get_ylim()[0]
 
     def _mark_below(self, foot):
-        """Mark what is below the axis, line above line, and give the legend a mark if there are.
+        """Mark errors below the axis, line above line; return the handle of the legend, if any.
 
-        They are no part of what the axis shows, and hence in fractions of its height.
+        Heights are in fractions of the axis, as its values end above these errors.
         """
         table = self.table
         below = (table.errors < foot) & (table.sigmas > 0)[:, None]

@@ -1,10 +1,10 @@
-"""Samples beside the training images that are nearest to them."""
+"""Samples with their nearest training images."""
 
 import numpy as np
 
 from ..._repr import short_repr
 from ...support.training_set import DEFAULT_RANGE
-from .._images import as_images
+from .._images import as_images, check_count
 from .._training import shared_training_set
 from ..memorisation import memorised_fraction, nearest_training_images
 from ._cells import (
@@ -13,7 +13,6 @@ from ._cells import (
     as_pictures,
     box_size,
     canvas,
-    check_columns,
     draw,
     limits,
     side_of_boxes,
@@ -21,27 +20,27 @@ from ._cells import (
 )
 
 _PAD = 0.12  # between boxes, in their sides
-_MARGIN = 0.85  # for the names of rows, in inches
-_TEXT = 0.34  # for a distance and its name of two lines, in inches
+_MARGIN = 0.85  # width of the names of rows, in inches
+_TEXT = 0.34  # height of a distance and its name of two lines, in inches
 
 
 class SampleGridDisplay:
-    """Samples, under each the nearest training image, and how far it is.
+    """Samples, each above its nearest training image and the distance of the two.
 
-    Framed pairs are copies, by the rule of `memorised_fraction`. Make one with
+    Framed pairs are copies, by the rule of `memorised_fraction`. Create one with
     :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     samples, nearest : ndarray of shape (n, C, H, W)
-        Drawn as pictures, or as lines where they are one pixel high or wide; numbers of
-        channels other than 3 as their mean.
+        Drawn as pictures, or as lines if one pixel high or wide; unless there are 3 channels,
+        their mean is drawn.
     distances : ndarray of shape (n,)
-        Root mean square over pixels, as `nearest_training_images` gives them.
+        Root mean square over pixels, by `nearest_training_images`.
     memorised : ndarray of shape (n,), bool
-        Which samples are copies.
+        True for copies.
     n_train : int
-        Training images.
+        Number of training images.
 
     Attributes
     ----------
@@ -81,25 +80,21 @@ class SampleGridDisplay:
         data_range=None,
         **parameters,
     ):
-        """Draw samples from a fitted denoiser, and show them.
+        """Return a drawn display of samples from a fitted denoiser.
 
         Parameters
         ----------
         estimator : denoiser
             Fitted.
         X_train : array or Tensor of shape (N, C, H, W) or (N, d), default None
-            Training images, two or more. None: those that the denoiser keeps.
+            Training images, two or more. None: the training set of the denoiser.
         n : int, default 8
-            Samples.
+            Number of samples.
         ax, n_columns, data_range
             As in :meth:`plot`.
         **parameters
             Of `EmpiricalDenoiser.sample`: ``n_steps``, ``sampler`` and others; ``random_state``
-            is 0 unless it is given.
-
-        Returns
-        -------
-        SampleGridDisplay
+            defaults to 0.
 
         Raises
         ------
@@ -107,15 +102,15 @@ class SampleGridDisplay:
             If ``X_train`` is None, and the denoiser keeps no training images.
         """
         shape = estimator.image_shape_
-        known = shared_training_set([estimator]) if X_train is None else None
-        if X_train is None and known is None:
+        training_set = shared_training_set([estimator]) if X_train is None else None
+        if X_train is None and training_set is None:
             raise ValueError(
                 f"{type(estimator).__name__} keeps no training images of the shape of its samples; "
                 "pass X_train, the images it was fitted on."
             )
         samples = estimator.sample(n, **{"random_state": 0, **parameters})
-        if known is not None:
-            samples, X_train = samples.reshape(len(samples), *shape), known.images
+        if training_set is not None:
+            samples, X_train = samples.reshape(len(samples), *shape), training_set.images
         own = getattr(estimator, "data_range_", None)
         display = cls._measured(samples, X_train, shape, own or DEFAULT_RANGE)
         shown = getattr(estimator, "data_range", None) if data_range is None else data_range
@@ -123,7 +118,7 @@ class SampleGridDisplay:
 
     @classmethod
     def from_predictions(cls, samples, X_train, *, ax=None, n_columns=None, data_range=None):
-        """Show samples that have been drawn.
+        """Return a drawn display of given samples.
 
         Parameters
         ----------
@@ -131,11 +126,7 @@ class SampleGridDisplay:
         X_train : array or Tensor of shape (N, C, H, W) or (N, d)
             Training images, two or more.
         ax, n_columns, data_range
-            As in :meth:`plot`. Where samples and X_train are flat they are signals.
-
-        Returns
-        -------
-        SampleGridDisplay
+            As in :meth:`plot`. Flat samples and X_train are signals.
         """
         return cls._measured(samples, X_train, None).plot(
             ax, n_columns=n_columns, data_range=data_range
@@ -144,7 +135,7 @@ class SampleGridDisplay:
     @classmethod
     def _measured(cls, samples, X_train, image_shape, data_range=DEFAULT_RANGE):
         samples, train = as_images(samples, "samples"), as_images(X_train, "X_train")
-        # the range is only recorded; here it is that of the training images
+        # the range is only recorded: the range of the training images
         is_uint8 = train.dtype == np.uint8
         low, high = data_range if is_uint8 else (train.min(), train.max())
         span = {"data_range": (low, high)} if low < high else {}
@@ -155,32 +146,27 @@ class SampleGridDisplay:
         return cls(samples, nearest, distances[:, 0], memorised, len(train))
 
     def plot(self, ax=None, *, n_columns=None, data_range=None):
-        """Draw.
+        """Draw, and return self.
 
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            Where to draw, after emptying it; boxes are as large as it allows. None makes a
-            figure.
+            As in :meth:`TrajectoryDisplay.plot`.
         n_columns : int, default None
-            Pairs in a row; None: 8, or as many as make pairs largest in the axes given.
+            Pairs in a row; None: 8 in a new figure, or the number with the largest boxes in ``ax``.
         data_range : tuple of (low, high), default None
-            Values that are black and white. None: (-1, 1) for images that live there, else the
-            smallest and the largest of what is shown.
-
-        Returns
-        -------
-        self
+            As in :meth:`TrajectoryDisplay.plot`.
 
         Raises
         ------
         ValueError
-            If n_columns is none.
+            For ``n_columns`` below 1.
         """
         n = len(self.samples)
         if n_columns is None:
             n_columns = 8 if ax is None else self._roomiest(ax)
-        n_columns = min(n, check_columns(n_columns))
+        check_count(n_columns, "n_columns")
+        n_columns = min(n, int(n_columns))
         title = f"{n} samples, nearest of {self.n_train} training images"
         title = f"{title}; {self.memorised.sum()} copied (framed)"
         boxes, text = self._size(n_columns)
@@ -197,23 +183,23 @@ class SampleGridDisplay:
         return self
 
     def _pair_size(self):
-        """Width and height of two boxes with what is between, in their sides."""
+        """Return width and height of a pair of boxes with its gaps, in sides of a box."""
         width, height = box_size(self.samples.shape[1:])
         return width + _PAD, 2 * height + 1.5 * _PAD
 
     def _size(self, n_columns):
-        """What boxes take, in their sides, and what words take, in inches."""
+        """Return the size of all boxes, in sides of a box, and of the text, in inches."""
         n_bands = -(-len(self.samples) // n_columns)
         cell, band = self._pair_size()
         return (n_columns * cell, n_bands * band), (_MARGIN, n_bands * _TEXT)
 
     def _roomiest(self, ax):
-        """The number of columns that makes boxes largest."""
+        """Return the number of columns with the largest boxes."""
         columns = range(1, len(self.samples) + 1)
         return max(columns, key=lambda n: side_of_boxes(ax, *self._size(n)))
 
     def _pair(self, i, left, top, side, data_range):
-        """One sample, its neighbour, and their distance."""
+        """Draw a sample, its nearest training image, and their distance."""
         copied = bool(self.memorised[i])
         frame = {"edge": WARNING, "linewidth": 2.0} if copied else {}
         box, height = side * np.array(box_size(self.samples.shape[1:]))
@@ -231,7 +217,7 @@ class SampleGridDisplay:
         )
 
     def _row_names(self, top, side):
-        """What the rows of a band are."""
+        """Write the names of the three rows of a band."""
         height = side * box_size(self.samples.shape[1:])[1]
         rows = {
             "sample": top + height / 2,

@@ -1,4 +1,4 @@
-"""Heat maps of what moves a pixel, noise level by noise level."""
+"""Heat maps of pixels at several noise levels."""
 
 import numpy as np
 
@@ -9,19 +9,19 @@ from ..locality import locality_radius
 from ..sensitivity import heat_maps
 from ._cells import is_signal
 
-_MOST = 16  # images, unless it is said how many
+_N_IMAGES = 16
 _BLUE = "#56b4e9"
 
 
 class SensitivityDisplay:
     """Heat maps of some pixels at several noise levels, with their locality radius.
 
-    A row of panels is a pixel of the answer, a column a noise level. Each panel is a heat map
-    over its own largest value. A cross marks the pixel, and a square, the smallest around it
-    that holds a fraction of the heat, is drawn and its side told. Maps of signals, one pixel
-    high or wide, are drawn as lines, with a band for the square.
+    A row of panels for each pixel, a column for each noise level. Each panel is a heat map over
+    its largest value, with a cross at the pixel, and the smallest square around it that holds a
+    fraction of the heat. Maps of signals, one pixel high or wide, are drawn as lines, with a band
+    for the square.
 
-    Made by :meth:`from_estimator` or :meth:`from_predictions`.
+    Create one with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ class SensitivityDisplay:
     pixels : array of int, shape (m, 2)
         (row, column) of each pixel.
     fraction : float, default 0.5
-        What the square holds.
+        Of the heat, in the square.
     name : str, default None
         Title of the figure.
 
@@ -93,40 +93,30 @@ class SensitivityDisplay:
         ax=None,
         **kwargs,
     ):
-        """Measure heat maps of a denoiser, and draw them.
+        """Return a drawn display of the heat maps of a denoiser.
 
         Parameters
         ----------
-        denoiser : denoiser
-            Fitted.
-        X : array or Tensor of shape (N, C, H, W) or (N, d)
-            Clean images.
-        sigmas : sequence of float
-            Noise levels, in the order of the columns.
+        denoiser, X, sigmas, random_state
+            As in `heat_maps`.
         pixels : array of int, shape (m, 2), default None
-            (row, column) of each pixel; None: the middle of the image and one a quarter in
-            from the upper left.
+            (row, column) of each pixel; None: the middle of the image, and the pixel at a quarter
+            of its height and width.
         n_images : int, default None
-            How many images of X the mean is over; None: 16, or as many as X holds.
-        random_state : int, RandomState, Generator or None, default 0
-            See `heat_maps`.
+            Images of X in the mean; None: 16, or as many as X holds.
         fraction, name
-            See the class. ``name=None``: that of the denoiser's class.
+            As in the class; ``name=None`` is the class of the denoiser.
         ax, **kwargs
-            See :meth:`plot`.
-
-        Returns
-        -------
-        SensitivityDisplay
+            As in :meth:`plot`.
 
         Raises
         ------
         ValueError
-            As `heat_maps`, or for a denoiser that is none, or not fitted.
+            As `heat_maps`, or for an object that is no fitted denoiser.
         """
-        named_denoisers([denoiser])  # says what is wrong with it
-        n_images = min(_MOST, len(X)) if n_images is None else n_images
-        pixels = _some_pixels(denoiser.image_shape_[1:]) if pixels is None else pixels
+        named_denoisers([denoiser])  # raises
+        n_images = min(_N_IMAGES, len(X)) if n_images is None else n_images
+        pixels = _default_pixels(denoiser.image_shape_[1:]) if pixels is None else pixels
         heat = heat_maps(
             denoiser, X, sigmas, pixels=pixels, n_images=n_images, random_state=random_state
         )
@@ -138,22 +128,17 @@ class SensitivityDisplay:
     def from_predictions(
         cls, heatmaps, sigmas, *, pixels=None, fraction=0.5, name=None, ax=None, **kwargs
     ):
-        """Draw heat maps that have been measured.
+        """Return a drawn display of given heat maps.
 
         Parameters
         ----------
         heatmaps : array of shape (L, H, W, H, W) or (L, m, H, W)
-            As `heat_maps` or `save_heat_maps` give them: of all pixels, of which some are
-            shown, or of the ones in ``pixels``.
+            Returned by `heat_maps` or `save_heat_maps`: of all pixels, or of ``pixels``.
         sigmas : sequence of L floats
         pixels : array of int, shape (m, 2), default None
-            As in :meth:`from_estimator`.
+            Pixels to draw, as in :meth:`from_estimator`.
         fraction, name, ax, **kwargs
-            See the class, and :meth:`plot`.
-
-        Returns
-        -------
-        SensitivityDisplay
+            As in the class, and in :meth:`plot`.
 
         Raises
         ------
@@ -166,27 +151,22 @@ class SensitivityDisplay:
                 "heatmaps must have shape (L, H, W, H, W), or (L, m, H, W) with pixels=, got "
                 f"{tuple(heatmaps.shape)}."
             )
-        pixels = _some_pixels(heatmaps.shape[-2:]) if pixels is None else np.asarray(pixels)
+        pixels = _default_pixels(heatmaps.shape[-2:]) if pixels is None else np.asarray(pixels)
         if heatmaps.ndim == 5:
             heatmaps = np.stack([heatmaps[:, row, column] for row, column in pixels], axis=1)
         display = cls(heatmaps, sigmas=sigmas, pixels=pixels, fraction=fraction, name=name)
         return display.plot(ax, **kwargs)
 
     def plot(self, ax=None, *, cmap="magma", colorbar=True):
-        """Draw.
+        """Draw, and return self.
 
         Parameters
         ----------
         ax : array of m * L matplotlib Axes, or one of them, default None
-            To draw into, row by row; None: a new figure.
+            Row by row; None: a new figure.
         cmap : str or Colormap, default "magma"
         colorbar : bool, default True
-            Neither is for signals.
-
-        Returns
-        -------
-        SensitivityDisplay
-            Itself.
+            Unused for signals, as ``cmap``.
 
         Raises
         ------
@@ -197,7 +177,7 @@ class SensitivityDisplay:
         n_levels, n_pixels = self.heatmaps.shape[:2]
         self.axes_ = self._axes(ax, n_pixels, n_levels)
         self.figure_ = self.axes_[0, 0].figure
-        # most of a map is far below its peak: a root shows where it ends
+        # most of a map is far below its peak: a root shows its outline
         norm = colors.PowerNorm(0.5, 0, 1)
         lines = is_signal(self.heatmaps.shape[1:])
         for (k, level), panel in np.ndenumerate(self.axes_):
@@ -220,7 +200,7 @@ class SensitivityDisplay:
         return self
 
     def _axes(self, ax, n_rows, n_columns):
-        """Axes (m, L): those given, or those of a new figure."""
+        """Return axes (m, L), given or of a new figure."""
         if ax is None:
             size = 1.75 * n_columns + 1.2, 1.95 * n_rows + 0.6
             figure = load("matplotlib.pyplot").figure(figsize=size, layout="constrained")
@@ -234,7 +214,7 @@ class SensitivityDisplay:
         return axes.reshape(n_rows, n_columns)
 
     def _draw(self, panel, level, k, **kwargs):
-        """One heat map, its pixel and its square."""
+        """Draw a heat map, its pixel and its square."""
         heat, side = self.heatmaps[level, k], int(self.radii[level, k])
         height, width = heat.shape
         row, column = self.pixels[k]
@@ -255,12 +235,12 @@ class SensitivityDisplay:
             )
             panel.add_patch(rectangle)
         panel.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
-        share = f"{100 * self.fraction:g} %"
-        panel.set_xlabel(f"{share} in {side} × {side}" if side else "no heat", fontsize=9)
+        held = f"{100 * self.fraction:g} % in {side} × {side}"
+        panel.set_xlabel(held if side else "no heat", fontsize=9)
         return image
 
     def _draw_signal(self, panel, level, k):
-        """One heat map of a signal, its pixel and its band."""
+        """Draw a heat map of a signal, its pixel and its band."""
         heat, side = self.heatmaps[level, k].ravel(), int(self.radii[level, k])
         at = self.pixels[k].max()  # the other is zero
         panel.plot(heat / (heat.max() or 1.0), color="black", linewidth=1.2)
@@ -269,11 +249,11 @@ class SensitivityDisplay:
             panel.axvspan(at - side / 2, at + side / 2, color=_BLUE, alpha=0.4, linewidth=0)
         panel.set(xlim=(-0.5, len(heat) - 0.5), ylim=(0, 1.05), xticks=[at], yticks=[0, 1])
         panel.tick_params(labelsize=9)
-        share = f"{100 * self.fraction:g} %"
-        panel.set_xlabel(f"{share} in {side} values" if side else "no heat", fontsize=9)
+        held = f"{100 * self.fraction:g} % in {side} values"
+        panel.set_xlabel(held if side else "no heat", fontsize=9)
 
 
-def _some_pixels(sides):
-    """The middle of an image, and one pixel nearer to its corner."""
+def _default_pixels(sides):
+    """Return the middle of an image, and the pixel at a quarter of its sides."""
     height, width = sides
     return np.array([(height // 2, width // 2), (height // 4, width // 4)])

@@ -1,29 +1,30 @@
-"""What a sampler believes on its way from noise to an image."""
+"""Denoised estimates along the steps of a sampler."""
 
 import numpy as np
 
 from ..._repr import short_repr
 from ..._units import sampler_ends
 from ...sampling import edm_sigmas
-from ._cells import GREY, as_pictures, box_size, canvas, check_columns, draw, limits, words
+from .._images import check_count
+from ._cells import GREY, as_pictures, box_size, canvas, draw, limits, words
 
 _PAD = 0.08  # between boxes, in their sides
-_TEXT = 0.25  # for the labels above, in inches
-_MARGIN = 0.35  # for the sigma before them, in inches
+_TEXT = 0.25  # height of the labels above, in inches
+_MARGIN = 0.35  # width of the sigma before them, in inches
 
 
 class TrajectoryDisplay:
     r"""The denoised estimates :math:`D(z_\sigma; \sigma)` along a sampler's steps.
 
-    A row for each sample, a column for each noise level shown. Make one with
-    :meth:`from_estimator` or :meth:`from_predictions`.
+    A row for each sample, a column for each noise level. Create one with :meth:`from_estimator`
+    or :meth:`from_predictions`.
 
     Parameters
     ----------
     estimates : ndarray of shape (n_steps, n, C, H, W)
-        In the order of the walk.
+        In the order of the steps.
     sigmas : array of float of shape (n_steps,)
-        Noise levels at which they were made; at 0 they are the samples.
+        Noise levels of the estimates; the estimates at 0 are the samples.
 
     Attributes
     ----------
@@ -63,33 +64,28 @@ class TrajectoryDisplay:
         ax=None,
         data_range=None,
     ):
-        """Draw samples from a fitted denoiser, and show what it believed on the way.
+        """Return a drawn display of the estimates along sampling runs of a fitted denoiser.
 
         Parameters
         ----------
         estimator : denoiser
             Fitted.
         n : int, default 4
-            Samples.
+            Number of samples.
         y, guidance, n_steps, sigma_min, sigma_max, sampler
             As in `EmpiricalDenoiser.sample`.
         random_state : int, RandomState, Generator or None, default 0
         n_columns : int, default 8
-            How many of the n_steps + 1 states to show: the first, the last, and some in
-            between, evenly.
+            States to show out of n_steps + 1: the first, the last, and evenly spaced ones.
         ax, data_range
             As in :meth:`plot`.
-
-        Returns
-        -------
-        TrajectoryDisplay
 
         Raises
         ------
         ValueError
-            If n_columns is none, or as `EmpiricalDenoiser.sample`.
+            For ``n_columns`` below 1, or as `EmpiricalDenoiser.sample`.
         """
-        n_columns = check_columns(n_columns)
+        check_count(n_columns, "n_columns")
         _, states = estimator.sample(
             n,
             y=y,
@@ -114,27 +110,23 @@ class TrajectoryDisplay:
 
     @classmethod
     def from_predictions(cls, estimates, sigmas, *, ax=None, data_range=None):
-        """Show estimates that have been made.
+        """Return a drawn display of given estimates.
 
         Parameters
         ----------
         estimates : array or Tensor of shape (n_steps, n, C, H, W) or (n_steps, n, d)
-            Flat ones are signals.
+            Flat estimates are signals.
         sigmas : array of float of shape (n_steps,)
         ax, data_range
             As in :meth:`plot`.
 
-        Returns
-        -------
-        TrajectoryDisplay
-
         Raises
         ------
         ValueError
-            If there is not one noise level for each step, or no step.
+            For another number of noise levels than steps, or no step.
         """
         if len(estimates) == 0:
-            raise ValueError("estimates must hold at least one step, got none of them.")
+            raise ValueError("estimates must hold at least one step, got none.")
         sigmas = np.asarray(sigmas, dtype=np.float64)
         if sigmas.shape != (len(estimates),):
             raise ValueError(
@@ -145,20 +137,15 @@ class TrajectoryDisplay:
         return cls(pictures, sigmas).plot(ax, data_range=data_range)
 
     def plot(self, ax=None, *, data_range=None):
-        """Draw.
+        """Draw, and return self.
 
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            Where to draw, after emptying it; boxes are as large as it allows. None makes a
-            figure.
+            Emptied, and filled with boxes as large as it allows. None: a new figure.
         data_range : tuple of (low, high), default None
-            Values that are black and white. None: (-1, 1) for images that live there, else the
-            smallest and the largest of what is shown.
-
-        Returns
-        -------
-        self
+            Values of black and white. None: (-1, 1) for images on that range, otherwise the
+            smallest and the largest value shown.
         """
         n_steps, n = self.estimates.shape[:2]
         width, height = box_size(self.estimates.shape[2:])
