@@ -1,9 +1,9 @@
-"""Images to start with, and readers for your own.
+"""Example images, and readers of image files.
 
 Every loader returns a :class:`sklearn.utils.Bunch` with ``images`` of shape (n, C, H, W)
 and dtype uint8, which denoisers read on [-1, 1], ``target`` of shape (n,) and dtype int64
 or None, ``classes``, a list of names or None, and ``DESCR``. The readers of a zip or a
-folder add ``n_skipped``, the number of files beside the images.
+folder add ``n_skipped``, the number of other files.
 
 A file that cannot be read raises a `ValueError` that names it, or an `OSError` where the file
 system fails. Files that need more memory than ``max_bytes`` are refused before they are read.

@@ -1,4 +1,4 @@
-"""Encoded image files to uint8 pixels, with errors that name the files."""
+"""Pixels of encoded image files, with errors that name the files."""
 
 import math
 import warnings
@@ -23,7 +23,7 @@ _FAILURE = "cannot be read as an image"
 
 
 def hidden(name):
-    """Whether a file was put there by an operating system rather than by its owner."""
+    """Return whether an operating system, not the owner, wrote a file."""
     parts = name.split("/")  # "./a.png" is not hidden
     return (
         parts[-1] == "Thumbs.db"
@@ -33,19 +33,10 @@ def hidden(name):
 
 
 def image_names(names, container):
-    """Names of the image files, sorted, and the number of other files, of which a warning tells.
+    """Return sorted names of image files, and the number of other files, with a warning.
 
-    Parameters
-    ----------
-    names : iterable of str
-        Relative, with forward slashes.
-    container : path
-        The archive or folder.
-
-    Raises
-    ------
-    ValueError
-        If no image is among them.
+    Raise if there is no image. Names are relative to the container, an archive or folder, with
+    forward slashes.
     """
     Image.init()
     suffixes = {s for s, known in Image.registered_extensions().items() if known in _FORMATS}
@@ -57,9 +48,9 @@ def image_names(names, container):
     ]
     skipped = sorted(set(names) - set(images))
     if not images:
-        found = f" but {_listed(map(repr, skipped))}" if skipped else ""
+        others = f" but {_listed(map(repr, skipped))}" if skipped else ""
         raise ValueError(
-            f"'{container}' holds no images{found}; files named *.png, *.jpg, *.bmp, *.gif, "
+            f"'{container}' holds no images{others}; files named *.png, *.jpg, *.bmp, *.gif, "
             "*.ppm, *.tga, *.tif or *.webp are read."
         )
     if skipped:
@@ -67,48 +58,46 @@ def image_names(names, container):
             f"{len(skipped)} of the {len(names)} files in '{container}' are not named as images "
             f"and were skipped: {_listed(map(repr, skipped))}.",
             UserWarning,
-            stacklevel=5,
+            stacklevel=4,
         )
     return images, len(skipped)
 
 
 def check_count(name, value):
-    """Refuse anything but None or a positive integer."""
+    """Raise unless a value is None or a positive integer."""
     if value is not None:
         check_scalar(value, name, Integral, min_val=1)
 
 
 def check_channels(channels):
-    """Refuse a number of channels that no image is converted to."""
+    """Raise unless ``channels`` is "auto", 1 or 3."""
     if isinstance(channels, bool) or channels not in ("auto", 1, 3):
         raise ValueError(f'channels must be "auto", 1 (gray) or 3 (colour), got {channels!r}.')
 
 
 def _listed(items):
+    """Return the first items and the number of others, a str."""
     items = list(items)
     more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
     return ", ".join(items[:_LISTED]) + more
 
 
 def decode(stream, name, *, size, channels, max_bytes):
-    """Decode one image.
+    """Return the pixels of an image file.
 
     Parameters
     ----------
     stream : path or binary file
     name : str
         For errors.
-    size : int or None
-        Crop to the centre square and resize to (size, size); None leaves it as it is.
-    channels : {"auto", 1, 3}
-        "auto" keeps gray images gray.
-    max_bytes : int
+    size, channels, max_bytes
+        As in `load_edm_zip`.
 
     Returns
     -------
     pixels : ndarray of shape (C, H, W), uint8
     transparent : bool
-        Whether a pixel was not opaque.
+        True if a pixel was not opaque.
     """
     formats = [known for known in _FORMATS if known in Image.OPEN]  # Pillow may lack WebP
     try:
@@ -135,7 +124,7 @@ def decode(stream, name, *, size, channels, max_bytes):
 
 
 def _check_kind(image):
-    """Refuse pixels of more than 8 bits, which Pillow reduces in some modes, and animations."""
+    """Raise for pixels of more than 8 bits, which Pillow reduces in some modes, and animations."""
     deep = image.mode.startswith(("I", "F"))
     if image.format == "PNG":
         deep |= str(image.tile[0][3]).endswith(";16B")
@@ -159,25 +148,20 @@ def _central_square(image):
 
 
 def fill(sources, container, *, size, channels, max_bytes):
-    """Decode images of one shape into one array.
+    """Return decoded images of one shape, in one array.
 
     Parameters
     ----------
     sources : list of (name, open) pairs
         ``open()`` returns a path or a binary file.
     container : path
-        The archive or folder, for errors.
+        The archive or folder, for errors, which list all unreadable or differing images.
     size, channels, max_bytes
-        See :func:`decode`.
+        As in `load_edm_zip`.
 
     Returns
     -------
     ndarray of shape (n, C, H, W), uint8
-
-    Raises
-    ------
-    ValueError
-        If images cannot be read or differ in kind or size; the message lists them.
     """
     images = None
     shapes: dict[tuple, list] = {}
@@ -203,7 +187,7 @@ def fill(sources, container, *, size, channels, max_bytes):
             array = f"an array of shape {shape} for '{container}'"
             fewer = "take fewer images (max_images=), or "
             check_size(math.prod(shape), max_bytes, array, max_bytes, fewer)
-            # The only large allocation: every image is decoded into its place.
+            # the only large allocation
             images = np.empty(shape, dtype=np.uint8)
         if pixels.shape == images.shape[1:]:
             images[i] = pixels
@@ -220,13 +204,13 @@ def fill(sources, container, *, size, channels, max_bytes):
 
 
 def _check_complete(unreadable, shapes, n, container):
-    """Refuse images that could not be read, or of several kinds or sizes, in one message."""
+    """Raise for images that could not be read, or of several kinds or sizes, in one message."""
     faults = []
     if len(unreadable) == 1:
         faults.append(str(unreadable[0][1]))
     elif unreadable:
-        told = _listed(str(error).removesuffix(".") for _, error in unreadable)
-        faults.append(f"{len(unreadable)} of {n} images are unreadable: {told}.")
+        errors = _listed(str(error).removesuffix(".") for _, error in unreadable)
+        faults.append(f"{len(unreadable)} of {n} images are unreadable: {errors}.")
     kinds = _grouped(shapes, lambda shape: shape[:1])
     if len(kinds) > 1:
         (usual,), (odd,) = sorted(kinds, key=lambda kind: len(kinds[kind]), reverse=True)
@@ -255,6 +239,7 @@ def _check_complete(unreadable, shapes, n, container):
 
 
 def _grouped(shapes, key):
+    """Return names grouped by a key of their shapes, a dict of lists."""
     groups: dict[tuple, list] = {}
     for shape, names in shapes.items():
         groups.setdefault(key(shape), []).extend(names)

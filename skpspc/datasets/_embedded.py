@@ -1,4 +1,4 @@
-"""Images that come with scikit-learn, so that nothing is downloaded."""
+"""Images that come with scikit-learn, without a download."""
 
 from numbers import Integral
 
@@ -9,13 +9,12 @@ from sklearn.utils import check_random_state, check_scalar
 
 from .._repr import ShortBunch
 
-# A crop of the full photographs is mostly one texture; a third of their size shows
-# petals and roofs in 32 x 32 pixels.
+# A crop of the full photographs is mostly one texture; a third of their size shows petals.
 _PHOTO_REDUCTION = 3
 
 
 def load_digits_images():
-    """Scikit-learn's 1,797 handwritten digits as 8 x 8 gray images.
+    """Return scikit-learn's 1,797 handwritten digits as 8 x 8 gray images.
 
     Returns
     -------
@@ -42,25 +41,24 @@ def load_digits_images():
 
 
 def load_photo_patches(*, size=32, n_images=2000, random_state=0):
-    """Random square crops of scikit-learn's two sample photographs.
+    """Return random square crops of scikit-learn's two sample photographs.
 
-    Small natural colour images. The photographs (a Chinese temple, a dahlia) are first
-    reduced to a third, 143 x 214 pixels, by averaging 3 x 3 blocks. Crops overlap, so a
-    held-out crop is not independent of the others.
+    The photographs (a Chinese temple, a dahlia) are first reduced to a third, 143 x 214 pixels,
+    by averaging 3 x 3 blocks. Crops overlap, so held-out crops are not independent.
 
     Parameters
     ----------
     size : int, default=32
         Height and width of a crop, at most 143.
     n_images : int, default=2000
-        Number of crops, alternately from the one photograph and the other.
+        Number of crops, alternately from the two photographs.
     random_state : int, RandomState instance or None, default=0
         Draws the positions. With an int, crop i does not depend on ``n_images``.
 
     Returns
     -------
     Bunch
-        ``images`` (n_images, 3, size, size) uint8; ``target`` (n_images,) int64, which
+        ``images`` (n_images, 3, size, size) uint8; ``target`` (n_images,) int64, the
         photograph; ``classes`` ["china", "flower"]; ``DESCR``.
 
     Raises
@@ -88,9 +86,9 @@ def load_photo_patches(*, size=32, n_images=2000, random_state=0):
 
     images = np.empty((n_images, 3, size, size), dtype=np.uint8)
     target = np.arange(n_images, dtype=np.int64) % len(photos)
-    # One row of numbers per crop: the first crops stay the same when more are drawn.
-    places = check_random_state(random_state).random_sample((n_images, 2))
-    for i, (down, right) in enumerate(places):
+    # a row of numbers per crop: the first crops do not depend on n_images
+    positions = check_random_state(random_state).random_sample((n_images, 2))
+    for i, (down, right) in enumerate(positions):
         photo = photos[target[i]]
         top = int(down * (photo.shape[1] - size + 1))
         left = int(right * (photo.shape[2] - size + 1))

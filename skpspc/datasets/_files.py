@@ -48,30 +48,27 @@ _LABEL_KEYS = ("labels", "y", "target")
 
 
 def load_edm_zip(path, *, size=None, channels="auto", max_images=None, max_bytes=MAX_BYTES):
-    """Images from a zip in the layout of the EDM code and its users.
+    """Return the images of a zip in the layout of the EDM code.
 
-    The archive holds image members, by custom ``NNNNN/imgNNNNNNNN.png``, and, if there
-    are labels, ``dataset.json`` with ``{"labels": [[member, class], ...]}`` (or a mapping
-    from member to class, or null) and optionally ``"classes": [name, ...]``. A class is an
-    integer, an integral float, or a one-hot list. ``dataset.json`` may lie in a folder, and
-    the members' names may then start there.
-
-    Members that are not named as images (``README.txt``, ``__MACOSX/``) are skipped, with a
-    warning that says how many.
+    The archive holds image members, by custom ``NNNNN/imgNNNNNNNN.png``, and, for labels,
+    ``dataset.json`` with ``{"labels": [[member, class], ...]}`` (or a mapping from member to class,
+    or null) and optionally ``"classes": [name, ...]``. A class is an integer, an integral float, or
+    a one-hot list. ``dataset.json`` may lie in a folder, and names of members may start there.
+    Members not named as images (``README.txt``, ``__MACOSX/``) are skipped.
 
     Parameters
     ----------
     path : str or path
         The archive.
     size : int or None, default=None
-        Crop each image to its centre square and resize that to (size, size) by Lanczos
-        resampling. None leaves images as they are; they must share a size then.
+        Crop each image to its centre square and resize it to (size, size) by Lanczos
+        resampling. None: images must share one size, which they keep.
     channels : {"auto", 1, 3}, default="auto"
-        Convert all images to gray (1, by their luma) or to colour (3). "auto" keeps gray
-        images gray; all must be of one kind then.
+        Convert all images to gray (1, by their luma) or to colour (3). "auto": all images must
+        be gray, or all in colour.
     max_images : int or None, default=None
-        Read at most so many images, evenly spaced over the sorted names. The first images
-        of an archive are often all of one class: do not take them by slicing.
+        Most images to read, evenly spaced over the sorted names. (The first images of an archive
+        are often all of one class.)
     max_bytes : int, default=2**33
         Memory that the images may take, 8 GiB. One image may take 1/32 of it (256 MiB),
         encoded and decoded, and ``dataset.json`` 1/128 (64 MiB).
@@ -81,13 +78,12 @@ def load_edm_zip(path, *, size=None, channels="auto", max_images=None, max_bytes
     Bunch
         ``images`` (n, C, H, W) uint8 in the order of the sorted member names, C = 1 for
         gray and 3 for colour; ``target`` (n,) int64, or None without labels; ``classes``,
-        a list of names or None; ``n_skipped``, the number of members that are no images;
-        ``DESCR``.
+        a list of names or None; ``n_skipped``, the number of other members; ``DESCR``.
 
     Warns
     -----
     UserWarning
-        If members are skipped, or images are transparent in places.
+        If members are skipped, or images have transparent pixels.
 
     Raises
     ------
@@ -96,20 +92,15 @@ def load_edm_zip(path, *, size=None, channels="auto", max_images=None, max_bytes
     ValueError
         If the archive is damaged or holds no image, if members cannot be read or differ in
         size or kind (the message lists them), if a label is missing, no class index or
-        without a name, or if more memory than ``max_bytes`` is needed.
+        without a name, or if ``max_bytes`` is too small.
 
     Notes
     -----
-    PNG, JPEG, BMP, GIF, PPM, TGA, TIFF and WebP are read. Pixels of more than 8 bits a
-    channel and files of several frames or pages are refused. Palettes and CMYK become RGB,
-    without colour profiles; 1-bit images become gray, 0 and 255. An orientation in EXIF is
-    applied. Transparency is dropped, and a warning names images that had any.
+    PNG, JPEG, BMP, GIF, PPM, TGA, TIFF and WebP are read, of at most 8 bits per channel and one
+    frame or page. Palettes and CMYK become RGB, without colour profiles; 1-bit images become
+    gray, 0 and 255. An orientation in EXIF is applied. Transparency is dropped.
     """
-    return _load_edm_zip(path, _spread(max_images), size, channels, max_bytes)
-
-
-def _load_edm_zip(path, choose, size, channels, max_bytes):
-    _check_options(size, channels, max_bytes)
+    _check_options(max_images, size, channels, max_bytes)
     path = Path(path)
     with reading(path, "is not a zip archive or is damaged", "get it again"):
         archive = zipfile.ZipFile(path)
@@ -122,70 +113,37 @@ def _load_edm_zip(path, choose, size, channels, max_bytes):
         def opened(name):
             return io.BytesIO(read(name, image_limit(max_bytes)))
 
-        names, labels, classes, n_skipped = _contents(members, read, path, max_bytes)
-        names = [names[i] for i in choose(len(names))]
-        target = _labels_of(names, labels, classes, path)
-        sources = [(name, lambda name=name: opened(name)) for name in names]
-        images = fill(sources, path, size=size, channels=channels, max_bytes=max_bytes)
-    return ShortBunch(
-        images=images,
-        target=target,
-        classes=classes,
-        n_skipped=n_skipped,
-        DESCR=f"{len(images)} images from {path.name}.",
-    )
+        contents = _contents(members, read, path, max_bytes)
+        source = f"from {path.name}"
+        return _decoded(contents, opened, path, source, max_images, size, channels, max_bytes)
 
 
 def load_image_folder(path, *, size=None, channels="auto", max_images=None, max_bytes=MAX_BYTES):
-    """Images from the files in a folder and in its subfolders.
+    """Return the images in a folder and its subfolders.
 
-    Files are taken in the order of their sorted relative paths. Files that are not named as
-    images, and hidden ones, are skipped, with a warning that says how many. If every image
-    lies in a subfolder, the names of the first-level subfolders are the classes. A
-    ``dataset.json`` as in :func:`load_edm_zip` (an unpacked archive) takes precedence.
+    Images are in the order of their sorted relative paths. Hidden files, and files not named as
+    images, are skipped. If every image lies in a subfolder, the names of the first-level subfolders
+    are the classes. A ``dataset.json`` as in :func:`load_edm_zip` (an unpacked archive) takes
+    precedence.
 
     Parameters
     ----------
     path : str or path
         The folder.
     size, channels, max_images, max_bytes
-        See :func:`load_edm_zip`.
+        As in :func:`load_edm_zip`, with its formats, warnings and errors.
 
     Returns
     -------
     Bunch
-        ``images`` (n, C, H, W) uint8, C = 1 for gray and 3 for colour; ``target`` (n,)
-        int64 or None; ``classes``, a list of names or None; ``n_skipped``, the number of
-        files that are no images; ``DESCR``.
-
-    Warns
-    -----
-    UserWarning
-        If files are skipped, or images are transparent in places.
-
-    Raises
-    ------
-    OSError
-        If there is no such folder, or the file system fails.
-    ValueError
-        If the folder holds no image, if files cannot be read or differ in size or kind (the
-        message lists them), if a label is missing, no class index or without a name, or if
-        more memory than ``max_bytes`` is needed.
-
-    Notes
-    -----
-    The formats and their conversion are those of :func:`load_edm_zip`.
+        As from :func:`load_edm_zip`.
     """
-    return _load_image_folder(path, _spread(max_images), size, channels, max_bytes)
-
-
-def _load_image_folder(path, choose, size, channels, max_bytes):
-    _check_options(size, channels, max_bytes)
+    _check_options(max_images, size, channels, max_bytes)
     path = Path(path)
     if not path.is_dir():
         error = NotADirectoryError if path.exists() else FileNotFoundError
         raise error(f"'{path}' is not a folder.")
-    found = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
+    files = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
 
     def opened(name):
         limit = image_limit(max_bytes)
@@ -195,12 +153,27 @@ def _load_image_folder(path, choose, size, channels, max_bytes):
     def read(name, limit):
         return read_file(path / name, limit, max_bytes)
 
-    names, labels, classes, n_skipped = _contents(found, read, path, max_bytes)
+    names, labels, classes, n_skipped = _contents(files, read, path, max_bytes)
     if labels is None and all("/" in name for name in names):
         classes = sorted({name.split("/")[0] for name in names})
         indices = {name: i for i, name in enumerate(classes)}
         labels = {name: indices[name.split("/")[0]] for name in names}
-    names = [names[i] for i in choose(len(names))]
+    contents = names, labels, classes, n_skipped
+    source = f"from the folder {path.name}"
+    return _decoded(contents, opened, path, source, max_images, size, channels, max_bytes)
+
+
+def _check_options(max_images, size, channels, max_bytes):
+    check_count("max_images", max_images)
+    check_count("size", size)
+    check_channels(channels)
+    check_max_bytes(max_bytes)
+
+
+def _decoded(contents, opened, path, source, max_images, size, channels, max_bytes):
+    """Return the Bunch of an archive or folder; ``opened(name)`` is a path or a binary file."""
+    names, labels, classes, n_skipped = contents
+    names = [names[i] for i in _spread(len(names), max_images)]
     target = _labels_of(names, labels, classes, path)
     sources = [(name, lambda name=name: opened(name)) for name in names]
     images = fill(sources, path, size=size, channels=channels, max_bytes=max_bytes)
@@ -209,35 +182,15 @@ def _load_image_folder(path, choose, size, channels, max_bytes):
         target=target,
         classes=classes,
         n_skipped=n_skipped,
-        DESCR=f"{len(images)} images from the folder {path.name}.",
+        DESCR=f"{len(images)} images {source}.",
     )
 
 
-def _check_options(size, channels, max_bytes):
-    check_count("size", size)
-    check_channels(channels)
-    check_max_bytes(max_bytes)
-
-
 def _contents(files, read, path, max_bytes):
-    """Sort the files of an archive or folder into images, labels and others.
+    """Return names of images, labels by name or None, names of classes, and n_skipped.
 
-    Parameters
-    ----------
-    files : iterable of str
-    read : callable
-        Returns the bytes of a file, given its name and the most bytes.
-    path : Path
-    max_bytes : int
-
-    Returns
-    -------
-    names : list of str
-        Images.
-    labels : dict of str to object, or None
-        None without a ``dataset.json``.
-    classes : list of str, or None
-    n_skipped : int
+    ``files`` are the names in an archive or folder, and ``read(name, limit)`` returns the bytes of
+    a file, at most ``limit``.
     """
     tables = [n for n in files if n.split("/")[-1] == "dataset.json" and not hidden(n)]
     table = "dataset.json" if "dataset.json" in tables else next(iter(tables), None)
@@ -261,7 +214,7 @@ def _contents(files, read, path, max_bytes):
 
 
 def _labels_of(names, labels, classes, path):
-    """Labels of the named images, (n,) int64, or None if there are none."""
+    """Return labels of named images, (n,) int64, or None without labels."""
     if not labels:
         return None
     target = np.empty(len(names), dtype=np.int64)
@@ -283,48 +236,43 @@ def _labels_of(names, labels, classes, path):
 
 
 def load_npz(path, *, key=None, max_images=None, max_bytes=MAX_BYTES):
-    """Images from a NumPy ``.npz`` file.
+    """Return the images of a NumPy ``.npz`` file.
 
     Parameters
     ----------
     path : str or path
-        The file. It is read without pickle.
+        The file, read without pickle.
     key : str or None, default=None
-        Name of the array. None takes the first there is of "images", "arr_0", "x", "X",
-        "x_train", "X_train", "train_images", or else the only array with four axes.
+        Name of the array. None: the first of "images", "arr_0", "x", "X", "x_train", "X_train",
+        "train_images" in the file, or else the only array with four axes.
     max_images : int or None, default=None
-        Keep at most so many images, evenly spaced over the file. The first images of a file
-        are often all of one class: do not take them by slicing.
+        Most images to keep, evenly spaced over the file.
     max_bytes : int, default=2**33
-        Memory that an array may take, 8 GiB.
+        Most bytes of an array, 8 GiB.
 
     Returns
     -------
     Bunch
         ``images`` (n, C, H, W) uint8; ``target`` (n,) int64, or None; ``classes``, from
-        "classes", or None; ``DESCR``. Labels are integers, integral floats or one-hot rows in
-        the array named as the images are ("y_train" for "x_train", "test_labels" for
-        "test_images", "arr_1" for "arr_0" where it has one or two axes), or else in "labels",
-        "y" or "target".
+        "classes", or None; ``DESCR``. Labels are integers, integral floats or one-hot rows in the
+        array that belongs to the images ("y_train" to "x_train", "test_labels" to "test_images",
+        "arr_1", of one or two axes, to "arr_0"), or else in "labels", "y" or "target".
 
     Raises
     ------
     OSError
         If there is no such file, or the file system fails.
     ValueError
-        If the file is damaged, holds no uint8 array of such a shape, or labels that do not fit
-        the images or the class names, or if an array needs more memory than ``max_bytes``.
+        If the file is damaged, holds no such uint8 array, or labels that do not fit the images or
+        the class names, or if ``max_bytes`` is too small.
 
     Notes
     -----
     The array is uint8, of shape (n, C, H, W), or (n, H, W) for one channel, or
     (n, H, W, C): the last is assumed when the last axis is 1 or 3 and the second is not.
-    Floats are refused because their range is unknown; pass them to ``fit`` as they are.
+    Floats are refused because their range is unknown; pass them to ``fit``.
     """
-    return _load_npz(path, _spread(max_images), key, max_bytes)
-
-
-def _load_npz(path, choose, key, max_bytes):
+    check_count("max_images", max_images)
     check_max_bytes(max_bytes)
     path = Path(path)
     remedy = "write it with numpy.savez"
@@ -362,7 +310,7 @@ def _load_npz(path, choose, key, max_bytes):
                 f"the labels {label_key!r} in '{path}' {error}; correct them."
             ) from None
         check_class_names(target, classes, path)
-    rows = choose(len(images))
+    rows = _spread(len(images), max_images)
     return ShortBunch(
         images=np.ascontiguousarray(images if len(rows) == len(images) else images[rows]),
         target=None if target is None else target[rows],
@@ -372,6 +320,7 @@ def _load_npz(path, choose, key, max_bytes):
 
 
 def _image_key(archive):
+    """Return the name of the images, by custom or by its four axes."""
     for key in _IMAGE_KEYS:
         if key in list(archive):
             return key
@@ -385,7 +334,7 @@ def _image_key(archive):
 
 
 def _label_key(archive, key):
-    """Name of the labels of the images ``key``, or None."""
+    """Return the name of the labels of the images ``key``, or None."""
     for label_key in (_PAIRS.get(key), *_LABEL_KEYS):
         # two arrays without names may both be images
         if label_key in list(archive) and (label_key != "arr_1" or len(archive.shape("arr_1")) < 3):
@@ -394,40 +343,38 @@ def _label_key(archive, key):
 
 
 def load_images(spec, *, max_images=None, size=None, channels="auto", max_bytes=MAX_BYTES):
-    """Load the data that the command line's ``--data`` names.
+    """Return the Bunch that ``--data`` of the command line names.
 
     Parameters
     ----------
     spec : str
         "digits", "photos", a .zip in EDM layout, a folder, or an .npz.
-    max_images : int or None
-        At most so many images, evenly spaced over the data.
-    size, channels
-        For a folder or a zip, see :func:`load_edm_zip`.
-    max_bytes : int
+    max_images, size, channels, max_bytes
+        As in :func:`load_edm_zip`; size and channels of a folder or a zip only.
     """
-    choose = _spread(max_images)
+    check_count("max_images", max_images)
     path = Path(spec)
+    limits = {"max_images": max_images, "max_bytes": max_bytes}
     if spec not in ("digits", "photos") and path.is_dir():
-        return _load_image_folder(path, choose, size, channels, max_bytes)
+        return load_image_folder(path, size=size, channels=channels, **limits)
     if path.suffix.lower() == ".zip":
-        return _load_edm_zip(path, choose, size, channels, max_bytes)
+        return load_edm_zip(path, size=size, channels=channels, **limits)
     if size is not None or channels != "auto":
         raise ValueError(
             "an image size or a number of channels can be asked of a folder or a zip only, and "
             f"{spec!r} is none."
         )
     if path.suffix.lower() == ".npz":
-        return _load_npz(path, choose, None, max_bytes)
+        return load_npz(path, **limits)
     if spec not in ("digits", "photos"):
         raise ValueError(f"data must be {_KNOWN_SPECS}; {spec!r} is none of these.")
     data = load_digits_images() if spec == "digits" else load_photo_patches()
-    rows = choose(len(data.images))
+    rows = _spread(len(data.images), max_images)
     data.update(images=data.images[rows], target=data.target[rows])
     return data
 
 
-def _spread(max_images):
-    """Return a function from the number of images to the rows to keep, evenly spaced."""
-    check_count("max_images", max_images)
-    return lambda n: [i * n // m for m in [min(n, max_images or n)] for i in range(m)]
+def _spread(n, max_images):
+    """Return at most ``max_images`` of n rows, evenly spaced."""
+    n_kept = min(n, max_images or n)
+    return [i * n // n_kept for i in range(n_kept)]

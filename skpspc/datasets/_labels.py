@@ -1,47 +1,30 @@
-"""Labels of images as they are written to files, as class indices."""
+"""Class indices from the labels in files."""
 
+from contextlib import suppress
 from numbers import Real
 
 import numpy as np
 
 from .._validation import is_one_hot
 
-_LARGEST = np.iinfo(np.int64).max
-
 
 def class_index(value):
-    """Index of a class from an integer, an integral float or a one-hot list.
+    """Return the index of a class from an integer, an integral float or a one-hot list.
 
-    Raises
-    ------
-    ValueError
-        For anything else; the message is a predicate, to stand after the image's name.
+    The ValueError for anything else has a predicate as message, to follow the image's name.
     """
-    if isinstance(value, list):
-        ones = [i for i, entry in enumerate(value) if entry == 1]
-        if len(value) > 1 and len(ones) == 1 and value.count(0) == len(value) - 1:
-            return ones[0]
-    elif isinstance(value, (int, float)) and not isinstance(value, bool) and _is_int64(value):
-        return int(value)
+    with suppress(ValueError):
+        if isinstance(value, (int, float)) or (isinstance(value, list) and len(value) > 1):
+            return int(class_indices(np.array([value]), 1)[0])
     said = repr(value)
-    raise ValueError(
-        f"must be an integer or a one-hot list, got {said if len(said) < 60 else said[:57] + '...'}"
-    )
-
-
-def _is_int64(value):
-    if isinstance(value, float) and not value.is_integer():  # NaN and infinity are none either
-        return False
-    return abs(int(value)) <= _LARGEST
+    said = said if len(said) < 60 else said[:57] + "..."
+    raise ValueError(f"must be an integer or a one-hot list, got {said}")
 
 
 def class_indices(array, n):
-    """Indices of classes, (n,) int64, from an array of integers, integral floats or one-hot rows.
+    """Return indices of classes, (n,) int64, from integers, integral floats or one-hot rows.
 
-    Raises
-    ------
-    ValueError
-        For anything else; the message is a predicate.
+    The ValueError for any other array has a predicate as message.
     """
     if array.ndim == 2 and array.shape[1] > 1:
         if is_one_hot(array) and len(array) == n:
@@ -59,14 +42,7 @@ def class_indices(array, n):
 
 
 def check_class_names(target, classes, path):
-    """Refuse labels that have no name where classes have names.
-
-    Parameters
-    ----------
-    target : ndarray of shape (n,) or None
-    classes : list of str or None
-    path : path
-    """
+    """Raise if classes have names, and labels in (n,) have none."""
     if target is None or classes is None or not len(target):
         return
     if target.min() < 0 or target.max() >= len(classes):
@@ -77,12 +53,9 @@ def check_class_names(target, classes, path):
 
 
 def class_names(names):
-    """Names of classes as a list of str, or None.
+    """Return names of classes as a list of str, or None.
 
-    Raises
-    ------
-    ValueError
-        If they are no list of strings or numbers; the message is a predicate.
+    The ValueError for anything but a list of strings or numbers has a predicate as message.
     """
     if names is None:
         return None

@@ -5,20 +5,9 @@ import torch
 
 
 def answer_of(denoiser, z, sigma, name):
-    """Return the answer of a denoiser to noisy images, on the device of z.
+    """Return the answer of a denoiser to noisy images (n, ...), on the device of z.
 
-    Parameters
-    ----------
-    denoiser : denoiser
-    z : Tensor of shape (n, ...)
-    sigma : float or Tensor of shape (n,)
-    name : str
-        Of the denoiser, for errors.
-
-    Raises
-    ------
-    ValueError
-        For answers of another shape, NaN or infinity.
+    Raise for an answer of another shape, NaN or infinity; errors call the denoiser ``name``.
     """
     answer = torch.as_tensor(denoiser.denoise(z, sigma)).detach().to(z.device)
     if answer.shape != z.shape:

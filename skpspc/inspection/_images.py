@@ -12,22 +12,9 @@ from ..support.training_set import DEFAULT_RANGE, to_compute
 
 
 def as_images(X, name):
-    """Return images as an array, in their own dtype where the library has it.
+    """Return images (n, C, H, W) or (n, d) as an array of uint8, float32 or float64.
 
-    Parameters
-    ----------
-    X : array or Tensor of shape (n, C, H, W) or (n, d)
-    name : str
-        Of the images, for errors.
-
-    Returns
-    -------
-    ndarray of the same shape, uint8, float32 or float64
-
-    Raises
-    ------
-    ValueError
-        For NaN, infinity, no images, or another number of axes.
+    Raise for NaN, infinity, no images, or another number of axes; errors call the images ``name``.
     """
     X = as_container(X, name)
     if isinstance(X, torch.Tensor):
@@ -71,10 +58,7 @@ def check_count(count, name, least=1):
 def shared_range(denoisers, images):
     """Return the data range of all denoisers that have one; (-1, 1) where none has.
 
-    Raises
-    ------
-    ValueError
-        If images are uint8, and denoisers were fitted with different data ranges.
+    Raise if images are uint8 and the data ranges differ.
     """
     given = (getattr(denoiser, "data_range_", None) for denoiser in denoisers)
     ranges = {data_range for data_range in given if data_range is not None}

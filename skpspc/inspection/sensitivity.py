@@ -179,13 +179,7 @@ def _by_pixel(heat, sides):
 
 @dataclass(frozen=True)
 class _Noisy:
-    """Clean images, and noise to add at every level.
-
-    Attributes
-    ----------
-    clean, noise : Tensor of shape (n, ...)
-    seed : int
-    """
+    """Clean images, and noise to add at every level, two of (n, ...)."""
 
     clean: torch.Tensor
     noise: torch.Tensor
@@ -229,15 +223,7 @@ def _chosen(X, n_images, rng):
 
 
 class _Run:
-    """A file of heat maps in progress, and its record.
-
-    Parameters
-    ----------
-    path : Path
-    denoiser : BaseDenoiser
-    images : _Noisy
-    grid : ndarray of shape (L,)
-    """
+    """A file of heat maps in progress, and its record; ``done`` rows are in the file."""
 
     def __init__(self, path, denoiser, images, grid):
         self.path, self.grid = path, grid

@@ -21,10 +21,6 @@ class _Table(ABC):
     def _cells(self):
         """Return header and rows, lists of str."""
 
-    @abstractmethod
-    def _frame(self, pandas):
-        """Return the errors as a data frame."""
-
     def __repr__(self):
         header, rows = self._cells()
         widths = _widths(header, rows)
@@ -50,21 +46,6 @@ class _Table(ABC):
         rule = "  ".join("=" * width for width in widths)
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in [header, *rows]]
         return "\n".join([rule, lines[0], rule, *lines[1:], rule, ""])
-
-    def to_frame(self):
-        """Return the errors as a pandas DataFrame (the extra ``metrics``).
-
-        Returns
-        -------
-        DataFrame
-            A row for each noise level; in a comparison, for each noise level and denoiser.
-
-        Raises
-        ------
-        ImportError
-            Without pandas.
-        """
-        return self._frame(_optional.load("pandas"))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,7 +92,9 @@ class ErrorTable(_Table):
         ]
         return ["sigma", *self.names], rows
 
-    def _frame(self, pandas):
+    def to_frame(self):
+        """Return a pandas DataFrame (the extra ``metrics``) with a row for each noise level."""
+        pandas = _optional.load("pandas")
         index = pandas.Index(self.sigmas, name="sigma")
         return pandas.DataFrame(self.errors, index=index, columns=self.names)
 
@@ -149,7 +132,9 @@ class ComparisonTable(_Table):
         ]
         return ["sigma", "denoiser", *self.names], rows
 
-    def _frame(self, pandas):
+    def to_frame(self):
+        """Return a pandas DataFrame (the extra ``metrics``) with a row for each level and denoiser."""
+        pandas = _optional.load("pandas")
         index = pandas.MultiIndex.from_product(
             [self.sigmas, self.names], names=["sigma", "denoiser"]
         )

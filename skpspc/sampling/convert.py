@@ -15,9 +15,9 @@ A network returns the clean image x0, or
   and Ho 2022);
 - velocity, ``d x_t / d t = x0 - eps`` of flow matching (Lipman et al. 2023).
 
-Every function takes arrays or tensors and returns the container that it was given; ints become
-floats. Authors whose t runs from the image to the noise have the opposite velocity: pass ``1 - t``
-and ``-velocity``.
+Functions of noisy images take arrays or tensors (n, ...) and return the shape, container and float
+dtype of the noisy images; ints become floats. Authors whose t runs from the image to the noise have
+the opposite velocity: pass ``1 - t`` and ``-velocity``.
 """
 
 import numpy as np
@@ -57,11 +57,6 @@ def vp_from_ve(z, sigma):
     sigma : float, or array or Tensor of shape (n,)
         Noise level, in the units of the clean images; finite and non-negative.
 
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        VP images, in the container and float dtype of z.
-
     Raises
     ------
     ValueError
@@ -79,11 +74,6 @@ def ve_from_vp(x_t, sigma):
         Noisy images, VP.
     sigma
         As in :func:`vp_from_ve`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        VE images, in the container and float dtype of x_t.
     """
     return x_t * _vp_scale(along(sigma, x_t))
 
@@ -95,11 +85,6 @@ def flow_from_ve(z, sigma):
     ----------
     z, sigma
         As in :func:`vp_from_ve`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        Images of flow matching, in the container and float dtype of z.
     """
     return z / (1 + along(sigma, z))
 
@@ -113,11 +98,6 @@ def ve_from_flow(x_t, sigma):
         Noisy images, of flow matching.
     sigma
         As in :func:`vp_from_ve`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        VE images, in the container and float dtype of x_t.
     """
     return x_t * (1 + along(sigma, x_t))
 
@@ -133,11 +113,6 @@ def eps_from_x0(x0, z, sigma):
         Noisy images, VE.
     sigma : float, or array or Tensor of shape (n,)
         Noise level, in the units of the clean images; finite and positive.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        The noise, in the container and float dtype of z.
 
     Raises
     ------
@@ -156,11 +131,6 @@ def x0_from_eps(eps, z, sigma):
         The noise.
     z, sigma
         As in :func:`vp_from_ve`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        Clean images, in the container and float dtype of z.
     """
     return z - along(sigma, z) * eps
 
@@ -174,11 +144,6 @@ def score_from_x0(x0, z, sigma):
         Clean images.
     z, sigma
         As in :func:`eps_from_x0`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        The score, in the container and float dtype of z.
     """
     sigma = _divisor(sigma, z)
     return (x0 - z) / sigma / sigma
@@ -193,11 +158,6 @@ def x0_from_score(score, z, sigma):
         Gradients of log p(z).
     z, sigma
         As in :func:`vp_from_ve`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        Clean images, in the container and float dtype of z.
     """
     sigma = along(sigma, z)
     return z + sigma * (sigma * score)
@@ -212,11 +172,6 @@ def v_from_x0(x0, z, sigma):
         Clean images.
     z, sigma
         As in :func:`eps_from_x0`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        v, in the container and float dtype of z.
     """
     sigma = _divisor(sigma, z)
     return ((z - x0) / sigma - sigma * x0) / _vp_scale(sigma)
@@ -231,11 +186,6 @@ def x0_from_v(v, z, sigma):
         The v of progressive distillation.
     z, sigma
         As in :func:`vp_from_ve`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        Clean images, in the container and float dtype of z.
     """
     sigma = along(sigma, z)
     scale = _vp_scale(sigma)
@@ -243,7 +193,7 @@ def x0_from_v(v, z, sigma):
 
 
 def velocity_from_x0(x0, z, sigma):
-    """Return the velocity of flow matching, ``x0 - (z - x0) / sigma``.
+    """Return the velocity of flow matching, ``x0 - (z - x0) / sigma``; t = 1 is the clean image.
 
     Parameters
     ----------
@@ -251,11 +201,6 @@ def velocity_from_x0(x0, z, sigma):
         Clean images.
     z, sigma
         As in :func:`eps_from_x0`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        The velocity, t = 1 the clean image, in the container and float dtype of z.
     """
     return x0 - (z - x0) / _divisor(sigma, z)
 
@@ -269,11 +214,6 @@ def x0_from_velocity(velocity, z, sigma):
         The velocity of flow matching, t = 1 the clean image.
     z, sigma
         As in :func:`vp_from_ve`, with its errors.
-
-    Returns
-    -------
-    array or Tensor of shape (n, ...)
-        Clean images, in the container and float dtype of z.
     """
     sigma = along(sigma, z)
     return (z + sigma * velocity) / (1 + sigma)
@@ -285,16 +225,11 @@ def sigma_from_alpha_bar(alpha_bar):
     Parameters
     ----------
     alpha_bar : float or array
-        In (0, 1].
+        In (0, 1]; anything else raises ValueError.
 
     Returns
     -------
     float or array
-
-    Raises
-    ------
-    ValueError
-        If a value is out of range.
 
     Examples
     --------
@@ -311,16 +246,11 @@ def alpha_bar_from_sigma(sigma):
     Parameters
     ----------
     sigma : float or array
-        Non-negative; inf is allowed.
+        Non-negative, inf included; anything else raises ValueError.
 
     Returns
     -------
     float or array
-
-    Raises
-    ------
-    ValueError
-        If a value is negative or NaN.
     """
     return 1 / (1 + _non_negative(sigma) ** 2)
 
@@ -331,16 +261,11 @@ def sigma_from_flow_time(t):
     Parameters
     ----------
     t : float or array
-        In (0, 1].
+        In (0, 1]; anything else raises ValueError.
 
     Returns
     -------
     float or array
-
-    Raises
-    ------
-    ValueError
-        If a value is out of range.
     """
     t = _in_unit_interval(t, "t")
     return (1 - t) / t
@@ -352,16 +277,11 @@ def flow_time_from_sigma(sigma):
     Parameters
     ----------
     sigma : float or array
-        Non-negative; inf is allowed.
+        Non-negative, inf included; anything else raises ValueError.
 
     Returns
     -------
     float or array
-
-    Raises
-    ------
-    ValueError
-        If a value is negative or NaN.
     """
     return 1 / (1 + _non_negative(sigma))
 

@@ -71,24 +71,11 @@ def side_of_boxes(ax, boxes, text):
 
 
 def canvas(ax, boxes, text, title=""):
-    """Return empty axes without frame, y downwards, and the side of a box in them.
+    """Return empty axes without frame, y downwards, and the side of a box in inches.
 
-    Parameters
-    ----------
-    ax : matplotlib Axes or None
-        Emptied; None: axes of a new figure.
-    boxes : tuple of (width, height)
-        Size of all boxes with their gaps, in sides of a box.
-    text : tuple of (width, height)
-        Size of the text beside the boxes, in inches.
-    title : str
-        Broken after semicolons if it is wider than the axes.
-
-    Returns
-    -------
-    ax : matplotlib Axes
-    side : float
-        In inches, the units of the axes.
+    ``ax`` are emptied, or None for a new figure. ``boxes`` is the size (width, height) of all boxes
+    with their gaps, in sides of a box, ``text`` the size of the text beside them, in inches. A
+    title wider than the axes is broken after semicolons.
     """
     side = side_of_boxes(ax, boxes, text)
     width, height = side * np.array(boxes) + text

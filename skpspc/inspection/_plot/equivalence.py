@@ -30,8 +30,7 @@ class LocalEquivalenceDisplay:
 
     Attributes
     ----------
-    ax_ : matplotlib Axes
-    figure_ : matplotlib Figure
+    ax_, figure_ : matplotlib Axes and Figure
     lines_ : list of matplotlib Line2D
         Gaps, by patch size.
     bound_lines_ : list of matplotlib Line2D
