@@ -11,8 +11,8 @@ from sklearn.utils import check_scalar
 
 from .._input import UnreadableFileError, check_size, image_limit, reading, where
 
-# Pillow knows more formats. It hands EPS to another program, some others have stubs only, and the
-# readers of JPEG 2000 and AVIF reduce deeper pixels to 8 bits without a trace.
+# Other formats of Pillow call other programs (EPS), are stubs, or reduce deeper pixels to 8 bits
+# without a trace (JPEG 2000, AVIF).
 _FORMATS = ("BMP", "GIF", "JPEG", "MPO", "PNG", "PPM", "TGA", "TIFF", "WEBP")
 _GRAY_MODES = {"1", "L", "LA", "La"}
 _ALPHA_MODES = {"LA", "La", "PA", "RGBA", "RGBa"}
@@ -39,7 +39,7 @@ def image_names(names, container):
     forward slashes.
     """
     Image.init()
-    suffixes = {s for s, known in Image.registered_extensions().items() if known in _FORMATS}
+    suffixes = {s for s, name in Image.registered_extensions().items() if name in _FORMATS}
     names = sorted(names)
     images = [
         name
@@ -99,7 +99,7 @@ def decode(stream, name, *, size, channels, max_bytes):
     transparent : bool
         True if a pixel was not opaque.
     """
-    formats = [known for known in _FORMATS if known in Image.OPEN]  # Pillow may lack WebP
+    formats = [name for name in _FORMATS if name in Image.OPEN]  # Pillow may lack WebP
     try:
         file = Image.open(stream, formats=formats)
     except UnidentifiedImageError:

@@ -47,7 +47,7 @@ def shared_training_set(denoisers):
 
 
 def _of_images(denoiser):
-    """Return whether a denoiser is known to answer for whole images."""
+    """Return whether a denoiser declares that it answers for whole images."""
     shape = getattr(denoiser, "image_shape_", None)
     return shape is not None and len(denoiser.get_feature_names_out()) == math.prod(shape)
 

@@ -10,7 +10,7 @@ __all__ = ["Attribution", "attribute", "leave_out"]
 
 
 def attribute(denoiser, Z, sigma, *, y=None, top=10):
-    r"""Return the training images, and places in them, that make each pixel of an answer.
+    r"""Return the training images, and their pixels, that make each pixel of an answer.
 
     .. math::
 

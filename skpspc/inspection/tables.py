@@ -93,7 +93,7 @@ class ErrorTable(_Table):
         return ["sigma", *self.names], rows
 
     def to_frame(self):
-        """Return a pandas DataFrame (the extra ``metrics``) with a row for each noise level."""
+        """Return a pandas DataFrame (extra ``metrics``), a row for each noise level."""
         pandas = _optional.load("pandas")
         index = pandas.Index(self.sigmas, name="sigma")
         return pandas.DataFrame(self.errors, index=index, columns=self.names)
@@ -133,7 +133,7 @@ class ComparisonTable(_Table):
         return ["sigma", "denoiser", *self.names], rows
 
     def to_frame(self):
-        """Return a pandas DataFrame (the extra ``metrics``) with a row for each level and denoiser."""
+        """Return a pandas DataFrame (extra ``metrics``), a row for each level and denoiser."""
         pandas = _optional.load("pandas")
         index = pandas.MultiIndex.from_product(
             [self.sigmas, self.names], names=["sigma", "denoiser"]

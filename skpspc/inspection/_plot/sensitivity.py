@@ -14,7 +14,7 @@ _BLUE = "#56b4e9"
 
 
 class SensitivityDisplay:
-    """Heat maps of some pixels at several noise levels, with their locality radius.
+    """Heat maps of pixels at several noise levels, with their locality radius.
 
     A row of panels for each pixel, a column for each noise level. Each panel is a heat map over
     its largest value, with a cross at the pixel, and the smallest square around it that holds a
