@@ -29,8 +29,7 @@ _EQUIVALENCE = 4
 class LocalEquivalence:
     """Distances of patch and global posterior, by noise level and patch size.
 
-    All distances are root mean squares over the values of the patch, in the units of the
-    images.
+    All distances are root mean squares over the values of the patch, in the units of the images.
 
     Attributes
     ----------

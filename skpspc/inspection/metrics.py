@@ -315,6 +315,9 @@ def ssim(X_true, X_pred, *, data_range=(-1, 1)):
     Returns
     -------
     Measurement
+
+    Raises
+    ------
     ImportError
         Without scikit-image.
 

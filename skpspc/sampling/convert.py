@@ -381,20 +381,16 @@ def _values(numbers):
 
 def _non_negative(sigma):
     sigma = _values(sigma)
-    if not _all(sigma >= 0):
+    if not torch.as_tensor(sigma >= 0).all():
         raise ValueError(f"sigma must be non-negative, got {sigma!r}; it is a noise level.")
     return sigma
 
 
 def _in_unit_interval(numbers, name):
     numbers = _values(numbers)
-    if not _all((numbers > 0) & (numbers <= 1)):
+    if not torch.as_tensor((numbers > 0) & (numbers <= 1)).all():
         raise ValueError(
             f"{name} must be in (0, 1], got {numbers!r}; at 0 nothing of the image is "
             "left, and sigma is infinite."
         )
     return numbers
-
-
-def _all(true):
-    return true if isinstance(true, bool) else true.all()

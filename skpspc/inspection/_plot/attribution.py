@@ -53,10 +53,6 @@ class AttributionDisplay:
     ----------
     ax_, figure_ : matplotlib Axes and Figure
 
-    See Also
-    --------
-    attribute : The numbers.
-
     Examples
     --------
     >>> import matplotlib

@@ -27,6 +27,7 @@ class LocalEquivalenceDisplay:
     Parameters
     ----------
     equivalence : LocalEquivalence
+        Returned by `local_equivalence`.
 
     Attributes
     ----------
@@ -36,10 +37,6 @@ class LocalEquivalenceDisplay:
     bound_lines_ : list of matplotlib Line2D
         Bounds, by patch size; empty with ``bound=False``.
 
-    See Also
-    --------
-    local_equivalence : The numbers, and the theory.
-
     Examples
     --------
     >>> from skpspc.datasets import load_digits_images
@@ -48,9 +45,6 @@ class LocalEquivalenceDisplay:
     >>> display = LocalEquivalenceDisplay(local_equivalence(X, [0.1, 1.0, 10.0], [2, 4]))
     >>> display.equivalence.gap.shape
     (3, 2)
-
-    With matplotlib (the extra ``plot``), ``display.plot()`` draws it, and
-    ``LocalEquivalenceDisplay.from_estimator(model)`` does both in one.
     """
 
     __repr__ = short_repr

@@ -26,7 +26,7 @@ class SensitivityDisplay:
     Parameters
     ----------
     heatmaps : ndarray of shape (L, m, H, W)
-        Non-negative.
+        Non-negative, returned by `heat_maps`.
     sigmas : sequence of L floats
     pixels : array of int, shape (m, 2)
         (row, column) of each pixel.
@@ -38,14 +38,9 @@ class SensitivityDisplay:
     Attributes
     ----------
     radii : ndarray of shape (L, m), int
-        Sides of the squares.
+        Sides of the squares, by `locality_radius`.
     axes_ : ndarray of matplotlib Axes, shape (m, L)
     figure_ : matplotlib Figure
-
-    See Also
-    --------
-    heat_maps : The numbers.
-    locality_radius : The side of the square.
 
     Examples
     --------
@@ -58,9 +53,6 @@ class SensitivityDisplay:
     >>> display = SensitivityDisplay(heat, sigmas=sigmas, pixels=pixels)
     >>> display.radii.shape
     (2, 2)
-
-    With matplotlib (the extra ``plot``), ``display.plot()`` draws it, and
-    ``SensitivityDisplay.from_estimator(model, X, sigmas)`` does both in one.
     """
 
     __repr__ = short_repr
