@@ -28,17 +28,8 @@ def answer_of(denoiser, z, sigma, name):
 def standard_error(values, weight=None):
     r"""Return the standard error of a weighted mean, :math:`\sqrt{n / (n - 1) \sum_i w_i^2 e_i^2}`.
 
-    Parameters
-    ----------
-    values : ndarray of shape (..., n)
-        One for each image; :math:`e_i` are the deviations from their mean.
-    weight : ndarray of shape (n,), default None
-        Sums to one; None: all equal.
-
-    Returns
-    -------
-    ndarray of shape (...)
-        NaN for one image, and where values are not finite.
+    Of values (..., n), with deviations :math:`e_i` from their mean and weights (n,) that sum to
+    one (None: all equal). NaN for one image, and where values are not finite.
     """
     n = values.shape[-1]
     if n < 2:

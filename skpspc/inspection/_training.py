@@ -9,14 +9,9 @@ from ..denoisers import EmpiricalDenoiser
 
 
 def checked_training_set(X, sample_weight=None, **parameters):
-    """Return images as a TrainingSet, checked as any ``fit`` checks them.
+    """Return images (n, C, H, W) or (n, d) as a TrainingSet, checked as in any ``fit``.
 
-    Parameters
-    ----------
-    X : array or Tensor of shape (n, C, H, W) or (n, d)
-    sample_weight : array of shape (n,), default None
-    **parameters
-        Of `EmpiricalDenoiser`: ``image_shape``, ``data_range``, ``device``.
+    ``parameters`` are ``image_shape``, ``data_range`` and ``device`` of `EmpiricalDenoiser`.
     """
     return EmpiricalDenoiser(**parameters).fit(X, sample_weight=sample_weight).training_set_
 

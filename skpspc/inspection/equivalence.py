@@ -234,7 +234,7 @@ def suggest_patch_size(
         Admissible distance, a root mean square over the values of the patch, in the units of
         the images; positive.
     X, patch_sizes, n_images, sample_weight, image_shape, data_range, random_state
-        As in :func:`local_equivalence`.
+        As in :func:`local_equivalence`, with its errors.
 
     Returns
     -------
@@ -242,11 +242,6 @@ def suggest_patch_size(
         The longer side of the image if the bound of every smaller size exceeds ``tol``.
     estimates : LocalEquivalence
         Total variation, bound and measured distance of all sizes, at this one noise level.
-
-    Raises
-    ------
-    ValueError
-        For a sigma, tol or sizes out of range.
 
     Notes
     -----

@@ -40,16 +40,7 @@ def least_total(errors):
 def patch_sizes(image_shape, n_sizes=15):
     """Return patch sizes from a pixel to the image, evenly spaced in their logarithm.
 
-    Parameters
-    ----------
-    image_shape : tuple of (C, H, W)
-    n_sizes : int, default 15
-        Most sizes; sizes that round to one integer count once.
-
-    Returns
-    -------
-    list of int
-        Increasing.
+    An increasing list of at most ``n_sizes`` ints; sizes that round to one integer count once.
 
     Examples
     --------

@@ -140,9 +140,7 @@ def score_from_x0(x0, z, sigma):
 
     Parameters
     ----------
-    x0 : array or Tensor of shape (n, ...)
-        Clean images.
-    z, sigma
+    x0, z, sigma
         As in :func:`eps_from_x0`, with its errors.
     """
     sigma = _divisor(sigma, z)
@@ -168,9 +166,7 @@ def v_from_x0(x0, z, sigma):
 
     Parameters
     ----------
-    x0 : array or Tensor of shape (n, ...)
-        Clean images.
-    z, sigma
+    x0, z, sigma
         As in :func:`eps_from_x0`, with its errors.
     """
     sigma = _divisor(sigma, z)
@@ -197,9 +193,7 @@ def velocity_from_x0(x0, z, sigma):
 
     Parameters
     ----------
-    x0 : array or Tensor of shape (n, ...)
-        Clean images.
-    z, sigma
+    x0, z, sigma
         As in :func:`eps_from_x0`, with its errors.
     """
     return x0 - (z - x0) / _divisor(sigma, z)

@@ -92,6 +92,15 @@ def canvas(ax, boxes, text, title=""):
     return ax, side
 
 
+def line_axes(ax, figsize):
+    """Return axes for lines, and parameters of their legend, which is beside new axes (None)."""
+    legend = {"framealpha": 0.6, "fontsize": "small"}
+    if ax is not None:
+        return ax, {**legend, "loc": "best", "frameon": True}
+    _, ax = _optional.load("matplotlib.pyplot").subplots(figsize=figsize, layout="constrained")
+    return ax, {**legend, "loc": "center left", "bbox_to_anchor": (1, 0.5), "frameon": False}
+
+
 def words(side, need=0.42):
     """Return the style of text beside boxes, smaller where a side is below ``need`` inches."""
     return {"va": "center", "fontsize": min(1.0, side / need) * _POINTS}

@@ -84,7 +84,7 @@ class AttributionDisplay:
         Parameters
         ----------
         denoiser, Z, sigma, y
-            As in `attribute`; each noisy image takes two rows.
+            As in `attribute`, with its errors; each noisy image takes two rows.
         n_images, ax
             As in :meth:`plot`.
 
@@ -93,7 +93,7 @@ class AttributionDisplay:
         ImportError
             If matplotlib is missing.
         ValueError
-            As `attribute`; for other numbers of channels than 1 and 3.
+            For other numbers of channels than 1 and 3.
         """
         attribution = _as_arrays(attribute(denoiser, Z, sigma, y=y, top=1))
         attribution = _among(attribution, denoiser.training_rows_)

@@ -8,6 +8,7 @@ from ..._repr import short_repr
 from ...support.training_set import DEFAULT_RANGE
 from .._training import training_set_of
 from ..equivalence import LocalEquivalence, local_equivalence
+from ._cells import line_axes
 
 # Of the longer side of the image.
 _FRACTIONS = (0.1, 0.25, 0.5, 0.75)
@@ -134,9 +135,7 @@ class LocalEquivalenceDisplay:
         a thousandth of the largest gap.
         """
         plt, table = load("matplotlib.pyplot"), self.equivalence
-        beside = ax is None
-        if beside:
-            _, ax = plt.subplots(figsize=(8.0, 4.0), layout="constrained")
+        ax, legend = line_axes(ax, (8.0, 4.0))
         # dark to light as sizes grow: an order visible without hues
         colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(table.patch_sizes)))
         at, largest = table.sigmas, table.gap.max() or 1.0
@@ -161,8 +160,6 @@ class LocalEquivalenceDisplay:
                 [], [], ls=":", color="0.3", label="its bound: total\nvariation × diameter"
             )
             handles.append(dotted)
-        place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {"loc": "best"}
-        style = {"frameon": not beside, "framealpha": 0.6, "fontsize": "small", "labelspacing": 0.3}
-        ax.legend(handles=handles, title="patch", **style, **place)
+        ax.legend(handles=handles, title="patch", labelspacing=0.3, **legend)
         self.ax_, self.figure_ = ax, ax.figure
         return self

@@ -4,10 +4,10 @@ import textwrap
 
 import numpy as np
 
-from ... import _optional
 from ..._repr import short_repr
 from ..curves import error_curve
 from ..tables import ErrorTable
+from ._cells import line_axes
 
 # Okabe and Ito, without yellow, which is too light for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -78,13 +78,9 @@ class ErrorCurveDisplay:
         Parameters
         ----------
         table : ErrorTable
+            Anything else raises ValueError.
         ax, line_kw
             As in :meth:`from_estimator`.
-
-        Raises
-        ------
-        ValueError
-            For anything but an ErrorTable.
         """
         if not isinstance(table, ErrorTable):
             raise ValueError(
@@ -108,10 +104,7 @@ class ErrorCurveDisplay:
         The axes are logarithmic, so a noise level of zero is left out. The axis of errors ends
         six decades below the largest; empty triangles at its foot mark smaller errors.
         """
-        plt = _optional.load("matplotlib.pyplot")
-        beside = ax is None
-        if beside:
-            _, ax = plt.subplots(figsize=(7.6, 4.2), layout="constrained")
+        ax, legend = line_axes(ax, (7.6, 4.2))
         table = self.table
         self.ax_, self.figure_, self.lines_ = ax, ax.figure, []
         ax.set(xscale="log", yscale="log")
@@ -125,8 +118,7 @@ class ErrorCurveDisplay:
         ax.set_axisbelow(True)
         handles = self.lines_ + self._mark_below(self._foot())
         names = [textwrap.fill(str(handle.get_label()), 22) for handle in handles]
-        place = {"loc": "center left", "bbox_to_anchor": (1, 0.5)} if beside else {"loc": "best"}
-        ax.legend(handles, names, frameon=not beside, framealpha=0.6, fontsize="small", **place)
+        ax.legend(handles, names, **legend)
         return self
 
     def _line(self, m, name, line_kw):

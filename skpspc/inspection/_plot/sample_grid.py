@@ -86,7 +86,8 @@ class SampleGridDisplay:
         estimator : denoiser
             Fitted.
         X_train : array or Tensor of shape (N, C, H, W) or (N, d), default None
-            Training images, two or more. None: the training set of the denoiser.
+            Training images, two or more. None: the training set of the denoiser; without one,
+            ValueError.
         n : int, default 8
             Number of samples.
         ax, n_columns, data_range
@@ -94,11 +95,6 @@ class SampleGridDisplay:
         **parameters
             Of `EmpiricalDenoiser.sample`: ``n_steps``, ``sampler`` and others; ``random_state``
             defaults to 0.
-
-        Raises
-        ------
-        ValueError
-            If ``X_train`` is None, and the denoiser keeps no training images.
         """
         shape = estimator.image_shape_
         training_set = shared_training_set([estimator]) if X_train is None else None
@@ -152,14 +148,10 @@ class SampleGridDisplay:
         ax : matplotlib Axes, default None
             As in :meth:`TrajectoryDisplay.plot`.
         n_columns : int, default None
-            Pairs in a row; None: 8 in a new figure, or the number with the largest boxes in ``ax``.
+            Pairs in a row, at least 1. None: 8 in a new figure, or the number with the largest
+            boxes in ``ax``.
         data_range : tuple of (low, high), default None
             As in :meth:`TrajectoryDisplay.plot`.
-
-        Raises
-        ------
-        ValueError
-            For ``n_columns`` below 1.
         """
         n = len(self.samples)
         if n_columns is None:

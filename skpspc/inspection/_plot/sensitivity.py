@@ -90,7 +90,7 @@ class SensitivityDisplay:
         Parameters
         ----------
         denoiser, X, sigmas, random_state
-            As in `heat_maps`.
+            As in `heat_maps`, with its errors.
         pixels : array of int, shape (m, 2), default None
             (row, column) of each pixel; None: the middle of the image, and the pixel at a quarter
             of its height and width.
@@ -100,11 +100,6 @@ class SensitivityDisplay:
             As in the class; ``name=None`` is the class of the denoiser.
         ax, **kwargs
             As in :meth:`plot`.
-
-        Raises
-        ------
-        ValueError
-            As `heat_maps`, or for an object that is no fitted denoiser.
         """
         named_denoisers([denoiser])  # raises
         n_images = min(_N_IMAGES, len(X)) if n_images is None else n_images
@@ -128,14 +123,9 @@ class SensitivityDisplay:
             Returned by `heat_maps` or `save_heat_maps`: of all pixels, or of ``pixels``.
         sigmas : sequence of L floats
         pixels : array of int, shape (m, 2), default None
-            Pixels to draw, as in :meth:`from_estimator`.
+            Pixels to draw, as in :meth:`from_estimator`; other shapes raise ValueError.
         fraction, name, ax, **kwargs
             As in the class, and in :meth:`plot`.
-
-        Raises
-        ------
-        ValueError
-            For shapes that do not fit one another.
         """
         heatmaps = heatmaps if hasattr(heatmaps, "ndim") else np.asarray(heatmaps)
         if heatmaps.ndim not in (4, 5) or (heatmaps.ndim == 4 and pixels is None):
@@ -155,15 +145,10 @@ class SensitivityDisplay:
         Parameters
         ----------
         ax : array of m * L matplotlib Axes, or one of them, default None
-            Row by row; None: a new figure.
+            Row by row; another number raises ValueError. None: a new figure.
         cmap : str or Colormap, default "magma"
         colorbar : bool, default True
             Unused for signals, as ``cmap``.
-
-        Raises
-        ------
-        ValueError
-            For another number of axes.
         """
         colors = load("matplotlib.colors")
         n_levels, n_pixels = self.heatmaps.shape[:2]

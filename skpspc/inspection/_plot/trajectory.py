@@ -72,17 +72,12 @@ class TrajectoryDisplay:
         n : int, default 4
             Number of samples.
         y, guidance, n_steps, sigma_min, sigma_max, sampler
-            As in `EmpiricalDenoiser.sample`.
+            As in `EmpiricalDenoiser.sample`, with its errors.
         random_state : int, RandomState, Generator or None, default 0
         n_columns : int, default 8
-            States to show out of n_steps + 1: the first, the last, and evenly spaced ones.
+            States to show, at least 1, evenly spaced among n_steps + 1, with both ends.
         ax, data_range
             As in :meth:`plot`.
-
-        Raises
-        ------
-        ValueError
-            For ``n_columns`` below 1, or as `EmpiricalDenoiser.sample`.
         """
         check_count(n_columns, "n_columns")
         _, states = estimator.sample(
