@@ -38,9 +38,8 @@ def attribute(denoiser, Z, sigma, *, y=None, top=10):
     Attribution
         ``index``, ``share``, ``row``, ``column`` and ``mirrored`` of the top training images of
         each pixel, (n, c, H, W, top); ``rest`` and ``effective_sample_size``, (n, c, H, W);
-        ``image_share``, the weights of training images in the whole answer, (n, N). Numbers of
-        training images skip images of weight zero: with weights, ``np.flatnonzero(sample_weight)``
-        are their rows in X.
+        ``image_share``, the weights of training images in the whole answer, (n, N). Training
+        images are numbered by their rows in the X that was fitted.
 
     Raises
     ------
