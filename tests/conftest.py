@@ -156,3 +156,19 @@ def visit(browser):
     for context in contexts:
         context.close()
     assert not complaints, "\n".join(complaints)
+
+
+@pytest.fixture
+def always_from_the_index(monkeypatch):
+    """Answer from the index, however many training images that takes."""
+    from skpspc.posterior import truncated
+
+    monkeypatch.setattr(truncated, "_LARGEST_SHARE", 1)
+
+
+@pytest.fixture
+def cells_of_few_patches(monkeypatch):
+    """Answer from cells of patches, though there are too few patches to make them worth it."""
+    from skpspc.posterior import cells
+
+    monkeypatch.setattr(cells, "_WORTH_IT", 0)

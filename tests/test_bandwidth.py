@@ -23,7 +23,6 @@ from skpspc import (
     PSPCDenoiser,
 )
 from skpspc.denoisers import calibration
-from skpspc.posterior import blur
 from skpspc.sampling import draw_noise
 from skpspc.support import TrainingSet, covariance
 from skpspc.support.holdout import different
@@ -167,13 +166,13 @@ def test_patches_are_those_of_the_composite(digits):
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_windows_one_by_one_and_together(digits, monkeypatch, dtype):
-    """Where products would round, windows are compared by subtraction: the same answer."""
+def test_windows_one_by_one_and_together(digits, dtype):
+    """Where memory is short, windows are compared one by one, by subtraction: the same answer."""
     Z = (digits[-5:] / 127.5 - 1 + 0.2).astype(dtype)
     model = PSPCDenoiser(4, bandwidth=0.3).fit(digits[:300], sample_weight=np.arange(300) % 5 + 1)
     together = model.posterior(Z, 0.2)
-    monkeypatch.setattr(blur, "_TOLERANCE", {torch.float32: 0.0, torch.float64: 0.0})
-    apart = model.posterior(Z, 0.2)
+    with config_context(working_memory=0.06):
+        apart = model.posterior(Z, 0.2)
     tolerance = 1e-5 if dtype == np.float32 else 1e-11
     assert (apart.mean != together.mean).any()
     np.testing.assert_allclose(apart.mean, together.mean, rtol=0, atol=tolerance)
@@ -182,7 +181,6 @@ def test_windows_one_by_one_and_together(digits, monkeypatch, dtype):
         apart.effective_sample_size, together.effective_sample_size, rtol=1e-3
     )
     # and in as many batches as the memory asks for
-    monkeypatch.undo()
     with config_context(working_memory=0.2):
         few = model.posterior(Z, 0.2)
     np.testing.assert_allclose(few.mean, together.mean, rtol=0, atol=tolerance)
@@ -224,14 +222,14 @@ def test_mirror_images_are_training_images(device, case, bandwidth, weighted, sm
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_mirror_images_one_by_one_and_together(digits, monkeypatch, dtype):
+def test_mirror_images_one_by_one_and_together(digits, dtype):
     X, Z = digits[:200], (digits[-3:] / 127.5 - 1 + 0.2).astype(dtype)
     both = np.concatenate([X, X[..., ::-1]])
     expected = PSPCDenoiser(5, bandwidth=0.4).fit(both).denoise(Z.astype(np.float64), 0.3)
-    for tolerance in ({}, {torch.float32: 0.0, torch.float64: 0.0}):
-        for key, value in tolerance.items():
-            monkeypatch.setitem(blur._TOLERANCE, key, value)
-        mean = PSPCDenoiser(5, bandwidth=0.4, flip=True).fit(X).denoise(Z, 0.3)
+    model = PSPCDenoiser(5, bandwidth=0.4, flip=True).fit(X)
+    for memory in (1024, 0.1):
+        with config_context(working_memory=memory):
+            mean = model.denoise(Z, 0.3)
         atol = 3e-5 if dtype == np.float32 else 1e-10
         np.testing.assert_allclose(mean, expected, rtol=0, atol=atol)
 

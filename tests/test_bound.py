@@ -17,7 +17,7 @@ from skpspc import (
     PSPCDenoiser,
     SmoothedDenoiser,
 )
-from skpspc.posterior import Posterior, cells, truncated
+from skpspc.posterior import Posterior
 from skpspc.posterior.posterior import PerWindow, composite
 
 CLOSE = 1e-10  # rounding of float64, beyond which bounds hold
@@ -26,12 +26,6 @@ CLOSE = 1e-10  # rounding of float64, beyond which bounds hold
 PROVED = ["Flat", "IVF16,Flat", "SQ8", "PQ4x4", "PCA8,Flat", "OPQ4_8,Flat", "RR,Flat"]
 PROVED += ["IVF16,SQ8", "PCA8,IVF16,PQ4x4"]
 ESTIMATED = ["IMI2x3,Flat", "IVF8_HNSW8,Flat", "PQ4x4fs", "IVF16,PQ4x4,RFlat", "RQ4x4"]
-
-
-@pytest.fixture
-def always_from_the_index(monkeypatch):
-    """However many training images it takes."""
-    monkeypatch.setattr(truncated, "_LARGEST_SHARE", 1)
 
 
 @pytest.fixture
@@ -135,11 +129,11 @@ def test_exact_denoisers_prove_their_bound(digits, model, container):
     assert posterior.bound_is_proved.all()
 
 
-def test_cells_give_estimates(digits, monkeypatch):
+@pytest.mark.usefixtures("cells_of_few_patches")
+def test_cells_give_estimates(digits):
     """The counterpart of a graph as index, for patches: `tol` of `LocalScoreDenoiser`."""
     Z = noisy(digits, 0.1, 3).astype(np.float32)
     sigma = [0.1, 0.1, np.inf]
-    monkeypatch.setattr(cells, "_WORTH_IT", 0)
     for boundary in ("zero", "circular", "broken"):
         model = LocalScoreDenoiser(3, equivariant=True, boundary=boundary, tol=1e-2).fit(digits)
         with pytest.warns(UserWarning, match="tol=0.01 .* tol=None"):

@@ -25,9 +25,7 @@ def photos():
     return load_photo_patches(size=32, n_images=126, random_state=0).images
 
 
-@pytest.fixture(autouse=True)
-def even_among_few_patches(monkeypatch):
-    monkeypatch.setattr("skpspc.posterior.cells._WORTH_IT", 0)
+pytestmark = pytest.mark.usefixtures("cells_of_few_patches")
 
 
 @pytest.fixture(scope="module")

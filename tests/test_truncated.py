@@ -20,12 +20,6 @@ from skpspc.support import TrainingSet
 CLOSE = 1e-10  # rounding of float64, beyond which bounds hold
 
 
-@pytest.fixture
-def always_from_the_index(monkeypatch):
-    """However many training images it takes."""
-    monkeypatch.setattr(truncated, "_LARGEST_SHARE", 1)
-
-
 def largest_error(mean, other):
     return np.abs(mean - other).reshape(len(mean), -1).max(1)
 
