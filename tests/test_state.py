@@ -1,5 +1,9 @@
 """A fit is all or nothing, and what was fitted answers as it was fitted until the next fit."""
 
+import copy
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from sklearn.base import clone
@@ -7,10 +11,13 @@ from sklearn.base import clone
 from skpspc import (
     BandwidthSchedule,
     BlendedDenoiser,
+    EmpiricalDenoiser,
     FlexibleWindows,
     GaussianDenoiser,
     LocalScoreDenoiser,
     NetworkDenoiser,
+    PSPCDenoiser,
+    SmoothedDenoiser,
 )
 from test_common import DENOISERS, SHAPE, LinearNetwork, SoftSquares, configure
 
@@ -284,3 +291,56 @@ def test_live_parameters_act_when_asked(name, X, Z, device):
     np.testing.assert_array_equal(model.transform(Z), model.denoise(Z, 1.7))
     first = model.score(Z, sigmas=[3.0])
     assert model.set_params(random_state=11).score(Z, sigmas=[3.0]) != first
+
+
+# ----------------------------------------------------------------------- threads and copies
+
+
+def test_a_question_is_answered_by_one_model(X, y, Z, device):
+    """While another thread fits: by the old model or by the new one, never by both."""
+    model = fresh("empirical", device)
+    expected = []
+    for images in (X, -X):
+        expected.append(fresh("empirical", device).fit(images, y).denoise(Z, SIGMA, 1, 2.0))
+    model.fit(X, y)
+    done = threading.Event()
+
+    def fit():
+        while not done.is_set():
+            model.fit(-X, y).fit(X, y)
+
+    with ThreadPoolExecutor(3) as pool:
+        fitting = pool.submit(fit)
+        asked = [pool.submit(model.denoise, Z, SIGMA, 1, 2.0) for _ in range(100)]
+        answers = [question.result() for question in asked]
+        done.set()
+        fitting.result()
+    for answer in answers:
+        assert any(np.array_equal(answer, one) for one in expected)
+
+
+@pytest.mark.parametrize("name", [name for name in DENOISERS if name != "network"])
+def test_a_copy_does_not_change_with_the_original(name, X, y, Z, device):
+    model = fresh(name, device).fit(X[:9], y[:9])
+    before = copy.copy(model)
+    expected = answers(before, Z)
+    model.partial_fit(X[9:], y[9:])
+    assert_same(answers(before, Z), expected)
+
+
+def test_partial_fit_of_a_smoothed_denoiser_obeys_its_parameters(X, Z, device):
+    inner = PSPCDenoiser(2, device=device)
+    model = SmoothedDenoiser(inner, tau=0.5).fit(X[:6])
+    model.set_params(tau=0.0, denoiser__patch_size=3).partial_fit(X[6:])
+    expected = PSPCDenoiser(3, device=device).fit(X).denoise(Z, SIGMA)
+    np.testing.assert_allclose(model.denoise(Z, SIGMA), expected, rtol=0, atol=1e-6)
+
+
+def test_parameters_that_are_read_when_asked_leave_an_index_to_be_extended(X, device):
+    model = EmpiricalDenoiser(tol=1e-3, device=device).fit(X[:9])
+    model.index_recall(3)
+    coordinates = model._searches()[0].neighbours._coordinates
+    model.set_params(sigma=0.7, random_state=1, verbose=0).partial_fit(X[9:])
+    assert model._searches()[0].neighbours._coordinates is coordinates
+    model.set_params(tol=1e-2).partial_fit(X)
+    assert model._searches()[0].neighbours._coordinates is not coordinates

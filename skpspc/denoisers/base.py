@@ -71,6 +71,15 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         root = os.environ.get("SKPSPC_DOCS_URL", "").rstrip("/")
         return root and f"{root}/api/generated/skpspc.{{estimator_name}}.html"
 
+    def _now(self):
+        """Return the estimator as it is now, though another thread may fit it meanwhile.
+
+        A fit replaces the dict of attributes by another one, so that it suffices to keep this one.
+        """
+        now = object.__new__(type(self))
+        object.__setattr__(now, "__dict__", self.__dict__)
+        return now
+
     def _prior_of(self, code=None):
         """Return the prior of a class, an int, or of all training images."""
         raise NotImplementedError
@@ -124,6 +133,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             fitted, a negative sigma, or a class that was not fitted or whose images all have weight
             zero; if the posterior mean is not finite.
         """
+        self = self._now()
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
         with torch.no_grad(), torch_threads():
@@ -210,6 +220,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         >>> model.denoise([[0.5]], sigma=1.0, y=["b"], guidance=2.0).round(3)
         array([[0.733]])
         """
+        self = self._now()
         guidance = check_guidance(guidance, y)
         mean = self.posterior(Z, sigma, y).mean
         if guidance == 1:
@@ -276,6 +287,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             The noise of image i depends on ``random_state`` and i only, so that scores of
             different denoisers can be compared.
         """
+        self = self._now()
         check_is_fitted(self)
         images, _ = check_noisy_images(self, X, [self.image_shape_], self._device)
         if sigmas is None:
@@ -359,6 +371,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         SamplingInterrupted
             On Ctrl-C; it holds the state reached.
         """
+        self = self._now()
         check_is_fitted(self)
         if not (callback is None or callable(callback)):
             raise ValueError(f"callback must be a callable or None, got {callback!r}.")
@@ -492,6 +505,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         array([[0.25, 0.25],
                [0.25, 0.25]])
         """
+        self = self._now()
         z, sigma, pixels, layout = self._checked_question(Z, sigma, pixels)
         with torch.no_grad(), torch_threads():
             jacobian = self._prior_of().jacobian(z, sigma, pixels)
@@ -543,6 +557,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         >>> int((heat[0] > 0).sum())
         25
         """
+        self = self._now()
         z, sigma, pixels, layout = self._checked_question(Z, sigma, pixels)
         weight = check_weights(sample_weight, z, z.device)
         weight = torch.ones(len(z), dtype=torch.float64).to(z.device) if weight is None else weight

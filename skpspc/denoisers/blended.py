@@ -269,26 +269,17 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
     def _learn(self, training_set):
         rng = np.random.default_rng([noise_seed(self.random_state), _CALIBRATION])
         kept, held = hold_out(training_set, self.n_images, rng)
-        trials = self._member_priors(kept)
+        trials = [_prior_on(member, kept) for member in self._fitted_members]
         products = self._error_products(trials, self._reference(kept), held, noise_seed(rng))
         fitting, reporting = products
         weights = np.stack([_simplex_weights(product) for product in fitting])
         blend = np.einsum("sm,smn,sn->s", weights, reporting, weights)
         errors = np.column_stack([np.diagonal(reporting, axis1=1, axis2=2), blend])
-        members = self._member_priors(training_set)
+        members = [
+            _prior_on(member, training_set if self._learns_parts else None)
+            for member in self._fitted_members
+        ]
         return Blend(members, self._sigma_grid, weights, errors, training_set.device)
-
-    def _member_priors(self, training_set):
-        """Return the priors that the members make of a training set."""
-        priors = []
-        for member in self._fitted_members:
-            if isinstance(member, FrozenEstimator):
-                priors.append(member.estimator._prior_of())
-            elif len(training_set) == self._n_images:
-                priors.append(member._prior_of())
-            else:
-                priors.append(member._prior_on(training_set))
-        return priors
 
     def _attributes(self, prior):
         return {
@@ -429,6 +420,13 @@ def _range_parameters(denoiser):
     """Return the names of the parameters that hold the data range of a denoiser."""
     names = denoiser.get_params(deep=False)
     return ["data_range"] if "data_range" in names else ["denoiser__data_range"]
+
+
+def _prior_on(member, training_set):
+    """Return the prior of a fitted member, or the one that it makes of other images."""
+    if isinstance(member, FrozenEstimator):
+        return member.estimator._prior_of()
+    return member._prior_of() if training_set is None else member._prior_on(training_set)
 
 
 def _posterior_of(member, z, sigma):

@@ -75,12 +75,12 @@ def search_of(denoiser, crop):
     ----------
     denoiser : EmpiricalDenoiser or PatchDenoiser
     crop : TrainingSet
-        Whole images or crops. Fewer than those of the fit may be too few for its index; then the
-        index is "Flat".
+        Whole images or crops. A part of the images of the fit may be too few for its index; then
+        the index is "Flat".
     """
     if is_exact(denoiser):
         return None
-    fallback = "Flat" if len(crop) < denoiser._n_images else None
+    fallback = "Flat" if denoiser._learns_parts else None
     tol = denoiser.tol
     if tol is None and denoiser.n_neighbors is None:
         tol = _TOL
@@ -128,6 +128,7 @@ def index_recall(self, k=10, *, sigma=None, n_images=64):
         Where all training images are used and there is no index, or for a parameter out of
         range.
     """
+    self = self._now()
     check_is_fitted(self)
     searches = self._searches()
     if not searches:

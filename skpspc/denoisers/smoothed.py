@@ -195,9 +195,10 @@ class SmoothedDenoiser(Denoiser):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Add training images; the displacements stay, and so does a frozen denoiser.
+        """Add training images; a frozen denoiser stays.
 
-        Parameters and errors are those of :meth:`fit`.
+        Parameters and errors are those of :meth:`fit`. The present parameters of the inner
+        denoiser, ``tau`` and ``n_draws`` act as at a fit; the draw of the displacements stays.
 
         Returns
         -------
@@ -205,9 +206,15 @@ class SmoothedDenoiser(Denoiser):
         """
         if not hasattr(self, "denoiser_"):
             return self.fit(X, y, sample_weight)
-        if not isinstance(self.denoiser_, FrozenEstimator):  # which would hand it on
-            self.denoiser_.partial_fit(X, y, sample_weight=sample_weight)
-            self._adopt()
+        if isinstance(self.denoiser_, FrozenEstimator):  # which would hand it on
+            return self
+        new = copy.copy(self)
+        new.denoiser_ = copy.copy(self.denoiser_)
+        new.denoiser_.set_params(**self.denoiser.get_params(deep=False))
+        new.denoiser_.partial_fit(X, y, sample_weight=sample_weight)
+        new._displaced = {**self._displaced, "tau": self.tau, "n_draws": self.n_draws}
+        new._adopt()
+        self.__dict__ = new.__dict__
         return self
 
     def _adopt(self):

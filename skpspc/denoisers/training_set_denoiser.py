@@ -9,6 +9,7 @@ import torch
 from sklearn.base import BaseEstimator, _fit_context
 from sklearn.utils.validation import check_is_fitted
 
+from .._repr import described
 from .._threads import torch_threads
 from .._units import check_data_range, check_inside
 from .._validation import (
@@ -34,11 +35,13 @@ _FITTED = {
     "_learner",
     "_limits",
     "_n_given",
-    "_n_images",
     "_no_labels",
     "_prior",
     "_warned",
 }
+
+
+_LIVE = {"random_state", "sigma", "verbose"}  # parameters that are read when a question is asked
 
 
 class TrainingSetDenoiser(Denoiser):
@@ -51,7 +54,10 @@ class TrainingSetDenoiser(Denoiser):
     A fit works on a copy of the estimator, whose state then replaces the state of the estimator by
     one assignment: a fit that is refused changes nothing. The copy before it learnt anything, the
     learner, stays: it has the parameters of the fit, and learns the priors of the classes.
+    Attributes that ``_learn`` sets are the learner's; `_attributes` names the public ones.
     """
+
+    _learns_parts = False  # True of a learner after the fit, when it learns from fewer images
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
@@ -94,7 +100,6 @@ class TrainingSetDenoiser(Denoiser):
         new._take_labels(check_labels(y, len(images), weight), y)
         new._take_weights(weight, len(images))
         training_set = new._training_set(images.to(device), weight)
-        new._n_images = len(training_set)
         learner = new._learner_of_present_parameters()
         with torch_threads():
             learner._check(training_set)
@@ -108,7 +113,8 @@ class TrainingSetDenoiser(Denoiser):
 
         Parameters and errors are those of :meth:`fit`; X must have the image shape and dtype
         of the first call. Labels come in every call or in none; new classes may. The present
-        parameters of the estimator act as at a fit of all images.
+        parameters of the estimator act as at a fit of all images, but for ``image_shape``,
+        ``data_range`` and ``device``, which stay those of the first call.
 
         Returns
         -------
@@ -130,7 +136,6 @@ class TrainingSetDenoiser(Denoiser):
         added = self._training_set(images.to(self._device), weight)
         low, high = value_limits(images, self.data_range_)
         new._limits = min(low, self._limits[0]), max(high, self._limits[1])
-        new._n_images = self._n_images + len(added)
         learner = new._learner_of_present_parameters()
         before = self._kept_images()
         with torch_threads():
@@ -204,6 +209,7 @@ class TrainingSetDenoiser(Denoiser):
 
     def _hold(self, learner, prior, training_set):
         """Set what was learnt, and the public attributes that tell it."""
+        learner._learns_parts = True
         self._learner, self._prior, self._class_priors = learner, prior, {}
         self.training_set_ = training_set
         self.__dict__.update(learner._attributes(prior))
@@ -280,10 +286,11 @@ class TrainingSetDenoiser(Denoiser):
         if code not in self._class_priors:
             images = self.training_set_.subset(self._labels.rows(code))
             try:
-                self._class_priors[code] = self._learner._learn(images)
+                prior = self._learner._learn(images)
             except ValueError as error:
                 label = self.classes_.tolist()[code]
                 raise ValueError(f"class {label!r}, of {len(images)} images: {error}") from error
+            self._class_priors.setdefault(code, prior)  # another thread may have learnt it too
         return self._class_priors[code]
 
     def _prior_on(self, training_set):
@@ -354,6 +361,7 @@ class TrainingSetDenoiser(Denoiser):
             raise ValueError(f"top must be an int of at least 1, got {top!r}.")
         if by not in ("pixel", "window"):
             raise ValueError(f"by must be 'pixel' or 'window', got {by!r}.")
+        self = self._now()
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
         sigma = check_sigma(sigma, len(z)).to(z.device)
@@ -419,6 +427,7 @@ class TrainingSetDenoiser(Denoiser):
         >>> model.denoise([[0.8]], sigma=0.1), model.denoise_without([[0.8]], 0.1, [2])
         (array([[1.]]), array([[[0.]]]))
         """
+        self = self._now()
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
         sigma = check_sigma(sigma, len(z)).to(z.device)
@@ -467,7 +476,8 @@ class TrainingSetDenoiser(Denoiser):
         kinds = [entry.ndim == 1 and entry.dtype.kind in "iu" for entry in entries]
         if not (entries and all(kinds)):
             raise ValueError(
-                f"images must be a list of int, or of lists of int, and not empty; got {images!r}."
+                f"images must be a list of int, or of lists of int, and not empty; got "
+                f"{described(images)}."
             )
         named = np.concatenate(entries)
         wrong = named[(named < 0) | (named >= n_images)]
@@ -504,6 +514,7 @@ def _parameters_agree(one, other):
         value is theirs[name]
         or (isinstance(value, str | numbers.Number | tuple) and value == theirs[name])
         for name, value in one.get_params(deep=False).items()
+        if name not in _LIVE
     )
 
 
