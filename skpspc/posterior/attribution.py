@@ -1,4 +1,4 @@
-r"""Attribution: the training images of a posterior mean, and the mean without some of them.
+r"""Attribution: the training images of a posterior mean, and the mean without training images.
 
 A posterior mean is a convex combination of training images at each of its pixels,
 
@@ -7,15 +7,15 @@ A posterior mean is a convex combination of training images at each of its pixel
     D(z)_p = \sum_i s_{ip} x_{ip}, \qquad
     s_{ip} = \frac{\sum_k r_{kp} w_i^k}{\sum_k r_{kp}},
 
-and without the images S the weights of the others grow by one factor a window,
+and without the images S the weights of all other images grow by one factor per window,
 
 .. math::
 
     D_{-S}(z)_p = \frac{\sum_k r_{kp} \sum_{i \notin S} w_i^k x_{ip} / (1 - W_S^k)}
     {\sum_k r_{kp}}, \qquad W_S^k = \sum_{i \in S} w_i^k.
 
-The training set is read in two passes, one for the normalisers of the windows and one for the
-shares, which are never held for all pixels and images at once.
+Two passes over the training set give the normalisers of the windows, and then the shares s, which
+are never held for all pixels and images at once.
 """
 
 import math
@@ -33,39 +33,38 @@ from .sliding import regions
 from .softmax import exact_scale, floored_sigma, precision_root
 from .weights import Weights
 
-# Training images whose patches are compared together.
-_CHUNK_ROWS = 64
-# Where less of a window's weight is left over, it is summed anew: a difference would cancel.
+_CHUNK_ROWS = 64  # training images whose patches are compared together
+# Where less of a window's weight is left, it is summed anew: a difference would cancel.
 _LEAST_LEFT = 1e-3
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """The training images that n answers are made of, and where in them.
+    """Shares of the training images in n answers, and the positions in them.
 
-    Arrays have one entry for each pixel, (n, c, H, W), with c = 1 where all channels have the
-    same, else C; of patches, H and W are those of the patch. By window they are (n, K).
+    Arrays have one entry for each pixel, (n, c, H, W), with c = 1 where the entries of all channels
+    are equal, else C; H and W are the sides of the patch for patches. By window they are (n, K).
 
     Attributes
     ----------
     index : int array of shape (n, c, H, W, top)
-        Numbers of the training images with the largest shares, largest first: rows of
-        ``training_set_.images``, which are those of X (without images of weight zero). -1
-        where no other image has a share above zero.
+        Training images with the largest shares, largest first, as rows of the X that was fitted
+        (images of weight zero included). -1 where no other image has a share above zero.
     share : float array of shape (n, c, H, W, top)
-        Their parts in the pixel, or their weights in the window.
+        Shares of these images in the pixel, or weights in the window.
     row, column : int array of shape (n, c, H, W, top)
-        Where the pixel comes from: ``X[index, :, row, column]``. Of a window, the top left
-        corner of what it is compared with.
+        Position from which the pixel comes: ``X[index, :, row, column]``. By window, the top left
+        corner of the patch with which the window is compared.
     mirrored : bool array of shape (n, c, H, W, top)
-        Whether it comes from the left-right mirror image of the training image.
+        True where the pixel comes from the left-right mirror image of the training image.
     rest : float array of shape (n, c, H, W)
-        The part of all other training images together: ``share.sum(-1) + rest`` is one.
+        Share of all other training images together: ``share.sum(-1) + rest`` is one.
     effective_sample_size : float array of shape (n, c, H, W)
-        ``1 / sum_i share_i^2`` over all training images, between 1 and N: how many of them
-        share the pixel. Mirror images, and patches at other places, count one by one.
+        ``1 / sum_i share_i^2`` over all training images, between 1 and N: the number of images that
+        the pixel averages, in effect. Mirror images, and patches at other positions, count one by
+        one.
     image_share : float array of shape (n, N)
-        The part of each training image in the whole answer: the mean over pixels (or windows).
+        Share of each training image in the whole answer: the mean over pixels (or windows).
     """
 
     index: Any
@@ -80,32 +79,29 @@ class Attribution:
     __repr__ = short_repr
 
     @staticmethod
-    def of(each, shape, image_share):
-        """From arrays (n, P, ...) of all but the last attribute, for answers of a shape."""
-        in_place = [values.reshape(*shape, *values.shape[2:]) for values in each]
-        return Attribution(*[*in_place, image_share])
+    def of(by_answer, shape, image_share):
+        """Return an attribution from arrays (n, P, ...), reshaped to (*shape, ...)."""
+        arrays = (values.reshape(*shape, *values.shape[2:]) for values in by_answer)
+        return Attribution(*arrays, image_share)
 
 
 def attribution(z, sigma, source, windows, top, by_window=False):
-    """Return the training images of which the posterior means of noisy images are made.
+    """Return the shares of the training images in the posterior means of noisy images.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-    sigma : Tensor of shape (n,), float64
-        0 and inf are allowed.
-    source : TrainingSet
-    windows : Whole, Squares, Masks or Centred
+    z, sigma, source, windows : see `select.compare`
+        sigma = 0 is allowed as well.
     top : int
-        How many training images to list.
+        Number of training images to list.
     by_window : bool, default False
-        List them for every window, instead of for every pixel.
+        List training images for every window, instead of for every pixel.
 
     Returns
     -------
     Attribution
-        Its numbers count the images of the training set. Where windows are compared with all
-        places, the effective sample size counts patches.
+        ``index`` counts the images of the source. Where windows are compared with patches at all
+        positions, the effective sample size counts patches.
     """
     _check_attributable(source, windows)
     roots = precision_root(floored_sigma(sigma, z, source))
@@ -129,19 +125,18 @@ def attribution(z, sigma, source, windows, top, by_window=False):
     row = row[:, None].expand(index.shape)
     rest = (1 - best.sum(2)).clamp_(min=0)
     shape = index.shape[:2] if by_window else (len(z), *masks.answer_shape)
-    each = index, best, row, column, mirrored, rest, ess
-    return Attribution.of(each, shape, image_share)
+    by_answer = index, best, row, column, mirrored, rest, ess
+    return Attribution.of(by_answer, shape, image_share)
 
 
 def means_without(z, sigma, source, windows, groups):
-    """Return posterior means of noisy images without some training images.
+    """Return posterior means of noisy images without groups of training images.
 
     Parameters
     ----------
-    z, sigma, source, windows
-        As in `attribution`.
+    z, sigma, source, windows : see `attribution`
     groups : Tensor of shape (G, N), bool
-        Training images to leave out, in turn; never all of them.
+        Training images to leave out, one group at a time; never all of them.
 
     Returns
     -------
@@ -163,7 +158,7 @@ def means_without(z, sigma, source, windows, groups):
 
 
 def _check_attributable(source, windows):
-    """Refuse windows whose answer is no mean of training images at one place."""
+    """Raise if an answer is no mean of training images at equal coordinates."""
     if isinstance(windows, Masks) and windows.batch_size is not None:
         raise ValueError("softmax='batchwise' answers with means of means; use softmax='exact'.")
     if isinstance(source, TranslatedTrainingSet):
@@ -174,7 +169,7 @@ def _check_attributable(source, windows):
 
 
 def _columns(masks):
-    """Return precisions (Q, K), float64, of pixels if the channels share them, or coordinates."""
+    """Return precisions (Q, K), float64, of pixels (equal in all channels) or of coordinates."""
     return masks.query.flatten(1).double().T.contiguous()
 
 
@@ -218,7 +213,7 @@ def _largest(weights, shares, top, dtype):
     Returns
     -------
     index : Tensor of shape (P, top), int64
-        Numbers of images and places, as in `Weights.chunks`; -1 where there are no more.
+        Numbers of images and positions, see `Weights.chunks`; -1 where there are no more.
     best : Tensor of shape (P, top)
     effective_sample_size : Tensor of shape (P,)
     image_share : Tensor of shape (N,)
@@ -230,7 +225,7 @@ def _largest(weights, shares, top, dtype):
     for numbers, weight, _ in weights.chunks():
         weight = _in_answers(weight, shares).double().T  # (P, m)
         squares += weight.square().sum(1)
-        image_share.index_add_(0, numbers // weights.places, weight.mean(0))
+        image_share.index_add_(0, numbers // weights.n_positions, weight.mean(0))
         candidates = torch.cat([index, numbers.expand(n_answers, -1)], 1)
         best, order = torch.cat([best, weight], 1).topk(top, dim=1)
         index = candidates.gather(1, order)
@@ -244,13 +239,11 @@ def _means_of_groups(weigh, shares, groups, shape, dtype):
     Parameters
     ----------
     weigh : callable
-        ``weigh(without=None)`` gives the `Weights` without some images, (N,) bool.
-    shares : Tensor of shape (K, P) or None
-        As in `_largest`.
+        ``weigh(without=None)`` returns the `Weights` of all images but ``without``, (N,) bool.
+    shares, dtype : see `_largest`
     groups : Tensor of shape (G, N), bool
     shape : tuple
-        Of an answer, (C, ...).
-    dtype : torch.dtype
+        Shape (C, ...) of an answer.
 
     Returns
     -------
@@ -269,7 +262,7 @@ def _means(weights, shares, groups, left, shape):
     """Return means (G, *shape), float64, without groups of images, if the weight left is (G, K)."""
     means = weights.zeros(len(groups), *shape)
     for numbers, weight, x in weights.chunks():
-        out = groups[:, numbers // weights.places, None]  # (G, m, 1)
+        out = groups[:, numbers // weights.n_positions, None]  # (G, m, 1)
         for mean, group, rest in zip(means, out, left, strict=True):
             others = _in_answers((weight / rest).masked_fill_(group, 0.0), shares)
             mean += (others.view(len(x), -1, *shape[1:]) * x).sum(0)
@@ -277,7 +270,7 @@ def _means(weights, shares, groups, left, shape):
 
 
 def _sliding_attribution(z, roots, source, windows, top, by_window):
-    """Return the attribution where windows are compared with all places."""
+    """Return the attribution where windows are compared with patches at all positions."""
     n, _, height, width = z.shape
     lists = n, height * width, top
     index, row, column = torch.empty(3, *lists, dtype=torch.int64, device=z.device)
@@ -290,20 +283,20 @@ def _sliding_attribution(z, roots, source, windows, top, by_window):
         for i in range(n):
             weights = _PatchWeights(_queries(region, i), roots[i], dictionary)
             number, best, size, of_images = _largest(weights, None, top, z.dtype)
-            place = number % weights.places
+            position = number % weights.n_positions
             share[i, pixels], ess[i, pixels] = best, size
-            index[i, pixels] = number.div(weights.places, rounding_mode="floor")
-            row[i, pixels] = place // n_columns + region.corner[0] + first[0]
-            column[i, pixels] = place % n_columns + region.corner[1] + first[1]
+            index[i, pixels] = number.div(weights.n_positions, rounding_mode="floor")
+            row[i, pixels] = position // n_columns + region.corner[0] + first[0]
+            column[i, pixels] = position % n_columns + region.corner[1] + first[1]
             image_share[i] += of_images * (len(pixels) / lists[1])
     rest = (1 - share.sum(2)).clamp_(min=0)
     shape = lists[:2] if by_window else (n, 1, height, width)
-    each = index, share, row, column, torch.zeros_like(index, dtype=torch.bool), rest, ess
-    return Attribution.of(each, shape, image_share)
+    mirrored = torch.zeros_like(index, dtype=torch.bool)
+    return Attribution.of((index, share, row, column, mirrored, rest, ess), shape, image_share)
 
 
 def _sliding_means_without(z, roots, source, windows, groups):
-    """Return the means without groups of images where windows are compared with all places."""
+    """Return means without groups of images for windows compared with patches at all positions."""
     means = z.new_empty(len(groups), *z.shape).flatten(3)  # (G, n, C, H W)
     for region in regions(z, source, windows):
         pixels = region.pixels.flatten()
@@ -320,7 +313,7 @@ def _queries(region, i):
 
 
 class _PatchWeights(Weights):
-    """Weights of all patches of a dictionary in the posteriors of some windows.
+    """Weights of all patches of a dictionary in the posteriors of query patches.
 
     Parameters
     ----------
@@ -335,17 +328,18 @@ class _PatchWeights(Weights):
         self._scale, self._factor = exact_scale(a)
         self._scaled = queries.double() * self._scale
         self._dictionary = dictionary
-        places = math.prod(dictionary.grid)
-        self._every = torch.arange(places, device=queries.device)
-        image_bytes = 8 * places * (2 * dictionary.n_values + 4 * len(queries))
+        n_positions = math.prod(dictionary.grid)
+        self._positions = torch.arange(n_positions, device=queries.device)
+        image_bytes = 8 * n_positions * (2 * dictionary.n_values + 4 * len(queries))
         n_rows = rows_that_fit(image_bytes, _CHUNK_ROWS, what="The patches of a training image")
         sums = torch.zeros(len(queries), dtype=torch.float64, device=queries.device)
-        super().__init__(dictionary.training_set, sums, n_rows, 0.0, places, without)
+        super().__init__(dictionary.training_set, sums, n_rows, 0.0, n_positions, without)
 
     def _logits(self, rows):
         source = self._dictionary.training_set
-        images = torch.arange(len(source), device=self._every.device)[rows]
-        chunk = self._dictionary.take((images[:, None] * self.places + self._every).flatten())
+        images = torch.arange(len(source), device=self._positions.device)[rows]
+        numbers = images[:, None] * self.n_positions + self._positions
+        chunk = self._dictionary.take(numbers.flatten())
         patches = source.to_compute(chunk.patches, torch.float64) * self._scale
         # differences are taken directly: a product would cancel at small sigma
         mode = "donot_use_mm_for_euclid_dist"

@@ -1,15 +1,14 @@
 r"""The posterior under training images that are blurred along the covariance of the data.
 
-Every training image is drawn towards the mean and blurred, so that mean mu and covariance
-Sigma of the whole stay what they are whatever the bandwidth h in [0, 1] (a smoothed
-bootstrap):
+Every training image is moved towards the mean and blurred. Mean mu and covariance Sigma of the
+training set do not depend on the bandwidth h in [0, 1] (a smoothed bootstrap):
 
 .. math::
 
     y_i = \mu + \sqrt{1 - h^2} (x_i - \mu), \qquad
     p(x) = \sum_i v_i \, \mathcal{N}(x; y_i, h^2 \Sigma)
 
-With the filter F, the symmetric root of what the linear part A leaves over,
+With the linear part A and the filter F,
 
 .. math::
 
@@ -20,15 +19,15 @@ With the filter F, the symmetric root of what the linear part A leaves over,
     w_i = \operatorname{softmax}_i\bigl(-|F (z - y_i)|^2 / 2 \sigma^2 + \log v_i\bigr), \qquad
     D(z; \sigma) = \mu + A (z - \mu) + F \sum_i w_i F (y_i - \mu):
 
-filtered images are compared at the noise level sigma, as images are at h = 0, and the result
-is filtered again. At h = 0, F = I: the empirical denoiser. At h = 1 all y_i are mu: the
-Gaussian one. There are two ways to compare less than the whole image:
+filtered images are compared at the noise level sigma, and the result is filtered again. At h = 0,
+F = I: the empirical denoiser. At h = 1 all y_i are mu: the Gaussian denoiser. There are two ways to
+compare less than the whole image:
 
-- *by window*: each has the filter of its own covariance, and the means are averaged;
-- *globally*: one filter of the whole image, and the sum over i is the composite of windows in
-  the filtered images, ``D = mu + A (z - mu) + F composite(F (y - mu); F (z - mu))``. Composing
-  the y_i themselves, as their posterior means, ``(I - A) composite(y - mu)``, is another
-  denoiser between the same two; on natural images it is farther from networks.
+- *by window*: each window has the filter of its own covariance, and the means are averaged;
+- *globally*: one filter of the whole image, and the sum over i is the composite of windows in the
+  filtered images, ``D = mu + A (z - mu) + F composite(F (y - mu); F (z - mu))``. Composing the
+  y_i themselves by their posterior means, ``(I - A) composite(y - mu)``, is another denoiser
+  between empirical and Gaussian; on natural images it is farther from networks.
 """
 
 import math
@@ -48,26 +47,16 @@ from .softmax import floored_sigma
 # Admissible rounding of a logit in products.
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 _EPS64 = torch.finfo(torch.float64).eps
-# At noise so many times the data the weights are those of the prior.
+# Noise level, relative to the data, from which on posterior weights equal sample weights.
 _FLAT = 1e12
 
 
 def shared_levels(z, sigma, gaussian):
-    """Return positive noise levels, few of them for many images at sigma = 0.
+    """Return positive noise levels (n,), float64: few levels for many images z at sigma = 0.
 
-    Zero is replaced as in `floored_sigma`. The replacement depends on the image alone, so that no
-    answer depends on the other images; it is rounded up to a power of two, so
-    that few filtered copies of the training set serve all of them.
-
-    Parameters
-    ----------
-    z : Tensor of shape (n, C, H, W)
-    sigma : Tensor of shape (n,), float64
-    gaussian : Gaussian
-
-    Returns
-    -------
-    Tensor of shape (n,), float64
+    Zero is replaced by `floored_sigma`, which depends on the image alone, so that no answer depends
+    on the other images. The replacement is rounded up to a power of two, so that few filtered
+    copies of the training set serve all images.
     """
     _, exponent = torch.frexp(floored_sigma(torch.zeros_like(sigma), z, gaussian))
     return torch.maximum(sigma, torch.ldexp(torch.ones_like(sigma), exponent))
@@ -84,7 +73,7 @@ class Blur:
     bandwidth : float
         h, in (0, 1].
     by_window : bool, default False
-        True: every square window has the filter of its own covariance. False: one filter of the
+        True: each square window has the filter of its own covariance. False: one filter of the
         whole image.
     """
 
@@ -119,7 +108,7 @@ class Filter:
 
     @cached_property
     def _ratio(self):
-        """Standard deviation of the blur over that of the noise along each component, (r,)."""
+        """Ratio of the standard deviations of blur and noise along each component, (r,)."""
         return self.bandwidth * self.gaussian.eigenvalues.sqrt() / self.sigma
 
     @cached_property
@@ -153,7 +142,7 @@ class Filter:
         Raises
         ------
         MemoryError
-            If these N * D numbers do not fit the working memory.
+            If the N * D filtered numbers do not fit the working memory.
         """
         n, n_values = len(source), source.n_values
         image_bytes = n_values * dtype.itemsize
@@ -180,15 +169,13 @@ class Filter:
 def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
     """Compare square windows, each with the filter of its own covariance.
 
-    Most of the work, the eigenbases of the windows and the training images in them, serves all
+    The eigenbases of the windows and the training images in them, most of the work, serve all
     bandwidths.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-    sigma : Tensor of shape (n,), float64
-        Equal noise levels, as `shared_levels` gives them: positive; inf is allowed.
-    source : TrainingSet
+    z, sigma, source : see `select.compare`
+        Noise levels are equal, see `shared_levels`.
     windows : Squares
     gaussian : Gaussian
         Mean and covariance of the training set.
@@ -227,8 +214,8 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
 class _Crops:
     """The crops of k square windows of one shape, d numbers each, compared together.
 
-    Logits are products ``q.p - |p|^2 / 2`` in the windows' eigenbases, where the filter is
-    diagonal, of deviations from the mean: they cancel less than those of images.
+    Logits are products ``q.p - |p|^2 / 2`` of deviations from the mean, which cancel less than
+    products of images, in the windows' eigenbases, where the filter is diagonal.
     """
 
     def __init__(self, corners, shape, training_set, gaussian, image_shape):
@@ -242,12 +229,12 @@ class _Crops:
         root = gaussian.eigenvalues.sqrt()[:, None] * gaussian.components
         root = root[:, self._index].transpose(0, 1)  # (k, r, d)
         variances, self._vectors = torch.linalg.eigh(root.mT @ root)  # (k, d), (k, d, d)
-        # beside the largest of a window, or its mean, the rest is rounding
+        # smaller variances are rounding errors of the window's largest variance or of its mean
         least = variances.amax(1, keepdim=True) * (variances.shape[1] * _EPS64)
         least = torch.maximum(least, (1e-14 * self._mean.abs().amax(2)).square())
         self._variances = variances.where(variances > least, torch.zeros_like(variances))
-        # an image of little weight may deviate where the variance is next to nothing: it is
-        # compared there, too, though no blur is added
+        # an image of little weight may deviate where the variance is tiny: coordinates without
+        # variance are compared too, though not blurred
         self._varies = (variances > least) | (training_set.log_weight is not None)
         self._projected: dict[torch.dtype, torch.Tensor] = {}  # of one dtype at a time
 
@@ -259,7 +246,7 @@ class _Crops:
         remainder = 1 / torch.hypot(ratio, torch.ones_like(ratio))[:, None]  # (k, 1, d)
         offset = (self._crops(z).double() - self._mean) @ self._vectors  # (k, n, d)
         query = offset * (remainder / sigma)
-        # where the weights are those of the prior, the points' mean is zero
+        # where posterior weights equal sample weights, the mean of the points is zero
         unit = sigma if sigma < _FLAT * self._gaussian.abs_max else math.inf
         points = self._exact_points(query, shrink * remainder / unit, z.dtype)
         if points is None:
@@ -281,12 +268,12 @@ class _Crops:
             area += mean[:, k].view(area.shape)
 
     def _exact_points(self, query, scale, dtype):
-        """Return scaled points (k, N, d) in a dtype whose products keep the last digits of logits.
+        """Return scaled points (k, N, d) in ``dtype``, else in float64, with exact enough logits.
 
-        The dtype of z, or else float64; None where neither does.
+        None where the logits of neither are exact enough.
         """
         length = (query * self._varies[:, None]).norm(dim=2).amax(1)  # (k,)
-        # the variances tell cheaply where images of equal weights are
+        # a cheap estimate of the largest point, for images of equal weights
         spread = 2 * (scale[:, 0].square() * self._variances).sum(1).sqrt()
         for candidate in (dtype, torch.float64):
             tolerance = _TOLERANCE[dtype] / torch.finfo(candidate).eps
@@ -317,7 +304,7 @@ class _Crops:
         )
 
     def compare_one_by_one(self, z, sigma, bandwidth):
-        """Return the results of `compare`, by the kernel that compares near ties by subtraction."""
+        """Return the results of `compare` from a kernel that compares near ties by subtraction."""
         parts, (h, w) = [], self._shape
         for (top, left), index in zip(self._corners, self._index, strict=True):
             crop = self._training_set.crop(top, left, h, w)

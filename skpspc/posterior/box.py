@@ -1,13 +1,12 @@
 """All square windows of one size at once, by box filters.
 
-The squared difference of a noisy and a training image is one H x W map (summed over
-channels); the distances of all h x w windows are its box sums, and the composite of the
-windows' means is
+The squared difference of a noisy and a training image is one H x W map (summed over channels); the
+distances of all h x w windows are its box sums, and the composite of the windows' means is
 
     D(z)_p = (1 / count_p) sum_i x_ip B^T[w_i]_p
 
-with B^T the transposed box filter of image i's map of window weights. No patch is ever
-copied, and the work does not grow with the window.
+with B^T the transposed box filter of image i's map of window weights. No patch is copied, and the
+work does not grow with the window.
 """
 
 import math
@@ -27,23 +26,18 @@ _NOISY_IMAGES = 8
 
 
 def box(z, sigma, training_set, windows, engine="torch"):
-    """Compare all square windows of one shape, composed into whole images.
+    """Compare all square windows of one shape, and compose their means into whole images.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-        Noisy images.
-    sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; positive, inf is allowed.
-    training_set : TrainingSet
+    z, sigma, training_set : see `select.compare`
     windows : Squares
     engine : {"torch", "numba"}, default "torch"
-        "numba" is compiled, for float32 on the CPU.
 
     Returns
     -------
     PerWindow
-        Of (H - h + 1) * (W - w + 1) windows, in row-major order.
+        Of (H - h + 1) * (W - w + 1) windows.
     """
     window = windows.h, windows.w
     serves = float32_serves(sigma, training_set) & (engine == "numba")
@@ -57,7 +51,7 @@ def box(z, sigma, training_set, windows, engine="torch"):
 
 def _by_numba(z, sigma, training_set, window):
     """Compare by compiled code."""
-    # twice the two kinds of state of which each has its share
+    # twice the state of one noisy image: for its pixels, and for the training images
     rows_that_fit(2 * (24 * z[0].numel() + 8 * len(training_set)), 1, what="One noisy image")
     from . import _box_numba
 
@@ -108,8 +102,8 @@ def _block_posterior(z, a, training_set, window):
         _pair_bytes(z) * len(z), len(training_set), what="A block of noisy images"
     )
     logits = partial(_logits, scaled, scale, factor, window=window)
-    places = [side - length + 1 for side, length in zip(z.shape[2:], window, strict=True)]
-    softmax = RunningSoftmax(scaled.new_zeros(len(z), *places, dtype=torch.float64), 1, z.dtype)
+    grid = [side - length + 1 for side, length in zip(z.shape[2:], window, strict=True)]
+    softmax = RunningSoftmax(scaled.new_zeros(len(z), *grid, dtype=torch.float64), 1, z.dtype)
     for rows in training_set.slices(n_rows):
         softmax.add(logits(training_set.take(rows, dtype)), training_set.prior(rows))
     total = softmax.total.to(z.dtype)[:, None]
@@ -134,8 +128,8 @@ def _logits(scaled, scale, factor, x, *, window):
 def box_sum(maps, window):
     """Return the sum over every h x w window: (..., H, W) -> (..., H - h + 1, W - w + 1).
 
-    Sums of 1, 2, 4, ... entries are combined by the binary digits of the side. Unlike a
-    difference of cumulative sums this only adds non-negative numbers, so nothing cancels.
+    Sums of 1, 2, 4, ... entries are combined by the binary digits of the side. Unlike in a
+    difference of cumulative sums, only non-negative numbers are added, so nothing cancels.
     """
     for axis, side in zip((-2, -1), window, strict=True):
         maps = _sum_along(maps, axis, side)
@@ -148,8 +142,8 @@ def _sum_along(maps, axis, side):
     out, offset, length = None, 0, 1
     while True:
         if side & length:
-            part = maps.narrow(axis, offset, n_out)
-            out = part if out is None else out + part
+            sums = maps.narrow(axis, offset, n_out)
+            out = sums if out is None else out + sums
             offset += length
         length *= 2
         if length > side:

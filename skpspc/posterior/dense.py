@@ -1,10 +1,10 @@
-"""One window over everything, by matrix products.
+"""One window, the whole image, by matrix products.
 
     |z - x|^2 = |z|^2 - 2 z.x + |x|^2
 
-costs one matrix product for all pairs, but cancels: at small sigma the difference of large
-numbers is divided by a small one. So the product only *finds* the images that matter; the
-distances of those are computed again by subtraction in float64.
+costs one matrix product for all pairs, but cancels: at small sigma the difference of large numbers
+is divided by a small one. The product only *finds* the images that matter; their distances are
+computed again by subtraction in float64.
 """
 
 import torch
@@ -14,7 +14,7 @@ from .posterior import PerWindow
 from .softmax import exact_scale, floored_sigma, precision_root
 
 # Rounding errors of a matrix product in units of the last place of |z||x|. Where all its terms are
-# positive, as for images nearly alike, they grow like a random walk with the number of terms.
+# positive, as for nearly equal images, they grow like a random walk with the number of terms.
 _ROUNDING = 4.0
 _WALK = 1 / 64
 # Training images converted at a time: they stay in the cache.
@@ -22,20 +22,15 @@ _CHUNK_ROWS = 256
 
 
 def dense(z, sigma, training_set):
-    """Compare whole images (or whatever crop the training set holds).
+    """Compare whole images, or the crops that a training set holds, with all of its images.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-        Noisy images.
-    sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; positive, inf is allowed.
-    training_set : TrainingSet
+    z, sigma, training_set : see `select.compare`
 
     Returns
     -------
     PerWindow
-        Of one window.
     """
     a = precision_root(sigma)
     flat = z.flatten(1)
@@ -51,18 +46,17 @@ def dense(z, sigma, training_set):
 
 
 def dense_weights(z, sigma, training_set):
-    """Return posterior weights over whole images (or whatever crop the training set holds).
+    """Return posterior weights over whole images, or over the crops that a training set holds.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-    sigma : Tensor of shape (n,), float64
-    training_set : TrainingSet
+    z, sigma, training_set : see `select.compare`
+        sigma = 0 is allowed as well.
 
     Returns
     -------
     Tensor of shape (n, N)
-        In the dtype of z; rows with a sum of one, in which negligible weights are zero.
+        In the dtype of z; rows sum to one, and negligible weights are zero.
     """
     a = precision_root(floored_sigma(sigma, z, training_set))
     row_bytes = 3 * len(training_set) * z.element_size()
@@ -116,15 +110,13 @@ def _relative_weights(z, a, training_set):
 
 
 def _recompute_decisive(logit, rounding, z, a, offset, training_set):
-    """Replace the logits that decide the answer by exact ones; return the largest, (b,) float64.
+    """Make decisive logits exact and subtract the largest, which is returned, (b,) float64.
 
-    The largest is subtracted from the others.
-
-    A pair is decisive if its weight times the rounding error of its logit is not negligible.
+    A logit is decisive if its weight times its rounding error is not negligible.
     """
     margin = (rounding / torch.finfo(logit.dtype).eps).clamp_min_(1e-30).log_()
     least = logit.logsumexp(1) - 2 * rounding - margin
-    square = offset.square().sum(1)  # left out of the products: the same for every image
+    square = offset.square().sum(1)  # left out of the products: equal for every training image
     peak = torch.empty_like(square)
     for row, relative in enumerate(logit):
         decisive = (relative >= least[row]).nonzero().squeeze(1)
@@ -137,8 +129,8 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
         leader = exact.argmax()
         nearest = exact[leader].clone()
         exact -= nearest
-        # the others relative to the leader as the products say: beside a large square, which all
-        # of them share, their differences would be lost
+        # other logits stay relative to the leader's product: beside the large square that all of
+        # them contain, their differences would be lost
         base = relative[decisive[leader]].clone()
         if training_set.log_weight is not None:  # last: beside large logits it would be lost
             prior = training_set.log_weight[decisive]
@@ -158,7 +150,7 @@ def _exact_logits(z, a, training_set, rows):
     n_rows = rows_that_fit(2 * z.nbytes, _CHUNK_ROWS, what="One training image")
     parts = [a.new_empty(0)]
     scale, factor = exact_scale(a)
-    for some in rows.split(n_rows):
-        difference = training_set.take(some, torch.float64).flatten(1) - z
+    for chunk in rows.split(n_rows):
+        difference = training_set.take(chunk, torch.float64).flatten(1) - z
         parts.append(difference.mul_(scale).square_().sum(1).mul_(-factor))
     return torch.cat(parts)

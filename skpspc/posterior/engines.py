@@ -20,9 +20,7 @@ def engine_for(z, engine):
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W)
-    engine : {"auto", "numba", "torch"}
-        "numba" is compiled, for float32 on the CPU; "torch" serves every dtype and device.
+    z, engine : see `select.compare`
 
     Raises
     ------
@@ -46,8 +44,8 @@ def engine_for(z, engine):
 def engine_for_masks(z, engine, windows):
     """Return the engine that computes `Masks` of the images z: "numba", "torch" or "exact".
 
-    Compiled code skips the pixels that do not count; where most of them count, "auto" takes
-    matrix products, which are as fast.
+    Compiled code skips the pixels of precision 0; where most pixels count, "auto" takes matrix
+    products, which are as fast.
     """
     has_kernel = windows.response is not None and windows.query.shape[1] == 1
     if engine == "exact" or not has_kernel:
@@ -63,11 +61,11 @@ def _is_plain(z):
 
 @cache
 def _has_numba():
-    """Return whether numba is there; warn once if it is not."""
-    found = available("numba")
-    if not found:
+    """Return whether numba is installed; warn once if it is not."""
+    installed = available("numba")
+    if not installed:
         warn(
             "numba is not installed, so torch computes in place of compiled code: equal numbers, "
             'slower. pip install "skpspc[cpu]", or pass engine="torch" where there is an engine.'
         )
-    return found
+    return installed

@@ -37,7 +37,7 @@ class Gaussian:
     sampled : Tensor of shape (r,), float64
         Variances of the training images along the components, before any shrinkage.
     n_images : float
-        How many equally weighted training images it was made from.
+        Equivalent number of equally weighted training images.
     """
 
     mean: torch.Tensor
@@ -57,6 +57,7 @@ class Gaussian:
 
     @cached_property
     def _single(self):
+        """The components in float32."""
         return self.components.to(torch.float32)
 
     def basis(self, dtype):
@@ -76,9 +77,8 @@ class Gaussian:
         ValueError
             If both are too large.
         """
-        spectrum = exact_spectrum(training_set)
-        parts = spectrum.mean, spectrum.components, spectrum.eigenvalues
-        return cls._sampled(*parts, spectrum.n_effective)
+        s = exact_spectrum(training_set)
+        return cls._sampled(s.mean, s.components, s.eigenvalues, s.n_effective)
 
     @classmethod
     def _sampled(cls, mean, components, eigenvalues, n_images):
@@ -88,16 +88,7 @@ class Gaussian:
         return cls(mean, components[kept], eigenvalues, 0.0, eigenvalues, n_images)
 
     def marginal(self, index):
-        """Return the marginal distribution of some coordinates; the residual variance must be zero.
-
-        Parameters
-        ----------
-        index : Tensor of int64, shape (d,)
-
-        Returns
-        -------
-        Gaussian
-        """
+        """Return the marginal `Gaussian` of coordinates (d,); the residual variance must be 0."""
         root = self.eigenvalues.sqrt()[:, None] * self.components[:, index]  # (r, d)
         if len(root) < len(index):
             _, spread, components = torch.linalg.svd(root, full_matrices=False)
@@ -117,9 +108,8 @@ class Gaussian:
 
         Returns
         -------
-        spread : Tensor of shape (n, r)
-            Standard deviation of noisy images along the components.
-        gain : Tensor of shape (n, r)
+        spread, gain : Tensor of shape (n, r)
+            Standard deviation of noisy images along the components, and gain.
         rest_spread, rest_gain : Tensor of shape (n, 1)
             Spread and gain along every other direction.
         """
@@ -130,18 +120,7 @@ class Gaussian:
         return spread, (root / spread).square(), rest_spread, (rest / rest_spread).square()
 
     def wiener(self, sigma, rows):
-        """Return rows of W, float64.
-
-        Parameters
-        ----------
-        sigma : float
-        rows : Tensor of int64, shape (m,)
-            Output coordinates.
-
-        Returns
-        -------
-        Tensor of shape (m, D)
-        """
+        """Return rows (m, D) of W, float64, for output coordinates (m,) at a noise level."""
         level = torch.tensor([sigma], dtype=torch.float64, device=self.mean.device)
         _, gain, _, rest = self.gains(floored_sigma(level, self.mean[None], self))
         matrix = (self.components[:, rows].T * (gain - rest)) @ self.components
@@ -150,18 +129,13 @@ class Gaussian:
 
 
 def gaussian_posterior(z, sigma, gaussian):
-    """Return the posterior of noisy images whose clean images are normally distributed.
+    """Return the `Posterior` of noisy images whose clean images are normally distributed.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-    sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; 0 and inf are allowed.
+    z, sigma : see `select.compare`
+        sigma = 0 is allowed as well.
     gaussian : Gaussian
-
-    Returns
-    -------
-    Posterior
     """
     sigma = floored_sigma(sigma, z, gaussian)
     n_rows = rows_that_fit(40 * z[0].numel(), len(z), what="One noisy image")
@@ -200,10 +174,7 @@ def gaussian_jacobian(z, sigma, gaussian, pixels):
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W)
-    sigma : Tensor of shape (n,), float64
-        0 and inf are allowed.
-    gaussian : Gaussian
+    z, sigma, gaussian : see `gaussian_posterior`
     pixels : Tensor of shape (m,), int64
         Numbers y * W + x.
 

@@ -8,7 +8,7 @@ coordinate p by coordinate q is
     \frac{\partial}{\partial z_q} \sum_i w_i x_{ip}
         = \frac{\pi_q}{\sigma^2} \operatorname{Cov}_w(x_p, x_q),
 
-and that of the answer is the mean of these with the windows' shares.
+and the derivative of the answer is their mean over windows, weighted by the windows' shares.
 """
 
 import torch
@@ -17,23 +17,18 @@ from ..support import Centred, Masks, Squares, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
 from .weights import window_weights
 
-# Training images that are worked on together.
-_CHUNK_ROWS = 4096
+_CHUNK_ROWS = 4096  # training images in a chunk
 
 
 def jacobian(z, sigma, source, windows, pixels, blur=None):
     """Return rows of dD/dz of the posterior means of noisy images.
 
-    Each window's covariance is found once, whichever of the pixels it answers for.
+    Each window's covariance is computed once for all of the pixels that it answers for.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-        Noisy images, as large as those of the training set.
-    sigma : Tensor of shape (n,), float64
-        Noise level of each, positive; inf is allowed. With a blur one for all.
-    source : TrainingSet
-    windows : Whole, Squares, Masks or Centred
+    z, sigma, source, windows : see `select.compare`
+        With a blur all noise levels are equal.
     pixels : Tensor of shape (m,), int64
         Numbers y * W + x of the pixels of the answer.
     blur : Blur, default None
@@ -41,12 +36,12 @@ def jacobian(z, sigma, source, windows, pixels, blur=None):
     Returns
     -------
     Tensor of shape (n, m, C, C, H, W)
-        Of a pixel, first the channel of the answer.
+        The first C counts the channels of the answer, the second those of z.
 
     Raises
     ------
     ValueError
-        If there is no closed form: for windows that are compared with other places or with moved
+        If there is no closed form: for windows that are compared with other positions or with moved
         images, or that are blurred one by one.
     """
     _check_closed_form(source, windows, blur)
@@ -57,11 +52,11 @@ def jacobian(z, sigma, source, windows, pixels, blur=None):
 
 
 def _check_closed_form(source, windows, blur):
-    """Refuse windows whose posterior mean has no derivative in closed form."""
+    """Raise if the posterior mean has no derivative in closed form."""
     reason = None
     if isinstance(windows, Centred) and windows.boundary is not None:
         reason = (
-            "equivariant=True compares windows with other places of the training images; use "
+            "equivariant=True compares windows with patches at other positions; use "
             "equivariant=False"
         )
     elif isinstance(windows, Masks) and windows.batch_size is not None:
@@ -99,7 +94,7 @@ def _masks_jacobian(z, sigma, source, masks, pixels):
 
 
 def _blurred_jacobian(z, sigma, source, masks, pixels, blur):
-    r"""Return the Jacobian where one filter F blurs whole images along their covariance.
+    r"""Return the Jacobian with one filter F that blurs whole images along their covariance.
 
     .. math::
 
@@ -140,8 +135,8 @@ def _answering(masks, answers, channels):
 def _covariances(weight, training_set, rows, columns, dtype):
     """Return covariances (n, r, q) between two sets of coordinates, under weights (n, N).
 
-    Deviations are taken from the image of the largest weight: where one image is nearly all of
-    a posterior, nothing cancels.
+    Deviations are taken from the image of the largest weight: nothing cancels where that image has
+    nearly all the weight.
     """
     n, n_used = len(weight), len(rows) + len(columns)
     used = torch.cat([rows, columns])
@@ -151,8 +146,8 @@ def _covariances(weight, training_set, rows, columns, dtype):
     second = centre.new_zeros(n, len(rows), len(columns))
     row_bytes = training_set.n_values + 3 * centre.element_size() * n_used
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
-    # Weights that are lost beside the others, all of them together. The largest does not hide
-    # any: it is that of the centre, which does not deviate.
+    # Weights that are lost in rounding, even all together, are skipped. The largest weight does not
+    # count as one to be lost beside: it belongs to the centre, which does not deviate.
     rounding = torch.finfo(torch.float64).eps / weight.shape[1]
     others = weight.scatter(1, weight.argmax(1, keepdim=True), 0.0)
     matters = weight > rounding * others.amax(1, keepdim=True)

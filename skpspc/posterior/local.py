@@ -1,7 +1,7 @@
 """One window around every pixel, which answers for that pixel alone.
 
-The window is an odd square centred on its pixel. Where it overhangs the image both the noisy
-and the training image count as zero, so that only the coordinates in the image remain.
+The window is an odd square centred on its pixel. Where it overhangs the image, noisy and training
+image count as zero, so that only the coordinates in the image remain.
 """
 
 import math
@@ -18,25 +18,20 @@ _NOISY_IMAGES = 8
 
 
 def local(z, sigma, training_set, windows):
-    """Compare the window around every pixel with its own place in every training image.
+    """Compare the window around every pixel with the crop at its position in every training image.
 
-    The distances of all windows are box sums of one squared difference map, padded by zeros:
-    the work does not grow with the window.
+    The distances of all windows are box sums of one squared difference map, padded by zeros: the
+    work does not grow with the window.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-        Noisy images.
-    sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; positive, inf is allowed.
-    training_set : TrainingSet
+    z, sigma, training_set : see `select.compare`
     windows : Centred
-        Their size may exceed the image.
+        The size may exceed the image.
 
     Returns
     -------
     PerWindow
-        Of H * W windows.
     """
     a = precision_root(sigma)
     _, channels, height, width = z.shape

@@ -7,11 +7,11 @@ r"""Windows of any shape, by matrix products: the general formula.
     \qquad
     D(z)_p = \frac{\sum_k r_{kp} \sum_i w_i^k x_{ip}}{\sum_k r_{kp}}
 
-The squared differences of a noisy and a training image are one row. The distances of all K
-windows are its product with the matrix of query precisions. Where the channels share the windows,
-a second pass over the training set spreads their weights by the matrix of responses. Otherwise one
-pass sums K weighted images, or where every window answers for its own coordinate alone one image.
-Only non-negative numbers are added, so nothing cancels.
+The squared differences of a noisy and a training image are one row. The distances of all K windows
+are its product with the matrix of query precisions. Where windows are equal in all channels, a
+second pass over the training set spreads their weights by the matrix of responses. Otherwise one
+pass sums K weighted images, or one where every window answers for its own coordinate alone. Only
+non-negative numbers are added, so nothing cancels.
 """
 
 import math
@@ -27,26 +27,22 @@ from .posterior import PerWindow
 from .softmax import RunningSoftmax, exact_scale, float32_serves, precision_root
 from .weights import Weights
 
-# Training images that are worked on together: enough for the matrix products.
+# Training images in a chunk: enough for the matrix products.
 _CHUNK_ROWS = 512
-# The rounding error of a sum of n numbers, in units in the last place over the root of n.
+# Rounding error of a sum of n numbers, in units in the last place over the root of n.
 _ROUNDING = 2.0
 
 
 def masked(z, sigma, training_set, windows, engine="torch"):
-    """Compare windows of any shape, composed into whole images.
+    """Compare windows of any shape, and compose their means into whole images.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-        Noisy images.
-    sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; positive, inf is allowed.
-    training_set : TrainingSet
+    z, sigma, training_set : see `select.compare`
     windows : Masks
     engine : {"torch", "numba", "exact"}, default "torch"
-        "numba" is compiled, for float32 on the CPU and windows with responses that all channels
-        share; "torch" takes products in the dtype of z, "exact" in float64.
+        "numba" serves windows with responses that are equal in all channels; "torch" takes products
+        in the dtype of z, "exact" in float64.
 
     Returns
     -------
@@ -117,7 +113,7 @@ def _two_passes(z, a, training_set, query, shares):
 
 
 def _one_pass(z, a, training_set, query, shares, covers, batch_size):
-    """Return mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one image.
+    """Return the results of `_two_passes`.
 
     Weights are normalised within each batch of training images, and the batches averaged.
     """
@@ -136,7 +132,7 @@ def _one_pass(z, a, training_set, query, shares, covers, batch_size):
 
 
 def _batch(z, a, training_set, query, shares, covers, batch):
-    """Return mean, log normaliser and effective sample size of a slice of the training images."""
+    """Return the results of `_two_passes` from a slice of the training images."""
     softmax = RunningSoftmax(torch.zeros_like(query[0]), rounding=_rounding(z, query))
     n_windows, own = query.shape[1], shares is None
     sums = torch.zeros_like(z) if own else z.new_zeros(n_windows, z.numel())
@@ -176,8 +172,8 @@ def window_logits(z, a, x, query):
         ``1 / (sigma sqrt(2))``.
     x : Tensor of shape (m, C, H, W)
     query : Tensor of shape (Q, K)
-        Precisions of pixels, if the channels share them, or of coordinates; its dtype is that in
-        which products are taken.
+        Precisions of pixels, equal in all channels, or of coordinates. Products are taken in its
+        dtype.
 
     Returns
     -------
@@ -194,18 +190,12 @@ def window_logits(z, a, x, query):
 
 
 class WindowWeights(Weights):
-    """Weights in windows that compare the same coordinates of noisy and training images.
+    """Weights in windows that compare equal coordinates of noisy and training images.
 
     Parameters
     ----------
-    z : Tensor of shape (C, H, W)
-    a : Tensor of shape (), float64
-        ``1 / (sigma sqrt(2))``.
-    source : TrainingSet
-    query : Tensor of shape (Q, K)
-        As in `window_logits`.
-    without : Tensor of shape (N,), bool, default None
-        Training images that are left out.
+    z, a, query : see `window_logits`
+    source, without : see `Weights`
     """
 
     def __init__(self, z, a, source, query, without=None):

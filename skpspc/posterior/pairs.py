@@ -5,19 +5,18 @@ import torch
 from .._threads import n_threads
 from .engines import compiled_serves
 
-_PAIRS = 256  # pairs of images that are worked on together: they stay in the cache
+_PAIRS = 256  # pairs of images that are compared together: they stay in the cache
 
 
 def pair_squares(z, training_set, query, ids):
-    """Squared distances by subtraction.
+    """Return squared distances of pairs of images, by subtraction in the dtype of z.
 
     Parameters
     ----------
     z : Tensor of shape (n, D), float32 or float64
-        What is computed in.
     training_set : TrainingSet
     query, ids : Tensor of shape (p,), int64
-        Pairs: rows of z and of the training set.
+        Pairs: indices of rows of z and of training images.
 
     Returns
     -------
@@ -30,14 +29,15 @@ def pair_squares(z, training_set, query, ids):
         return _by_numba(z, training_set, query, ids)
     squares = torch.empty(len(ids), dtype=torch.float64, device=z.device)
     for start in range(0, len(ids), _PAIRS):
-        some = slice(start, start + _PAIRS)
-        x = training_set.take(ids[some], z.dtype).flatten(1)
-        difference = x - z.index_select(0, query[some])
-        squares[some] = difference.square_().sum(1)
+        pairs = slice(start, start + _PAIRS)
+        x = training_set.take(ids[pairs], z.dtype).flatten(1)
+        difference = x - z.index_select(0, query[pairs])
+        squares[pairs] = difference.square_().sum(1)
     return squares
 
 
 def _by_numba(z, training_set, query, ids):
+    """Return squared distances of pairs by compiled code."""
     from . import _pairs_numba
 
     unit = training_set.unit

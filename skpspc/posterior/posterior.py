@@ -1,7 +1,7 @@
-r"""The posterior over training images, seen through windows.
+r"""The posterior over training images, as compared through windows.
 
-For a noisy image z = x + sigma * eps, windows k with coordinates P_k, and training images
-x_i with weights v_i (summing to one),
+For a noisy image z = x + sigma * eps, windows k with coordinates P_k, and training images x_i with
+weights v_i (summing to one),
 
 .. math::
 
@@ -29,25 +29,24 @@ class Posterior:
     mean : array of shape (n, ...)
         The posterior mean, or the composite of the windows' means: the denoised image.
     log_evidence : array of shape (n,)
-        log p(z; sigma) of the noisy image under the training set blurred by sigma. With
-        several windows: the composite log-likelihood, ``D * mean_k(log p_k / d_k)`` with
-        D numbers in the image and d_k in window k, so that it is comparable between
-        window sizes and equals log p for a window as large as the image. A window that compares
-        no numbers counts as 0.
+        log p(z; sigma) of the noisy image under the training set blurred by sigma. With several
+        windows: the composite log-likelihood, ``D * mean_k(log p_k / d_k)`` with D numbers in the
+        image and d_k in window k, so that it is comparable between window sizes and equals log p
+        for a window as large as the image. A window that compares no numbers counts as 0.
     effective_sample_size : array of shape (n,)
-        ``1 / sum_i w_i^2`` (for weights that sum to one), between 1 and N: how many
-        training images share the answer. With several windows their mean.
+        ``1 / sum_i w_i^2`` (for weights that sum to one), between 1 and N: the number of training
+        images that the answer averages, in effect. With several windows their mean.
     error_bound : array of shape (n,)
-        Largest possible absolute error of any pixel of ``mean`` that comes from leaving
-        training images out; 0 where all were used. Where ``bound_is_proved`` is False it is an
-        estimate, which single pixels may exceed.
+        Largest possible absolute error of any pixel of ``mean`` from leaving training images out; 0
+        where all were used. Where ``bound_is_proved`` is False it is an estimate, which single
+        pixels may exceed.
     standard_error : array of shape (n,)
-        Root mean square, over the pixels of ``mean``, of the standard error that comes from
-        drawing some of the training images at random; 0 where none were.
+        Root mean square, over the pixels of ``mean``, of the standard error from drawing training
+        images at random; 0 where none were drawn.
     bound_is_proved : array of shape (n,), bool
         True where no pixel can exceed ``error_bound``, but for rounding. False for an estimate:
         with ``tol`` of `LocalScoreDenoiser`, and with an index that can miss training images
-        unnoticed, such as a graph; the parameter ``index`` of `EmpiricalDenoiser` lists those
+        unnoticed, such as a graph; the parameter ``index`` of `EmpiricalDenoiser` lists the indexes
         that cannot, and ``index_recall`` measures how many the others miss. Default: True.
     """
 
@@ -80,32 +79,25 @@ class Posterior:
 
     @staticmethod
     def gathered(groups, n):
-        """Return the posterior of n images from posteriors of groups of them.
-
-        Parameters
-        ----------
-        groups : list of (list or Tensor of int64, Posterior)
-            Numbers of the images of a group, and their posterior.
-        n : int
-        """
+        """Return the posterior of n images from groups (indices of images, Posterior)."""
         return _gathered(Posterior, [field.name for field in fields(Posterior)], groups, n)
 
     @staticmethod
     def weighted(terms, n):
-        """Return the weighted mean of posteriors of the same n images.
+        """Return the weighted mean of several posteriors of n images.
 
         Parameters
         ----------
         terms : iterable of (rows, weight, Posterior)
-            Images of positive weight, Tensor of int64 (m,), their weights (m,) float64, and their
-            posterior. The weights of an image sum to one.
+            Indices of the images of positive weight, int64 (m,), their weights, float64 (m,), and
+            their posterior. The weights of an image sum to one.
         n : int
 
         Returns
         -------
         Posterior
-            All numbers are weighted means, bounds included (by the triangle inequality); a bound
-            is proved where that of every term is.
+            All numbers are weighted means, bounds included (by the triangle inequality); a bound is
+            proved where the bounds of all terms are.
         """
         sums: dict[str, torch.Tensor] = {}
         proved = None
@@ -126,7 +118,7 @@ _SCALARS = ("log_evidence", "effective_sample_size", "error_bound", "standard_er
 
 
 class PerWindow(NamedTuple):
-    """Posterior of n noisy images as a kernel computes it, with numbers for each of K windows.
+    """The posterior of n noisy images from a kernel, with numbers for each of K windows.
 
     Attributes
     ----------
@@ -137,7 +129,7 @@ class PerWindow(NamedTuple):
         weights v that sum to one.
     effective_sample_size : Tensor of shape (n, K)
     error_bound, standard_error, bound_is_proved : Tensor of shape (n,), default None
-        As in `Posterior`. None: all training images were used.
+        See `Posterior`. None: all training images were used.
     """
 
     mean: torch.Tensor
@@ -149,17 +141,17 @@ class PerWindow(NamedTuple):
 
     @staticmethod
     def gathered(groups, n):
-        """Return the result for n images from results for groups (rows, PerWindow) of them."""
+        """Return the result for n images from groups (indices of images, PerWindow)."""
         groups = [(rows, result.with_bounds()) for rows, result in groups]
         return _gathered(PerWindow, PerWindow._fields, groups, n)
 
     def updated(self, rows, other):
-        """Return a copy in which some rows, Tensor of int64, are those of another result."""
+        """Return a copy with the images ``rows``, int64, replaced by those of another result."""
         pairs = zip(self.with_bounds(), other.with_bounds(), strict=True)
         return PerWindow(*(ours.index_copy(0, rows, theirs) for ours, theirs in pairs))
 
     def with_bounds(self):
-        """Return the result with its bounds: those of an exact kernel are zero, and proved."""
+        """Return the result with bounds; the bounds of an exact kernel are zero, and proved."""
         zero = torch.zeros_like(self.mean.flatten(1)[:, 0])
         bound = zero if self.error_bound is None else self.error_bound
         error = zero if self.standard_error is None else self.standard_error
@@ -168,7 +160,7 @@ class PerWindow(NamedTuple):
 
 
 def _gathered(kind, names, groups, n):
-    """Return a ``kind`` of n rows from groups (rows, kind) of rows."""
+    """Return a ``kind`` of n rows from groups (indices of rows, kind)."""
     if len(groups) == 1:
         return groups[0][1]
 
@@ -183,7 +175,7 @@ def _gathered(kind, names, groups, n):
 
 
 def composite(result, sigma, n_values, log_det=0.0):
-    """Return the posterior of noisy images from a kernel's result for each window.
+    """Return the `Posterior` of noisy images from a kernel's result for each window.
 
     Parameters
     ----------
@@ -194,10 +186,6 @@ def composite(result, sigma, n_values, log_det=0.0):
         Numbers that each window compares.
     log_det : float, default 0.0
         Log determinant of a linear map of the whole image that came before the comparison.
-
-    Returns
-    -------
-    Posterior
     """
     mean, log_norm, ess, bound, error, proved = result.with_bounds()
     counts = torch.as_tensor(n_values, dtype=torch.float64, device=mean.device)

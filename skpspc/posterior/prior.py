@@ -1,4 +1,4 @@
-"""Priors: what denoisers learn, as values that answer for noisy images."""
+"""Priors: the values that denoisers learn, with the posteriors of noisy images."""
 
 import numbers
 from collections.abc import Callable
@@ -19,14 +19,14 @@ from .truncated import NeighbourSearch
 
 
 class BasePrior:
-    """A distribution of clean images, or what stands for one: posteriors and their derivatives.
+    """A distribution of clean images, or a network in its place: posteriors and derivatives.
 
     A subclass has ``device``, and gives ``posterior`` and ``jacobian``.
     """
 
     device: Any
 
-    # Sentence for an answer that is no mean of training images.
+    # Error message for an answer that is no mean of training images.
     no_attribution = "the answer is no mean of training images: it has no attribution."
 
     def posterior(self, z, sigma):
@@ -42,9 +42,9 @@ class BasePrior:
         raise NotImplementedError
 
     def jacobian_block(self, z, n_pixels):
-        """Return the numbers of noisy images and of pixels that one call of `jacobian` may have."""
+        """Return how many noisy images and pixels fit one call of `jacobian`."""
         row_bytes = 3 * z.element_size() * z.shape[1] * z[0].numel()
-        # a window's covariance serves all of its pixels, so these come first
+        # pixels first: a window's covariance serves all of its pixels
         together = rows_that_fit(row_bytes, n_pixels, what="A row of the Jacobian")
         return rows_that_fit(row_bytes * together, len(z), what="The Jacobian"), together
 
@@ -71,7 +71,7 @@ class Prior(BasePrior):
 
     Attributes
     ----------
-    source : TrainingSet
+    source, search, engine : see `select.compare`
     windows : Whole, Squares, Masks, Centred, or callable
         A callable maps a noise level, a float, to windows.
     bandwidth : float or callable, default 0.0
@@ -81,10 +81,6 @@ class Prior(BasePrior):
         Mean and covariance of the source, for a bandwidth other than 0.
     by_window : bool, default False
         Blur every square window along its own covariance.
-    search : NeighbourSearch or CellSearch, default None
-        Search for the images or patches that matter. None: all are compared.
-    engine : {"auto", "numba", "torch", "exact"}, default "auto"
-        See `posterior.select.posterior`.
     """
 
     source: Any
@@ -125,34 +121,34 @@ class Prior(BasePrior):
         groups = []
         for rows, levels, windows, blur in self._groups(z, sigma):
             options = dict(engine=self.engine, search=self.search, blur=blur)
-            part = select.posterior(z[rows], levels, self.source, windows, **options)
-            groups.append((rows, part))
+            group = select.posterior(z[rows], levels, self.source, windows, **options)
+            groups.append((rows, group))
         return Posterior.gathered(groups, len(z))
 
     def _groups(self, z, sigma):
-        """Yield rows, noise levels, windows and blur of noisy images that share one kernel call.
+        """Yield indices, noise levels, windows and blur of noisy images that share a kernel call.
 
-        Levels are visited in order, and equal windows merged, so that soft masks of no more than
-        two levels are held at once.
+        Levels are taken in order, and equal windows merged, so that soft masks of no more than two
+        levels are held at once.
         """
         levels, number = sigma.unique(return_inverse=True)
         waiting: list[torch.Tensor] = []
         windows = None
         for i, level in enumerate(levels.tolist()):
             rows = (number == i).nonzero().squeeze(1)
-            blur, here = self.blur_at(level), self.windows_at(level)
+            blur, windows_here = self.blur_at(level), self.windows_at(level)
             if blur is not None:
                 shared = shared_levels(z[rows], sigma[rows], self.gaussian)
                 for value in shared.unique():
                     at = shared == value
-                    yield rows[at], shared[at], here, blur
-            elif waiting and here == windows:
+                    yield rows[at], shared[at], windows_here, blur
+            elif waiting and windows_here == windows:
                 waiting.append(rows)
             else:
                 if waiting:
                     together = torch.cat(waiting).sort().values
                     yield together, sigma[together], windows, None
-                waiting, windows = [rows], here
+                waiting, windows = [rows], windows_here
         if waiting:
             together = torch.cat(waiting).sort().values
             yield together, sigma[together], windows, None
@@ -187,7 +183,7 @@ class Prior(BasePrior):
         return means_without(z, sigma, self.source, self._plain_windows(float(sigma[0])), groups)
 
     def _plain_windows(self, sigma):
-        """Return the windows at a noise level at which training images are not blurred."""
+        """Return the windows at a noise level; raise if training images are blurred there."""
         blur = self.blur_at(sigma)
         if blur is not None:
             raise ValueError(
@@ -204,7 +200,7 @@ class Prior(BasePrior):
 
     def __setstate__(self, state):
         vars(self).update(state)
-        if isinstance(self.search, NeighbourSearch):  # whose pickle leaves the images to the prior
+        if isinstance(self.search, NeighbourSearch):  # its pickle leaves the images to the prior
             self.search.neighbours.training_set = self.source
 
     def with_bandwidth(self, bandwidth):
@@ -217,7 +213,7 @@ class Prior(BasePrior):
         return float(self.gaussian.eigenvalues.sum()) / len(self.gaussian.mean)
 
     def means_by_bandwidth(self, z, sigma, bandwidths):
-        """Yield the posterior means (n, C, H, W) at a positive noise level for each bandwidth.
+        """Yield posterior means (n, C, H, W) at a positive noise level, for increasing bandwidths.
 
         Bandwidths above zero share the work where windows are blurred one by one.
         """

@@ -1,4 +1,4 @@
-"""The posterior of noisy images, by the kernel that serves their windows."""
+"""The posterior of noisy images, from the kernel that serves their windows."""
 
 from ..support import Centred, Masks, Squares, Whole
 from .blur import blurred_squares
@@ -18,18 +18,8 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-        Noisy images, as large as those of the training set.
-    sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; 0 and inf are allowed.
-    source : TrainingSet
-    windows : Whole, Squares, Masks or Centred
-        Windows through which the images are compared.
-    engine : {"auto", "numba", "torch", "exact"}, default "auto"
-        "numba" is compiled, for float32 on the CPU; "torch" serves every dtype and device; "exact"
-        takes the products of `Masks` in float64.
-    search : NeighbourSearch or CellSearch, default None
-        Search for the training images (Whole) or the patches (Centred) that matter. None: all.
+    z, sigma, source, windows, engine, search : see `compare`
+        sigma = 0 is allowed as well.
     blur : Blur, default None
         Blur of the training images along their covariance; `sigma` is then positive, and one for
         all noisy images.
@@ -61,9 +51,29 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
 
 
 def compare(z, sigma, source, windows, engine, search):
-    """Return the result of the kernel that serves the windows, a `PerWindow`.
+    """Compare noisy images with a training set by the kernel that serves the windows.
 
-    Parameters are those of `posterior`; noise levels are positive.
+    Parameters
+    ----------
+    z : Tensor of shape (n, C, H, W), float32 or float64
+        Noisy images, as large as the training images.
+    sigma : Tensor of shape (n,), float64
+        Noise level of each, in the units of the images; positive, inf is allowed.
+    source : TrainingSet
+        Named ``training_set`` in the kernels.
+    windows : Whole, Squares, Masks or Centred
+        Windows through which the images are compared.
+    engine : {"auto", "numba", "torch", "exact"}
+        "numba" is compiled, for float32 on the CPU; "torch" serves every dtype and device; "exact"
+        takes the products of `Masks` in float64; "auto" is the fastest of numba and torch.
+    search : NeighbourSearch, CellSearch or None
+        Search for the training images (Whole) or the patches (Centred) that matter. None: all are
+        compared.
+
+    Returns
+    -------
+    PerWindow
+        Numbers of each window, in row-major order of the windows.
     """
     match windows:
         case Whole() if search is not None:

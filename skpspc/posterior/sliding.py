@@ -1,8 +1,8 @@
-"""Windows that are compared with all places of the training images.
+"""Windows that are compared with the patches at all positions of the training images.
 
-The noisy image falls into regions of pixels whose windows are compared with the same patches: one
-region where it is padded; where windows are cut at the edges, the inside, and every row, column
-and pixel along the edges whose windows are cut in their own way.
+The noisy image is divided into regions; all windows of a region are compared with equal patches. A
+padded image is one region. Where windows are cut at the edges, the regions are the inside, and
+every row, column and pixel along the edges whose windows are cut in their own way.
 """
 
 from typing import NamedTuple
@@ -20,17 +20,17 @@ _WINDOWS = 8192
 
 
 class Region(NamedTuple):
-    """Pixels whose windows are compared with the same patches.
+    """Pixels whose windows are all compared with one dictionary of patches.
 
     Attributes
     ----------
     pixels : Tensor of shape (h, w), int64
-        Their numbers y * W + x.
+        Numbers y * W + x of the pixels.
     queries : Tensor of shape (n, h, w, C, size, size)
-        Their windows in the noisy images, a view.
+        Windows around the pixels of the noisy images, a view.
     dictionary : PatchDictionary
     corner : tuple of (top, left)
-        Place of the images of the dictionary, which may be crops, in the training images.
+        Position of the images of the dictionary, which may be crops, in the training images.
     is_inner : bool
         True if no window is cut.
     """
@@ -43,27 +43,23 @@ class Region(NamedTuple):
 
 
 def sliding(z, sigma, training_set, windows, search=None):
-    """Compare the window around every pixel with all places in every training image.
+    """Compare the window around every pixel with the patches at all positions of training images.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-        Noisy images.
-    sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; positive, inf is allowed.
-    training_set : TrainingSet
+    z, sigma, training_set : see `select.compare`
     windows : Centred
-        Their boundary is "circular", "zero" (the noisy image is padded, and compared with every
-        patch that lies inside a training image; along no axis may the window exceed the image) or
-        "broken" (a window that overhangs an edge is cut, and compared with patches cut alike). An
-        axis of length 1 is no axis: windows do not extend along it.
+        With boundary "circular" or "zero" the noisy image is padded, and compared with every patch
+        that lies inside a training image; the window may not exceed the image. With "broken" a
+        window that overhangs an edge is cut, and compared with patches that are cut equally.
+        Windows do not extend along an axis of length 1.
     search : CellSearch, default None
         Search for the patches near a window that is not cut. None: all patches are compared.
 
     Returns
     -------
     PerWindow
-        Of H * W windows; effective sample sizes count patches.
+        Effective sample sizes count patches.
     """
     if windows.boundary == "broken":  # right where a pixel is alone in its region
         result = local(z, sigma, training_set, windows).with_bounds()
@@ -76,14 +72,15 @@ def sliding(z, sigma, training_set, windows, search=None):
     for region in regions(z, training_set, windows):
         if windows.boundary == "broken" and region.pixels.numel() == 1:
             continue
-        part = _region_posterior(region, sigma, search if region.is_inner else None)
+        answer = _region_posterior(region, sigma, search if region.is_inner else None)
         pixels = region.pixels.flatten()
-        mean[:, :, pixels] = part.mean.transpose(1, 2)
-        result.log_norm[:, pixels] = part.log_norm.to(result.log_norm)
-        result.effective_sample_size[:, pixels] = part.effective_sample_size.to(
-            result.effective_sample_size
-        )
-        bound, proved = part.error_bound.amax(1), part.bound_is_proved.all(1)
+        mean[:, :, pixels] = answer.mean.transpose(1, 2)
+        for numbers, of_region in (
+            (result.log_norm, answer.log_norm),
+            (result.effective_sample_size, answer.effective_sample_size),
+        ):
+            numbers[:, pixels] = of_region.to(numbers)
+        bound, proved = answer.error_bound.amax(1), answer.bound_is_proved.all(1)
         result.error_bound.copy_(torch.maximum(result.error_bound, bound))
         result.bound_is_proved.logical_and_(proved)
     return result
@@ -91,33 +88,25 @@ def sliding(z, sigma, training_set, windows, search=None):
 
 def _region_posterior(region, sigma, search):
     """Return the posterior of a region's windows: mean (n, h * w, C), all else (n, h * w)."""
-    n, n_lines, n_columns = region.queries.shape[:3]
-    dictionary, n_places = region.dictionary, n_lines * n_columns
-    image_bytes = n_places * dictionary.n_values * region.queries.element_size()
-    n_images = max(1, _WINDOWS // n_places)
+    n, n_windows, dictionary = len(region.queries), region.pixels.numel(), region.dictionary
+    image_bytes = n_windows * dictionary.n_values * region.queries.element_size()
+    n_images = max(1, _WINDOWS // n_windows)
     n_images = rows_that_fit(image_bytes, n_images, what="The patches of a noisy image")
-    parts = []
+    results = []
     for views, levels in zip(region.queries.split(n_images), sigma.split(n_images), strict=True):
         queries = views.reshape(-1, dictionary.n_values)
-        levels = levels.repeat_interleave(n_places)
+        levels = levels.repeat_interleave(n_windows)
         if search is None:
-            part = patch_posterior(queries, levels, dictionary)
+            result = patch_posterior(queries, levels, dictionary)
         else:
-            part = visiting_posterior(queries, levels, dictionary, search)
-        parts.append(part.with_bounds())
-    columns = zip(*parts, strict=True)
-    return PerWindow(*(torch.cat(part).unflatten(0, (n, n_places)) for part in columns))
+            result = visiting_posterior(queries, levels, dictionary, search)
+        results.append(result.with_bounds())
+    columns = zip(*results, strict=True)
+    return PerWindow(*(torch.cat(column).unflatten(0, (n, n_windows)) for column in columns))
 
 
 def regions(z, training_set, windows):
-    """Yield the `Region` s of noisy images.
-
-    Parameters
-    ----------
-    z : Tensor of shape (n, C, H, W)
-    training_set : TrainingSet
-    windows : Centred
-    """
+    """Yield every `Region` of noisy images; for the parameters see `sliding`."""
     _, _, height, width = z.shape
     number = torch.arange(height * width, device=z.device).view(height, width)
     size = windows.size
@@ -142,7 +131,7 @@ def regions(z, training_set, windows):
 
 
 def _padded(z, training_set, windows):
-    """Return padded noisy images, and the dictionary with which all their windows are compared."""
+    """Return padded noisy images, and the dictionary of patches for all of their windows."""
     h, w = (1 if side == 1 else windows.size for side in z.shape[2:])
     sides = (w // 2, w // 2, h // 2, h // 2)
     if windows.boundary == "circular":
@@ -162,7 +151,10 @@ def _bands(side, size):
 
 
 def _area(start, stop, size, side):
-    """Return the positions that some windows cover, their first centre in it, and their length."""
+    """Return the area that windows centred on start to stop cover, along an axis.
+
+    It is a slice; the first centre in it and the length of the windows follow.
+    """
     reach = size // 2
     area = slice(max(start - reach, 0), min(stop + reach, side))
     return area, start - area.start, area.stop - area.start - (stop - start - 1)

@@ -1,4 +1,4 @@
-"""Softmax weights over training images: running sums, and what keeps their logits exact."""
+"""Softmax weights over training images: running sums, and scales that keep logits exact."""
 
 import math
 
@@ -19,16 +19,16 @@ class RunningSoftmax:
     like : Tensor of shape (...)
         Gives shape, dtype and device of the sums.
     dim : int, default 0
-        Which axis of logits counts the images of a chunk.
+        Axis of the logits along which the images of a chunk lie.
     dtype : torch.dtype, default None
-        That of the weights; None: that of the sums.
+        dtype of the weights; None: dtype of the sums.
     rounding : float, default 0.0
-        Logits that differ from the largest by no more than this share of it are equal to it.
+        Relative rounding error of logits: those nearer to the largest count as equal to it.
 
     Attributes
     ----------
     nearest, top, total, squares : Tensor of shape (...)
-        The two references, the sum of the weights and the sum of their squares.
+        The two references, the sum of the weights, and the sum of their squares.
     """
 
     def __init__(self, like, dim=0, dtype=None, rounding=0.0):
@@ -64,7 +64,7 @@ class RunningSoftmax:
             Logs of the weights.
         weight : Tensor of the shape of ``logit``
         shrink : Tensor of shape (...)
-            Factor by which sums over the weights of earlier images must be multiplied.
+            Factor by which to multiply sums over the weights of earlier images.
         """
         dim = self._dim
         nearer = torch.maximum(self.nearest, logit.amax(dim))
@@ -99,16 +99,6 @@ def floored_sigma(sigma, z, training_set):
 
     At that level every weight but the nearest image's (and its exact ties') underflows to zero,
     which is the limit, and the squares of scaled differences do not overflow yet.
-
-    Parameters
-    ----------
-    sigma : Tensor of shape (n,), float64
-    z : Tensor of shape (n, ...)
-    training_set : TrainingSet
-
-    Returns
-    -------
-    Tensor of shape (n,), float64
     """
     scale = z.abs().flatten(1).amax(1).to(torch.float64).clamp_min(training_set.abs_max)
     least = 1e-15 * scale.clamp_min(1e-16 if z.dtype == torch.float32 else 1e-60)
@@ -116,10 +106,10 @@ def floored_sigma(sigma, z, training_set):
 
 
 def float32_serves(sigma, training_set):
-    """Return at which noise levels (n,) the float32 logits of compiled code serve, (n,) bool.
+    """Return a mask (n,) of the noise levels (n,) at which float32 logits of compiled code serve.
 
-    A logit of 1e8 (at a sigma of 1e-4 of the data) leaves no room for a log weight beside it,
-    and data far from one overflow sooner.
+    A logit of 1e8 (at a sigma of 1e-4 of the data) leaves no room for a log weight beside it, and
+    data far from one overflow sooner.
     """
     size = training_set.abs_max
     return (sigma > 1e-4 * size) & sigma.isfinite() & (1e-6 < size < 1e6)
@@ -136,7 +126,7 @@ def precision_root(sigma):
 def exact_scale(a):
     """Return a power of two s and a factor f with ``a^2 = s^2 f``.
 
-    Scaling differences by s is exact, so that equal distances stay equal; their squares' sum
+    Scaling differences by s is exact, so that equal distances stay equal; the sum of their squares
     is then multiplied by f. Both are zero for a = 0, so that no difference is too large.
     """
     fraction, exponent = torch.frexp(a)
@@ -144,24 +134,13 @@ def exact_scale(a):
 
 
 def difference_dtype(z, a, training_set, n_values):
-    """Return the dtype in which to subtract training images from noisy images.
+    """Return the dtype in which to subtract training images from noisy images (n, ...).
 
-    The dtype of z, but float64 where rounding could show: where a logit of ``n_values`` terms is so
-    large that even ``u / 127.5 - 1`` in float32, which devices round differently, moves weights.
-    Rounding errors of the terms add up like a random walk.
-
-    Parameters
-    ----------
-    z : Tensor of shape (n, ...)
-    a : Tensor of shape (n,), float64
-        See `precision_root`. The image with the largest logits decides for all of them.
-    training_set : TrainingSet
-    n_values : int
-        Numbers in a window.
-
-    Returns
-    -------
-    torch.dtype
+    float64 where rounding could show, else the dtype of z. Rounding shows where a logit of
+    ``n_values`` terms, the numbers in a window, is so large that even ``u / 127.5 - 1`` in float32,
+    which devices round differently, moves weights. Rounding errors of the terms add up like a
+    random walk. The image with the largest logits decides for all images; ``a`` (n,) is float64,
+    see `precision_root`.
     """
     farthest = z.flatten(1).abs().amax(1).double() + training_set.abs_max
     term = float((a * farthest).max()) ** 2

@@ -1,4 +1,4 @@
-r"""Posterior weights as numbers, where they are wanted themselves and not only their mean.
+r"""Posterior weights of single training images, for attributions and derivatives.
 
 For a window with flat coordinates P, precisions pi and training images of weights v,
 
@@ -15,9 +15,9 @@ import torch
 from ..support.memory import rows_that_fit
 from .softmax import RunningSoftmax, exact_scale, floored_sigma, precision_root
 
-# Training images that are worked on together: their numbers stay in the cache.
+# Training images in a chunk: their numbers stay in the cache.
 _CHUNK_ROWS = 512
-# Share of a window's mass that the second pass may leave out.
+# Fraction of a window's mass that the second pass may leave out.
 _SKIPPED_MASS = {torch.float32: 1e-8, torch.float64: 1e-12}
 
 
@@ -25,10 +25,7 @@ class Weights:
     """Posterior weights of one noisy image in K windows, in chunks of training images.
 
     The constructor makes one pass over the training set, for the normalisers; `chunks` makes
-    another, over the images that have any weight.
-
-    A subclass gives ``_logits(rows)``: for m / places images, a slice or a Tensor of int64, logits
-    (m, K) without sample weights, and the answers of the windows (m, C, ...).
+    another, over the images whose weights are not negligible. A subclass gives ``_logits``.
 
     Parameters
     ----------
@@ -39,16 +36,16 @@ class Weights:
         Images in a chunk.
     rounding : float, default 0.0
         Relative rounding error of the logits. Logits that differ from the largest by no more are
-        equal, so that copies of an image share its weight at any noise level, though a matrix
-        product adds up a row in an order that depends on where the row stands.
-    places : int, default 1
+        equal, so that copies of an image share its weight at any noise level, though the order in
+        which a matrix product adds up a row depends on the position of the row.
+    n_positions : int, default 1
         Patches of each image that are compared.
     without : Tensor of shape (N,), bool, default None
         Training images that are left out.
     """
 
-    def __init__(self, source, sums, n_rows, rounding=0.0, places=1, without=None):
-        self.n_images, self.n_windows, self.places = len(source), len(sums), places
+    def __init__(self, source, sums, n_rows, rounding=0.0, n_positions=1, without=None):
+        self.n_images, self.n_windows, self.n_positions = len(source), len(sums), n_positions
         self._source, self._n_rows = source, n_rows
         self.softmax = RunningSoftmax(sums, rounding=rounding)
         self._closest = sums.new_full((len(source),), -torch.inf)
@@ -59,10 +56,14 @@ class Weights:
         for rows in self._chunks:
             logit, _ = self._logits(rows)
             relative, _, _ = self.softmax.add(logit, self._prior(rows))
-            self._closest[rows] = relative.amax(1).view(-1, places).amax(1)
-        self._least = math.log(_SKIPPED_MASS[sums.dtype] / (len(source) * places))
+            self._closest[rows] = relative.amax(1).view(-1, n_positions).amax(1)
+        self._least = math.log(_SKIPPED_MASS[sums.dtype] / (len(source) * n_positions))
 
     def _logits(self, rows):
+        """Return logits (m, K) without sample weights, and answers of the windows (m, C, ...).
+
+        They are those of m / n_positions images, a slice or a Tensor of int64.
+        """
         raise NotImplementedError
 
     def zeros(self, *shape):
@@ -70,68 +71,66 @@ class Weights:
         return torch.zeros(shape, dtype=torch.float64, device=self._closest.device)
 
     def chunks(self):
-        """Yield numbers (m,), weights (m, K) and answers (m, C, ...) of nearly all images.
+        """Yield numbers (m,), weights (m, K) and answers (m, C, ...), but for negligible weights.
 
-        Number j is place ``j % places`` in the image ``j // places``.
+        Number j is position ``j % n_positions`` in the image ``j // n_positions``.
         """
         every = torch.arange(self.n_images, device=self._closest.device)
-        places = torch.arange(self.places, device=every.device)
-        for rows in self._hopeful():
+        positions = torch.arange(self.n_positions, device=every.device)
+        for rows in self._relevant():
             logit, answers = self._logits(rows)
             relative = self.softmax.relative(logit, self._prior(rows))
             weight = relative.exp_().div_(self.softmax.total)
-            yield (every[rows][:, None] * self.places + places).flatten(), weight, answers
+            yield (every[rows][:, None] * self.n_positions + positions).flatten(), weight, answers
 
     def left_without(self, groups):
         """Return the weight (G, K) left in every window without groups (G, N), bool, of images."""
         left = self.zeros(len(groups), self.n_windows).fill_(1.0)
         for numbers, weight, _ in self.chunks():
-            left -= groups[:, numbers // self.places].double() @ weight.double()
+            left -= groups[:, numbers // self.n_positions].double() @ weight.double()
         return left
 
-    def _hopeful(self):
-        """Return the chunks that hold an image of some weight."""
-        hopeful = self._closest > self._least
+    def _relevant(self):
+        """Return chunks that hold every image whose weight is not negligible."""
+        relevant = self._closest > self._least
         if self._closest.dtype == torch.float64:
-            return hopeful.nonzero().squeeze(1).split(self._n_rows)
+            return relevant.nonzero().squeeze(1).split(self._n_rows)
         # in the chunks of the first pass, so that float32 products round as they did there
-        return [rows for rows in self._chunks if hopeful[rows].any()]
+        return [rows for rows in self._chunks if relevant[rows].any()]
 
     def _prior(self, rows):
+        """Return the log sample weight of every compared patch of images, or None."""
         prior = self._source.prior(rows)
-        return None if prior is None else prior.repeat_interleave(self.places)
+        return None if prior is None else prior.repeat_interleave(self.n_positions)
 
 
 def window_weights(z, sigma, training_set, columns, precision=None):
     """Return the posterior weights of the training images in one window.
 
-    Differences are taken directly, so that small noise levels lose nothing; training images
-    are converted a few hundred at a time, and only the window's coordinates of them.
+    Differences are taken directly, so that small noise levels lose nothing. A few hundred training
+    images are converted at a time, and only at the coordinates of the window.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W) or (n, D), float32 or float64
-        Noisy images.
-    sigma : Tensor of shape (n,), float64
-        Noise level of each; 0 (the nearest image, ties by sample weight) and inf (the sample
-        weights) are allowed.
-    training_set : TrainingSet
+    z, sigma, training_set : see `select.compare`
+        z may also be flat, (n, D). sigma = 0 gives all weight to the nearest image, and shares it
+        among ties by sample weight; inf gives the sample weights.
     columns : Tensor of shape (m,), int64
         Coordinates (c * H + y) * W + x that are compared.
     precision : Tensor of shape (m,), default None
-        How much each of them counts, non-negative; None: one.
+        Non-negative factor of each squared difference; None: one.
 
     Returns
     -------
     Tensor of shape (n, N), float64
-        Rows with a sum of one.
+        Rows sum to one.
     """
     scale, factor = exact_scale(precision_root(floored_sigma(sigma, z, training_set)))
     scale = scale.to(z.dtype)
     scaled = z.flatten(1)[:, columns] * scale[:, None]  # (n, m)
     precision = None if precision is None else precision.to(z.dtype)
     weight = z.new_empty(len(z), len(training_set), dtype=torch.float64)
-    # the coordinates of the images, and their scaled differences
+    # the compared coordinates of an image, and their scaled differences
     row_bytes = training_set.n_values + 3 * z.element_size() * len(columns)
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
     for rows in training_set.slices(n_rows):
@@ -140,7 +139,7 @@ def window_weights(z, sigma, training_set, columns, precision=None):
             squared = (scaled[i] - scale[i] * x).square_()
             if precision is not None:
                 squared *= precision
-            # row by row alike, where a product would round copies of an image differently
+            # a matrix product would round copies of an image differently
             weight[i, rows] = squared.sum(1, dtype=torch.float64)
     weight.mul_(-factor[:, None])
     weight -= weight.amax(1, keepdim=True)

@@ -1,4 +1,4 @@
-r"""Errors of denoisers on images that they were not fitted on.
+r"""Errors of denoisers on held-out images.
 
 .. math::
 
@@ -22,19 +22,19 @@ def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_l
     ----------
     answers : callable, or iterable of S callables
         ``answer(z, sigma)`` returns posterior means (m, ...) for noisy images z (m, C, H, W) and
-        noise levels (m,), float64. A generator makes the denoisers one after the other: each is
-        asked for all held-out images before the next is made.
+        noise levels (m,), float64. A generator makes the denoisers one after the other: each
+        answers for all held-out images before the next is made.
     held_out : TrainingSet
         The n clean images.
     sigmas : array of float of shape (L,)
-        Noise levels, in the units of the images. All levels of a block of images are asked for
-        in one call, so that they share the passes over the training set.
+        Noise levels, in the units of the images. All levels of a block of images are denoised in
+        one call, so that they share the passes over the training set.
     seed : int
-        Of the noise: that of image i depends on it and on i only.
+        Seed of the noise; the noise of image i depends on the seed and on i only.
     target : callable, default None
-        ``target(clean, z, sigma)`` returns the tensor that answers to z are compared with: one
-        for each of the m noisy images, or one for each clean image. It is called once for each
-        block, and its results are kept. None: the clean images.
+        ``target(clean, z, sigma)`` returns the tensor to compare answers with: an entry for each of
+        the m noisy images, or for each clean image. It is called once for each block, and its
+        results are kept. None: the clean images.
     noise_per_level : bool, default False
         Draw other noise at each noise level; False: one draw for all levels of an image.
 
@@ -72,13 +72,12 @@ def noisy_blocks(held_out, sigmas, seed, noise_per_level=False):
 
     Parameters
     ----------
-    held_out, sigmas, seed, noise_per_level
-        As in :func:`held_out_errors`.
+    held_out, sigmas, seed, noise_per_level : see `held_out_errors`
 
     Yields
     ------
     rows : slice
-        Of the held-out images in the block.
+        Indices of the held-out images in the block.
     clean : Tensor of shape (m, C, H, W)
         float64 for images of float64, otherwise float32. May be a view: never write to it.
     z : Tensor of shape (L * m, C, H, W)
@@ -94,9 +93,5 @@ def noisy_blocks(held_out, sigmas, seed, noise_per_level=False):
     for rows in held_out.slices(n_rows):
         clean = held_out.take(rows, dtype)
         noise = draw_noise(shape, len(clean), seed, start=rows.start).to(clean).transpose(0, 1)
-        yield (
-            rows,
-            clean,
-            (clean + scale * noise).flatten(0, 1),
-            levels.repeat_interleave(len(clean)),
-        )
+        z = (clean + scale * noise).flatten(0, 1)
+        yield rows, clean, z, levels.repeat_interleave(len(clean))

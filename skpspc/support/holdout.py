@@ -11,17 +11,10 @@ _TOLERANCE = 1e-12
 
 
 def hold_out(training_set, n_images, rng):
-    """Hold out different images of a training set, with all their copies.
+    """Hold out ``n_images`` different images of a training set, with all their copies.
 
     The split depends neither on the order of the images nor on whether copies or sample weights
     count how often an image occurs.
-
-    Parameters
-    ----------
-    training_set : TrainingSet
-    n_images : int
-        Number of different images to hold out.
-    rng : numpy.random.Generator
 
     Returns
     -------
@@ -47,39 +40,17 @@ def hold_out(training_set, n_images, rng):
 
 
 def different(training_set, n_images, rng):
-    """Draw different training images in random order; copies are counted as weight.
+    """Draw at most ``n_images`` different training images in random order, a `TrainingSet`.
 
-    The draw depends neither on the order of the images nor on how copies are counted.
-
-    Parameters
-    ----------
-    training_set : TrainingSet
-    n_images : int
-        Largest number of images; all images are drawn if there are fewer.
-    rng : numpy.random.Generator
-
-    Returns
-    -------
-    TrainingSet
+    Copies are counted as weight; the draw depends neither on the order of the images nor on how
+    copies are counted.
     """
     rank, n_groups = _random_ranks(training_set, rng)
     return _one_each(training_set, rank, min(n_images, n_groups))
 
 
 def n_different(training_set, codes, n_classes):
-    """Count the different images of each class.
-
-    Parameters
-    ----------
-    training_set : TrainingSet
-    codes : array of shape (N,), int
-        Class of each image.
-    n_classes : int
-
-    Returns
-    -------
-    ndarray of shape (n_classes,), int64
-    """
+    """Return the number of different images of each class, (n_classes,), by class codes (N,)."""
     group = _groups(training_set, np.random.default_rng(0)).cpu().numpy()
     pairs = np.unique(np.column_stack([codes, group]), axis=0)
     return np.bincount(pairs[:, 0], minlength=n_classes)

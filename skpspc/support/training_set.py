@@ -14,19 +14,9 @@ DEFAULT_RANGE = (-1.0, 1.0)
 
 
 def to_compute(images, dtype, data_range=DEFAULT_RANGE):
-    """Convert images to floats.
+    """Convert images to floats: uint8 ``u`` to ``low + u * (high - low) / 255``; floats as floats.
 
-    Parameters
-    ----------
-    images : Tensor
-        uint8 ``u`` becomes ``low + u * (high - low) / 255``; floats keep their values.
-    dtype : torch.dtype
-    data_range : tuple of (low, high), default (-1, 1)
-
-    Returns
-    -------
-    Tensor
-        Never write to it: images of the wanted dtype are returned without a copy.
+    Never write to the result: images of the requested dtype are returned without a copy.
     """
     if images.dtype == torch.uint8:
         return images.to(dtype).div_(steps_per_unit(data_range)).add_(data_range[0])
@@ -34,7 +24,7 @@ def to_compute(images, dtype, data_range=DEFAULT_RANGE):
 
 
 def steps_per_unit(data_range):
-    """Steps of a uint8 pixel in one unit of its values."""
+    """Return the steps of a uint8 pixel in one unit of its values."""
     low, high = data_range
     return 255 / (high - low)
 
@@ -45,7 +35,7 @@ class TrainingSet:
     Parameters
     ----------
     images : Tensor of shape (N, C, H, W)
-        uint8 or floats. Not copied, unless an image has weight zero: it is removed.
+        uint8 or floats. Copied only if images of weight zero are removed.
     sample_weight : Tensor of shape (N,) or None
         Non-negative, float64, with a positive sum; None means all equal.
     data_range : tuple of (low, high), default (-1, 1)
@@ -309,10 +299,10 @@ class MirroredTrainingSet(TrainingSet):
 
 
 class TranslatedTrainingSet(TrainingSet):
-    """A training set, and after it its images moved by some rows and columns, move by move.
+    """A training set followed by its images moved by rows and columns, move by move.
 
-    A moved image shows nothing beyond the edges of the image: a window compares it only where the
-    move `covers` the window. The moved images are made chunk by chunk as they are read.
+    A moved image is empty beyond the edges of the image: a window compares it only where the move
+    `covers` the window. Moved images are made in chunks when they are read.
 
     Parameters
     ----------
@@ -339,11 +329,11 @@ class TranslatedTrainingSet(TrainingSet):
         return len(self.moves) * len(self.images)
 
     def moves_of(self, rows):
-        """Return the number of the move of each of some rows (a slice or indices), (m,) int64."""
+        """Return the number of the move of each row (a slice or indices), (m,) int64."""
         return torch.arange(len(self), device=self.device)[rows] // len(self.images)
 
     def covers(self, windows):
-        """Return which moves cover each window of `Masks`, (n_moves, K) bool.
+        """Return a mask (n_moves, K) of the moves that cover each window of `Masks`.
 
         A move covers a window if it moves pixels of the image to all coordinates that the window
         compares or answers for.
@@ -356,7 +346,7 @@ class TranslatedTrainingSet(TrainingSet):
         return ~torch.einsum("khw,mhw->mk", used.double(), (~inside).double()).bool()
 
     def stored(self, rows):
-        """Return the images of some rows (a slice or indices), (m, C, H, W), in their own dtype."""
+        """Return images of rows (a slice or indices), (m, C, H, W), in the stored dtype."""
         moves = self.moves_of(rows)
         numbers = torch.arange(len(self), device=self.device)[rows] % len(self.images)
         images = self.images[numbers]
@@ -364,9 +354,9 @@ class TranslatedTrainingSet(TrainingSet):
         for number in moves.unique().tolist():
             target, origin = self._areas(*self.moves[number])
             at = moves == number
-            part = torch.zeros_like(images[at])
-            part[target] = images[at][origin]
-            moved[at] = part
+            copies = torch.zeros_like(images[at])
+            copies[target] = images[at][origin]
+            moved[at] = copies
         return moved
 
     def _areas(self, down, right):

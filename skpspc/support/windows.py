@@ -1,10 +1,10 @@
-"""Windows: which coordinates a posterior compares, and for which coordinates it answers.
+"""Windows: the coordinates that a posterior compares, and the coordinates for which it answers.
 
-Four kinds of windows are all that there are: `Whole`, `Squares`, `Masks` and `Centred`. Each is a
-frozen value; noisy images whose windows are equal share one call of a kernel.
+There are four kinds of windows: `Whole`, `Squares`, `Masks` and `Centred`. Each is a frozen value;
+noisy images whose windows are equal share one call of a kernel.
 
-A square window of size ``s`` is every ``s x s`` crop that fits the image, named by its top
-left corner. Along an axis shorter than ``s`` it spans the whole axis, so that an image of
+A square window of size ``s`` is every ``s x s`` crop that fits the image, in row-major order of the
+top left corners. Along an axis shorter than ``s`` it spans the whole axis, so that an image of
 shape (C, 1, W) is a signal with windows of ``s`` samples.
 """
 
@@ -49,7 +49,7 @@ class Squares:
         return image_shape[0] * self.h * self.w
 
     def masks(self, image_shape, device="cpu"):
-        """Return the windows as `Masks` for images of shape (C, H, W), in row-major order."""
+        """Return the windows as `Masks` for images of shape (C, H, W)."""
         corners = square_corners((self.h, self.w), image_shape)
         squares = torch.zeros(len(corners), 1, *image_shape[1:], dtype=torch.bool, device=device)
         for square, (top, left) in zip(squares, corners, strict=True):
@@ -66,15 +66,14 @@ class Masks:
     level : hashable
         Name of the windows, such as their noise level: Masks of equal levels are equal.
     query : Tensor of shape (K, c, H, W), bool or float
-        Precisions: how much each coordinate counts in the distance; c = 1 where the channels
-        share them, else c = C.
+        Precisions, the factors of squared differences in the distance; c = 1 where they are equal
+        in all channels, else c = C.
     response : Tensor of shape (K, c, H, W), bool or float, or None
         Weight of each window's answer at each coordinate; every coordinate has a positive sum.
-        None: there are as many windows as pixels (c = 1) or coordinates (c = C), and each
-        answers for its own.
+        None: each of K pixels (c = 1) or coordinates (c = C) has its own window.
     batch_size : int, default None
-        Weights are normalised within each batch of so many training images, and the batches
-        averaged; without responses alone. None: weights are normalised over all images.
+        Number of training images in a batch; weights are normalised within each batch, and the
+        batches averaged. Requires ``response=None``. None: one batch of all images.
     """
 
     level: object
@@ -87,7 +86,7 @@ class Masks:
     def n_values(self, image_shape):
         """Return how many numbers of an image (C, H, W) each window compares, (K,) float64.
 
-        A soft window compares as many as its precisions add up to.
+        The number of a soft window is the sum of its precisions.
         """
         repeats = image_shape[0] // self.query.shape[1]
         return repeats * self.query.flatten(1).sum(1, dtype=torch.float64)
@@ -105,7 +104,7 @@ class Masks:
 
     @property
     def answer_shape(self):
-        """(c, H, W) of the answers that have windows of their own; c = 1 is all channels."""
+        """Shape (c, H, W) of the answers with different windows; c = 1: all channels together."""
         height, width = self.query.shape[2:]
         if self.response is None:
             return len(self.query) // (height * width), height, width
@@ -121,9 +120,9 @@ class Centred:
     size : int
         Side of the squares, odd.
     boundary : {"zero", "circular", "broken"}, default None
-        Padding of the noisy image, for windows that are compared with all places of the training
-        images; see `LocalScoreDenoiser`. None: windows are compared with their own place, and cut
-        at the edges.
+        Padding of the noisy image, for windows that are compared with patches at all positions of
+        the training images; see `LocalScoreDenoiser`. None: windows are compared at their own
+        position, and cut at the edges.
     """
 
     size: int
@@ -142,11 +141,11 @@ class Centred:
         Raises
         ------
         ValueError
-            If the windows are compared with other places of the training images.
+            If the windows are compared with patches at other positions.
         """
         if self.boundary is not None:
             raise ValueError(
-                "equivariant=True compares windows with other places of the training images; use "
+                "equivariant=True compares windows with patches at other positions; use "
                 "equivariant=False."
             )
         around = torch.from_numpy(centred_windows(image_shape, self.size)).to(device)
@@ -163,34 +162,19 @@ def squares_of_side(size, image_shape):
 
 
 def clip_size(size, image_shape):
-    """Height and width of a square window of side ``size`` in an image (C, H, W)."""
+    """Return height and width of a square window of side ``size`` in an image (C, H, W)."""
     _, height, width = image_shape
     return min(size, height), min(size, width)
 
 
 def square_corners(window, image_shape):
-    """Top left corners of all windows that fit, in row-major order.
-
-    Parameters
-    ----------
-    window : tuple of (h, w)
-    image_shape : tuple of (C, H, W)
-
-    Returns
-    -------
-    list of (top, left)
-    """
+    """Return the corners (top, left) of all h x w windows in images of shape (C, H, W), a list."""
     (h, w), (_, height, width) = window, image_shape
     return [(top, left) for top in range(height - h + 1) for left in range(width - w + 1)]
 
 
 def overlap_counts(window, image_shape):
-    """How many windows of shape (h, w) cover each pixel.
-
-    Returns
-    -------
-    ndarray of shape (H, W), float64
-    """
+    """Return the number of windows of shape (h, w) that cover each pixel, (H, W) float64."""
 
     def along(side, length):
         at = np.arange(length)
@@ -203,12 +187,7 @@ def overlap_counts(window, image_shape):
 
 
 def centred_counts(size, image_shape):
-    """How many pixels of the image lie in the odd square of side ``size`` around each pixel.
-
-    Returns
-    -------
-    ndarray of shape (H, W), float64
-    """
+    """Return the number of pixels in the odd square around each pixel, (H, W) float64."""
 
     def along(length):
         at = np.arange(length)
@@ -219,16 +198,16 @@ def centred_counts(size, image_shape):
 
 
 def tapered_windows(image_shape, patch_size, width=None):
-    r"""Every square window that fits, with precisions that fall off from its centre.
+    r"""Return all square windows that fit, with precisions that fall off from the centre.
 
     .. math::
 
         \pi_{kj} = \exp\bigl(-|j - c_k|^2 / 2 w^2\bigr) \text{ for } j \in P_k,
         \text{ else } 0
 
-    with :math:`c_k` the centre of square :math:`P_k`: what is near the edge of a window counts
-    less than what is in its middle, and no pixel jumps in or out as a window moves. They are a
-    ``query``, a ``response`` or both for `PosteriorMeanCollection`.
+    with :math:`c_k` the centre of square :math:`P_k`: pixels near the edge of a window count less
+    than pixels in its middle, and no pixel jumps in or out as a window moves. The windows serve as
+    ``query``, as ``response`` or as both for `PosteriorMeanCollection`.
 
     Parameters
     ----------
@@ -237,12 +216,12 @@ def tapered_windows(image_shape, patch_size, width=None):
         Side of the squares, at least 1; clipped to the image along each axis.
     width : float, default None
         w, the standard deviation of the taper, in pixels, positive. None: ``patch_size / 4``.
-        inf: plain squares, those of `PSPCDenoiser`.
+        inf: plain squares, as in `PSPCDenoiser`.
 
     Returns
     -------
     ndarray of shape (K, H, W), float64
-        One window a row, in row-major order of their corners; channels share it.
+        One window a row, in row-major order of the corners, for all channels.
 
     Raises
     ------
@@ -285,13 +264,7 @@ def tapered_windows(image_shape, patch_size, width=None):
 
 
 def centred_windows(image_shape, size):
-    """The odd square of side ``size`` around each pixel, cut at the edges.
-
-    Returns
-    -------
-    ndarray of shape (H * W, H, W), bool
-        One window a row, in row-major order of their pixels.
-    """
+    """Return the odd square around each pixel, cut at the edges, (H * W, H, W) bool."""
 
     def along(length):
         at = np.arange(length)
@@ -303,21 +276,17 @@ def centred_windows(image_shape, size):
 
 
 def with_own_heat(heat, pixels):
-    """Heat maps in which none is hotter than the pixel that the map is of.
+    """Write the largest value of each heat map, or 1 if it is zero, to the map's own pixel.
 
-    So every window that holds the largest entries of its map holds its own pixel, also where
-    nothing moves it and the map was zero.
+    A window of the largest entries of a map then contains the map's own pixel, even if the map was
+    zero everywhere.
 
     Parameters
     ----------
     heat : Tensor of shape (m, H * W)
-        Written to.
+        Written to, and returned.
     pixels : Tensor of shape (m,), int64
-        Numbers y * W + x.
-
-    Returns
-    -------
-    Tensor of shape (m, H * W)
+        Number y * W + x of each map's own pixel.
     """
     largest = heat.amax(1)
     largest[largest == 0] = 1.0
