@@ -163,7 +163,7 @@ def always_from_the_index(monkeypatch):
     """Answer from the index, however many training images that takes."""
     from skpspc.posterior import truncated
 
-    monkeypatch.setattr(truncated, "_LARGEST_SHARE", 1)
+    monkeypatch.setattr(truncated, "_LARGEST_FRACTION", 1)
 
 
 @pytest.fixture

@@ -82,7 +82,7 @@ class Attribution:
     def of(by_answer, shape, image_share):
         """Return an attribution from arrays (n, P, ...), reshaped to (*shape, ...)."""
         arrays = (values.reshape(*shape, *values.shape[2:]) for values in by_answer)
-        return Attribution(*arrays, image_share)
+        return Attribution(*[*arrays, image_share])
 
 
 def attribution(z, sigma, source, windows, top, by_window=False):

@@ -1,11 +1,11 @@
-"""Windows that look everywhere, at the patches that matter.
+"""Query patches against the patches near them, cell by cell.
 
-A query patch visits the cells (`PatchCells`) in which its posterior lies, those of most mass first
-as estimated from their moments, in rounds that double what it has seen. The patches of a visited
-cell are compared exactly. What is left is estimated in two ways, of which the larger counts: by
-what the last round added, and by the moments, which are taken to be off by as much again as they
-were for what has been visited. That is no bound: patches in the outskirts of their cell may be
-missed.
+A query patch visits the cells (`PatchCells`) in which its posterior lies, those of the largest mass
+first, as estimated from the moments of the cells, in rounds that double the number of patches. The
+patches of a visited cell are compared exactly. The mass of all other cells is estimated twice, and
+the larger estimate counts: by the mass that the last round added, and by the moments, whose error
+is taken to be as large as it was for the visited cells. The result is no bound: patches at the edge
+of their cell may be missed.
 """
 
 import math
@@ -24,15 +24,15 @@ from .patches import patch_posterior
 from .posterior import PerWindow
 from .softmax import precision_root
 
-_SHARES = 2.0 ** np.arange(-9, 0)  # of the patches, seen after each round; beyond, all are
-_LARGEST_SHARE = 0.75  # at which steps of the estimates may make a round end
-_FIRST_ROUNDS = 5  # that most queries do with: later cells are chosen for the others only
-_HOPELESS = 1.0  # of the mass of a round, left beyond the last one
-_WORTH_IT = 2**18  # patches; among fewer, cells are too coarse to tell much
-_QUERIES = 8192  # that share the patches of a visited cell
-_SCORED = 256  # queries whose estimates are looked at together
-_TASKS = 16  # into which visits are divided; independent of the threads
-_CUT = -20.0  # log of weights, beside the largest, that do not count
+_FRACTIONS = 2.0 ** np.arange(-9, 0)  # of the patches, compared after each round; then all are
+_LARGEST_FRACTION = 0.75  # of the patches, to which steps of the estimates may extend a round
+_FIRST_ROUNDS = 5  # enough for most queries: later cells are chosen for the other queries only
+_HOPELESS = 1.0  # mass beyond the last round, relative to a round, with which a query is given up
+_WORTH_IT = 2**18  # patches; cells of fewer patches are too coarse
+_QUERIES = 8192  # queries that share the patches of a visited cell
+_SCORED = 256  # queries whose estimates are computed together
+_TASKS = 16  # tasks of a round; independent of the threads
+_CUT = -20.0  # log of negligible weights, relative to the largest
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,30 +59,26 @@ class CellSearch:
 
 
 def visiting_posterior(queries, sigma, dictionary, search):
-    """Compare every query patch with as few cells of a dictionary as a tolerance allows.
+    """Compare query patches with as few cells of a dictionary as a tolerance allows.
 
     Parameters
     ----------
-    queries : Tensor of shape (Q, d), float32 on the CPU
-        Noisy patches.
-    sigma : Tensor of shape (Q,), float64
-        Positive; inf is allowed.
-    dictionary : PatchDictionary
+    queries, sigma, dictionary : see `patch_posterior`
     search : CellSearch
 
     Returns
     -------
     PerWindow
         Mean of the centre pixels (Q, C); log normaliser, effective sample size (in patches) and
-        error bound, an estimate, (Q,). Where few cells do not do, or compiled code does not serve,
-        all patches are used, and ``bound_is_proved`` (Q,) is True.
+        error bound, an estimate, (Q,). Queries that need many cells, or that compiled code does not
+        serve, are compared with all patches, and ``bound_is_proved`` (Q,) is True.
     """
     tol = search.tol
     dtype = _dtype_that_serves(sigma, dictionary, tol) if compiled_serves(queries) else None
     if dtype is None or len(dictionary) < _WORTH_IT:
         return patch_posterior(queries, sigma, dictionary)
     cells = search.cells.of(dictionary, search.verbose)
-    n_bytes = int(8 * _SHARES[_FIRST_ROUNDS - 1] * len(cells))
+    n_bytes = int(8 * _FRACTIONS[_FIRST_ROUNDS - 1] * len(cells))
     block = rows_that_fit(n_bytes, _QUERIES, what="The cells of one query patch")
     groups = []
     for rows in torch.arange(len(queries)).split(block):
@@ -98,19 +94,20 @@ def visiting_posterior(queries, sigma, dictionary, search):
 
 
 def _dtype_that_serves(sigma, dictionary, tol):
-    """In which distances by matrix products are exact enough, or None."""
-    known = dictionary.training_set
+    """Return the dtype in which products give distances that are exact enough, or None."""
+    training_set = dictionary.training_set
     if not sigma.isfinite().all():
         return None
-    reach = float(precision_root(sigma).max()) * known.abs_max * math.sqrt(dictionary.n_values)
+    root = float(precision_root(sigma).max())
+    reach = root * training_set.abs_max * math.sqrt(dictionary.n_values)
     for dtype in (np.float32, np.float64):
-        if 4 * float(np.finfo(dtype).eps) * reach**2 < 0.5 * tol / known.span:
+        if 4 * float(np.finfo(dtype).eps) * reach**2 < 0.5 * tol / training_set.span:
             return dtype
     return None
 
 
 class _Visits:
-    """Some queries on their way through the cells."""
+    """The running posterior of Q query patches over the cells that they visit."""
 
     def __init__(self, queries, sigma, dictionary, cells, dtype):
         known = self._known = dictionary.training_set
@@ -126,10 +123,10 @@ class _Visits:
         )
         self._state = np.zeros((len(queries), 3 + dictionary.n_channels))
         self._state[:, 0] = -1e37
-        self.given_up = np.ones(len(queries), bool)  # those that are better asked exactly
+        self.given_up = np.ones(len(queries), bool)  # queries to compare with all patches
 
     def posterior(self, tol):
-        """The posterior; it says nothing of queries that are `given_up`."""
+        """Return the posterior, a `PerWindow`; rows of `given_up` queries are undefined."""
         rows = np.arange(len(self._queries))
         bound = np.zeros(len(rows))
         with (
@@ -137,8 +134,8 @@ class _Visits:
             ThreadPoolExecutor(n_threads()) as pool,
             np.errstate(divide="ignore"),
         ):
-            for turns in (range(_FIRST_ROUNDS), range(_FIRST_ROUNDS, len(_SHARES))):
-                rows = self._take_turns(pool, turns, rows, tol, bound)
+            for rounds in (range(_FIRST_ROUNDS), range(_FIRST_ROUNDS, len(_FRACTIONS))):
+                rows = self._visit_in_rounds(pool, rounds, rows, tol, bound)
         log_norm = self._log_sums() + self._dictionary.log_uniform
         squares = np.maximum(self._state[:, 2], np.finfo(np.float64).tiny)
         ess = np.square(self._state[:, 1]) / squares
@@ -147,62 +144,65 @@ class _Visits:
         error = torch.zeros_like(estimate)
         return PerWindow(mean, torch.from_numpy(log_norm), size, estimate, error, proved)
 
-    def _take_turns(self, pool, turns, rows, tol, bound):
-        """Let some queries visit cells in some rounds; those which may still find enough."""
+    def _visit_in_rounds(self, pool, rounds, rows, tol, bound):
+        """Let queries visit cells until ``bound`` (Q,), which is written, is at most ``tol``.
+
+        Returns the queries that may still reach the tolerance in later rounds.
+        """
         if len(rows) == 0:
             return rows
-        chosen, ends, in_round = self._chosen(pool, rows, turns.stop)
+        chosen, ends, in_round = self._chosen(pool, rows, rounds.stop)
         left = np.arange(len(rows))
-        for turn in turns:
-            some = left[ends[left, turn] < ends[left, turn + 1]]
-            if len(some) == 0:
+        for i in rounds:
+            active = left[ends[left, i] < ends[left, i + 1]]
+            if len(active) == 0:
                 continue
-            visiting = rows[some]
+            visiting = rows[active]
             before = self._log_sums()[visiting]
-            self._visit(pool, visiting, chosen, ends[some, turn], ends[some, turn + 1])
+            self._visit(pool, visiting, chosen, ends[active, i], ends[active, i + 1])
             log_added = np.log(-np.expm1(before - self._log_sums()[visiting]))
-            missed = self._log_missed(visiting, log_added, in_round[some], turn)
+            missed = self._log_missed(visiting, log_added, in_round[active], i)
             bound[visiting] = self._reach()[visiting] * np.exp(np.minimum(missed, 0))
             enough = bound[visiting] <= tol
             self.given_up[visiting[enough]] = False
-            beyond = log_added + in_round[some, -1] - in_round[some, turn]
-            left = np.setdiff1d(left, some[enough | (beyond > math.log(_HOPELESS))])
+            beyond = log_added + in_round[active, -1] - in_round[active, i]
+            left = np.setdiff1d(left, active[enough | (beyond > math.log(_HOPELESS))])
         return rows[left]
 
-    def _log_missed(self, rows, log_added, in_round, turn):
-        """Log of the share of the mass that has not been visited, as estimated after a round."""
-        here, seen, left = (
-            np.logaddexp.reduce(in_round[:, part], axis=1)
-            for part in (slice(turn, turn + 1), slice(turn + 1), slice(turn + 1, None))
+    def _log_missed(self, rows, log_added, in_round, last):
+        """Return the log fraction of mass outside visited cells, estimated after a round, (q,)."""
+        in_last, visited, left = (
+            np.logaddexp.reduce(in_round[:, rounds], axis=1)
+            for rounds in (slice(last, last + 1), slice(last + 1), slice(last + 1, None))
         )
-        found = self._log_sums()[rows]
-        by_round = log_added + np.maximum(left - here, 0)
-        by_moments = left - found + np.maximum(seen - found, 0)
+        exact = self._log_sums()[rows]
+        by_round = log_added + np.maximum(left - in_last, 0)
+        by_moments = left - exact + np.maximum(visited - exact, 0)
         return np.maximum(by_round, by_moments)
 
     def _log_sums(self):
-        """Logs of the sums of weights so far, (Q,)."""
+        """Return logs of the sums of weights so far, (Q,)."""
         return self._state[:, 0] + np.log(np.maximum(self._state[:, 1], np.finfo(np.float64).tiny))
 
     def _mean(self):
-        """Means of what has been visited, (Q, C)."""
+        """Return the means over visited cells, (Q, C)."""
         total = np.maximum(self._state[:, 1:2], np.finfo(np.float64).tiny)
         return self._state[:, 3:] / total / self._known.unit + self._known.centre
 
     def _reach(self):
-        """How far from its mean any value may be, (Q,)."""
-        # not `span`: what is left out may come from any place
+        """Return the largest distance of any pixel value from the means, (Q,)."""
+        # not `span`: missed values may come from any pixel
         low, high = (t.flatten(1).numpy() for t in self._known.extremes)
         mean = self._mean()
         return np.maximum(high.max(1) - mean, mean - low.min(1)).max(1).clip(0)
 
     def _chosen(self, pool, rows, n_rounds):
-        """Cells for the first rounds of some queries, see `_cells_numba.choose`."""
+        """Return the cells of the first rounds of queries, and `_cells_numba.choose`'s results."""
         from . import _cells_numba
 
         sizes = np.diff(self._cells.ends)
-        goals = np.ceil(_SHARES[:n_rounds] * len(self._dictionary)).astype(np.int64)
-        limit = int(_LARGEST_SHARE * len(self._dictionary))
+        goals = np.ceil(_FRACTIONS[:n_rounds] * len(self._dictionary)).astype(np.int64)
+        limit = int(_LARGEST_FRACTION * len(self._dictionary))
         ends = np.empty((len(rows), n_rounds + 1), np.int64)
         in_round = np.empty(ends.shape)
 
@@ -213,22 +213,22 @@ class _Visits:
             _cells_numba.choose(mass, sizes, goals, limit, buffer, ends, in_round)
             return buffer[: ends[-1, -1]].copy(), ends, in_round
 
-        chosen, reached = [], 0
-        levels, at = np.unique(self._sigma[rows].numpy(), return_inverse=True)
+        chosen, n_chosen = [], 0
+        levels, number = np.unique(self._sigma[rows].numpy(), return_inverse=True)
         for i, level in enumerate(levels):
-            masses, alike = self._cells.masses(level), np.flatnonzero(at == i)
-            for part in np.array_split(alike, math.ceil(len(alike) / _SCORED)):
-                pieces = np.array_split(part, min(n_threads(), len(part)))
-                mass = np.array_split(masses(self._queries[rows[part]]).numpy(), len(pieces))
-                for piece, found in zip(pieces, pool.map(choose, mass), strict=True):
-                    some, ends[piece], in_round[piece] = found
-                    ends[piece] += reached
-                    reached += len(some)
-                    chosen.append(some)
+            masses, of_level = self._cells.masses(level), np.flatnonzero(number == i)
+            for scored in np.array_split(of_level, math.ceil(len(of_level) / _SCORED)):
+                blocks = np.array_split(scored, min(n_threads(), len(scored)))
+                mass = np.array_split(masses(self._queries[rows[scored]]).numpy(), len(blocks))
+                for block, results in zip(blocks, pool.map(choose, mass), strict=True):
+                    cells, ends[block], in_round[block] = results
+                    ends[block] += n_chosen
+                    n_chosen += len(cells)
+                    chosen.append(cells)
         return np.concatenate(chosen), ends, in_round
 
     def _visit(self, pool, rows, chosen, begins, ends):
-        """Let some queries visit chosen cells."""
+        """Compare the queries ``rows`` with the patches of cells ``chosen[begins : ends]``."""
         from . import _cells_numba
 
         n_cells = len(self._cells)
@@ -256,7 +256,7 @@ class _Visits:
         self._merge(states)
 
     def _merge(self, states):
-        """Add the sums of all tasks to those known."""
+        """Add the sums of all tasks to the state."""
         states = np.concatenate([self._state[None], states])
         top = states[:, :, 0].max(0)
         shrink = np.exp(states[:, :, 0] - top)[:, :, None]

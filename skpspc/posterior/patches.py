@@ -1,4 +1,4 @@
-r"""Windows that look everywhere: query patches against all patches of the training images.
+r"""Query patches against the patches at all positions of the training images.
 
 For query patches q_1..q_Q and a dictionary of patches y_1..y_M with centre pixels v_j,
 
@@ -8,15 +8,15 @@ For query patches q_1..q_Q and a dictionary of patches y_1..y_M with centre pixe
     \qquad
     D(q) = \sum_j w_j v_j
 
-The dictionary is a view of the training images; patches are copied out a few hundred at a time,
-and one pass keeps the softmax of every query as a running maximum, normaliser and sums. The
-logits come from one matrix product a chunk,
+The dictionary is a view of the training images; patches are copied a few hundred at a time, and one
+pass keeps the softmax of every query as a running maximum, normaliser and sums. The logits come
+from one matrix product per chunk,
 
     -a^2 |q - y|^2 = [2 a^2 q, -a^2, 1, -a^2 |q|^2] . [y, |y|^2, log v, 1],    a^2 = 1 / 2 sigma^2
 
-taken relative to the largest logit so far. The product cancels at small sigma: there it is
-computed in float64, and where even that is not enough it only *finds* the patches that decide
-the answer, whose distances are computed again by subtraction.
+relative to the largest logit so far. The product cancels at small sigma: there it is computed in
+float64, and where even float64 is not enough, it only *finds* the decisive patches, whose distances
+are computed again by subtraction.
 """
 
 import math
@@ -29,31 +29,31 @@ from ..support.memory import rows_that_fit
 from .posterior import PerWindow
 from .softmax import exact_scale, precision_root
 
-# Patches in a chunk, and queries that share one pass: their logits stay in the cache of a CPU,
-# and fill a GPU.
+# Patches in a chunk, and queries that share one pass: their logits stay in the cache of a CPU, and
+# fill a GPU.
 _CHUNK_ROWS = {"cpu": 1024}
 _CHUNK_ROWS_GPU = 8192
 QUERY_ROWS = 2048
-# Rounding errors of logits that do not matter. They are bounded for the largest possible patch;
-# a posterior mean shows a tenth of the bound at most, as measured on photographs.
+# Admissible rounding errors of logits, bounded for the largest possible patch. A posterior mean is
+# off by a tenth of the bound at most, as measured on photographs.
 _TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-12}
-# Weights may exceed one by this factor's exponential before the maximum is moved.
+# Log of the largest weight before the reference ``top`` is moved.
 _SLACK = 20.0
-# A product with a few columns is slower than one with a whole register of them.
+# A matrix product with a few columns is slower than one with a whole register of columns.
 _COLUMNS = 16
 
 
 class PatchChunk(NamedTuple):
-    """Some patches of a dictionary.
+    """A chunk of m patches of a dictionary.
 
     Attributes
     ----------
     patches : Tensor of shape (m, d)
         In the dtype of the training set.
     values : Tensor of shape (m, C)
-        Centre pixels, in the same dtype.
+        Centre pixels, in the dtype of the training set.
     log_weight : Tensor of shape (m,), float64, or None
-        Log of the sample weight of the image that each comes from; None means all equal.
+        Log sample weight of the image of each patch; None: all weights are equal.
     """
 
     patches: torch.Tensor
@@ -62,13 +62,7 @@ class PatchChunk(NamedTuple):
 
 
 def sliding_patches(images, window):
-    """Every window of some images, as a view (n, H-h+1, W-w+1, C, h, w).
-
-    Parameters
-    ----------
-    images : Tensor of shape (n, C, H, W)
-    window : tuple of (h, w)
-    """
+    """Return all h x w patches of images (n, C, H, W), a view (n, H-h+1, W-w+1, C, h, w)."""
     h, w = window
     return images.unfold(2, h, 1).unfold(3, w, 1).permute(0, 2, 3, 1, 4, 5)
 
@@ -76,15 +70,15 @@ def sliding_patches(images, window):
 class PatchDictionary:
     """All patches of one shape in a training set, read in chunks.
 
-    Patches are numbered by image, then by the row and the column of their top left corner.
+    Patches are numbered by image, then by the row and the column of the top left corner.
 
     Parameters
     ----------
     training_set : TrainingSet
     window : tuple of (h, w)
-        Shape of the patches; at most that of the images.
+        Shape of the patches; at most the shape of the images.
     centre : tuple of (row, column)
-        Which pixel of a patch is its value.
+        Position of the pixel of a patch that is its value.
     """
 
     def __init__(self, training_set, window, centre):
@@ -97,65 +91,64 @@ class PatchDictionary:
         return math.prod(self._view.shape[:3])
 
     @property
+    def grid(self):
+        """Numbers (rows, columns) of patches in an image."""
+        return tuple(self._view.shape[1:3])
+
+    @property
     def n_values(self):
-        """Numbers in one patch, d = C * h * w."""
+        """Number of values in a patch, d = C * h * w."""
         return math.prod(self._view.shape[3:])
 
     @property
     def n_channels(self):
-        """Numbers in the value of a patch, C."""
+        """Number of channels, C."""
         return self._view.shape[3]
 
     @property
     def log_uniform(self):
-        """What to add to a log normaliser that was summed over patches with `log_weight`."""
-        return self.training_set.log_uniform - math.log(math.prod(self._view.shape[1:3]))
+        """Term to add to a log normaliser that was summed over patches with `log_weight`."""
+        return self.training_set.log_uniform - math.log(math.prod(self.grid))
 
     def chunks(self, n_rows):
-        """Yield the whole dictionary in order, as `PatchChunk` of about ``n_rows`` patches.
+        """Yield the whole dictionary in order, in chunks of about ``n_rows`` patches.
 
-        Chunks are whole lines of patches; one is longer than ``n_rows`` only where a single
-        line is.
+        A `PatchChunk` holds whole rows of patches, so one row may exceed ``n_rows``.
         """
-        _, n_lines, n_columns = self._view.shape[:3]
-        n_images = max(1, n_rows // (n_lines * n_columns))
-        n_parts = math.ceil(n_lines / max(1, n_rows // n_columns))
-        length = math.ceil(n_lines / n_parts)
-        for rows in self.training_set.slices(n_images):
-            for line in range(0, n_lines, length):
-                view = self._view[rows, line : line + length]
-                yield self._chunk(view, rows, math.prod(view.shape[1:3]))
+        height, width = self.grid
+        n_images = max(1, n_rows // (height * width))
+        n_parts = math.ceil(height / max(1, n_rows // width))
+        length = math.ceil(height / n_parts)
+        for images in self.training_set.slices(n_images):
+            for row in range(0, height, length):
+                view = self._view[images, row : row + length]
+                yield self._chunk(view, images, math.prod(view.shape[1:3]))
 
     def weights(self, index):
-        """Sample weights of the patches of some numbers (array of int), (m,) float64."""
+        """Return sample weights (m,), float64, of patches (array of int)."""
         weight = self.training_set.log_weight
         if weight is None:
             return np.ones(len(index))
         return weight.exp().cpu().numpy()[index // math.prod(self.grid)]
 
-    @property
-    def grid(self):
-        """How many patches there are down and across an image."""
-        return tuple(self._view.shape[1:3])
-
     def take(self, index):
-        """The patches of some numbers (Tensor of int64), as a `PatchChunk`."""
-        _, n_lines, n_columns = self._view.shape[:3]
-        image = index.div(n_lines * n_columns, rounding_mode="floor")
-        line = index.div(n_columns, rounding_mode="floor") % n_lines
-        return self._chunk(self._view[image, line, index % n_columns], image, 1)
+        """Return patches by their numbers (Tensor of int64), a `PatchChunk`."""
+        height, width = self.grid
+        image = index.div(height * width, rounding_mode="floor")
+        row = index.div(width, rounding_mode="floor") % height
+        return self._chunk(self._view[image, row, index % width], image, 1)
 
-    def _chunk(self, view, rows, repeats):
-        """A chunk from windows (..., C, h, w) of the images ``rows``."""
+    def _chunk(self, view, images, repeats):
+        """Return a chunk from patches (..., C, h, w), ``repeats`` of each image."""
         values = view[..., self.centre[0], self.centre[1]].reshape(-1, self.n_channels)
         log_weight = self.training_set.log_weight
         if log_weight is not None:
-            log_weight = log_weight[rows].repeat_interleave(repeats)
+            log_weight = log_weight[images].repeat_interleave(repeats)
         return PatchChunk(view.reshape(-1, self.n_values), values, log_weight)
 
 
 def patch_posterior(queries, sigma, dictionary):
-    """Compare every query patch with a whole dictionary.
+    """Compare query patches with all patches of a dictionary.
 
     Parameters
     ----------
@@ -190,11 +183,11 @@ def patch_posterior(queries, sigma, dictionary):
 
 
 class PatchStream:
-    """The running posterior of some query patches over the chunks of a dictionary.
+    """The running posterior of query patches over the chunks of a dictionary.
 
-    Weights are ``exp(logit - nearest + log v - top)`` with ``nearest`` the largest logit seen,
-    exact where it has to be, and ``top`` zero without sample weights: log v would be lost
-    beside the large logits of a small sigma.
+    Weights are ``exp(logit - nearest + log v - top)`` with ``nearest`` the largest exact logit so
+    far, and ``top`` the excess of the largest exponent: added first, log v would be lost beside
+    the large logits of a small sigma.
 
     Parameters
     ----------
@@ -202,36 +195,35 @@ class PatchStream:
     a : Tensor of shape (Q,), float64
         ``1 / (sigma sqrt(2))``, finite.
     dictionary : PatchDictionary
-        Where the chunks come from; it is not read as a whole here.
+        Source of the chunks; only its first patch is read here.
     """
 
     def __init__(self, queries, a, dictionary):
-        known = dictionary.training_set
-        self._known = known
-        self._unit, self._centre = known.unit, known.centre
+        training_set = self._training_set = dictionary.training_set
+        self._unit, self._centre = training_set.unit, training_set.centre
         self._dtype = queries.dtype
         self._exact_queries = queries.double()
         self._scale, self._factor = exact_scale(a)
         offset = (self._exact_queries - self._centre) * a[:, None]  # (Q, d)
         self._square = offset.square().sum(1)
-        self._root = a / self._unit
+        root = a / self._unit
         n_queries, n_values = queries.shape
-        # rounding errors of a matrix product behave like a random walk: about one unit in the
-        # last place of a^2 |q| |y|, not d of them
-        reach = a * (known.abs_max + abs(self._centre)) * math.sqrt(n_values)
+        # rounding errors of a matrix product behave like a random walk: about one unit in the last
+        # place of a^2 |q| |y|, not d of them
+        reach = a * (training_set.abs_max + abs(self._centre)) * math.sqrt(n_values)
         size = reach * (2 * self._square.sqrt() + reach)
         eps, tolerance = torch.finfo(self._dtype).eps, _TOLERANCE[self._dtype]
         fits = eps * float(size.max()) <= tolerance
         product_dtype = self._dtype if fits else torch.float64
         self._rounding = torch.finfo(product_dtype).eps * size
-        self._must_mend = float(self._rounding.max()) > tolerance
-        # all the patches that are skipped weigh less than rounding does
+        self._needs_exact = float(self._rounding.max()) > tolerance
+        # all skipped patches together weigh less than rounding does
         self._negligible = math.log(eps / len(dictionary))
         self._margin = (self._rounding / eps).clamp_(min=1.0).log_()
         self._left = a.new_ones((n_queries, n_values + 3), dtype=product_dtype)
-        self._left[:, :n_values] = offset.mul_(2 * self._root[:, None])
-        self._left[:, n_values] = -self._root.square()
-        # any patch will do to begin with
+        self._left[:, :n_values] = offset.mul_(2 * root[:, None])
+        self._left[:, n_values] = -root.square()
+        # any patch serves as the first reference
         first = dictionary.take(torch.zeros(1, dtype=torch.int64, device=queries.device))
         every = torch.arange(n_queries, device=queries.device)
         self._nearest = self._exact_logits(every, first.patches)
@@ -240,12 +232,11 @@ class PatchStream:
         self._values = a.new_zeros(n_queries, dictionary.n_channels)
 
     def update(self, chunk):
-        """Take some more patches into account."""
-        right = self._right(chunk)
+        """Add the patches of a chunk to the posterior."""
         self._left[:, -1] = -(self._square + self._nearest + self._top)
-        logit = self._left @ right.T  # (Q, m)
+        logit = self._left @ self._right(chunk).T  # (Q, m)
         peak = logit.amax(1)
-        move = self._mend(logit, peak, chunk)
+        move = self._recompute_decisive(logit, peak, chunk)
         rise = self._rise(peak, move)
         self._top += rise
         shrink = (move - rise).exp_()
@@ -255,46 +246,46 @@ class PatchStream:
         if rise.any():
             logit -= rise.to(logit)[:, None]
         least = self._total.log() + self._negligible
-        live = ((peak - rise) > least).nonzero().squeeze(1)
-        if 2 * len(live) < len(logit):
-            logit = logit[live]
+        queries = ((peak - rise) > least).nonzero().squeeze(1)
+        if 2 * len(queries) < len(logit):
+            logit = logit[queries]
         else:
-            live = slice(None)
-        self._add(logit.to(self._dtype), chunk.values, live)
+            queries = slice(None)
+        self._add(logit.to(self._dtype), chunk.values, queries)
 
     def result(self):
-        """Mean (Q, C), log normaliser (Q,) float64 and effective sample size (Q,)."""
+        """Return mean (Q, C), log normaliser (Q,) float64 and effective sample size (Q,)."""
         mean = self._values / (self._unit * self._total[:, None]) + self._centre
         log_norm = self._nearest + (self._top + self._total.log())
         ess = self._total.square() / self._squares
         return mean.to(self._dtype), log_norm, ess.to(self._dtype)
 
     def _right(self, chunk):
-        """Patches, their squared norms, log weights and ones: (m, d + 3)."""
+        """Return patches, their squared norms, log weights and ones, (m, d + 3)."""
         n_rows, n_values = chunk.patches.shape
         right = self._left.new_ones(n_rows, n_values + 3)
-        patches = self._known.write_centred(chunk.patches, right[:, :n_values])
+        patches = self._training_set.write_centred(chunk.patches, right[:, :n_values])
         right[:, n_values] = patches.square().sum(1)
         right[:, n_values + 1] = 0.0 if chunk.log_weight is None else chunk.log_weight
         return right
 
-    def _mend(self, logit, peak, chunk):
-        """Replace the logits that decide the answer by exact ones.
+    def _recompute_decisive(self, logit, peak, chunk):
+        """Replace decisive logits by exact ones; return the change of the reference, (Q,).
 
-        Moves ``nearest`` up to the largest of them and returns by how much, (Q,): minus a
-        non-negative number.
+        The reference ``nearest`` rises to the largest logit, so that the change of all logits
+        relative to it is negative or zero.
         """
         move = torch.zeros_like(self._nearest)
-        if not self._must_mend:
+        if not self._needs_exact:
             return move
-        # a pair matters if its weight times the rounding error of its logit is not negligible
+        # a pair is decisive if its weight times the rounding error of its logit is not negligible
         least = torch.maximum(self._total.log(), peak - self._rounding)
         least = (least - 2 * self._rounding - self._margin).to(logit)
         rows = (peak >= least).nonzero().squeeze(1)
         if len(rows) == 0:
             return move
-        some = logit[rows]
-        row, column = (some >= least[rows, None]).nonzero().unbind(1)
+        decisive = logit[rows]
+        row, column = (decisive >= least[rows, None]).nonzero().unbind(1)
         query = rows[row]
         exact = self._exact_logits(query, chunk.patches, column)
         nearest = self._nearest.scatter_reduce(0, query, exact, "amax")
@@ -303,39 +294,44 @@ class PatchStream:
         exact -= nearest[query]
         if chunk.log_weight is not None:
             exact += chunk.log_weight[column]
-        some += move[rows, None].to(some)
-        some[row, column] = (exact - self._top[query]).to(some)
-        logit[rows] = some
-        peak[rows] = some.amax(1)
+        decisive += move[rows, None].to(decisive)
+        decisive[row, column] = (exact - self._top[query]).to(decisive)
+        logit[rows] = decisive
+        peak[rows] = decisive.amax(1)
         return move
 
     def _exact_logits(self, query, patches, column=None):
-        """Logits of pairs by subtraction, without weights, (len(query),) float64."""
+        """Return logits of pairs by subtraction, without weights, (p,) float64.
+
+        Pair i is query ``query[i]`` and patch ``column[i]``; without columns there is one patch.
+        """
         n_rows = rows_that_fit(3 * 8 * patches.shape[1], len(query), what="A training patch")
         parts = []
         for start in range(0, len(query), n_rows):
-            some = query[start : start + n_rows]
+            rows = query[start : start + n_rows]
             raw = patches if column is None else patches[column[start : start + n_rows]]
-            difference = self._exact_queries[some] - self._known.to_compute(raw, torch.float64)
-            difference *= self._scale[some, None]
-            parts.append(difference.square_().sum(1).mul_(-self._factor[some]))
+            difference = self._exact_queries[rows] - self._training_set.to_compute(
+                raw, torch.float64
+            )
+            difference *= self._scale[rows, None]
+            parts.append(difference.square_().sum(1).mul_(-self._factor[rows]))
         return torch.cat(parts)
 
     def _rise(self, peak, move):
-        """How much ``top`` must move so that weights neither overflow nor all vanish, (Q,)."""
+        """Return the rise of ``top`` with which weights neither overflow nor all vanish, (Q,)."""
         started = self._total > 0
         least = torch.where(started, move, -torch.inf)
         needed = ~started | (move < 0) | (peak > _SLACK)
         return torch.where(needed, torch.maximum(least, peak.double()), 0.0)
 
     def _add(self, logit, values, rows):
-        """Add the weights of some queries to their sums."""
+        """Add the weights ``exp(logit)`` of the queries ``rows`` to their sums."""
         n_channels = values.shape[1]
         n_columns = _COLUMNS * math.ceil((n_channels + 1) / _COLUMNS)
         wide = logit.new_zeros(len(values), n_columns)
-        self._known.write_centred(values, wide[:, :n_channels])
+        self._training_set.write_centred(values, wide[:, :n_channels])
         wide[:, n_channels] = 1.0
-        # smaller weights do not count, and subnormal numbers are slow
+        # smaller weights are negligible, and subnormal numbers are slow
         lowest = 0.5 * math.log(torch.finfo(logit.dtype).tiny) + 3.0
         weight = logit.clamp_(min=lowest).exp_()
         sums = (weight @ wide).double()

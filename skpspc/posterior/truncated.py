@@ -1,22 +1,22 @@
 r"""The posterior from a few training images, and how wrong that can be.
 
-With the training images of a set S of known logits and all others at least a distance
-:math:`\rho` away,
+With exact logits for a set S of training images and all others at least a distance :math:`\rho`
+away,
 
 .. math::
 
     \text{missed mass} \; f \le \frac{R}{R + \sum_{i \in S} v_i e^{l_i}}, \qquad
     R = \Bigl(\sum_{i \notin S} v_i\Bigr) e^{-\rho^2 / 2 \sigma^2},
 
-and as the exact mean is ``(1 - f) * approximate + f * (something between the darkest and the
-lightest training value)``, pixel by pixel,
+and as the exact mean is ``(1 - f) * approximate + f * (a value between the darkest and the lightest
+training value)``, pixel by pixel,
 
 .. math::
 
     |D_p - \hat D_p| \le f \max(\max_i x_{ip} - \hat D_p,\; \hat D_p - \min_i x_{ip}).
 
-The images are found by an index in coordinates that never lengthen a distance (`Coordinates`), so
-its floor is a valid :math:`\rho`.
+An index finds the images in coordinates that never lengthen a distance (`Coordinates`), so that its
+floor is a valid :math:`\rho`.
 """
 
 import math
@@ -34,12 +34,12 @@ from .dense import dense
 from .pairs import pair_squares
 from .posterior import PerWindow
 
-_LARGEST_SHARE = 1 / 2  # of the training set; beyond, the exact kernel is faster
-_PROBES = 4  # noisy images that are tried before all of them are
-_RECALLED = 64  # pairs a noisy image, on average, up to which those of the last step are tried
+_LARGEST_FRACTION = 1 / 2  # of the training set; beyond, the exact kernel is faster
+_PROBES = 4  # noisy images to search for first: if most need many candidates, no others are tried
+_RECALLED = 64  # mean pairs per noisy image up to which neighbours of the last step are tried
 _BLOCK = 256  # images that are summed together: they stay in the cache
-_NEGLIGIBLE = 40.0  # nats below the largest: lost in the rounding of float64
-_TAIL = 1e-3  # share of the missed mass that may be images of unknown distance, roughly
+_NEGLIGIBLE = 40.0  # nats below the largest logit: lost in the rounding of float64
+_TAIL = 1e-3  # mass that images beyond the search radius may have, relative to the nearest, roughly
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,20 +49,20 @@ class NeighbourSearch:
     Attributes
     ----------
     neighbours : Neighbours
-        Of the training set; its index is built at the first search.
+        Search of the training set; its index is built at the first search.
     n_neighbors : int or callable, default None
         Training images to use, between 1 and N; a callable maps a float sigma to an int. None: as
         many as ``tol`` takes.
     tol : float, default None
-        Largest admissible error bound, positive. With ``n_neighbors`` as well: these, and more
-        for noisy images where these miss it.
+        Largest admissible error bound, positive. With ``n_neighbors``, more training images are
+        used for noisy images whose bound is larger.
     n_remainder : int, default 0
         With ``n_neighbors``: training images that stand for all others, drawn with equal
         probability and weighted accordingly (self-normalised importance sampling).
     seed : int, default 0
-        Of their draw.
+        Seed of the draw.
     recall : Recall, default None
-        Neighbours of the previous sampler step, if the noisy images are those of a sampler.
+        Neighbours of the previous sampler step, if the noisy images come from a sampler.
     verbose : int, default 0
         Above zero, show a progress bar while the index is built.
     """
@@ -92,37 +92,32 @@ class NeighbourSearch:
             If a callable gives no int of at least 1.
         """
         n_images = len(self.neighbours.training_set)
-        wanted = [
+        counts = [
             self.n_neighbors(level) if callable(self.n_neighbors) else self.n_neighbors
             for level in sigma.tolist()
         ]
-        for k in wanted:
+        for k in counts:
             if not isinstance(k, numbers.Integral) or k < 1:
                 raise ValueError(
                     f"n_neighbors must be between 1 and the number of training images, {n_images}, "
                     f"or a callable that gives such an int for every sigma; got {k!r}."
                 )
-        return [min(int(k), n_images) for k in wanted]
+        return [min(int(k), n_images) for k in counts]
 
 
 def truncated(z, sigma, training_set, search):
-    """Compare whole images, with as few training images as a search allows.
+    """Compare whole images with as few training images as a search allows.
 
     Parameters
     ----------
-    z : Tensor of shape (n, C, H, W), float32 or float64
-    sigma : Tensor of shape (n,), float64
-        Positive; inf is allowed.
-    training_set : TrainingSet
-        All of the images, for the noisy images that need many.
+    z, sigma, training_set : see `select.compare`
     search : NeighbourSearch
 
     Returns
     -------
     PerWindow
-        Of one window. ``error_bound`` (n,) is that of ``mean``, beyond rounding. Where the index
-        is not rigorous and images are left out, it is an estimate, as if the index had missed
-        nothing.
+        ``error_bound`` excludes rounding. Where the index is not rigorous and images are left out,
+        it is an estimate, which assumes that the index missed nothing.
     """
     neighbours = search.neighbours
     neighbours.build(search.verbose)
@@ -141,7 +136,7 @@ def truncated(z, sigma, training_set, search):
 def _tolerant(z, sigma, training_set, neighbours, tol, recall=None):
     """Compare with as few training images as a tolerance allows, or with all."""
     result = _from_few(z, sigma, training_set, neighbours, tol, recall)
-    # where float32 hardly tells distances apart, a radius may be too small for what it is to bound
+    # where float32 hardly distinguishes distances, a radius may be too small for the tolerance
     off = (result.error_bound > tol).nonzero().squeeze(1)
     if not len(off):
         return result
@@ -149,9 +144,9 @@ def _tolerant(z, sigma, training_set, neighbours, tol, recall=None):
 
 
 def _from_few(z, sigma, training_set, neighbours, tol, recall):
-    """Compare with few training images, where distances are exact."""
-    # All others may weigh one together, and the nearest as little as the lightest. Twice as small
-    # as needed, for the rounding of logits.
+    """Compare noisy images with their candidates; with all training images where these are many."""
+    # At worst all other images together have weight one, and the nearest has the smallest sample
+    # weight. The factor 2 allows for the rounding of logits.
     weight = training_set.log_weight
     lightest = -math.log(len(training_set)) if weight is None else float(weight.min())
     margin = 2 * sigma.square() * (math.log(2 * max(training_set.span / tol, 1)) - lightest)
@@ -159,65 +154,57 @@ def _from_few(z, sigma, training_set, neighbours, tol, recall):
         result = _recalled(z, sigma, neighbours, margin, recall)
         if result is not None:
             return result
-    few = _few_enough(z, training_set, neighbours, margin)
     if len(z) > 2 * _PROBES:
         probes = torch.linspace(0, len(z) - 1, _PROBES).long().to(z.device)
-        if len(few(probes)[1]) < _PROBES / 2:
+        candidates = _few_candidates(z[probes], margin[probes], neighbours)
+        if int((candidates.radius > 0).sum()) < _PROBES / 2:
             return dense(z, sigma, training_set).with_bounds()
     n_rows = rows_that_fit(
         64 * len(training_set), len(z), what="Finding the candidates of one image"
     )
     groups = []
     for rows in torch.arange(len(z), device=z.device).split(n_rows):
-        candidates, done = few(rows)
-        if recall is not None and len(done) == len(z):
+        candidates = _few_candidates(z[rows], margin[rows], neighbours)
+        has_few = candidates.radius > 0
+        few, many = rows[has_few], rows[~has_few]
+        if recall is not None and len(few) == len(z):
             recall.remember(neighbours.coordinates(z), candidates)
-        if len(done):
-            groups.append(
-                (rows[done], _of_candidates(z, sigma, neighbours, candidates, rows, done))
-            )
-        left = rows[candidates.radius == 0]
-        if len(left):
-            groups.append((left, dense(z[left], sigma[left], training_set)))
+        if len(few):
+            query = (has_few.cumsum(0) - 1)[candidates.query]
+            pairs = _Pairs(z[few], sigma[few], neighbours, query, candidates.ids)
+            groups.append((few, pairs.posterior(candidates.radius[has_few])))
+        if len(many):
+            groups.append((many, dense(z[many], sigma[many], training_set)))
     return PerWindow.gathered(groups, len(z))
 
 
 def _recalled(z, sigma, neighbours, margin, recall):
-    """Compare with the neighbours of the previous step; None where they do not reach far enough."""
+    """Compare with neighbours of the previous step; None where they do not reach far enough."""
     candidates = recall.within(neighbours.coordinates(z))
     if candidates is None or len(candidates.ids) > _RECALLED * len(z):
         return None
-    pairs = _Pairs(
-        z, sigma, neighbours.training_set, candidates.query, candidates.ids, neighbours.rigorous
-    )
+    pairs = _Pairs(z, sigma, neighbours, candidates.query, candidates.ids)
     nearest = -segment_max(-pairs.squares, candidates.query, len(z))
     if not (candidates.radius > _radius(nearest, margin, z.dtype)).all():
         return None
     return pairs.posterior(candidates.radius)
 
 
-def _few_enough(z, training_set, neighbours, margin):
-    """Return a function of rows: the candidates within the radius they need, and rows with few."""
-    most = int(len(training_set) * _LARGEST_SHARE)
+def _few_candidates(z, margin, neighbours):
+    """Return all training images that the tolerance needs, a `Within`; none where they are many."""
+    training_set, flat = neighbours.training_set, z.flatten(1)
 
-    def few(rows):
-        flat = z[rows].flatten(1)
+    def radius_of(rows, ids):
+        query = torch.arange(len(z), device=z.device)[rows].repeat_interleave(ids.shape[1])
+        # where a graph returns fewer ids, -1, any image serves in their place
+        squares = pair_squares(flat, training_set, query, ids.flatten().clamp_min(0))
+        return _radius(squares.view(ids.shape).amin(1), margin[rows], z.dtype)
 
-        def radius_of(part, ids):
-            query = torch.arange(len(rows), device=z.device)[part]
-            query = query.repeat_interleave(ids.shape[1])
-            # any image will do where a graph gives fewer
-            squares = pair_squares(flat, training_set, query, ids.flatten().clamp_min(0))
-            return _radius(squares.view(ids.shape).amin(1), margin[rows[part]], z.dtype)
-
-        found = neighbours.within(z[rows], radius_of, most)
-        return found, (found.radius > 0).nonzero().squeeze(1)
-
-    return few
+    return neighbours.within(z, radius_of, int(len(training_set) * _LARGEST_FRACTION))
 
 
 def _radius(nearest, margin, dtype):
-    """Return the distance beyond which images weigh too little, from the least square (n,)."""
+    """Return the distance beyond which weights are negligible, from the least square (n,)."""
     return (nearest + _rounding(nearest, dtype) + margin).sqrt()
 
 
@@ -226,18 +213,8 @@ def _rounding(squares, dtype):
     return 64 * torch.finfo(dtype).eps * squares
 
 
-def _of_candidates(z, sigma, neighbours, candidates, rows, done):
-    """Compare the rows of z that are done with their candidates."""
-    number = torch.full_like(candidates.radius, -1, dtype=torch.int64)
-    number[done] = torch.arange(len(done), device=z.device)
-    rows, query = rows[done], number[candidates.query]
-    training_set, rigorous = neighbours.training_set, neighbours.rigorous
-    pairs = _Pairs(z[rows], sigma[rows], training_set, query, candidates.ids, rigorous)
-    return pairs.posterior(candidates.radius[done])
-
-
 def _nearest(z, sigma, search):
-    """Compare with exactly the nearest training images, and with others drawn at random."""
+    """Compare with exactly the nearest training images, and with other images drawn at random."""
     neighbours, n_images = search.neighbours, len(search.neighbours.training_set)
     others = None
     if search.n_remainder:
@@ -255,9 +232,9 @@ def _nearest(z, sigma, search):
 
 
 def _candidates(z, sigma, neighbours, k):
-    """Return pairs that hold the k nearest, and the distance within which they are complete.
+    """Return pairs that contain the k nearest, and the distance within which they are complete.
 
-    All pairs, where an index without guarantees finds fewer than k.
+    All pairs of a noisy image are returned if an index without guarantees finds fewer than k.
     """
     training_set = neighbours.training_set
     ids = neighbours.search(z, k).ids
@@ -268,28 +245,29 @@ def _candidates(z, sigma, neighbours, k):
     tail = 2 * sigma.square() * math.log(len(training_set) / _TAIL)
     complete = torch.bincount(query[exists], minlength=len(z)) == ids.shape[1]
     radius = (farthest + tail).sqrt().masked_fill(~complete, torch.inf)
-    found = neighbours.within(z, lambda rows, ids: radius[rows], len(training_set))
-    short = torch.bincount(found.query, minlength=len(z)) < k
-    lost, kept = short.nonzero().squeeze(1), ~short[found.query]
-    everything = torch.arange(len(training_set), device=z.device)
-    query = torch.cat([found.query[kept], lost.repeat_interleave(len(everything))])
-    ids = torch.cat([found.ids[kept], everything.repeat(len(lost))])
-    pairs = _Pairs(z, sigma, training_set, query, ids, neighbours.rigorous)
-    return pairs, radius.masked_fill(short, torch.inf)
+    candidates = neighbours.within(z, lambda rows, ids: radius[rows], len(training_set))
+    too_few = torch.bincount(candidates.query, minlength=len(z)) < k
+    incomplete, kept = too_few.nonzero().squeeze(1), ~too_few[candidates.query]
+    all_ids = torch.arange(len(training_set), device=z.device)
+    query = torch.cat([candidates.query[kept], incomplete.repeat_interleave(len(all_ids))])
+    ids = torch.cat([candidates.ids[kept], all_ids.repeat(len(incomplete))])
+    pairs = _Pairs(z, sigma, neighbours, query, ids)
+    return pairs, radius.masked_fill(too_few, torch.inf)
 
 
 class _Pairs:
     """Pairs of a noisy image and a training image near it.
 
-    Float32 distances find the pairs that matter, float64 ones decide. Where ``rigorous`` is
-    False, the radius within which pairs are complete is an estimate.
+    Distances in the dtype of z find the pairs that matter; their weights come from float64
+    distances. Where neighbours are not rigorous, the radius within which pairs are complete is an
+    estimate.
     """
 
-    def __init__(self, z, sigma, training_set, query, ids, rigorous):
-        self.z, self.training_set = z, training_set
-        self.query, self.ids, self._rigorous = query, ids, rigorous
-        self.sigma, self.precision = sigma, 0.5 / sigma.square()
-        self.squares = pair_squares(z.flatten(1), training_set, query, ids)
+    def __init__(self, z, sigma, neighbours, query, ids):
+        self.z, self.training_set = z, neighbours.training_set
+        self.query, self.ids, self._rigorous = query, ids, neighbours.rigorous
+        self.precision = 0.5 / sigma.square()
+        self.squares = pair_squares(z.flatten(1), self.training_set, query, ids)
         self._exact_z = z.flatten(1).double()
 
     def log_prior(self, ids):
@@ -300,16 +278,16 @@ class _Pairs:
         return weight[ids]
 
     def nearest(self, k):
-        """Return which pairs are those of the k nearest training images, (p,) bool."""
+        """Return a mask (p,) of the pairs with the k nearest training images."""
         n, squares, query = len(self.z), self.squares, self.query
         kth = squares.masked_fill(segment_rank(squares, query, n) >= k, -torch.inf)
         kth = segment_max(kth, query, n)[query]
         slack = _rounding(kth, self.z.dtype)
         near = squares < kth - slack
-        open_places = k - segment_sum(near.long(), query, n)
-        unsure = ((squares - kth).abs() <= slack).nonzero().squeeze(1)
-        rank = segment_rank(self._exact_squares(unsure), query[unsure], n)
-        near[unsure] = rank < open_places[query[unsure]]
+        n_missing = k - segment_sum(near.long(), query, n)
+        ties = ((squares - kth).abs() <= slack).nonzero().squeeze(1)
+        rank = segment_rank(self._exact_squares(ties), query[ties], n)
+        near[ties] = rank < n_missing[query[ties]]
         return near
 
     def posterior(self, radius, near=None, others=None):
@@ -318,11 +296,11 @@ class _Pairs:
         Parameters
         ----------
         radius : Tensor of shape (n,)
-            No training image without a pair is nearer.
+            Lower bound of the distances of training images without a pair.
         near : Tensor of shape (p,), bool, default None
-            Pairs to use; the others are left out. None: all.
+            Pairs to use; None: all.
         others : Tensor of shape (m,), int64, default None
-            Training images drawn at random, to stand for all that are not used.
+            Training images drawn at random, which stand for all unused training images.
         """
         near = torch.ones_like(self.query, dtype=torch.bool) if near is None else near
         query, ids, weight, scale = self._weights(near)
@@ -354,15 +332,15 @@ class _Pairs:
         )
 
     def _complete(self):
-        """Return which noisy images have a pair with every training image, (n,) bool."""
+        """Return a mask (n,) of the noisy images that have a pair with every training image."""
         return torch.bincount(self.query, minlength=len(self.z)) == len(self.training_set)
 
     def _exact_squares(self, rows):
-        """Return squared distances of some pairs, in float64 from the start."""
+        """Return squared distances of the pairs ``rows``, computed in float64."""
         return pair_squares(self._exact_z, self.training_set, self.query[rows], self.ids[rows])
 
     def _weights(self, near):
-        """Return near pairs that matter, their weights, and the log of weight one (n,)."""
+        """Return query, ids and weights of near pairs that matter, and the log of weight one."""
         n = len(self.z)
         logit = -self.precision[self.query] * self.squares + self.log_prior(self.ids)
         logit = logit.masked_fill(~near, -torch.inf)
@@ -381,9 +359,9 @@ class _Pairs:
         """Return weighted sums of training images, (n, C, H, W)."""
         out = torch.zeros_like(self.z).flatten(1)
         for start in range(0, len(ids), _BLOCK):
-            some = slice(start, start + _BLOCK)
-            x = self.training_set.take(ids[some], self.z.dtype).flatten(1)
-            out.index_add_(0, query[some], x * weight[some, None].to(x))
+            block = slice(start, start + _BLOCK)
+            x = self.training_set.take(ids[block], self.z.dtype).flatten(1)
+            out.index_add_(0, query[block], x * weight[block, None].to(x))
         return out.view(self.z.shape)
 
     def _log_left_out(self, near, radius):
@@ -396,13 +374,13 @@ class _Pairs:
         prior = self.log_prior(self.ids).exp().expand(len(query))
         unpaired = 1 - segment_sum(prior, query, n)
         unpaired[self._complete()] = 0
-        # at sigma = inf all count alike, however far
+        # at sigma = inf weights do not depend on the distance
         away = (self.precision * radius.square()).masked_fill(self.precision == 0, 0)
         unpaired = unpaired.clamp_min(0).log() - away
         return torch.logaddexp(paired, unpaired)
 
     def _sampled(self, near, others, scale):
-        """Return pairs with the others, weighted relative to log weight ``scale``."""
+        """Return the `_Sampled` pairs of drawn images, with weights relative to ``exp(scale)``."""
         n, n_images = len(self.z), len(self.training_set)
         query = torch.arange(n, device=self.z.device).repeat_interleave(len(others))
         ids = others.repeat(n)
@@ -418,7 +396,7 @@ class _Pairs:
 
 
 class _Sampled:
-    """Training images drawn at random, which stand for ``left`` images of each noisy image."""
+    """Pairs with training images drawn at random, ``drawn`` (n,) to stand for ``left`` (n,)."""
 
     def __init__(self, training_set, query, ids, weight, drawn, left):
         self.training_set, self.query, self.ids = training_set, query, ids
