@@ -8,7 +8,7 @@ import oracle
 from skpspc.posterior.box import box
 from skpspc.posterior.masks import masked
 from skpspc.posterior.softmax import floored_sigma
-from skpspc.support import Masks, Squares, TrainingSet
+from skpspc.support import Masks, Squares, TrainingSet, TranslatedTrainingSet
 
 SHAPES = [(1, 4, 4), (3, 5, 6), (2, 1, 9), (5, 3, 3)]
 
@@ -170,3 +170,15 @@ def test_the_answer_does_not_depend_on_the_number_of_threads():
     )
     for a, b in zip(one, three, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_windows_of_all_channels_compare_the_moves_that_cover_them():
+    """Windows of all channels give the means of equal windows of single channels."""
+    rng = np.random.default_rng(0)
+    z, x = (torch.from_numpy(rng.random((n, 3, 6, 6))) for n in (2, 9))
+    training_set = TranslatedTrainingSet(TrainingSet(x), 1)
+    sigma = torch.full((2,), 0.5, dtype=torch.float64)
+    shared = Squares(3, 3).masks((3, 6, 6))
+    single = Masks("single", *(m.expand(-1, 3, -1, -1) for m in (shared.query, shared.response)))
+    means = [masked(z, sigma, training_set, w, "exact").mean for w in (shared, single)]
+    torch.testing.assert_close(*means, rtol=0, atol=1e-12)

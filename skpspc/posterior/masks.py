@@ -63,6 +63,9 @@ def masked(z, sigma, training_set, windows, engine="torch"):
         covers = None
         if isinstance(training_set, TranslatedTrainingSet):
             covers = training_set.covers(windows)
+            repeats = z[0].numel() // len(query)  # one pass has windows of coordinates
+            query = query.repeat(repeats, 1)
+            shares = windows.shares().flatten(1).to(z).repeat(1, repeats)
         arguments = training_set, query, shares
         parts = [
             _two_passes(*image, *arguments)
