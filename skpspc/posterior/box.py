@@ -18,7 +18,7 @@ from .._threads import n_threads
 from ..support import MirroredTrainingSet
 from ..support.memory import rows_that_fit, working_bytes
 from ..support.windows import overlap_counts
-from .posterior import PerWindow
+from .posterior import PerWindow, by_blocks
 from .softmax import RunningSoftmax, difference_dtype, exact_scale, float32_serves, precision_root
 
 # Noisy images that share one pass over the training set.
@@ -74,13 +74,9 @@ def _by_numba(z, sigma, training_set, window):
 
 def _by_torch(z, sigma, training_set, window):
     """Compare by torch, on any device."""
-    a = precision_root(sigma)
+    arrays = z, precision_root(sigma)
     block = rows_that_fit(_pair_bytes(z), _NOISY_IMAGES, what="One pair of images")
-    parts = [
-        _block_posterior(z[i : i + block], a[i : i + block], training_set, window)
-        for i in range(0, len(z), block)
-    ]
-    mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
+    mean, log_norm, ess = by_blocks(_block_posterior, block, arrays, training_set, window)
     log_norm = log_norm.flatten(1).double() + training_set.log_uniform
     return PerWindow(mean, log_norm, ess.flatten(1))
 

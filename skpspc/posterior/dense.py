@@ -10,7 +10,7 @@ computed again by subtraction in float64.
 import torch
 
 from ..support.memory import rows_that_fit
-from .posterior import PerWindow
+from .posterior import PerWindow, by_blocks
 from .softmax import exact_scale, floored_sigma, precision_root
 
 # Rounding errors of a matrix product in units of the last place of |z||x|. Where all its terms are
@@ -32,15 +32,10 @@ def dense(z, sigma, training_set):
     -------
     PerWindow
     """
-    a = precision_root(sigma)
-    flat = z.flatten(1)
+    arrays = z.flatten(1), precision_root(sigma)
     row_bytes = 3 * len(training_set) * z.element_size()
     block = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
-    parts = [
-        _block_posterior(flat[i : i + block], a[i : i + block], training_set)
-        for i in range(0, len(flat), block)
-    ]
-    mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
+    mean, log_norm, ess = by_blocks(_block_posterior, block, arrays, training_set)
     log_norm = log_norm + training_set.log_uniform
     return PerWindow(mean.view(z.shape), log_norm[:, None], ess[:, None])
 

@@ -17,7 +17,7 @@ import torch
 from .._repr import short_repr
 from ..support.covariance import exact_spectrum, leading, rounding_variance
 from ..support.memory import rows_that_fit
-from .posterior import Posterior, log_gauss_constant
+from .posterior import Posterior, by_blocks, log_gauss_constant
 from .softmax import floored_sigma
 
 
@@ -139,11 +139,8 @@ def gaussian_posterior(z, sigma, gaussian):
     """
     sigma = floored_sigma(sigma, z, gaussian)
     n_rows = rows_that_fit(40 * z[0].numel(), len(z), what="One noisy image")
-    parts = [
-        _block_posterior(rows, levels, gaussian)
-        for rows, levels in zip(z.flatten(1).split(n_rows), sigma.split(n_rows), strict=True)
-    ]
-    mean, log_evidence, ess = (torch.cat(part) for part in zip(*parts, strict=True))
+    arrays = z.flatten(1), sigma
+    mean, log_evidence, ess = by_blocks(_block_posterior, n_rows, arrays, gaussian)
     log_evidence = log_evidence.to(z.dtype)
     bound = torch.zeros_like(log_evidence)
     return Posterior(mean.view(z.shape), log_evidence, ess.to(z.dtype), bound)

@@ -10,7 +10,7 @@ import torch
 
 from ..support.memory import rows_that_fit
 from .box import box_sum
-from .posterior import PerWindow
+from .posterior import PerWindow, by_blocks
 from .softmax import RunningSoftmax, difference_dtype, exact_scale, precision_root
 
 # Noisy images that share one pass over the training set.
@@ -33,18 +33,14 @@ def local(z, sigma, training_set, windows):
     -------
     PerWindow
     """
-    a = precision_root(sigma)
+    arrays = z, precision_root(sigma)
     _, channels, height, width = z.shape
     reach = [min(windows.size // 2, side - 1) for side in (height, width)]
     # the difference and its square, the padded map and its sums, and the weights
     padded = (height + 2 * reach[0]) * (width + 2 * reach[1])
     pair_bytes = 8 * (height * width * 2 * (channels + 1) + 3 * padded)
     block = rows_that_fit(pair_bytes, _NOISY_IMAGES, what="One pair of images")
-    parts = [
-        _block(z[i : i + block], a[i : i + block], training_set, reach, pair_bytes)
-        for i in range(0, len(z), block)
-    ]
-    mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
+    mean, log_norm, ess = by_blocks(_block, block, arrays, training_set, reach, pair_bytes)
     return PerWindow(mean, log_norm.flatten(1) + training_set.log_uniform, ess.flatten(1))
 
 

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from ..support.memory import rows_that_fit
-from .posterior import PerWindow
+from .posterior import PerWindow, by_blocks
 from .softmax import exact_scale, precision_root
 
 # Patches in a chunk, and queries that share one pass: their logits stay in the cache of a CPU, and
@@ -164,7 +164,6 @@ def patch_posterior(queries, sigma, dictionary):
         Mean of the centre pixels (Q, C); log normaliser and effective sample size (in patches)
         (Q,).
     """
-    a = precision_root(sigma)
     n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
     n_rows = rows_that_fit(
         3 * queries.element_size() * (dictionary.n_values + 3), n_rows, what="A training patch"
@@ -172,14 +171,17 @@ def patch_posterior(queries, sigma, dictionary):
     row_bytes = queries.element_size() * (2 * n_rows + dictionary.n_values)
     row_bytes += 2 * 8 * dictionary.n_values
     block = rows_that_fit(row_bytes, QUERY_ROWS, what="A query patch")
-    parts = []
-    for i in range(0, len(queries), block):
-        stream = PatchStream(queries[i : i + block], a[i : i + block], dictionary)
-        for chunk in dictionary.chunks(n_rows):
-            stream.update(chunk)
-        parts.append(stream.result())
-    mean, log_norm, ess = (torch.cat(part) for part in zip(*parts, strict=True))
+    arrays = queries, precision_root(sigma)
+    mean, log_norm, ess = by_blocks(_block_posterior, block, arrays, dictionary, n_rows)
     return PerWindow(mean, log_norm + dictionary.log_uniform, ess)
+
+
+def _block_posterior(queries, a, dictionary, n_rows):
+    """Return the results of a `PatchStream` over the whole dictionary."""
+    stream = PatchStream(queries, a, dictionary)
+    for chunk in dictionary.chunks(n_rows):
+        stream.update(chunk)
+    return stream.result()
 
 
 class PatchStream:

@@ -174,6 +174,13 @@ def _gathered(kind, names, groups, n):
     return kind(*(gather(name) for name in names))
 
 
+def by_blocks(kernel, n_rows, arrays, *args):
+    """Return the results of ``kernel(*blocks, *args)``, concatenated over blocks of n_rows rows."""
+    blocks = zip(*(array.split(n_rows) for array in arrays), strict=True)
+    results = [kernel(*block, *args) for block in blocks]
+    return tuple(torch.cat(column) for column in zip(*results, strict=True))
+
+
 def composite(result, sigma, n_values, log_det=0.0):
     """Return the `Posterior` of noisy images from a kernel's result for each window.
 

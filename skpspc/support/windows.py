@@ -175,15 +175,8 @@ def square_corners(window, image_shape):
 
 def overlap_counts(window, image_shape):
     """Return the number of windows of shape (h, w) that cover each pixel, (H, W) float64."""
-
-    def along(side, length):
-        at = np.arange(length)
-        return np.minimum.reduce(
-            [at + 1, length - at, np.full(length, side), np.full(length, length - side + 1)]
-        )
-
-    (h, w), (_, height, width) = window, image_shape
-    return np.outer(along(h, height), along(w, width)).astype(np.float64)
+    sides = zip(window, image_shape[1:], strict=True)
+    return np.outer(*(np.convolve(np.ones(n), np.ones(side - n + 1)) for n, side in sides))
 
 
 def centred_counts(size, image_shape):
