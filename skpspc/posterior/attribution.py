@@ -130,17 +130,9 @@ def attribution(z, sigma, source, windows, top, by_window=False):
 
 
 def means_without(z, sigma, source, windows, groups):
-    """Return posterior means of noisy images without groups of training images.
+    """Return posterior means (G, n, C, H, W) without each group (G, N), bool, of training images.
 
-    Parameters
-    ----------
-    z, sigma, source, windows : see `attribution`
-    groups : Tensor of shape (G, N), bool
-        Training images to leave out, one group at a time; never all of them.
-
-    Returns
-    -------
-    Tensor of shape (G, n, C, H, W)
+    No group may contain all training images. For the other parameters see `attribution`.
     """
     _check_attributable(source, windows)
     roots = precision_root(floored_sigma(sigma, z, source))
@@ -200,15 +192,9 @@ def _in_answers(weight, shares):
 
 
 def _largest(weights, shares, top, dtype):
-    """Return the largest weights of training images in the answers to one noisy image.
+    """Return the largest weights of training images in the P answers to one noisy image.
 
-    Parameters
-    ----------
-    weights : Weights
-    shares : Tensor of shape (K, P) or None
-        Shares of the windows in P answers; None: each window is an answer.
-    top : int
-    dtype : torch.dtype
+    ``shares`` (K, P) are the shares of the windows in the answers; None: each window is an answer.
 
     Returns
     -------
@@ -234,20 +220,10 @@ def _largest(weights, shares, top, dtype):
 
 
 def _means_of_groups(weigh, shares, groups, shape, dtype):
-    """Return means of one noisy image without each group of training images.
+    """Return means (G, *shape) of one noisy image without each group (G, N) of training images.
 
-    Parameters
-    ----------
-    weigh : callable
-        ``weigh(without=None)`` returns the `Weights` of all images but ``without``, (N,) bool.
-    shares, dtype : see `_largest`
-    groups : Tensor of shape (G, N), bool
-    shape : tuple
-        Shape (C, ...) of an answer.
-
-    Returns
-    -------
-    Tensor of shape (G, *shape)
+    ``weigh(without=None)`` returns the `Weights` of all images but ``without``, (N,) bool. For the
+    shares see `_largest`; the shape of an answer is (C, ...).
     """
     weights = weigh()
     left = weights.left_without(groups)  # (G, K)
@@ -313,15 +289,9 @@ def _queries(region, i):
 
 
 class _PatchWeights(Weights):
-    """Weights of all patches of a dictionary in the posteriors of query patches.
+    """Weights of all patches of a dictionary in the posteriors of query patches (q, d).
 
-    Parameters
-    ----------
-    queries : Tensor of shape (q, d)
-    a : Tensor of shape ()
-        ``1 / (sigma sqrt(2))``.
-    dictionary : PatchDictionary
-    without : Tensor of shape (N,), bool, default None
+    a is ``1 / (sigma sqrt(2))``; for ``without`` see `Weights`.
     """
 
     def __init__(self, queries, a, dictionary, without=None):

@@ -84,21 +84,13 @@ class Blur:
     __repr__ = short_repr
 
     def filter(self, sigma):
-        """Return the `Filter` at a noise level, a positive float."""
+        """Return the `Filter` at a noise level, a positive float; inf is allowed."""
         return Filter(self.gaussian, self.bandwidth, sigma)
 
 
 @dataclass(frozen=True, eq=False)
 class Filter:
-    """The linear maps of one bandwidth and noise level.
-
-    Attributes
-    ----------
-    gaussian : Gaussian
-    bandwidth : float
-    sigma : float
-        Positive; inf is allowed.
-    """
+    """The linear maps A and F of a bandwidth and a positive noise level; see `Blur`."""
 
     gaussian: Gaussian
     bandwidth: float
@@ -172,20 +164,8 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
     The eigenbases of the windows and the training images in them, most of the work, serve all
     bandwidths.
 
-    Parameters
-    ----------
-    z, sigma, source : see `select.compare`
-        Noise levels are equal, see `shared_levels`.
-    windows : Squares
-    gaussian : Gaussian
-        Mean and covariance of the training set.
-    bandwidths : sequence of float
-        In (0, 1].
-
-    Returns
-    -------
-    list of PerWindow
-        One for each bandwidth.
+    For the parameters see `select.compare` and `Blur`. Noise levels are equal, see `shared_levels`.
+    Return a list with a `PerWindow` for each bandwidth.
     """
     level, shape = float(sigma[0]), (windows.h, windows.w)
     corners = square_corners(shape, z.shape[1:])
@@ -212,7 +192,7 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
 
 
 class _Crops:
-    """The crops of k square windows of one shape, d numbers each, compared together.
+    """The crops of k square windows of one shape, d values each, compared together.
 
     Logits are products ``q.p - |p|^2 / 2`` of deviations from the mean, which cancel less than
     products of images, in the windows' eigenbases, where the filter is diagonal.
@@ -305,7 +285,7 @@ class _Crops:
 
     def compare_one_by_one(self, z, sigma, bandwidth):
         """Return the results of `compare` from a kernel that compares near ties by subtraction."""
-        parts, (h, w) = [], self._shape
+        results, (h, w) = [], self._shape
         for (top, left), index in zip(self._corners, self._index, strict=True):
             crop = self._training_set.crop(top, left, h, w)
             filtering = Filter(self._gaussian.marginal(index), bandwidth, sigma)
@@ -314,8 +294,9 @@ class _Crops:
             level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
             result = dense(query, floored_sigma(level, query, source), source)
             mean = filtering.answer(noisy, result).mean.flatten(1)
-            parts.append((mean, result.log_norm + filtering.log_det, result.effective_sample_size))
-        mean, log_norm, ess = zip(*parts, strict=True)
+            log_norm = result.log_norm + filtering.log_det
+            results.append((mean, log_norm, result.effective_sample_size))
+        mean, log_norm, ess = zip(*results, strict=True)
         return torch.stack(mean, 1), torch.cat(log_norm, 1), torch.cat(ess, 1)
 
 

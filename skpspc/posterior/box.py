@@ -28,16 +28,7 @@ _NOISY_IMAGES = 8
 def box(z, sigma, training_set, windows, engine="torch"):
     """Compare all square windows of one shape, and compose their means into whole images.
 
-    Parameters
-    ----------
-    z, sigma, training_set : see `select.compare`
-    windows : Squares
-    engine : {"torch", "numba"}, default "torch"
-
-    Returns
-    -------
-    PerWindow
-        Of (H - h + 1) * (W - w + 1) windows.
+    For the parameters see `select.compare`; ``engine`` is "torch" or "numba".
     """
     window = windows.h, windows.w
     serves = float32_serves(sigma, training_set) & (engine == "numba")

@@ -61,17 +61,9 @@ class CellSearch:
 def visiting_posterior(queries, sigma, dictionary, search):
     """Compare query patches with as few cells of a dictionary as a tolerance allows.
 
-    Parameters
-    ----------
-    queries, sigma, dictionary : see `patch_posterior`
-    search : CellSearch
-
-    Returns
-    -------
-    PerWindow
-        Mean of the centre pixels (Q, C); log normaliser, effective sample size (in patches) and
-        error bound, an estimate, (Q,). Queries that need many cells, or that compiled code does not
-        serve, are compared with all patches, and ``bound_is_proved`` (Q,) is True.
+    Parameters and results are those of `patch_posterior`, with a `CellSearch` and, as an estimate,
+    an error bound (Q,). Queries that need many cells, or that compiled code does not serve, are
+    compared with all patches, and ``bound_is_proved`` (Q,) is True.
     """
     tol = search.tol
     dtype = _dtype_that_serves(sigma, dictionary, tol) if compiled_serves(queries) else None

@@ -22,16 +22,7 @@ _CHUNK_ROWS = 256
 
 
 def dense(z, sigma, training_set):
-    """Compare whole images, or the crops that a training set holds, with all of its images.
-
-    Parameters
-    ----------
-    z, sigma, training_set : see `select.compare`
-
-    Returns
-    -------
-    PerWindow
-    """
+    """Compare images or crops with all of a training set; for parameters see `select.compare`."""
     arrays = z.flatten(1), precision_root(sigma)
     row_bytes = 3 * len(training_set) * z.element_size()
     block = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
@@ -41,17 +32,9 @@ def dense(z, sigma, training_set):
 
 
 def dense_weights(z, sigma, training_set):
-    """Return posterior weights over whole images, or over the crops that a training set holds.
+    """Return posterior weights (n, N) of training images, in the dtype of z; see `select.compare`.
 
-    Parameters
-    ----------
-    z, sigma, training_set : see `select.compare`
-        sigma = 0 is allowed as well.
-
-    Returns
-    -------
-    Tensor of shape (n, N)
-        In the dtype of z; rows sum to one, and negligible weights are zero.
+    Rows sum to one, and negligible weights are zero. sigma = 0 is allowed as well.
     """
     a = precision_root(floored_sigma(sigma, z, training_set))
     row_bytes = 3 * len(training_set) * z.element_size()

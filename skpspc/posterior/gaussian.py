@@ -99,19 +99,10 @@ class Gaussian:
         return self._sampled(self.mean[index], components, eigenvalues, self.n_images)
 
     def gains(self, sigma):
-        """Return the gain S / (S + sigma^2) of a deviation along each direction.
+        """Return spreads and gains of deviations, for positive noise levels (n,), float64.
 
-        Parameters
-        ----------
-        sigma : Tensor of shape (n,), float64
-            Positive.
-
-        Returns
-        -------
-        spread, gain : Tensor of shape (n, r)
-            Standard deviation of noisy images along the components, and gain.
-        rest_spread, rest_gain : Tensor of shape (n, 1)
-            Spread and gain along every other direction.
+        Spread (n, r) is the standard deviation of noisy images along the components; gain (n, r) is
+        S / (S + sigma^2). Spread and gain, (n, 1), along every other direction follow.
         """
         root = self.eigenvalues.sqrt()
         rest = root.new_tensor([[self.residual]]).sqrt()
@@ -167,17 +158,9 @@ def _block_posterior(z, sigma, gaussian):
 
 
 def gaussian_jacobian(z, sigma, gaussian, pixels):
-    """Return rows of the Wiener filter as a Jacobian.
+    """Return rows (n, m, C, C, H, W) of the Wiener filter as a Jacobian.
 
-    Parameters
-    ----------
-    z, sigma, gaussian : see `gaussian_posterior`
-    pixels : Tensor of shape (m,), int64
-        Numbers y * W + x.
-
-    Returns
-    -------
-    Tensor of shape (n, m, C, C, H, W)
+    Pixels (m,) are int64 numbers y * W + x; for the other parameters see `gaussian_posterior`.
     """
     _, channels, height, width = z.shape
     first = height * width * torch.arange(channels, device=z.device)

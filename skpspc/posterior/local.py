@@ -21,17 +21,8 @@ def local(z, sigma, training_set, windows):
     """Compare the window around every pixel with the crop at its position in every training image.
 
     The distances of all windows are box sums of one squared difference map, padded by zeros: the
-    work does not grow with the window.
-
-    Parameters
-    ----------
-    z, sigma, training_set : see `select.compare`
-    windows : Centred
-        The size may exceed the image.
-
-    Returns
-    -------
-    PerWindow
+    work does not grow with the window, whose size may exceed the image. For the parameters see
+    `select.compare`.
     """
     arrays = z, precision_root(sigma)
     _, channels, height, width = z.shape

@@ -36,17 +36,8 @@ _ROUNDING = 2.0
 def masked(z, sigma, training_set, windows, engine="torch"):
     """Compare windows of any shape, and compose their means into whole images.
 
-    Parameters
-    ----------
-    z, sigma, training_set : see `select.compare`
-    windows : Masks
-    engine : {"torch", "numba", "exact"}, default "torch"
-        "numba" serves windows with responses that are equal in all channels; "torch" takes products
-        in the dtype of z, "exact" in float64.
-
-    Returns
-    -------
-    PerWindow
+    For the parameters see `select.compare`. The engine "numba" serves windows with responses, equal
+    in all channels; "torch" takes products in the dtype of z, "exact" in float64.
     """
     shares = windows.shares()
     shares = None if shares is None else shares.flatten(1).to(z)  # (K, P)
@@ -165,22 +156,10 @@ def _rounding(z, query):
 
 
 def window_logits(z, a, x, query):
-    """Return logits of training images in every window, without sample weights.
+    """Return logits (m, K) of training images x (m, C, H, W) in windows, without sample weights.
 
-    Parameters
-    ----------
-    z : Tensor of shape (C, H, W)
-        One noisy image.
-    a : Tensor of shape (), float64
-        ``1 / (sigma sqrt(2))``.
-    x : Tensor of shape (m, C, H, W)
-    query : Tensor of shape (Q, K)
-        Precisions of pixels, equal in all channels, or of coordinates. Products are taken in its
-        dtype.
-
-    Returns
-    -------
-    Tensor of shape (m, K)
+    z (C, H, W) is one noisy image, and a is ``1 / (sigma sqrt(2))``, float64. The query (Q, K) has
+    precisions of pixels, equal in all channels, or of coordinates; products are taken in its dtype.
     """
     # differences are scaled, not the images: equal distances stay equal
     scale, factor = exact_scale(a)
@@ -195,10 +174,7 @@ def window_logits(z, a, x, query):
 class WindowWeights(Weights):
     """Weights in windows that compare equal coordinates of noisy and training images.
 
-    Parameters
-    ----------
-    z, a, query : see `window_logits`
-    source, without : see `Weights`
+    For the parameters see `window_logits` and `Weights`.
     """
 
     def __init__(self, z, a, source, query, without=None):

@@ -68,17 +68,10 @@ def sliding_patches(images, window):
 
 
 class PatchDictionary:
-    """All patches of one shape in a training set, read in chunks.
+    """All patches of shape ``window`` (h, w) in a training set, read in chunks.
 
-    Patches are numbered by image, then by the row and the column of the top left corner.
-
-    Parameters
-    ----------
-    training_set : TrainingSet
-    window : tuple of (h, w)
-        Shape of the patches; at most the shape of the images.
-    centre : tuple of (row, column)
-        Position of the pixel of a patch that is its value.
+    Patches are numbered by image, then by the row and the column of the top left corner. The pixel
+    of a patch at ``centre`` (row, column) is its value.
     """
 
     def __init__(self, training_set, window, centre):
@@ -191,13 +184,8 @@ class PatchStream:
     far, and ``top`` the excess of the largest exponent: added first, log v would be lost beside
     the large logits of a small sigma.
 
-    Parameters
-    ----------
-    queries : Tensor of shape (Q, d), float32 or float64
-    a : Tensor of shape (Q,), float64
-        ``1 / (sigma sqrt(2))``, finite.
-    dictionary : PatchDictionary
-        Source of the chunks; only its first patch is read here.
+    ``a`` (Q,) is ``1 / (sigma sqrt(2))``, float64 and finite. The dictionary is the source of the
+    chunks; only its first patch is read here.
     """
 
     def __init__(self, queries, a, dictionary):

@@ -86,18 +86,10 @@ class Posterior:
     def weighted(terms, n):
         """Return the weighted mean of several posteriors of n images.
 
-        Parameters
-        ----------
-        terms : iterable of (rows, weight, Posterior)
-            Indices of the images of positive weight, int64 (m,), their weights, float64 (m,), and
-            their posterior. The weights of an image sum to one.
-        n : int
-
-        Returns
-        -------
-        Posterior
-            All numbers are weighted means, bounds included (by the triangle inequality); a bound is
-            proved where the bounds of all terms are.
+        Each term has the indices of its images of positive weight, int64 (m,), their weights,
+        float64 (m,), and their posterior. The weights of an image sum to one. All numbers are
+        weighted means, bounds included (by the triangle inequality); a bound is proved where the
+        bounds of all terms are.
         """
         sums: dict[str, torch.Tensor] = {}
         proved = None
@@ -182,17 +174,11 @@ def by_blocks(kernel, n_rows, arrays, *args):
 
 
 def composite(result, sigma, n_values, log_det=0.0):
-    """Return the `Posterior` of noisy images from a kernel's result for each window.
+    """Return the `Posterior` of noisy images from a kernel's result, a `PerWindow`.
 
-    Parameters
-    ----------
-    result : PerWindow
-    sigma : Tensor of shape (n,), float64
-        Positive; inf is allowed.
-    n_values : int or Tensor of shape (K,)
-        Numbers that each window compares.
-    log_det : float, default 0.0
-        Log determinant of a linear map of the whole image that came before the comparison.
+    Noise levels (n,) are positive. ``n_values``, an int or (K,), is the number of values that each
+    window compares. ``log_det`` is the log determinant of the linear map, if any, of whole images
+    before their comparison.
     """
     mean, log_norm, ess, bound, error, proved = result.with_bounds()
     counts = torch.as_tensor(n_values, dtype=torch.float64, device=mean.device)

@@ -53,6 +53,8 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
 def compare(z, sigma, source, windows, engine, search):
     """Compare noisy images with a training set by the kernel that serves the windows.
 
+    All kernels have these parameters, or the first of them, and return a `PerWindow`.
+
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64

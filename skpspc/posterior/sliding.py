@@ -45,21 +45,13 @@ class Region(NamedTuple):
 def sliding(z, sigma, training_set, windows, search=None):
     """Compare the window around every pixel with the patches at all positions of training images.
 
-    Parameters
-    ----------
-    z, sigma, training_set : see `select.compare`
-    windows : Centred
-        With boundary "circular" or "zero" the noisy image is padded, and compared with every patch
-        that lies inside a training image; the window may not exceed the image. With "broken" a
-        window that overhangs an edge is cut, and compared with patches that are cut equally.
-        Windows do not extend along an axis of length 1.
-    search : CellSearch, default None
-        Search for the patches near a window that is not cut. None: all patches are compared.
+    With boundary "circular" or "zero" the noisy image is padded, and compared with every patch that
+    lies inside a training image; the window may not exceed the image. With "broken" a window that
+    overhangs an edge is cut, and compared with patches that are cut equally; a search serves
+    windows that are not cut. Windows do not extend along an axis of length 1.
 
-    Returns
-    -------
-    PerWindow
-        Effective sample sizes count patches.
+    For the parameters see `select.compare`; ``search`` is a CellSearch, or None for all patches.
+    Effective sample sizes count patches.
     """
     if windows.boundary == "broken":  # right where a pixel is alone in its region
         result = local(z, sigma, training_set, windows).with_bounds()

@@ -37,14 +37,9 @@ class RunningSoftmax:
         self.top, self.total, self.squares = (torch.zeros_like(like) for _ in range(3))
 
     def relative(self, logit, prior):
-        """Return logs of the weights (..., m, ...) of m images.
+        """Return logs of the weights of m images, from their logits (..., m, ...) (overwritten).
 
-        Parameters
-        ----------
-        logit : Tensor of shape (..., m, ...)
-            Overwritten.
-        prior : Tensor of shape (m,) or None
-            log v; None means all equal.
+        ``prior`` (m,) is log v; None: all weights are equal.
         """
         relative = logit.sub_(self.nearest.unsqueeze(self._dim)).to(self._dtype)
         if self._rounding:
@@ -56,15 +51,10 @@ class RunningSoftmax:
         return relative.sub_(self.top.unsqueeze(self._dim))
 
     def add(self, logit, prior):
-        """Add the weights of m images, from their logits (..., m, ...) (overwritten).
+        """Add the weights of m images; parameters are those of `relative`.
 
-        Returns
-        -------
-        relative : Tensor of the shape of ``logit``
-            Logs of the weights.
-        weight : Tensor of the shape of ``logit``
-        shrink : Tensor of shape (...)
-            Factor by which to multiply sums over the weights of earlier images.
+        Return the logs of the weights, the weights, both (..., m, ...), and the factor (...) by
+        which to multiply sums over the weights of earlier images.
         """
         dim = self._dim
         nearer = torch.maximum(self.nearest, logit.amax(dim))

@@ -108,16 +108,9 @@ class NeighbourSearch:
 def truncated(z, sigma, training_set, search):
     """Compare whole images with as few training images as a search allows.
 
-    Parameters
-    ----------
-    z, sigma, training_set : see `select.compare`
-    search : NeighbourSearch
-
-    Returns
-    -------
-    PerWindow
-        ``error_bound`` excludes rounding. Where the index is not rigorous and images are left out,
-        it is an estimate, which assumes that the index missed nothing.
+    For the parameters see `select.compare`. The error bound excludes rounding. Where the index is
+    not rigorous and images are left out, it is an estimate, which assumes that the index missed
+    nothing.
     """
     neighbours = search.neighbours
     neighbours.build(search.verbose)

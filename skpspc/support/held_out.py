@@ -70,9 +70,7 @@ def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_l
 def noisy_blocks(held_out, sigmas, seed, noise_per_level=False):
     """Yield held-out images with noise at all noise levels, in blocks that fit ``working_memory``.
 
-    Parameters
-    ----------
-    held_out, sigmas, seed, noise_per_level : see `held_out_errors`
+    For the parameters see `held_out_errors`.
 
     Yields
     ------
