@@ -254,7 +254,7 @@ def test_chunks_do_not_show(kind, photos, monkeypatch, rng):
     weight = rng.uniform(0.1, 1, 12)
     expected = fitted(kind, 5, X, sample_weight=weight).posterior(Z, sigma)
     monkeypatch.setattr(patches, "_CHUNK_ROWS", {"cpu": 10})
-    monkeypatch.setattr(patches, "QUERY_ROWS", 30)
+    monkeypatch.setattr(patches, "_QUERY_ROWS", 30)
     got = fitted(kind, 5, X, sample_weight=weight).posterior(Z, sigma)
     np.testing.assert_allclose(got.mean, expected.mean, rtol=0, atol=1e-11)
     np.testing.assert_allclose(got.log_evidence, expected.log_evidence, rtol=1e-10)

@@ -131,10 +131,7 @@ class Filter:
     def training_set(self, source, dtype):
         """Return the filtered deviations ``F (y_i - mu)`` of all images, a `TrainingSet` of floats.
 
-        Raises
-        ------
-        MemoryError
-            If the N * D filtered numbers do not fit the working memory.
+        Raise a MemoryError if the N * D filtered numbers do not fit the working memory.
         """
         n, n_values = len(source), source.n_values
         image_bytes = n_values * dtype.itemsize

@@ -18,16 +18,8 @@ def compiled_serves(z):
 def engine_for(z, engine):
     """Return the engine that computes windows of the images z: "numba" or "torch".
 
-    Parameters
-    ----------
-    z, engine : see `select.compare`
-
-    Raises
-    ------
-    ImportError
-        If ``engine="numba"`` and numba is missing.
-    ValueError
-        If ``engine="numba"`` and the images are not float32 on the CPU.
+    With ``engine="numba"`` raise an ImportError if numba is missing, and a ValueError if the images
+    are not float32 on the CPU.
     """
     if engine == "auto":
         return "numba" if compiled_serves(z) else "torch"

@@ -72,10 +72,7 @@ class Gaussian:
     def of(cls, training_set):
         """Return mean and covariance of a training set, by the smaller D x D or N x N problem.
 
-        Raises
-        ------
-        ValueError
-            If both are too large.
+        Raise a ValueError if both are too large.
         """
         s = exact_spectrum(training_set)
         return cls._sampled(s.mean, s.components, s.eigenvalues, s.n_effective)

@@ -33,7 +33,7 @@ from .softmax import exact_scale, precision_root
 # fill a GPU.
 _CHUNK_ROWS = {"cpu": 1024}
 _CHUNK_ROWS_GPU = 8192
-QUERY_ROWS = 2048
+_QUERY_ROWS = 2048
 # Admissible rounding errors of logits, bounded for the largest possible patch. A posterior mean is
 # off by a tenth of the bound at most, as measured on photographs.
 _TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-12}
@@ -163,7 +163,7 @@ def patch_posterior(queries, sigma, dictionary):
     )
     row_bytes = queries.element_size() * (2 * n_rows + dictionary.n_values)
     row_bytes += 2 * 8 * dictionary.n_values
-    block = rows_that_fit(row_bytes, QUERY_ROWS, what="A query patch")
+    block = rows_that_fit(row_bytes, _QUERY_ROWS, what="A query patch")
     arrays = queries, precision_root(sigma)
     mean, log_norm, ess = by_blocks(_block_posterior, block, arrays, dictionary, n_rows)
     return PerWindow(mean, log_norm + dictionary.log_uniform, ess)

@@ -103,10 +103,7 @@ class Prior(BasePrior):
     def blur_at(self, sigma):
         """Return the `Blur` at a noise level, a float; None where the bandwidth is 0.
 
-        Raises
-        ------
-        ValueError
-            If the bandwidth is no number in [0, 1].
+        Raise a ValueError if the bandwidth is no number in [0, 1].
         """
         bandwidth = self.bandwidth(sigma) if callable(self.bandwidth) else self.bandwidth
         if not (isinstance(bandwidth, numbers.Real) and 0 <= float(bandwidth) <= 1):
@@ -156,10 +153,7 @@ class Prior(BasePrior):
     def jacobian(self, z, sigma, pixels):
         """Return rows (n, m, C, C, H, W) of the Jacobian, for pixels y * W + x, int64 (m,).
 
-        Raises
-        ------
-        ValueError
-            At sigma = 0, or where there is no closed form.
+        Raise a ValueError at sigma = 0, or where there is no closed form.
         """
         if (sigma == 0).any():
             raise ValueError(
@@ -222,7 +216,7 @@ class Prior(BasePrior):
         together = self.by_window and isinstance(windows, Squares)
         apart = [h for h in bandwidths if h == 0] if together else bandwidths
         for bandwidth in apart:
-            yield replace(self, bandwidth=bandwidth).posterior(z, level).mean
+            yield self.with_bandwidth(bandwidth).mean(z, level)
         if together:
             blurs = [h for h in bandwidths if h > 0]
             for result in blurred_squares(z, level, self.source, windows, self.gaussian, blurs):

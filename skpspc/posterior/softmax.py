@@ -84,13 +84,14 @@ class RunningSoftmax:
         return self.total.square() / self.squares
 
 
-def floored_sigma(sigma, z, training_set):
-    """Return noise levels with zero replaced by 1e-15 of the largest value of z and of the images.
+def floored_sigma(sigma, z, data):
+    """Return noise levels with zero replaced by 1e-15 of the largest value of z and of the data.
 
     At that level every weight but the nearest image's (and its exact ties') underflows to zero,
-    which is the limit, and the squares of scaled differences do not overflow yet.
+    which is the limit, and the squares of scaled differences do not overflow yet. The data are a
+    TrainingSet or a Gaussian.
     """
-    scale = z.abs().flatten(1).amax(1).to(torch.float64).clamp_min(training_set.abs_max)
+    scale = z.abs().flatten(1).amax(1).to(torch.float64).clamp_min(data.abs_max)
     least = 1e-15 * scale.clamp_min(1e-16 if z.dtype == torch.float32 else 1e-60)
     return torch.maximum(sigma, least)
 

@@ -86,10 +86,7 @@ class NeighbourSearch:
     def counts(self, sigma):
         """Return the number of neighbours at each noise level (n,), a list of int.
 
-        Raises
-        ------
-        ValueError
-            If a callable gives no int of at least 1.
+        Raise a ValueError if a callable gives no int of at least 1.
         """
         n_images = len(self.neighbours.training_set)
         counts = [
@@ -120,10 +117,10 @@ def truncated(z, sigma, training_set, search):
     if search.tol is None:
         return result
     off = (result.error_bound > search.tol).nonzero().squeeze(1)
-    if not len(off):
-        return result
-    better = _tolerant(z[off], sigma[off], training_set, neighbours, search.tol)
-    return result.updated(off, better)
+    if len(off):
+        better = _tolerant(z[off], sigma[off], training_set, neighbours, search.tol)
+        result = result.updated(off, better)
+    return result
 
 
 def _tolerant(z, sigma, training_set, neighbours, tol, recall=None):
@@ -131,9 +128,7 @@ def _tolerant(z, sigma, training_set, neighbours, tol, recall=None):
     result = _from_few(z, sigma, training_set, neighbours, tol, recall)
     # where float32 hardly distinguishes distances, a radius may be too small for the tolerance
     off = (result.error_bound > tol).nonzero().squeeze(1)
-    if not len(off):
-        return result
-    return result.updated(off, dense(z[off], sigma[off], training_set))
+    return result.updated(off, dense(z[off], sigma[off], training_set)) if len(off) else result
 
 
 def _from_few(z, sigma, training_set, neighbours, tol, recall):

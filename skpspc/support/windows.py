@@ -138,10 +138,7 @@ class Centred:
     def masks(self, image_shape, device="cpu"):
         """Return the windows as `Masks` for images of shape (C, H, W).
 
-        Raises
-        ------
-        ValueError
-            If the windows are compared with patches at other positions.
+        Raise a ValueError if the windows are compared with patches at other positions.
         """
         if self.boundary is not None:
             raise ValueError(
