@@ -64,7 +64,7 @@ class Attribution:
         the pixel averages, in effect. Mirror images, and patches at other positions, count one by
         one.
     image_share : float array of shape (n, N)
-        Share of each training image in the whole answer: the mean over pixels (or windows).
+        Share of each of the N rows of X in the whole answer: the mean over pixels (or windows).
     """
 
     index: Any

@@ -238,7 +238,7 @@ class _Crops:
         return answer.transpose(0, 1).to(z.dtype), log_norm.T, ess.T.to(z.dtype)
 
     def add_to(self, total, mean):
-        """Add means (n, k, d) in their places to images (n, C, H, W)."""
+        """Add means (n, k, d) to the pixels of their windows in images (n, C, H, W)."""
         h, w = self._shape
         for k, (top, left) in enumerate(self._corners):
             area = total[..., top : top + h, left : left + w]
@@ -304,8 +304,8 @@ def _product_posterior(query, points, training_set):
     """
     row_bytes = 3 * points[..., 0].nbytes
     n_rows = rows_that_fit(row_bytes, query.shape[1], what="One row of posterior weights")
-    parts = [_block_posterior(block, points, training_set) for block in query.split(n_rows, 1)]
-    return tuple(torch.cat(part, 1) for part in zip(*parts, strict=True))
+    blocks = [_block_posterior(block, points, training_set) for block in query.split(n_rows, 1)]
+    return tuple(torch.cat(column, 1) for column in zip(*blocks, strict=True))
 
 
 def _block_posterior(query, points, training_set):

@@ -1,11 +1,11 @@
 """Query patches against the patches near them, cell by cell.
 
-A query patch visits the cells (`PatchCells`) in which its posterior lies, those of the largest mass
-first, as estimated from the moments of the cells, in rounds that double the number of patches. The
-patches of a visited cell are compared exactly. The mass of all other cells is estimated twice, and
-the larger estimate counts: by the mass that the last round added, and by the moments, whose error
-is taken to be as large as it was for the visited cells. The result is no bound: patches at the edge
-of their cell may be missed.
+A query patch visits the cells (`PatchCells`) in which its posterior lies, in rounds that double the
+number of patches. Cells of large mass, as estimated from their moments, come first. The patches of
+a visited cell are compared exactly. The mass of all other cells is estimated twice, and the larger
+estimate counts: by the mass that the last round added, and by the moments, whose error is taken to
+be as large as it was for the visited cells. The result is no bound: patches at the edge of their
+cell may be missed.
 """
 
 import math
@@ -61,9 +61,9 @@ class CellSearch:
 def visiting_posterior(queries, sigma, dictionary, search):
     """Compare query patches with as few cells of a dictionary as a tolerance allows.
 
-    Parameters and results are those of `patch_posterior`, with a `CellSearch` and, as an estimate,
-    an error bound (Q,). Queries that need many cells, or that compiled code does not serve, are
-    compared with all patches, and ``bound_is_proved`` (Q,) is True.
+    See `patch_posterior` for parameters and results; the search is a `CellSearch`, and the result
+    has an error bound (Q,), an estimate. Queries that need many cells, or that compiled code does
+    not serve, are compared with all patches, and ``bound_is_proved`` (Q,) is True.
     """
     tol = search.tol
     dtype = _dtype_that_serves(sigma, dictionary, tol) if compiled_serves(queries) else None

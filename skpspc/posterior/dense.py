@@ -126,9 +126,9 @@ def _exact_logits(z, a, training_set, rows):
     """Return logits of the images ``rows`` by subtraction, without weights, (m,) float64."""
     z = z.double()
     n_rows = rows_that_fit(2 * z.nbytes, _CHUNK_ROWS, what="One training image")
-    parts = [a.new_empty(0)]
+    logits = [a.new_empty(0)]
     scale, factor = exact_scale(a)
     for chunk in rows.split(n_rows):
         difference = training_set.take(chunk, torch.float64).flatten(1) - z
-        parts.append(difference.mul_(scale).square_().sum(1).mul_(-factor))
-    return torch.cat(parts)
+        logits.append(difference.mul_(scale).square_().sum(1).mul_(-factor))
+    return torch.cat(logits)

@@ -36,7 +36,7 @@ def jacobian(z, sigma, source, windows, pixels, blur=None):
     Returns
     -------
     Tensor of shape (n, m, C, C, H, W)
-        The first C counts the channels of the answer, the second those of z.
+        The first C counts the channels of the answer, the second C the channels of z.
 
     Raises
     ------

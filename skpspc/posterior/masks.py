@@ -58,13 +58,13 @@ def masked(z, sigma, training_set, windows, engine="torch"):
             query = query.repeat(repeats, 1)
             shares = windows.shares().flatten(1).to(z).repeat(1, repeats)
         arguments = training_set, query, shares
-        parts = [
+        results = [
             _two_passes(*image, *arguments)
             if shares is not None and len(query) < z[0].numel()
             else _one_pass(*image, *arguments, covers, windows.batch_size)
             for image in zip(z[~serves], roots[~serves], strict=True)
         ]
-        mean, log_norm, ess = (torch.stack(part) for part in zip(*parts, strict=True))
+        mean, log_norm, ess = (torch.stack(column) for column in zip(*results, strict=True))
         log_norm = log_norm.double() + training_set.log_uniform
         if covers is not None:  # a window counts the moves that cover it alone
             log_norm -= covers.double().mean(0).log()
@@ -88,11 +88,11 @@ def _by_numba(z, sigma, training_set, query, shares):
     image_bytes = _masks_numba.state_bytes(len(training_set), len(query), z[0].numel(), n_threads())
     block = rows_that_fit(image_bytes, len(z), what="One noisy image")
     x = training_set.images.numpy()
-    parts = [
+    blocks = [
         _masks_numba.compiled_masked_posterior(images.numpy(), x, levels.numpy(), **rest)
         for images, levels in zip(z.split(block), sigma.split(block), strict=True)
     ]
-    arrays = (torch.from_numpy(np.concatenate(part)) for part in zip(*parts, strict=True))
+    arrays = (torch.from_numpy(np.concatenate(column)) for column in zip(*blocks, strict=True))
     mean, log_norm, ess = arrays
     return PerWindow(mean, log_norm.double() + training_set.log_uniform, ess)
 
@@ -149,7 +149,7 @@ def _batch(z, a, training_set, query, shares, covers, batch):
 
 
 def _rounding(z, query):
-    """Return the relative rounding error of float64 logits; 0 for float32, whose ties may part."""
+    """Return the relative rounding error of float64 logits; 0 for float32: ties may differ."""
     if query.dtype != torch.float64:
         return 0.0
     return _ROUNDING * math.sqrt(z.numel()) * torch.finfo(torch.float64).eps

@@ -9,18 +9,9 @@ _PAIRS = 256  # pairs of images that are compared together: they stay in the cac
 
 
 def pair_squares(z, training_set, query, ids):
-    """Return squared distances of pairs of images, by subtraction in the dtype of z.
+    """Return squared distances (p,), float64, of pairs, by subtraction in the dtype of z (n, D).
 
-    Parameters
-    ----------
-    z : Tensor of shape (n, D), float32 or float64
-    training_set : TrainingSet
-    query, ids : Tensor of shape (p,), int64
-        Pairs: indices of rows of z and of training images.
-
-    Returns
-    -------
-    Tensor of shape (p,), float64
+    Pairs are indices of rows of z, ``query`` (p,), and of training images, ``ids`` (p,), int64.
     """
     if not len(ids):
         return z.new_empty(0, dtype=torch.float64)

@@ -141,21 +141,10 @@ class PatchDictionary:
 
 
 def patch_posterior(queries, sigma, dictionary):
-    """Compare query patches with all patches of a dictionary.
+    """Compare noisy patches (Q, d), float32 or float64, with all patches of a dictionary.
 
-    Parameters
-    ----------
-    queries : Tensor of shape (Q, d), float32 or float64
-        Noisy patches.
-    sigma : Tensor of shape (Q,), float64
-        Noise level of each; positive, inf is allowed.
-    dictionary : PatchDictionary
-
-    Returns
-    -------
-    PerWindow
-        Mean of the centre pixels (Q, C); log normaliser and effective sample size (in patches)
-        (Q,).
+    Noise levels (Q,), float64, are positive; inf is allowed. The `PerWindow` has means of the
+    centre pixels (Q, C), log normalisers and effective sample sizes, in patches, (Q,).
     """
     n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
     n_rows = rows_that_fit(
@@ -296,7 +285,7 @@ class PatchStream:
         Pair i is query ``query[i]`` and patch ``column[i]``; without columns there is one patch.
         """
         n_rows = rows_that_fit(3 * 8 * patches.shape[1], len(query), what="A training patch")
-        parts = []
+        logits = []
         for start in range(0, len(query), n_rows):
             rows = query[start : start + n_rows]
             raw = patches if column is None else patches[column[start : start + n_rows]]
@@ -304,8 +293,8 @@ class PatchStream:
                 raw, torch.float64
             )
             difference *= self._scale[rows, None]
-            parts.append(difference.square_().sum(1).mul_(-self._factor[rows]))
-        return torch.cat(parts)
+            logits.append(difference.square_().sum(1).mul_(-self._factor[rows]))
+        return torch.cat(logits)
 
     def _rise(self, peak, move):
         """Return the rise of ``top`` with which weights neither overflow nor all vanish, (Q,)."""

@@ -138,7 +138,7 @@ class PerWindow(NamedTuple):
         return _gathered(PerWindow, PerWindow._fields, groups, n)
 
     def updated(self, rows, other):
-        """Return a copy with the images ``rows``, int64, replaced by those of another result."""
+        """Return a copy in which another result replaces the rows of the images ``rows``, int64."""
         pairs = zip(self.with_bounds(), other.with_bounds(), strict=True)
         return PerWindow(*(ours.index_copy(0, rows, theirs) for ours, theirs in pairs))
 

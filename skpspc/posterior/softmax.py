@@ -23,7 +23,7 @@ class RunningSoftmax:
     dtype : torch.dtype, default None
         dtype of the weights; None: dtype of the sums.
     rounding : float, default 0.0
-        Relative rounding error of logits: those nearer to the largest count as equal to it.
+        Relative rounding error of logits; logits nearer to the largest count as equal to it.
 
     Attributes
     ----------

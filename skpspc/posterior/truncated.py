@@ -1,4 +1,4 @@
-r"""The posterior from a few training images, and how wrong that can be.
+r"""The posterior from a few training images, with a bound of its error.
 
 With exact logits for a set S of training images and all others at least a distance :math:`\rho`
 away,
@@ -132,7 +132,7 @@ def _tolerant(z, sigma, training_set, neighbours, tol, recall=None):
 
 
 def _from_few(z, sigma, training_set, neighbours, tol, recall):
-    """Compare noisy images with their candidates; with all training images where these are many."""
+    """Compare noisy images with their candidates, or with all training images."""
     # At worst all other images together have weight one, and the nearest has the smallest sample
     # weight. The factor 2 allows for the rounding of logits.
     weight = training_set.log_weight

@@ -62,7 +62,7 @@ class Weights:
     def _logits(self, rows):
         """Return logits (m, K) without sample weights, and answers of the windows (m, C, ...).
 
-        They are those of m / n_positions images, a slice or a Tensor of int64.
+        ``rows``, a slice or a Tensor of int64, are the indices of m / n_positions images.
         """
         raise NotImplementedError
 

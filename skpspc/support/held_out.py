@@ -53,15 +53,12 @@ def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_l
     for answer in [answers] if callable(answers) else answers:
         blocks = []
         for rows, clean, z, sigma in noisy_blocks(held_out, sigmas, seed, noise_per_level):
-            if target is None:
-                wanted = clean
-            elif rows.start in targets:
-                wanted = targets[rows.start]
-            else:
-                wanted = targets[rows.start] = target(clean, z, sigma)
-            by_level = (-1, len(clean), *wanted.shape[1:])
+            if target is not None and rows.start not in targets:
+                targets[rows.start] = target(clean, z, sigma)
+            expected = targets.get(rows.start, clean)
+            by_level = (-1, len(clean), *expected.shape[1:])
             with torch.no_grad():
-                difference = answer(z, sigma).view(by_level) - wanted.view(by_level)
+                difference = answer(z, sigma).view(by_level) - expected.view(by_level)
             blocks.append(difference.double().square().flatten(2).mean(2))
         errors.append(torch.cat(blocks, 1))
     return torch.stack(errors, 1).cpu().numpy()

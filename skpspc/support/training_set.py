@@ -14,9 +14,10 @@ DEFAULT_RANGE = (-1.0, 1.0)
 
 
 def to_compute(images, dtype, data_range=DEFAULT_RANGE):
-    """Convert images to floats: uint8 ``u`` to ``low + u * (high - low) / 255``; floats as floats.
+    """Convert images to floats.
 
-    Never write to the result: images of the requested dtype are returned without a copy.
+    uint8 ``u`` becomes ``low + u * (high - low) / 255``; floats keep their values. Never write to
+    the result: images of the requested dtype are returned without a copy.
     """
     if images.dtype == torch.uint8:
         return images.to(dtype).div_(steps_per_unit(data_range)).add_(data_range[0])
@@ -30,7 +31,7 @@ def steps_per_unit(data_range):
 
 
 class TrainingSet:
-    """Images and their weights, read in chunks.
+    """Images and their weights, without images of weight zero, read in chunks.
 
     Parameters
     ----------
@@ -40,11 +41,6 @@ class TrainingSet:
         Non-negative, float64, with a positive sum; None means all equal.
     data_range : tuple of (low, high), default (-1, 1)
         Values of the uint8 pixels 0 and 255; floats keep their values.
-
-    Attributes
-    ----------
-    images, sample_weight, data_range
-        The parameters, without images of weight zero.
     """
 
     def __init__(self, images, sample_weight=None, data_range=DEFAULT_RANGE):
@@ -170,7 +166,7 @@ class TrainingSet:
 
     @cached_property
     def abs_max(self):
-        """Largest absolute value of any pixel; of uint8 images, that of the data range."""
+        """Largest absolute value of any pixel, or of the data range for uint8 images."""
         if self.is_uint8:
             return max(map(abs, self.data_range))
         low, high = self.images.aminmax()
@@ -239,10 +235,6 @@ class MirroredTrainingSet(TrainingSet):
 
     Mirror images are made in chunks when they are read. ``images`` holds the N / 2 images without
     them; all other attributes and methods count both halves.
-
-    Parameters
-    ----------
-    training_set : TrainingSet
     """
 
     def __init__(self, training_set):
@@ -304,16 +296,8 @@ class TranslatedTrainingSet(TrainingSet):
     A moved image is empty beyond the edges of the image: a window compares it only where the move
     `covers` the window. Moved images are made in chunks when they are read.
 
-    Parameters
-    ----------
-    training_set : TrainingSet
-    max_shift : int
-        Largest move along rows and along columns.
-
-    Attributes
-    ----------
-    moves : list of (down, right)
-        (0, 0) first.
+    ``max_shift`` is the largest move along rows and along columns; ``moves`` is a list of (down,
+    right), (0, 0) first.
     """
 
     def __init__(self, training_set, max_shift):

@@ -34,12 +34,7 @@ class Whole:
 
 @dataclass(frozen=True)
 class Squares:
-    """All windows of h x w pixels that fit the image; each answers for its own pixels.
-
-    Attributes
-    ----------
-    h, w : int
-    """
+    """All windows of h x w pixels that fit the image; each answers for its own pixels."""
 
     h: int
     w: int
@@ -269,14 +264,8 @@ def with_own_heat(heat, pixels):
     """Write the largest value of each heat map, or 1 if it is zero, to the map's own pixel.
 
     A window of the largest entries of a map then contains the map's own pixel, even if the map was
-    zero everywhere.
-
-    Parameters
-    ----------
-    heat : Tensor of shape (m, H * W)
-        Written to, and returned.
-    pixels : Tensor of shape (m,), int64
-        Number y * W + x of each map's own pixel.
+    zero everywhere. The heat (m, H * W) is written to and returned; pixels (m,) are int64 numbers
+    y * W + x of the maps' own pixels.
     """
     largest = heat.amax(1)
     largest[largest == 0] = 1.0
