@@ -1,4 +1,4 @@
-"""The base of all denoisers: questions about noisy images, answered by what was fitted."""
+"""The base of all denoisers."""
 
 import math
 import numbers
@@ -35,15 +35,14 @@ from ..support import TrainingSet
 from ..support.held_out import held_out_errors
 from ..support.training_set import DEFAULT_RANGE
 
-# Where the choice of a patch size matters on images in [-1, 1].
+# On images in [-1, 1]: noise levels at which patch sizes differ.
 _SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 
 
 class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
-    """Base of all denoisers: methods that ask a prior about noisy images.
+    """Base of all denoisers: methods that apply a prior to noisy images.
 
-    A prior is the value that a fit learns (`skpspc.posterior.BasePrior`). A subclass gives
-    ``fit``, and ``_prior_of(code)``: the prior of all training images (None) or of a class.
+    A fit learns a prior, a `skpspc.posterior.BasePrior`. Subclasses define ``fit`` and `_prior_of`.
     """
 
     _doc_link_module = "skpspc"
@@ -67,7 +66,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     @property
     def _doc_link_template(self):
-        """Address of the estimators' pages; empty, and so no link, without SKPSPC_DOCS_URL."""
+        """Address of the estimators' pages; empty, for no link, without SKPSPC_DOCS_URL."""
         root = os.environ.get("SKPSPC_DOCS_URL", "").rstrip("/")
         return root and f"{root}/api/generated/skpspc.{{estimator_name}}.html"
 
@@ -81,23 +80,23 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return now
 
     def _prior_of(self, code=None):
-        """Return the prior of a class, an int, or of all training images."""
+        """Return the prior of a class, an int, or of all training images (None)."""
         raise NotImplementedError
 
     def _codes(self, y, n):
         """Return the classes of n noisy images, a list of int, from one label or n labels."""
         raise ValueError(
-            f"{type(self).__name__} has no classes; leave y out, or ask a denoiser that was fitted "
+            f"{type(self).__name__} has no classes; leave y out, or use a denoiser that was fitted "
             "with labels."
         )
 
     @property
     def _device(self):
-        """Device where the work is done."""
+        """Device of the computation."""
         return self._prior_of().device
 
     def _input_shapes(self):
-        """Return the shapes that one noisy image may have; the last is that of the answer."""
+        """Return the shapes that one noisy image may have; the last is the shape of an answer."""
         return [self.image_shape_]
 
     def posterior(self, Z, sigma, y=None):
@@ -106,32 +105,32 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
-            Noisy images ``x0 + sigma * noise``. float64 is computed in float64, everything
-            else in float32 (how exactly: :ref:`accuracy`). Gradients are not tracked.
+            Noisy images ``x0 + sigma * noise``. float64 is computed in float64, every other dtype
+            in float32 (errors: :ref:`accuracy`). Gradients are not tracked.
         sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
             Noise level, in the units of the images; 0 and inf are allowed.
         y : label or array of shape (n,), default None
-            The class of all noisy images, or of each: the posterior is then over the training
-            images of that class. None: over all of them.
+            Class of all noisy images, or of each: the posterior is over the training images of
+            the class. None: over all training images.
 
         Returns
         -------
         Posterior
-            Its mean in the container, layout and float dtype of Z (float32 for uint8 and
-            half precision); of a class, its evidence is log p(z | y).
+            Its mean has the container, layout and float dtype of Z (float32 for uint8 and half
+            precision). With y, its evidence is log p(z | y).
 
         Warns
         -----
         UserWarning
-            Once after each fit, if ``error_bound`` is an estimate for a noisy image, one whose
-            ``bound_is_proved`` is False.
+            Once after each fit, if ``error_bound`` is an estimate for a noisy image
+            (``bound_is_proved`` is False).
 
         Raises
         ------
         ValueError
-            For NaN, values that exceed 1e16 in float32 or 1e60 in float64, shapes other than those
-            fitted, a negative sigma, or a class that was not fitted or whose images all have weight
-            zero; if the posterior mean is not finite.
+            For NaN, values over 1e16 in float32 or 1e60 in float64, shapes that were not fitted, a
+            negative sigma, or a class that was not fitted or whose images all have weight zero; if
+            the posterior mean is not finite.
         """
         self = self._now()
         check_is_fitted(self)
@@ -148,7 +147,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return result.map(lambda t: layout.restore(t, images=t is result.mean))
 
     def _posterior_by_class(self, z, sigma, codes):
-        """Return the posterior of each noisy image under the training images of its class."""
+        """Return the posterior of each noisy image over the training images of its class."""
         groups = []
         for code in sorted(set(codes)):
             rows = torch.tensor([row for row, other in enumerate(codes) if other == code])
@@ -162,7 +161,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return "use denoisers inside that keep the bound true, or all training images"
 
     def _warn_of_estimates(self, proved):
-        """Warn, once after each fit, of error bounds (n,) that are not proved."""
+        """Warn, once after each fit, if an error bound is not proved; ``proved`` is bool (n,)."""
         n_estimates = len(proved) - int(proved.sum())
         if n_estimates:
             warn_once(
@@ -176,15 +175,15 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def denoise(self, Z, sigma, y=None, guidance=1.0):
         r"""Return the posterior mean D(z; sigma): an estimate of the clean images.
 
-        With labels y and guidance w, the classes' denoisers are blended with that of all
+        With labels y and guidance w, the denoiser of the class is blended with the denoiser of all
         images,
 
         .. math::
 
             D_w(z; \sigma) = D(z; \sigma) + w\,\bigl(D(z; \sigma, y) - D(z; \sigma)\bigr),
 
-        which is linear in the scores too: that of :math:`p(z)^{1 - w} p(z \mid y)^w`, or, up
-        to a factor, :math:`p(z)\, p(y \mid z)^w`, at noise level sigma.
+        whose score at noise level sigma is the score of :math:`p(z)^{1 - w} p(z \mid y)^w`, that
+        is of :math:`p(z)\, p(y \mid z)^w` up to a factor.
 
         Parameters
         ----------
@@ -193,19 +192,19 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         y : label or array of shape (n,), default None
             As in :meth:`posterior`.
         guidance : float, default 1.0
-            w: 1 is the class alone, 0 all images; above 1 the class is overstated, and the
-            answer may leave the convex hull of the images. (In the paper's notation w - 1.)
+            w: 1 is the class alone, 0 all images. Above 1 the class is overstated, and the answer
+            may leave the convex hull of the images. The paper writes w - 1.
 
         Returns
         -------
         array or Tensor
-            Estimates of x0, in the container, layout and float dtype of Z (float32 for uint8
-            and half precision). Gradients are not tracked.
+            Estimates of x0, in the container, layout and float dtype of Z (float32 for uint8 and
+            half precision).
 
         Raises
         ------
         ValueError
-            As :meth:`posterior`; for a guidance that is not finite, or one without y.
+            As :meth:`posterior`; for a guidance that is not finite, or other than 1 without y.
 
         References
         ----------
@@ -233,7 +232,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return answer
 
     def transform(self, X):
-        """Denoise at the constructor's ``sigma``, so that a Pipeline works.
+        """Denoise at the noise level ``sigma`` of the constructor, for pipelines.
 
         Parameters
         ----------
@@ -255,37 +254,37 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
         sigma : float or array of shape (n,), default None
-            None: the constructor's.
+            None: the parameter ``sigma``.
         y : label or array of shape (n,), default None
-            log p(z | y; sigma), from the training images of the class alone.
+            Given, return log p(z | y; sigma), from the training images of the class alone.
 
         Returns
         -------
         array or Tensor of shape (n,)
-            For the empirical denoiser equal to ``KernelDensity(bandwidth=sigma)``; see
-            `Posterior` for denoisers with many windows.
+            Equal to ``KernelDensity(bandwidth=sigma)`` for the empirical denoiser; see `Posterior`
+            for denoisers with many windows.
         """
         check_is_fitted(self)
         return self.posterior(Z, self.sigma if sigma is None else sigma, y).log_evidence
 
     def score(self, X, y=None, *, sigmas=None):
-        """Return minus the mean squared denoising error on clean images: higher is better.
+        """Return minus the mean squared denoising error on clean images; higher is better.
 
         Parameters
         ----------
         X : array or Tensor of shape (n, C, H, W) or (n, d)
             Clean images, best held out from training.
         y : ignored
-            All training images count, whatever the class: searches pass labels here.
+            Searches pass labels; the denoiser of all training images is scored.
         sigmas : array of float, default None
-            Noise levels to average over, in the units of the images. None: 0.1, 0.2, 0.4, 0.8,
-            1.6, 3.2 for images on [-1, 1], scaled to ``data_range``.
+            Noise levels to average over. None: 0.1, 0.2, 0.4, 0.8, 1.6, 3.2 for images on
+            [-1, 1], scaled to ``data_range``.
 
         Returns
         -------
         float
-            The noise of image i depends on ``random_state`` and i only, so that scores of
-            different denoisers can be compared.
+            The noise of image i depends on ``random_state`` and i only, so that scores of denoisers
+            compare.
         """
         self = self._now()
         check_is_fitted(self)
@@ -332,35 +331,34 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         n : int, default 1
-            How many. An array y or ``initial`` tells it too.
+            Number of samples; an array y or ``initial`` sets it too.
         y : label or array of shape (n,), default None
-            The class of all samples, or of each. None: any.
+            Class of all samples, or of each. None: any.
         guidance : float, default 1.0
             Weight of the class, see :meth:`denoise`.
         random_state : int, RandomState, Generator or None, default None
-            Sample i depends on it, on i and on its class only, not on n.
+            Sample i depends on ``random_state``, i and its class, not on n.
         sampler : {"euler", "heun"} or callable, default "heun"
-            A callable ``sampler(denoise, z, sigmas)`` that yields the state after each of
+            A callable ``sampler(denoise, z, sigmas)`` yields the state after each of
             ``len(sigmas)`` steps, the last at sigma = 0.
         n_steps : int, default 18
         sigma_min, sigma_max : float, default None
-            Ends of the grid `edm_sigmas`, in the units of the images. None: 0.002 and 80 for
-            images on [-1, 1], scaled to ``data_range``.
+            Ends of the grid `edm_sigmas`. None: 0.002 and 80 for images on [-1, 1], scaled to
+            ``data_range``.
         initial : array or Tensor of shape (n, C, H, W) or (n, d), default None
             Noisy images at ``sigma_max`` to start from instead of drawing noise.
         return_trajectory : bool, default False
             Also return the states after 0, 1, ..., n_steps steps.
         callback : callable, default None
-            Called as ``callback(step, sigma, z)`` after each step, with the step's number
-            from 1, the noise level reached and the state, a tensor (n, C, H, W).
+            Called as ``callback(step, sigma, z)`` after each step 1, 2, ..., with the noise level
+            reached and the state, a tensor (n, C, H, W).
         verbose : int, default 0
             Above zero, show a progress bar.
 
         Returns
         -------
         samples : array or Tensor
-            In the container and layout of the X that was fitted; float64 if X was, else
-            float32.
+            In the container and layout of the training images; float64 if they are, else float32.
         trajectory : array or Tensor of shape (n_steps + 1, n, ...)
             If ``return_trajectory``.
 
@@ -369,7 +367,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         ValueError
             For an unknown sampler or class, or parameters out of range.
         SamplingInterrupted
-            On Ctrl-C; it holds the state reached.
+            On Ctrl-C; holds the state reached.
         """
         self = self._now()
         check_is_fitted(self)
@@ -415,7 +413,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return (samples, self._stacked(states)) if return_trajectory else samples
 
     def _sampling_run(self, y, guidance, n):
-        """Return ``denoise(z, sigma)``, of a tensor and a float, for one run of n samples."""
+        """Return ``denoise(z, sigma)``, of a tensor and a float, for one sampling run."""
         guidance = check_guidance(guidance, y)
         everything = self._prior_of().for_sampling()
         if y is None:
@@ -435,27 +433,27 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return denoise
 
     def _stacked(self, states):
-        """Return states as one array, (len(states), n, ...)."""
+        """Return states as one array (len(states), n, ...)."""
         restored = [self._layout.restore(state) for state in states]
         return torch.stack(restored) if self._layout.is_torch else np.stack(restored)
 
     def _initial(self, n, initial, random_state, sigma_max):
-        """Return the state to start from: the given one, or noise."""
+        """Return the initial state: a copy of ``initial``, or noise."""
         shape = self._input_shapes()[-1]
         if initial is not None:
             z, _ = check_noisy_images(self, initial, [shape], self._device)
             if n not in (1, len(z)):
                 raise ValueError(f"n is {n}, but initial holds {len(z)} images; leave n out.")
-            return z.to(self._layout.dtype, copy=True)  # a sampler of the caller's may write to it
+            return z.to(self._layout.dtype, copy=True)  # a callable sampler may write to it
         if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
             raise ValueError(f"n must be an int of at least 1, got {n!r}.")
-        # samples on a data range are scaled samples on [-1, 1], and so is the noise they start from
+        # noise has the middle of the data range, so that samples scale with the range
         noise = sigma_max * draw_noise(shape, n, random_state)
         noise += middle(self.data_range_)
         return noise.to(device=self._device, dtype=self._layout.dtype)
 
     def jacobian(self, Z, sigma, pixels=None):
-        r"""Return rows of the Jacobian: how much each input pixel moves pixels of the answer.
+        r"""Return rows of the Jacobian of the answer by the noisy image.
 
         .. math::
 
@@ -464,20 +462,18 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             {\sigma^2 \sum_k r_{kp}}
 
         for posterior means through windows k, with query precisions :math:`\pi_k`, response
-        weights :math:`r_k` and posterior weights :math:`w^k`. It is in closed form: that of the
-        `GaussianDenoiser` is its Wiener filter, those of means of denoisers are means. A
+        weights :math:`r_k` and posterior weights :math:`w^k`, in closed form. The Jacobian of a
+        `GaussianDenoiser` is its Wiener filter; a mean of denoisers has the mean Jacobian; a
         `NetworkDenoiser` differentiates its network.
 
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
-            Noisy images. float64 is computed in float64, everything else in float32 (how
-            exactly: :ref:`accuracy`).
         sigma : float or array of shape (n,)
-            Noise level, in the units of the images.
+            As in :meth:`posterior`.
         pixels : array of int, shape (m, 2), default None
-            (row, column) of pixels of the answer; None: all of them, in row-major order, which
-            is (C * H * W)^2 numbers for each image.
+            (row, column) of pixels of the answer. None: all pixels in row-major order,
+            (C * H * W)^2 numbers for each image.
 
         Returns
         -------
@@ -488,14 +484,13 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For pixels that are not in the answer; at sigma = 0, where a posterior mean jumps
-            from image to image; where a denoiser has no Jacobian in closed form; and for a
-            network through which torch cannot differentiate.
+            For pixels outside the answer; at sigma = 0, where a posterior mean jumps from image to
+            image; for a denoiser without a Jacobian in closed form; for a network that torch cannot
+            differentiate.
 
         Notes
         -----
-        Where an index answers approximately (``n_neighbors``, ``tol``), this is the Jacobian of
-        the exact denoiser.
+        With ``n_neighbors`` or ``tol``, this is the Jacobian of the exact denoiser.
 
         Examples
         --------
@@ -513,24 +508,23 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             return layout.restore(jacobian, images=False)
 
     def sensitivity(self, Z, sigma, pixels=None, sample_weight=None):
-        r"""Return heat maps: how much each input pixel moves pixels of the answer, on average.
+        r"""Return heat maps: the mean absolute Jacobian of pixels of the answer.
 
         .. math::
 
             G_{p}(i, j) = \sum_b v_b \sum_{c, d}
             \Bigl|\frac{\partial D(z_b; \sigma)_{c,p}}{\partial z_{b,d,i,j}}\Bigr|
 
-        over the channels c and d of the answer and of the noisy image, and with :math:`v_b` the
-        sample weights, which sum to one: the mean over the noisy images. It is the heat map of
-        `FlexibleWindows`.
+        with c and d the channels of the answer and of the noisy image, and :math:`v_b` the sample
+        weights, which sum to one. `FlexibleWindows` are chosen by such heat maps.
 
         Parameters
         ----------
         Z, sigma, pixels
-            As in :meth:`jacobian`. Rows of the Jacobian are held for as many pixels at a time
-            as fit ``working_memory``.
+            As in :meth:`jacobian`. Rows of the Jacobian are held for as many pixels at a time as
+            fit ``working_memory``.
         sample_weight : array of shape (n,), default None
-            Of the noisy images, non-negative; None: all alike.
+            Weights of the noisy images, non-negative; None: equal.
 
         Returns
         -------
@@ -577,43 +571,25 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return heat if layout.is_torch else heat.numpy()
 
     def _checked_question(self, Z, sigma, pixels):
-        """Return noisy images and levels as tensors, numbers of pixels, and the layout of Z."""
+        """Return noisy images, noise levels and indices of pixels as tensors, and Z's layout."""
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
         sigma = check_sigma(sigma, len(z)).to(z.device)
         return z, sigma, check_pixels(pixels, self._input_shapes()[-1][-2:]).to(z.device), layout
 
     def attribute(self, Z, sigma, y=None, *, top=10, by="pixel"):
-        """Refuse: only means of training images have an attribution.
-
-        Raises
-        ------
-        ValueError
-            Always; the error names the denoiser to ask instead.
-        """
+        """Raise ValueError: the answer is no mean of training images."""
         check_is_fitted(self)
         raise ValueError(self._prior_of().no_attribution)
 
     def denoise_without(self, Z, sigma, images, y=None):
-        """Refuse: only means of training images can leave some of them out.
-
-        Raises
-        ------
-        ValueError
-            Always; the error names the denoiser to ask instead.
-        """
+        """Raise ValueError, which names the remedy, as in :meth:`attribute`."""
         check_is_fitted(self)
         raise ValueError(self._prior_of().no_attribution)
 
 
 def check_guidance(guidance, y):
-    """Return the weight w of the classes' denoisers, a float.
-
-    Raises
-    ------
-    ValueError
-        If it is no finite number, or there are no classes to weigh.
-    """
+    """Return ``guidance`` as a float; raise if it is not finite, or other than 1 without y."""
     is_number = isinstance(guidance, numbers.Real) and not isinstance(guidance, bool)
     if not is_number or not math.isfinite(guidance):
         raise ValueError(
@@ -638,10 +614,10 @@ def _mean(prior, z, sigma):
 
 
 def _sampler(sampler):
-    """Return the function of a sampler from its name."""
+    """Return a sampler, given by name or as a callable."""
     if callable(sampler):
         return sampler
     if not isinstance(sampler, str) or sampler not in SAMPLERS:
-        known = ", ".join(map(repr, sorted(SAMPLERS)))
-        raise ValueError(f"sampler must be one of {known} or a callable, got {sampler!r}.")
+        names = ", ".join(map(repr, sorted(SAMPLERS)))
+        raise ValueError(f"sampler must be one of {names} or a callable, got {sampler!r}.")
     return SAMPLERS[sampler]

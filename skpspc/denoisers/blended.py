@@ -1,4 +1,4 @@
-"""Several denoisers in one: the mixture that errs least at each noise level."""
+"""Convex combinations of denoisers with the least error at each noise level."""
 
 import numbers
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser
 from .training_set_denoiser import TrainingSetDenoiser
 
-# On images in [-1, 1]: from where images are hardly noisy to where they are hardly seen.
+# On images in [-1, 1].
 _SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
-# Beside the seed: what is drawn here must not be the noise that `score` and `sample` draw.
+# Added to the seed, so that the draws differ from the noise of `score` and `sample`.
 _CALIBRATION = 2
 _SHOWN = 10  # classes that a warning lists
 
@@ -77,12 +77,12 @@ class Blend(BasePrior):
         out = z.new_zeros(len(z), len(pixels), z.shape[1], *z.shape[1:])
         for member, rows, weight in self._weighted_members(sigma):
             arguments = (tensor.to(member.device) for tensor in (z[rows], sigma[rows], pixels))
-            part = member.jacobian(*arguments).to(z)
-            out[rows] += weight.to(z).view(-1, 1, 1, 1, 1, 1) * part
+            jacobian = member.jacobian(*arguments).to(z)
+            out[rows] += weight.to(z).view(-1, 1, 1, 1, 1, 1) * jacobian
         return out
 
     def _weighted_members(self, sigma):
-        """Yield members, the images at which they have weight, and the weights."""
+        """Yield each member, the rows of noisy images where it has weight, and its weights."""
         for member, weight in zip(self.members, self.weights_at(sigma).T, strict=True):
             rows = weight.nonzero().squeeze(1)
             if len(rows):
@@ -98,45 +98,31 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         w(\sigma) = \operatorname*{argmin}_{w \ge 0,\, \sum_m w_m = 1}
         \operatorname{E} \Bigl\| \sum_m w_m D_m(x + \sigma \epsilon; \sigma) - y \Bigr\|^2
 
-    over images x that the :math:`D_m` were not fitted on and standard normal noise, with y
-    = x, or what another denoiser, such as a trained network, makes of :math:`x + \sigma
-    \epsilon`. It is stacking, with one regression for each noise level.
+    over held-out images x and standard normal noise. The target y is x, or the answer of another
+    denoiser, such as a trained network, to :math:`x + \sigma \epsilon`. It is stacking, with one
+    regression for each noise level.
 
     Parameters
     ----------
     denoisers : list of (str, Denoiser)
-        The members :math:`D_m` with their names; clones of them are fitted. One that is not to
-        be cloned or fitted, a large network for example, may be wrapped in
-        `sklearn.frozen.FrozenEstimator`.
+        Names and members :math:`D_m`; clones of the members are fitted. Wrap a member in
+        `sklearn.frozen.FrozenEstimator` to use it without cloning and fitting, as for a large
+        network.
     against : "clean" or denoiser, default "clean"
-        What the blend is to be near to. "clean": the held-out images. A denoiser, a fitted
-        `NetworkDenoiser` for example: its answers, asked for once for each held-out image and
-        noise level. It is used as it is if it is fitted; if not, as `sklearn.base.clone` leaves
-        it, a clone is fitted beside the members. `sklearn.frozen.FrozenEstimator` keeps one
-        fitted.
+        Target of the blend. "clean": the held-out images. A denoiser, a fitted `NetworkDenoiser`
+        for example: its answers, one for each held-out image and noise level. A fitted denoiser is
+        used directly; of an unfitted one, such as `sklearn.base.clone` returns, a clone is fitted
+        beside the members. `sklearn.frozen.FrozenEstimator` survives cloning.
     sigmas : array of float, default None
-        Noise levels at which weights are found, positive; in between they are interpolated,
-        linearly in log sigma, and beyond the ends they stay. None: 0.05, 0.1, 0.2, ..., 6.4
-        for images on [-1, 1], scaled to ``data_range``. Against a network, stay within
-        the noise levels that it was trained on.
+        Positive noise levels at which weights are fitted. Weights are interpolated linearly in log
+        sigma, and constant beyond the ends. None: 0.05, 0.1, 0.2, ..., 6.4 for images on [-1, 1],
+        scaled to ``data_range``. Against a network, stay within its trained noise levels.
     n_images : int, default 128
-        How many different images of X are held out, at least 2. The weights are fitted on one
-        half of them (the larger one) and ``errors_`` measured on the other.
-    sigma : float, default 0.5
-        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the
-        images (uint8 images live on [-1, 1]).
-    image_shape : tuple of (C, H, W), default None
-        Shape of one image where X is flat; None: a flat row is a 1 x d image. Members are
-        given whole images, and need none.
-    data_range : tuple of (low, high), default None
-        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
-        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
-        float images are used unscaled.
-    device : str or torch.device, default None
-        Where to work; None: where X is.
-    random_state : int, RandomState, Generator or None, default 0
-        Decides which images are held out and their noise, at fit, and fixes the noise of
-        :meth:`score`.
+        Number of different images of X held out, at least 2. Weights are fitted on the larger half
+        and ``errors_`` measured on the other.
+    sigma, image_shape, data_range, device, random_state
+        As in `EmpiricalDenoiser`. Members are given whole images and need no ``image_shape``.
+        ``random_state`` also fixes, at fit, the held-out images and their noise.
 
     Attributes
     ----------
@@ -145,8 +131,8 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
     sigmas_ : ndarray of shape (n_sigmas,)
         The noise levels, increasing.
     errors_ : ndarray of shape (n_sigmas, n_denoisers + 1)
-        Mean squared error per pixel of each member and, in the last column, of the blend, on
-        the half of the held-out images on which no weight was fitted.
+        Mean squared error per pixel of each member and, in the last column, of the blend, on the
+        half of the held-out images that the weights were not fitted on.
     denoisers_ : list of Denoiser
         The members, fitted on all of X.
     image_shape_, n_features_in_, training_set_
@@ -155,32 +141,29 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
     Raises
     ------
     ValueError
-        While fitting: without members, for names that are not unique, a member that answers
-        with less than whole images, too few images to hold some out, or a network that
-        answers with NaN.
-        While denoising, for a class of ``n_images`` different images or fewer.
+        While fitting: without members, for duplicate names, a member that does not answer with
+        whole images, too few images to hold out, or a network that answers with NaN. While
+        denoising: for a class of ``n_images`` different images or fewer.
 
     Notes
     -----
-    Fitting takes two rounds, as in scikit-learn's searches: the members are fitted on what is
-    not held out, asked for the held-out images, and then fitted again, on all of X.
-    ``errors_`` are those of the first round. Images that occur more than once in X are held
-    out together, so that no member has seen a held-out image, and count as often in the
-    mean, as sample weights do. :meth:`partial_fit` does it all again on all images.
+    As in scikit-learn's searches, members are fitted twice: without the held-out images, which
+    measures ``errors_``, and then on all of X. Copies of an image are held out together, so that
+    no member is fitted on a held-out image; they count in the mean, as sample weights do.
+    :meth:`partial_fit` repeats the fit on all images.
 
-    With labels, the denoiser of a class is a blend of its own: when it is first asked for, the
-    members are fitted, weighed and fitted again on the images of that class alone, which takes as
-    long as a fit of them. Every class that is asked for needs more than ``n_images`` different
-    images; pass an ``n_images`` below the size of the smallest.
+    With labels, each class has its own blend, fitted on its images at its first use, in the time
+    of a fit. A class needs more than ``n_images`` different images; pass an ``n_images`` below the
+    size of the smallest class.
 
     With :math:`A_{mn}` the mean product of the errors of members m and n, the weights minimise
     :math:`w^T A w`, which non-negative least squares solve exactly.
 
-    ``log_evidence`` and ``effective_sample_size`` are the members' weighted means;
-    ``error_bound`` and ``standard_error`` too, which by the triangle inequality are bounds for
-    the blend. ``bound_is_proved`` is True where it is for every member that has weight. A member
-    without weight is not asked, and one that does not know a quantity, as networks do not know
-    log p(z), makes it NaN where it has weight.
+    ``log_evidence``, ``effective_sample_size``, ``error_bound`` and ``standard_error`` are the
+    members' weighted means; by the triangle inequality, the last two are bounds for the blend.
+    ``bound_is_proved`` is True where it is for every member with weight. Members without weight
+    are not computed. A quantity that a member with weight lacks, such as a network's log p(z), is
+    NaN.
 
     References
     ----------
@@ -233,7 +216,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         self.random_state = random_state
 
     def get_params(self, deep=True):
-        """Parameters, and with ``deep`` the members by name and their parameters.
+        """Return parameters; with ``deep``, also the members by name and their parameters.
 
         Parameters
         ----------
@@ -246,7 +229,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         return self._get_params("denoisers", deep=deep)
 
     def set_params(self, **params):
-        """Set parameters; ``name`` replaces a member and ``name__parameter`` sets one of its.
+        """Set parameters; ``name`` replaces a member, ``name__parameter`` sets its parameter.
 
         Parameters
         ----------
@@ -268,10 +251,10 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
 
     def _learn(self, training_set):
         rng = np.random.default_rng([noise_seed(self.random_state), _CALIBRATION])
-        kept, held = hold_out(training_set, self.n_images, rng)
-        trials = [_prior_on(member, kept) for member in self._fitted_members]
-        products = self._error_products(trials, self._reference(kept), held, noise_seed(rng))
-        fitting, reporting = products
+        fitted, held_out = hold_out(training_set, self.n_images, rng)
+        trials = [_prior_on(member, fitted) for member in self._fitted_members]
+        reference = self._reference(fitted)
+        fitting, reporting = self._error_products(trials, reference, held_out, noise_seed(rng))
         weights = np.stack([_simplex_weights(product) for product in fitting])
         blend = np.einsum("sm,smn,sn->s", weights, reporting, weights)
         errors = np.column_stack([np.diagonal(reporting, axis1=1, axis2=2), blend])
@@ -290,7 +273,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         }
 
     def _warn_of_small_classes(self, training_set):
-        """Warn of classes of which ``n_images`` cannot be held out."""
+        """Warn of classes with too few different images to hold out ``n_images``."""
         if self._labels is None:
             return
         counts = n_different(training_set, self._labels.codes, len(self.classes_))
@@ -306,7 +289,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
             )
 
     def _check_members(self):
-        """Refuse what is no list of at least one (name, denoiser)."""
+        """Raise unless ``denoisers`` is a list of at least one (name, denoiser)."""
         for member in self.denoisers:
             if not (isinstance(member, tuple) and len(member) == 2 and isinstance(member[0], str)):
                 raise ValueError(
@@ -325,14 +308,13 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         self._validate_names([name for name, _ in self.denoisers])
 
     def _grid(self):
-        """The noise levels of the calibration, increasing."""
-        if self.sigmas is None:
+        """Return the noise levels of the calibration, increasing."""
+        sigmas = self.sigmas
+        if sigmas is None:
             warn_if_unusual(self, "the noise levels of BlendedDenoiser")
-        given = (
-            half_width(self.data_range_) * np.array(_SIGMAS) if self.sigmas is None else self.sigmas
-        )
+            sigmas = half_width(self.data_range_) * np.array(_SIGMAS)
         try:
-            sigmas = np.unique(np.asarray(given, dtype=np.float64))
+            sigmas = np.unique(np.asarray(sigmas, dtype=np.float64))
         except (TypeError, ValueError):
             sigmas = np.empty(0)
         if len(sigmas) == 0 or not (np.isfinite(sigmas) & (sigmas > 0)).all():
@@ -346,7 +328,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         model = clone(denoiser)
         if not isinstance(model, FrozenEstimator):
             model.set_params(**dict.fromkeys(_range_parameters(model), self.data_range))
-        # its parameters are not those that have been checked so far
+        # the member's parameters have not been validated yet
         with config_context(skip_parameter_validation=False):
             model.fit(training_set.images, None, sample_weight=training_set.sample_weight)
         own = getattr(model, "data_range_", None) or DEFAULT_RANGE
@@ -357,31 +339,32 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
             )
         return model
 
-    def _reference(self, kept):
-        """Return the denoiser whose answers are to be met, or None for clean images."""
+    def _reference(self, training_set):
+        """Return the denoiser whose answers are the target, or None for clean images."""
         if isinstance(self.against, str):
             return None
         if hasattr(self.against, "fit"):
             try:
                 check_is_fitted(self.against)
             except NotFittedError:
-                return self._fitted(self.against, kept)
+                return self._fitted(self.against, training_set)
         return self.against
 
-    def _error_products(self, members, reference, held, seed):
+    def _error_products(self, members, reference, held_out, seed):
         """Return mean products of the members' errors on both halves, (2, n_sigmas, M, M)."""
-        half, sigmas = (len(held) + 1) // 2, self._sigma_grid
-        weight = torch.zeros(2, len(held), dtype=torch.float64, device=held.device)
+        half, sigmas = (len(held_out) + 1) // 2, self._sigma_grid
+        weight = torch.zeros(2, len(held_out), dtype=torch.float64, device=held_out.device)
         for of_half, rows in zip(weight, (slice(half), slice(half, None)), strict=True):
-            of_half[rows] = held.sample_weight[rows] / held.sample_weight[rows].sum()
+            of_half[rows] = held_out.sample_weight[rows] / held_out.sample_weight[rows].sum()
         products = np.zeros((2, len(sigmas), len(members), len(members)))
-        for rows, clean, noisy, levels in noisy_blocks(held, sigmas, seed, noise_per_level=True):
+        noisy_images = noisy_blocks(held_out, sigmas, seed, noise_per_level=True)
+        for rows, clean, noisy, levels in noisy_images:
             blocks = zip(noisy.split(len(clean)), levels.split(len(clean)), strict=True)
             for j, (z, level) in enumerate(blocks):
                 target = clean if reference is None else self._target(reference, z, sigmas[j])
                 errors = self._errors(members, z, level, target)
                 product = torch.einsum("mid,nid,hi->hmn", errors, errors, weight[:, rows])
-                products[:, j] += product.cpu().numpy() / held.n_values
+                products[:, j] += product.cpu().numpy() / held_out.n_values
         return products
 
     def _target(self, reference, z, sigma):
@@ -395,8 +378,8 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
             )
         if not answer.isfinite().all():
             raise ValueError(
-                f"against answered with NaN or infinity at sigma = {sigma}; choose sigmas at "
-                "which it is at home."
+                f"against answered with NaN or infinity at sigma = {sigma}; choose sigmas that it "
+                "was trained on."
             )
         return answer
 
@@ -417,7 +400,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
 
 
 def _range_parameters(denoiser):
-    """Return the names of the parameters that hold the data range of a denoiser."""
+    """Return the names of a denoiser's parameters that hold the data range."""
     names = denoiser.get_params(deep=False)
     return ["data_range"] if "data_range" in names else ["denoiser__data_range"]
 
@@ -430,9 +413,9 @@ def _prior_on(member, training_set):
 
 
 def _posterior_of(member, z, sigma):
-    """Return the posterior of a member that may live on another device."""
-    part = member.posterior(z.to(member.device), sigma.to(member.device))
-    return part.map(lambda tensor: tensor.to(z.device))
+    """Return the posterior of a member, computed on its device, on the device of z."""
+    posterior = member.posterior(z.to(member.device), sigma.to(member.device))
+    return posterior.map(lambda tensor: tensor.to(z.device))
 
 
 def _simplex_weights(product):

@@ -1,4 +1,4 @@
-"""Patch sizes and bandwidths of least error on held-out training images."""
+"""Calibrate patch sizes and bandwidths on held-out training images."""
 
 import math
 import numbers
@@ -21,69 +21,54 @@ BANDWIDTH_CONSTRAINT = [
     StrOptions({"calibrated"}),
 ]
 
-# Images held out, and images fitted.
+# Numbers of images.
 _HELD_OUT = 16
 _FITTED = 1000
-# Noise levels that are tried, in standard deviations of a pixel. Sizes: at the first the smallest
-# patches serve, at the last all sizes give nearly the mean image.
+# In standard deviations of a pixel. The smallest patches are best at the first level; at the last,
+# all sizes give nearly the mean image.
 _SIZE_LEVELS = tuple(edm_sigmas(9, 0.05, 32.0)[::-1].tolist())
 _BANDWIDTH_LEVELS = tuple(edm_sigmas(7, 0.05, 8.0).tolist())
 _BANDWIDTHS = (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.0)
-_NO_SPREAD = 1e-13  # beside the size of the data: nothing but rounding
+_NO_SPREAD = 1e-13  # relative to the largest value: rounding error
 
 
 def trial_split(training_set, seed):
-    """Return different training images, two of TrainingSet: held-out images, and images to fit.
+    """Return two training sets of different images: held-out images, and images to fit.
 
-    Of a single image there are none to fit.
+    A training set of one image leaves none to fit.
     """
     rng = np.random.default_rng(seed)
     drawn = different(training_set, _HELD_OUT + _FITTED, rng)
-    n_held = min(_HELD_OUT, math.ceil(len(drawn) / 10))
-    return drawn.subset(slice(n_held)), drawn.subset(slice(n_held, None))
+    n_held_out = min(_HELD_OUT, math.ceil(len(drawn) / 10))
+    return drawn.subset(slice(n_held_out)), drawn.subset(slice(n_held_out, None))
 
 
 def calibrated_sizes(denoiser, training_set):
-    """Return the patch sizes of least error on held-out training images, never falling with sigma.
+    """Return the `PatchSchedule` of least held-out error whose sizes never fall with sigma.
 
-    Parameters
-    ----------
-    denoiser : PSPCDenoiser
-    training_set : TrainingSet
-
-    Returns
-    -------
-    PatchSchedule
-        The paper's, if there are too few images to hold any out, or all are equal.
+    It is the paper's if there are too few images to hold any out, or all images are equal.
     """
     seed = noise_seed(denoiser.random_state)
-    held, rest = trial_split(training_set, seed)
-    spread = _pixel_variance(rest) ** 0.5 if len(rest) else 0.0
+    held_out, fitted = trial_split(training_set, seed)
+    spread = _pixel_variance(fitted) ** 0.5 if len(fitted) else 0.0
     if spread <= _NO_SPREAD * training_set.abs_max:
         return denoiser._paper_schedule(training_set.image_shape)
-    # a bandwidth that is calibrated too is calibrated afterwards, with these sizes
+    # `with_bandwidth` calibrates the bandwidth afterwards, with these sizes
     bandwidth = 0.0 if isinstance(denoiser.bandwidth, str) else denoiser.bandwidth
-    trial = denoiser._make_prior(rest, bandwidth)
-    sizes = patch_sizes(held.image_shape)
+    trial = denoiser._make_prior(fitted, bandwidth)
+    shape = held_out.image_shape
+    sizes = patch_sizes(shape)
     sigmas = [spread * level for level in _SIZE_LEVELS]
-    means = (replace(trial, windows=squares_of_side(size, held.image_shape)).mean for size in sizes)
-    errors = held_out_errors(means, held, sigmas, seed)
-    chosen = least_total(errors @ _shares(held))
+    means = (replace(trial, windows=squares_of_side(size, shape)).mean for size in sizes)
+    errors = held_out_errors(means, held_out, sigmas, seed)
+    chosen = least_total(errors @ _relative_weights(held_out))
     return PatchSchedule(sigmas, [sizes[k] for k in chosen])
 
 
 def with_bandwidth(denoiser, training_set):
-    """Return the prior that a denoiser makes of a training set, with its parameter ``bandwidth``.
+    """Return the prior of a training set with a denoiser's ``bandwidth``, given or calibrated.
 
-    Parameters
-    ----------
-    denoiser : EmpiricalDenoiser, PatchDenoiser or PSPCDenoiser
-        Its ``_make_prior(training_set, bandwidth)`` gives a prior of a bandwidth that is known.
-    training_set : TrainingSet
-
-    Returns
-    -------
-    Prior or CropPriors
+    The denoiser has a method ``_make_prior(training_set, bandwidth)``.
     """
     bandwidth = denoiser.bandwidth
     if not isinstance(bandwidth, str):
@@ -93,44 +78,36 @@ def with_bandwidth(denoiser, training_set):
 
 
 def bandwidth_attribute(denoiser, bandwidth):
-    """Return the public attribute of a calibrated bandwidth, a dict; empty if it was given."""
+    """Return the public attribute of a calibrated bandwidth, a dict; empty for other bandwidths."""
     return {"bandwidth_schedule_": bandwidth} if isinstance(denoiser.bandwidth, str) else {}
 
 
 def calibrated_bandwidth(denoiser, prior, training_set):
-    """Return the bandwidths of least error on held-out training images at each noise level.
+    """Return the `BandwidthSchedule` of least held-out error at each noise level.
 
-    Parameters
-    ----------
-    denoiser : EmpiricalDenoiser, PatchDenoiser or PSPCDenoiser
-    prior : Prior or CropPriors
-        Of all training images, with their Gaussian, whose variance sets the noise levels.
-    training_set : TrainingSet
-
-    Returns
-    -------
-    BandwidthSchedule
+    The variance of ``prior``, the prior of all training images, sets the noise levels.
     """
     seed = noise_seed(denoiser.random_state)
-    held, rest = trial_split(training_set, seed)
+    held_out, fitted = trial_split(training_set, seed)
     spread = prior.pixel_variance**0.5
-    if len(rest) == 0 or spread <= _NO_SPREAD * training_set.abs_max:
+    if len(fitted) == 0 or spread <= _NO_SPREAD * training_set.abs_max:
         return BandwidthSchedule([1.0], [0.0])
-    trial = denoiser._make_prior(rest, 1.0)
+    trial = denoiser._make_prior(fitted, 1.0)
     sigmas = [spread * level for level in _BANDWIDTH_LEVELS]
-    chosen = [_best_bandwidth(trial, held, sigma, seed) for sigma in sigmas]
+    chosen = [_best_bandwidth(trial, held_out, sigma, seed) for sigma in sigmas]
     return BandwidthSchedule(sigmas, chosen)
 
 
-def _best_bandwidth(prior, held, sigma, seed):
-    """Return the bandwidth of least squared error; past the first valley two more are tried."""
-    ((_, clean, noisy, _),) = noisy_blocks(held, [sigma], seed)
+def _best_bandwidth(prior, held_out, sigma, seed):
+    """Return the bandwidth of least squared error; stop after two in a row that are no better."""
+    ((_, clean, noisy, _),) = noisy_blocks(held_out, [sigma], seed)
     target = prior.answered(clean).double()
     least, best, n_worse = math.inf, 0.0, 0
     with torch.no_grad():
         means = prior.means_by_bandwidth(noisy, sigma, _BANDWIDTHS)
         for bandwidth, mean in zip(_BANDWIDTHS, means, strict=False):
-            error = (mean - target).square().flatten(1).mean(1).cpu().numpy() @ _shares(held)
+            error = (mean - target).square().flatten(1).mean(1).cpu().numpy()
+            error = error @ _relative_weights(held_out)
             n_worse += 1
             if error < least:
                 least, best, n_worse = error, bandwidth, 0
@@ -139,7 +116,7 @@ def _best_bandwidth(prior, held, sigma, seed):
     return best
 
 
-def _shares(training_set):
+def _relative_weights(training_set):
     """Return sample weights with a sum of one, an array (n,)."""
     weight = training_set.sample_weight.cpu().numpy()
     return weight / weight.sum()

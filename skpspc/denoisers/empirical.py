@@ -18,52 +18,50 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
         D(z; \sigma) = \sum_i w_i x_i, \qquad
         w = \operatorname{softmax}_i\bigl(-\|z - x_i\|^2 / 2 \sigma^2 + \log v_i\bigr)
 
-    with :math:`v_i` the sample weights. Its samples are training images: it memorises. At
-    :math:`\sigma = 0` it returns the nearest training image (ties averaged), at
-    :math:`\sigma = \infty` the mean.
+    with :math:`v_i` the sample weights. Its samples are training images: it memorises. It returns
+    the nearest training image (ties averaged) at :math:`\sigma = 0`, the mean at
+    :math:`\sigma = \infty`.
 
     Parameters
     ----------
     algorithm : {"auto", "exact", "faiss"}, default "auto"
-        Which training images are used. "exact": all of them. "auto": all of them, unless
-        ``n_neighbors`` or ``tol`` allow fewer; with ``tol`` still all of them for noisy images for
-        which that is faster. "faiss": as "auto", with ``tol=1e-3`` if nothing else is said.
+        "exact": use all training images. "auto": use all, unless ``n_neighbors`` or ``tol`` allow
+        fewer; with ``tol``, use all for noisy images for which that is faster. "faiss": as "auto",
+        with ``tol=1e-3`` if neither is given.
     n_neighbors : int, callable or None, default None
-        Use exactly so many nearest training images; a callable maps a float sigma to an int.
+        Number of nearest training images to use; a callable maps a float sigma to an int.
     tol : float, default None
-        Largest admissible ``error_bound`` of the posterior: as many training images as that
-        takes. With ``n_neighbors`` as well: those, and more for noisy images where they miss it.
+        Largest ``error_bound`` of the posterior; use as many training images as it takes. With
+        ``n_neighbors``: use those, and more where their bound exceeds ``tol``.
     index : str, default "Flat"
-        What finds them: a factory string of FAISS, such as "Flat", "IVF256,Flat",
-        "PCA32,IVF256,SQ8", "SQ8" or "HNSW32", that compares Euclidean distances. What is made of
-        "Flat", "IVF...", "SQ...", "PQ...", "PCA...", "OPQ..." and "RR" alone keeps ``error_bound``
-        true. With all else, such as graphs ("HNSW32"), it is an estimate, as if they had missed
-        nothing unless they say so: ``bound_is_proved`` is False, a warning says so once, and
-        :meth:`index_recall` measures how much they do miss.
-        "Flat" on the CPU is torch. Neither used nor checked where all training images are.
+        FAISS factory string with Euclidean distances, such as "Flat" (torch on the CPU),
+        "IVF256,Flat", "PCA32,IVF256,SQ8", "SQ8" or "HNSW32". ``error_bound`` is proved for indexes
+        made of "Flat", "IVF...", "SQ...", "PQ...", "PCA...", "OPQ..." and "RR" alone. For others,
+        such as graphs ("HNSW32"), it is an estimate that assumes no misses beyond those reported:
+        ``bound_is_proved`` is False, a warning is issued once, and :meth:`index_recall` measures
+        the misses. Neither used nor checked where all training images are used.
     n_remainder : int, default 0
-        With ``n_neighbors``: so many other training images, drawn with ``random_state``, stand for
-        all others; of use where the posterior is flat, that is at large sigma. The posterior's
-        ``standard_error`` tells what the draw may change.
+        With ``n_neighbors``: number of further training images, drawn with ``random_state``, that
+        stand for all others. Useful where the posterior is flat, at large sigma. ``standard_error``
+        of the posterior measures the effect of the draw.
     bandwidth : float, callable or "calibrated", default 0.0
-        h in [0, 1]: training images are drawn towards their mean by sqrt(1 - h^2) and blurred
-        by h^2 times their covariance, which leaves the mean and covariance of the whole as
-        they are. 0 is this denoiser, 1 exactly the `GaussianDenoiser`. A callable, such as a
+        h in [0, 1]: shrink the training images towards their mean by sqrt(1 - h^2), and blur them
+        by h^2 times their covariance, which preserves the mean and covariance of the distribution.
+        0 is this denoiser, 1 exactly the `GaussianDenoiser`. A callable, such as a
         `BandwidthSchedule`, maps a float sigma to h. "calibrated": the h of least error on
-        held-out images at each of 7 noise levels, chosen while fitting (see Notes).
+        held-out images at each of 7 noise levels, chosen by :meth:`fit` (see Notes).
     verbose : int, default 0
         Above zero, show a progress bar while an index is built, at the first call that needs it.
     sigma : float, default 0.5
-        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the
-        images (uint8 images live on [-1, 1]).
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     image_shape : tuple of (C, H, W), default None
         Shape of one image where X is flat, (n, d). None: a flat row is a 1 x d image.
     data_range : tuple of (low, high), default None
-        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
-        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
-        float images are used unscaled.
+        Range of the images, and unit of noise levels: uint8 pixels 0 to 255 stand for low to high,
+        and floats must lie between them. None: read uint8 images on [-1, 1], use float images
+        unscaled.
     device : str or torch.device, default None
-        Where to keep the training set and do the work; None: where X is.
+        Device of the training set and of the computation; None: the device of X.
     random_state : int, RandomState, Generator or None, default 0
         Fixes the noise of :meth:`score`, so that scores of different settings compare, and the
         draws of ``n_remainder`` and of calibration. None draws anew at each call.
@@ -78,24 +76,24 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
     training_rows_ : array of shape (N,), int
         Their rows in X.
     classes_ : array of shape (n_classes,)
-        Where ``fit`` was given labels: each once, sorted.
+        Distinct labels, sorted; only if fitted with labels.
     bandwidth_schedule_ : BandwidthSchedule
         Only if ``bandwidth="calibrated"``.
 
     Raises
     ------
     ValueError
-        While fitting with a bandwidth, if there is an index to ask too, or for more than
-        12,288 images of more than 12,288 values each.
+        While fitting with a bandwidth: with an index too, or for more than 12,288 images of more
+        than 12,288 values each.
 
     See Also
     --------
-    PSPCDenoiser : The same posterior through many small windows; it generalises.
+    PSPCDenoiser : Posteriors through many small windows; it generalises.
 
     Notes
     -----
-    With labels and an index, every class that is asked for has an index of its own, over its images
-    alone, beside that of all: asking for every class takes the memory of two.
+    With labels and an index, every class that is used has an index of its own images: using every
+    class doubles the memory of the index.
 
     With a bandwidth h > 0, and :math:`\mu, \Sigma` the mean and covariance of the training set,
 
@@ -110,18 +108,16 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
         w = \operatorname{softmax}_i\bigl(-\tfrac12 (z - \mu - y_i)^T
         (h^2 \Sigma + \sigma^2)^{-1} (z - \mu - y_i) + \log v_i\bigr):
 
-    the posterior mean, and ``log_evidence`` that evidence, under a mixture of Gaussians. While
-    it answers, one filtered copy of the training set is held for one sigma at a time, in the
-    float dtype of Z.
+    the posterior mean and the ``log_evidence`` of a mixture of Gaussians. One filtered copy of the
+    training set is held for one sigma at a time, in the float dtype of Z.
 
-    "calibrated" draws 1,016 different training images with ``random_state`` (all, if there are
-    fewer), holds out 16 of them (a tenth, of fewer than 160) and fits the others; copies and
-    sample weights count alike. At each of seven noise levels, 0.05 to 8 standard deviations of
-    a pixel, the bandwidths 0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85 and 1 are tried in this
-    order on the same noise, until two in a row are worse than the best. All images are used for
-    answers. Fewer images want more blur, so where there are many more than 1,000 the choice
-    errs on that side. It is the denoising error that is least, which need not be the distance to
-    a network.
+    "calibrated" draws 1,016 different training images with ``random_state`` (all, if fewer), holds
+    out 16 of them (a tenth, of fewer than 160) and fits the others; an integer sample weight equals
+    copies. At each of seven noise levels, 0.05 to 8 standard deviations of a pixel, it tries the
+    bandwidths 0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85 and 1 in this order on the same noise, until
+    two in a row are worse than the best. All images are used for answers. Few images favour more
+    blur, so the blur is too strong for training sets of many more than 1,000 images. The choice
+    minimises the denoising error, not the distance to a network.
 
     References
     ----------
@@ -200,7 +196,7 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
         return indexed.with_live_parameters(super()._prior_of(code), self)
 
     def _searches(self):
-        """Return the searches of all indexes."""
+        """Return the list of searches, with at most one."""
         return [] if self._prior.search is None else [self._prior.search]
 
     @property

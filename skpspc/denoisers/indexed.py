@@ -1,4 +1,4 @@
-"""Parameters of denoisers whose posterior may come from a few training images."""
+"""Search parameters of denoisers that may use few training images."""
 
 import math
 import numbers
@@ -14,7 +14,7 @@ from ..posterior import NeighbourSearch
 from ..sampling import draw_noise, noise_seed
 from ..support import Neighbours, check_index
 
-_TOL = 1e-3  # of algorithm="faiss", where nothing else is said
+_TOL = 1e-3  # default of algorithm="faiss"
 
 CONSTRAINTS = {
     "algorithm": [StrOptions({"auto", "exact", "faiss"})],
@@ -27,37 +27,30 @@ CONSTRAINTS = {
 
 
 def is_exact(denoiser):
-    """Return whether the parameters of a denoiser always use all training images."""
-    chooses = denoiser.n_neighbors is not None or denoiser.tol is not None
-    return not (chooses or denoiser.algorithm == "faiss")
+    """Return whether a denoiser always uses all training images."""
+    limited = denoiser.n_neighbors is not None or denoiser.tol is not None
+    return not (limited or denoiser.algorithm == "faiss")
 
 
-def check_search(denoiser, crop):
-    """Raise if the parameters of a search contradict each other or the training images.
-
-    Parameters
-    ----------
-    denoiser : EmpiricalDenoiser or PatchDenoiser
-    crop : TrainingSet
-        Whole images or crops, in which neighbours are searched.
-    """
-    n_neighbors, chooses = denoiser.n_neighbors, denoiser.n_neighbors is not None
-    if denoiser.algorithm == "exact" and (
-        chooses or denoiser.tol is not None or denoiser.n_remainder
-    ):
+def check_search(denoiser, training_set):
+    """Raise if the search parameters of a denoiser contradict each other or a training set."""
+    n_neighbors, tol = denoiser.n_neighbors, denoiser.tol
+    limited = n_neighbors is not None or tol is not None
+    if denoiser.algorithm == "exact" and (limited or denoiser.n_remainder):
         raise ValueError(
             "algorithm='exact' uses all training images; leave n_neighbors and tol at None "
             "and n_remainder at 0, or use algorithm='auto'."
         )
-    if denoiser.n_remainder and not chooses:
+    if denoiser.n_remainder and n_neighbors is None:
         raise ValueError(
             f"n_remainder={denoiser.n_remainder} stands for the images beyond the nearest; pass "
             "n_neighbors too."
         )
-    if isinstance(n_neighbors, numbers.Integral) and int(n_neighbors) > len(crop):
+    if isinstance(n_neighbors, numbers.Integral) and int(n_neighbors) > len(training_set):
         raise ValueError(
-            f"n_neighbors must be between 1 and the number of training images, {len(crop)}, or a "
-            f"callable that gives such an int for every sigma; got {n_neighbors!r}."
+            "n_neighbors must be between 1 and the number of training images, "
+            f"{len(training_set)}, or a callable that gives such an int for every sigma; got "
+            f"{n_neighbors!r}."
         )
     if not is_exact(denoiser):
         if denoiser.bandwidth != 0:
@@ -65,26 +58,21 @@ def check_search(denoiser, crop):
                 f"bandwidth={denoiser.bandwidth!r} blurs all training images; leave n_neighbors "
                 "and tol at None and algorithm at 'auto', or bandwidth at 0."
             )
-        check_index(denoiser.index, crop)
+        check_index(denoiser.index, training_set)
 
 
-def search_of(denoiser, crop):
-    """Return the search that the parameters of a denoiser make, a `NeighbourSearch` or None.
+def search_of(denoiser, training_set):
+    """Return the `NeighbourSearch` of a denoiser, or None if it uses all training images.
 
-    Parameters
-    ----------
-    denoiser : EmpiricalDenoiser or PatchDenoiser
-    crop : TrainingSet
-        Whole images or crops. A part of the images of the fit may be too few for its index; then
-        the index is "Flat".
+    Where a subset of the fitted images is too small for the index, the index is "Flat".
     """
     if is_exact(denoiser):
         return None
-    fallback = "Flat" if denoiser._learns_parts else None
+    fallback = "Flat" if denoiser._learns_subsets else None
     tol = denoiser.tol
     if tol is None and denoiser.n_neighbors is None:
         tol = _TOL
-    neighbours = Neighbours(crop, denoiser.index, fallback=fallback)
+    neighbours = Neighbours(training_set, denoiser.index, fallback=fallback)
     return NeighbourSearch(neighbours, denoiser.n_neighbors, tol, denoiser.n_remainder)
 
 
@@ -100,33 +88,31 @@ def proved_by(denoiser):
 def index_recall(self, k=10, *, sigma=None, n_images=64):
     """Return the fraction of the k nearest training images that the index finds.
 
-    The ``error_bound`` of graphs, such as ``index="HNSW32"``, takes for granted that they
-    miss nothing, and ``bound_is_proved`` is False. It can be relied on where the recall is 1,
-    at the k that the posterior needs, and not where the recall is clearly less: a graph with
-    more edges ("HNSW64") or another index helps. The bound of an index that looks at all
-    images nearby, such as "Flat" or "IVF256,Flat", holds whatever its recall; see ``index``.
+    The ``error_bound`` of a graph, such as ``index="HNSW32"``, assumes that the graph misses
+    nothing (``bound_is_proved`` is False). Rely on it where the recall is 1 at the k that the
+    posterior needs; where it is clearly less, use a graph with more edges ("HNSW64") or another
+    index. The bound of "Flat" or "IVF256,Flat" holds at any recall; see ``index``.
 
     Parameters
     ----------
     k : int, default 10
         Between 1 and the number of training images.
     sigma : float, default None
-        Noise level of the images that are looked up, finite. None: the constructor's.
+        Noise level of the queries, finite. None: the parameter ``sigma``.
     n_images : int, default 64
-        Number of images looked up: training images, evenly spaced over X, with noise that
-        ``random_state`` fixes. Each is compared with all training images.
+        Number of queries: training images, evenly spaced over X, with noise that ``random_state``
+        fixes. Each is compared with all training images.
 
     Returns
     -------
     float
-        Between 0 and 1. An image that ties with the k-th counts as found. Of `PatchDenoiser`, the
+        Between 0 and 1. An image that ties with the k-th counts as a hit. For `PatchDenoiser`, the
         mean over its locations.
 
     Raises
     ------
     ValueError
-        Where all training images are used and there is no index, or for a parameter out of
-        range.
+        Without an index, where all training images are used; for a parameter out of range.
     """
     self = self._now()
     check_is_fitted(self)
@@ -154,7 +140,7 @@ def index_recall(self, k=10, *, sigma=None, n_images=64):
 
 
 def with_live_parameters(prior, denoiser):
-    """Return a prior whose search has the present ``verbose`` and ``random_state``."""
+    """Return a prior whose search has the current ``verbose`` and ``random_state``."""
     if prior.search is None:
         return prior
     seed = noise_seed(denoiser.random_state) if prior.search.n_remainder else 0

@@ -19,7 +19,7 @@ from .training_set_denoiser import TrainingSetDenoiser
 
 @dataclass(frozen=True, eq=False)
 class CropPriors(BasePrior):
-    """A prior for each of some crops of the training images.
+    """Priors of crops of the training images, one for each location.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class CropPriors(BasePrior):
     priors : list of Prior
         One for each corner.
     stacked : bool
-        Answers have an axis of crops, (n, K, C, h, w). False: of one crop, (n, C, h, w).
+        Answers have shape (n, K, C, h, w). False: (n, C, h, w), with one corner.
     """
 
     training_set: TrainingSet
@@ -51,7 +51,7 @@ class CropPriors(BasePrior):
         return (len(self.corners), *patch) if self.stacked else patch
 
     def answered(self, images):
-        """Return the crops of images (n, C, H, W); images that are crops stay themselves."""
+        """Return the crops of images (n, C, H, W); return crops unchanged."""
         if tuple(images.shape[1:]) == self.answer_shape:
             return images
         h, w = self.window
@@ -59,22 +59,21 @@ class CropPriors(BasePrior):
         return torch.stack(crops, 1) if self.stacked else crops[0]
 
     def posterior(self, z, sigma):
-        """Return the `Posterior` of the crops of noisy images (or of noisy crops)."""
+        """Return the `Posterior` of noisy images or noisy crops."""
         z = self.answered(z)
         crops = z.unbind(1) if self.stacked else [z]
-        parts = [
-            prior.posterior(crop, sigma) for prior, crop in zip(self.priors, crops, strict=True)
-        ]
+        pairs = zip(self.priors, crops, strict=True)
+        posteriors = [prior.posterior(crop, sigma) for prior, crop in pairs]
         if not self.stacked:
-            return parts[0]
+            return posteriors[0]
 
         def stacked(name):
-            return torch.stack([getattr(part, name) for part in parts], -1)
+            return torch.stack([getattr(posterior, name) for posterior in posteriors], -1)
 
         # the composite log-likelihood of `Posterior`, for windows of one size
-        n_values = parts[0].mean[0].numel() / self.training_set.n_values
+        n_values = posteriors[0].mean[0].numel() / self.training_set.n_values
         return Posterior(
-            torch.stack([part.mean for part in parts], 1),
+            torch.stack([posterior.mean for posterior in posteriors], 1),
             stacked("log_evidence").mean(1) / n_values,
             stacked("effective_sample_size").mean(1),
             stacked("error_bound").amax(1),
@@ -83,34 +82,34 @@ class CropPriors(BasePrior):
         )
 
     def jacobian(self, z, sigma, pixels):
-        """Return the Jacobian of the crop, by the pixels of whole images if z are whole."""
+        """Return the Jacobian of the crop by the pixels of z, whole images or crops."""
         (prior,) = self._single("no Jacobian in closed form: ")
         (top, left), (h, w) = self.corners[0], self.window
         crops = self.answered(z)
-        part = prior.jacobian(crops, sigma, pixels)
+        by_crop = prior.jacobian(crops, sigma, pixels)
         if crops.shape == z.shape:
-            return part
-        out = part.new_zeros(*part.shape[:4], *z.shape[2:])
-        out[..., top : top + h, left : left + w] = part
-        return out
+            return by_crop
+        by_image = by_crop.new_zeros(*by_crop.shape[:4], *z.shape[2:])
+        by_image[..., top : top + h, left : left + w] = by_crop
+        return by_image
 
     def attribution(self, z, sigma, top, by_window=False):
-        """Return the `Attribution` of the crop, in rows and columns of whole images."""
+        """Return the `Attribution` of the crop, with rows and columns of whole images."""
         (prior,) = self._single()
-        part = prior.attribution(self.answered(z), sigma, top, by_window)
-        row, column = self.corners[0]
-        return replace(part, row=part.row + row, column=part.column + column)
+        of_crop = prior.attribution(self.answered(z), sigma, top, by_window)
+        top_row, left = self.corners[0]
+        return replace(of_crop, row=of_crop.row + top_row, column=of_crop.column + left)
 
     def means_without(self, z, sigma, groups):
-        """Return means of the crop (G, n, C, h, w) without groups (G, N) of images."""
+        """Return means (G, n, C, h, w) of the crop without groups (G, N) of training images."""
         (prior,) = self._single()
         return prior.means_without(self.answered(z), sigma, groups)
 
-    def _single(self, refused=""):
-        """Return the priors, if there is one crop."""
+    def _single(self, failure=""):
+        """Return the list of the only prior; raise if there are priors for many locations."""
         if self.stacked:
             raise ValueError(
-                f"{refused}PatchDenoiser(location='all') answers with many patches; give the "
+                f"{failure}PatchDenoiser(location='all') answers with many patches; give the "
                 "location of one."
             )
         return self.priors
@@ -125,7 +124,7 @@ class CropPriors(BasePrior):
 
     @property
     def pixel_variance(self):
-        """Root mean square of it is the mean standard deviation of a pixel over the crops."""
+        """Square of the mean, over the crops, of the standard deviation of a pixel."""
         spreads = [prior.pixel_variance**0.5 for prior in self.priors]
         return (sum(spreads) / len(spreads)) ** 2
 
@@ -136,7 +135,7 @@ class CropPriors(BasePrior):
             yield self.with_bandwidth(bandwidth).posterior(z, level).mean
 
     def __getstate__(self):
-        # a pickle of the crops would hold the images once more for each of them
+        # a pickle of every crop would hold the images many times
         priors = [replace(prior, source=None) for prior in self.priors]
         return {**vars(self), "priors": priors}
 
@@ -153,43 +152,32 @@ class CropPriors(BasePrior):
 
 
 class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
-    r"""Posterior mean of the patch at one place, from the same place in every training image.
+    r"""Posterior mean of one patch, from the training images' patches at its location.
 
     .. math::
 
         D_P(z; \sigma) = \sum_i w_i^P x_{iP}, \qquad
         w^P = \operatorname{softmax}_i\bigl(-\|z_P - x_{iP}\|^2 / 2 \sigma^2 + \log v_i\bigr)
 
-    with P the patch's coordinates. It is the optimal denoiser of the crops; it answers for
-    the patch alone.
+    with P the coordinates of the patch. It is the optimal denoiser of the crops.
 
     Parameters
     ----------
     patch_size : int, default 8
         Side of the square patch, at least 1; clipped to the image, with a warning.
     location : {"center", "all"} or tuple of (top, left), default "center"
-        Where the patch lies. "all": every place where it fits, in row-major order, each with
-        a posterior of its own; the training set is read once for each. If an index is asked for,
-        one is kept for each, and a copy of the crops.
+        Location of the patch. "all": every location in row-major order, each with its own
+        posterior and one pass over the training set. With an index, each location keeps an index
+        and a copy of its crops.
     algorithm, n_neighbors, tol, index, n_remainder
-        Exact, or from the patches that an index finds; as in `EmpiricalDenoiser`.
+        As in `EmpiricalDenoiser`, for patches instead of images.
     bandwidth : float, callable or "calibrated", default 0.0
-        Between the patches' posterior and that of a Gaussian with their mean and covariance;
-        as in `EmpiricalDenoiser`. With ``location="all"``, a covariance is kept for each place.
+        As in `EmpiricalDenoiser`, with the mean and covariance of the patches. With
+        ``location="all"``, a covariance is kept for each location.
     verbose : int, default 0
         Above zero, show a progress bar while an index is built.
-    sigma : float, default 0.5
-        Noise level of :meth:`transform` and :meth:`score_samples`.
-    image_shape : tuple of (C, H, W), default None
-        Shape of one image where X is flat; None: a flat row is a 1 x d image.
-    data_range : tuple of (low, high), default None
-        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
-        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
-        float images are used unscaled.
-    device : str or torch.device, default None
-        Where to work; None: where X is.
-    random_state : int, RandomState, Generator or None, default 0
-        Fixes the noise of :meth:`score` and the draw of ``n_remainder``.
+    sigma, image_shape, data_range, device, random_state
+        As in `EmpiricalDenoiser`.
 
     Attributes
     ----------
@@ -201,10 +189,9 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
 
     Notes
     -----
-    :meth:`denoise` takes whole noisy images and returns patches, (n, C, h, w), or
-    (n, K, C, h, w) for K places; it takes such patches as well, so that :meth:`sample`
-    draws patches. :meth:`score` is that of the patch, so the scores of different patch sizes
-    are about different pixels; choose a size by `PSPCDenoiser`.
+    :meth:`denoise` takes whole noisy images or noisy patches, and returns patches (n, C, h, w), or
+    (n, K, C, h, w) for K locations; :meth:`sample` draws patches. :meth:`score` is the score of
+    the patch: different patch sizes score different pixels, so choose a size by `PSPCDenoiser`.
 
     References
     ----------
@@ -306,8 +293,7 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
         if corner not in every:
             raise ValueError(
                 f"location must be 'center', 'all' or (top, left) between (0, 0) and {every[-1]} "
-                f"for a {window} patch in an image {image_shape}, got "
-                f"{self.location!r}."
+                f"for a {window} patch in an image {image_shape}, got {self.location!r}."
             )
         return [corner]
 

@@ -28,11 +28,7 @@ from .training_set_denoiser import TrainingSetDenoiser
 class SquaresBySigma:
     """Square windows whose side depends on the noise level.
 
-    Attributes
-    ----------
-    schedule : callable
-        Maps a noise level, a float, to the side, an int of at least 1; clipped to the image.
-    image_shape : tuple of (C, H, W)
+    ``schedule`` maps a float sigma to the side, an int of at least 1, clipped to the image.
     """
 
     schedule: Callable
@@ -50,7 +46,7 @@ class SquaresBySigma:
 
 
 class PSPCDenoiser(TrainingSetDenoiser):
-    r"""Patch Set Posterior Composite: the posterior means of all patches, averaged in place.
+    r"""Patch Set Posterior Composite: the posterior means of overlapping patches, averaged.
 
     .. math::
 
@@ -59,54 +55,38 @@ class PSPCDenoiser(TrainingSetDenoiser):
         w^k = \operatorname{softmax}_i\bigl(-\|z_{P_k} - x_{i P_k}\|^2 / 2 \sigma^2
         + \log v_i\bigr)
 
-    over all square patches :math:`P_k` that fit the image, or over windows of any shape, one a
-    pixel. A patch is compared with the same place in every training image; channels share it.
-    Where many patches disagree they average out, and the result is no training image: it
+    over all square patches :math:`P_k` in the image, or over windows of any shape, one for each
+    pixel. A patch has all channels and is compared with its location in every training image.
+    Patches with different nearest images average to an image outside the training set: it
     generalises.
 
     Parameters
     ----------
     patch_size : int, PatchSchedule, callable, "paper" or "calibrated", default "paper"
         Side of the patches. An int serves every sigma and is clipped to the image, with a
-        warning; a `PatchSchedule` or another callable maps a float sigma to an int of at
-        least 1, clipped; "paper" is the CIFAR-10 schedule of the paper, scaled by the
-        longer side of the image over 32. "calibrated": the sizes of least error on held-out
-        training images at 9 noise levels, chosen while fitting (see Notes).
+        warning. A `PatchSchedule` or another callable maps a float sigma to an int of at least 1,
+        clipped. "paper" is the CIFAR-10 schedule of the paper, scaled by the longer side of the
+        image over 32. "calibrated": sizes of least error on held-out training images at 9 noise
+        levels, chosen by :meth:`fit` (see Notes).
     windows : FlexibleWindows, default None
-        Windows of any shape, one a pixel, instead of squares: PSPC-Flex. They take the place of
-        ``patch_size``, which must be left at its default.
+        Windows of any shape, one for each pixel (PSPC-Flex), instead of ``patch_size``.
     flip : bool, default False
-        Compare with the mirror image (left-right) of every training image too, as if X held
-        it beside the image, with the same weight. Nothing is copied; the work is twice as
-        much.
+        Add the left-right mirror image of every training image, with its weight, without copies.
+        Doubles the work.
     engine : {"auto", "numba", "torch"}, default "auto"
-        What computes: "numba" is compiled code for float32 on the CPU (the extra ``cpu``),
-        "torch" serves every dtype and device; "auto" takes the faster one that serves. How far
-        both are from the exact answer: :ref:`accuracy`, in the user guide. Beyond
-        the reach of float32 logits (sigma under 1e-4 of the data's size, or infinite), and for
-        a patch as large as the image, torch computes in any case.
+        "numba" is compiled code for float32 on the CPU (the extra ``cpu``), "torch" serves every
+        dtype and device, "auto" takes the faster one available. Errors of both: :ref:`accuracy`.
+        Torch always computes where float32 logits overflow (sigma under 1e-4 of the data's size,
+        or infinite), and for patches as large as the image.
     bandwidth : float, callable or "calibrated", default 0.0
-        h in [0, 1]: training images are drawn towards their mean by sqrt(1 - h^2) and blurred
-        by h^2 times their covariance. 0 is this denoiser; 1 is Gaussian. A callable, such as a
-        `BandwidthSchedule`, maps a float sigma to h; "calibrated": see `EmpiricalDenoiser`.
-        With ``flip``, mean and covariance are those of images and mirror images.
+        As in `EmpiricalDenoiser`: 0 is this denoiser, 1 is Gaussian. With ``flip``, mean and
+        covariance include the mirror images.
     smoothing : {"window", "global"}, default "window"
-        With a bandwidth. "window": by the covariance of every window, in it; a window costs a
-        product of its matrix with all training images. "global": by that of the whole image,
-        in which windows then compare filtered images; faster (see Notes), and the only one
-        for ``windows``.
-    sigma : float, default 0.5
-        Noise level of :meth:`transform` and :meth:`score_samples`.
-    image_shape : tuple of (C, H, W), default None
-        Shape of one image where X is flat; None: a flat row is a 1 x d image.
-    data_range : tuple of (low, high), default None
-        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
-        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
-        float images are used unscaled.
-    device : str or torch.device, default None
-        Where to work; None: where X is.
-    random_state : int, RandomState, Generator or None, default 0
-        Fixes the noise of :meth:`score` and the draw of calibration.
+        Blur of ``bandwidth``. "window": by the covariance of each window, which costs a product of
+        its matrix with all training images. "global": by the covariance of whole images; windows
+        then compare filtered images. Faster (see Notes), and required with ``windows``.
+    sigma, image_shape, data_range, device, random_state
+        As in `EmpiricalDenoiser`.
 
     Attributes
     ----------
@@ -115,48 +95,45 @@ class PSPCDenoiser(TrainingSetDenoiser):
     patch_schedule_ : PatchSchedule
         Only if ``patch_size="calibrated"``.
     windows_ : ResolvedWindows or None
-        The windows as they are for X; None for squares.
+        The flexible windows for X; None for squares.
 
     Raises
     ------
     ValueError
-        While fitting, if ``patch_size``, or a bandwidth with ``smoothing="window"``, is given
-        beside ``windows``, or as `FlexibleWindows` tells.
+        While fitting, if ``windows`` is combined with ``patch_size``, or with a bandwidth and
+        ``smoothing="window"``; if a parameter of `FlexibleWindows` is invalid.
 
     See Also
     --------
-    EmpiricalDenoiser : The posterior mean of a single patch as large as the image.
-    PatchDenoiser : The patches before they are averaged.
+    EmpiricalDenoiser : One patch as large as the image.
+    PatchDenoiser : Patches before averaging.
 
     Notes
     -----
-    With a bandwidth and ``smoothing="window"``, every patch's posterior mean is that of
-    `PatchDenoiser` with this bandwidth; at h = 1 the answer is the composite of the windows'
-    Gaussian denoisers. With ``smoothing="global"``, :math:`\mu, \Sigma` the mean and covariance
-    of the training set, and A and y as in `EmpiricalDenoiser`,
+    With ``smoothing="window"``, the patches are the answers of `PatchDenoiser` with this
+    bandwidth, Gaussian denoisers at h = 1. With ``smoothing="global"``, and :math:`\mu`, A and
+    y as in `EmpiricalDenoiser`,
 
     .. math::
 
         D = \mu + A (z - \mu) + F \, C(F (z - \mu)), \qquad F = (I - A)^{1/2},
 
-    where C is the composite, as above, of the images :math:`F y_i` at sigma: globally linear,
-    locally nonlinear. At h = 1 that is the `GaussianDenoiser`, and with windows as large as the
-    image both are the `EmpiricalDenoiser` of this bandwidth. One filtered copy of the training
-    set, or of its crops to a few windows, is held for one sigma at a time.
+    where C is the composite above of the images :math:`F y_i` at sigma: globally linear, locally
+    nonlinear. At h = 1 it is the `GaussianDenoiser`. With windows as large as the image, both are
+    the `EmpiricalDenoiser` of this bandwidth. One filtered copy of the training set, or of its
+    crops to a few windows, is held for one sigma at a time.
 
-    ``patch_size="calibrated"`` holds out and fits the images that ``bandwidth="calibrated"``
-    would (see `EmpiricalDenoiser`: up to 1,000 fitted, 16 held out). At nine noise levels, 0.05 to
-    32 standard deviations of a pixel, sizes from 1 to the longer side of the image, evenly spaced
-    in their logarithm, denoise the same noise; of all choices that never fall as sigma grows, that
-    of the least total error is taken. All images are used for answers. Fewer images want
-    smaller patches, so where there are many more than 1,000 the choice errs on that side
-    (for 10,000 CIFAR-10 images it gave 9 at sigma = 3.3, with an error on 64 test images of
-    0.108, where 15 gives 0.103);
-    `skpspc.inspection.calibrate_patch_size` takes as many images as it is given, a
-    network to be near to, and any sizes and noise levels, and tells the errors. Every call of
-    ``partial_fit`` calibrates again, on all images so far, and so does a class when it is first
-    asked for, on its own. A bandwidth that is calibrated too is so afterwards, with these sizes,
-    which are then those of least error at bandwidth 0.
+    ``patch_size="calibrated"`` splits the training images as ``bandwidth="calibrated"`` does (see
+    `EmpiricalDenoiser`: up to 1,000 fitted, 16 held out). At nine noise levels, 0.05 to 32 standard
+    deviations of a pixel, it compares sizes from 1 to the longer side of the image, evenly spaced
+    in their logarithm, on the same noise. It takes the sizes of least total error that never fall
+    as sigma grows. All images are used for answers. Few images favour small patches, so the sizes
+    are too small for training sets of many more than 1,000 images: for 10,000 CIFAR-10 images the
+    size was 9 at sigma = 3.3, with an error on 64 test images of 0.108; size 15 gives 0.103.
+    `skpspc.inspection.calibrate_patch_size` takes any number of images, a network as the target,
+    and any sizes and noise levels, and returns the errors. Every ``partial_fit`` calibrates again
+    on all images, and every class on its own images. A calibrated bandwidth is chosen afterwards,
+    with these sizes, which are best for bandwidth 0.
 
     References
     ----------
@@ -254,12 +231,12 @@ class PSPCDenoiser(TrainingSetDenoiser):
         shape, size = source.image_shape, self.patch_size
         if self.windows is not None:
             return self.windows.resolve(source)
-        if isinstance(size, str):  # sizes that are calibrated come later
+        if isinstance(size, str):  # `_learn` replaces "calibrated" by a schedule
             size = self._paper_schedule(shape)
         return SquaresBySigma(size, shape) if callable(size) else squares_of_side(size, shape)
 
     def _paper_schedule(self, image_shape):
-        """Return the patch sizes of the paper for images of a shape on the data range."""
+        """Return the patch sizes of the paper, for the image shape and the data range."""
         return paper_schedule(image_shape, self.data_range_ or DEFAULT_RANGE)
 
     def _attributes(self, prior):

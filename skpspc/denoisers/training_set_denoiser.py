@@ -26,7 +26,7 @@ from ..support import TrainingSet
 from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser
 
-# Private attributes that a fit sets, beside the public ones, whose names end in an underscore.
+# Private attributes that a fit sets.
 _FITTED = {
     "_class_priors",
     "_image_dtype",
@@ -47,17 +47,16 @@ _LIVE = {"random_state", "sigma", "verbose"}  # parameters that are read when a 
 class TrainingSetDenoiser(Denoiser):
     """Base of denoisers that learn a prior from training images.
 
-    A subclass gives ``_learn(training_set)``, the prior that its parameters make of a training
-    set; `_check`, if parameters have to be checked against the training set; and `_grown`, if a
-    prior can be extended sooner than learnt again.
+    A subclass defines `_learn`; `_check`, if parameters can contradict the training set; and
+    `_grown`, if extending a prior is cheaper than learning it again.
 
-    A fit works on a copy of the estimator, whose state then replaces the state of the estimator by
-    one assignment: a fit that is refused changes nothing. The copy before it learnt anything, the
-    learner, stays: it has the parameters of the fit, and learns the priors of the classes.
-    Attributes that ``_learn`` sets are the learner's; `_attributes` names the public ones.
+    A fit works on a copy of the estimator. One assignment then replaces the estimator's state, so
+    that a failed fit changes nothing. `_learner`, a copy with the parameters of the fit, learns
+    the priors of the classes. `_learn` may set attributes of the learner; `_attributes` returns
+    the public ones.
     """
 
-    _learns_parts = False  # True of a learner after the fit, when it learns from fewer images
+    _learns_subsets = False  # True of a learner after the fit
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):
@@ -67,14 +66,13 @@ class TrainingSetDenoiser(Denoiser):
         ----------
         X : array or Tensor of shape (n, C, H, W) or (n, d)
             uint8 images are read on ``data_range``, [-1, 1] by default. Float images, float64
-            included, are used unscaled. Integers of other types are refused as images unless
-            ``data_range`` says what their range is. Not copied: do not write to X afterwards.
+            included, are used unscaled. Images of other integer types need a ``data_range``. X is
+            not copied: do not write to it afterwards.
         y : array of shape (n,), default None
-            Labels of any type that sorts, for :meth:`denoise` and :meth:`sample` of a class;
-            without a class all images count. A y of several columns, as regressors take, holds
-            no labels; a one-hot y is refused.
+            Labels of any sortable type, for :meth:`denoise` and :meth:`sample` of a class. A y of
+            several columns, as regressors take, holds no labels; a one-hot y raises.
         sample_weight : array of shape (n,), default None
-            Non-negative; the prior probability of each image, up to a factor.
+            Prior probability of each image, up to a factor; non-negative.
 
         Returns
         -------
@@ -89,8 +87,8 @@ class TrainingSetDenoiser(Denoiser):
 
         Notes
         -----
-        A class whose images lie together in X is a view of them. Where they lie apart they are
-        copied, once, when that class is first asked for: sort X by class to save the memory.
+        The images of a class are copied when the class is first used, unless they are adjacent in
+        X: sort X by class to save the memory.
         """
         new = self._unfitted()
         images, new._layout = check_training_images(new, X, reset=True)
@@ -100,7 +98,7 @@ class TrainingSetDenoiser(Denoiser):
         new._take_labels(check_labels(y, len(images), weight), y)
         new._take_weights(weight, len(images))
         training_set = new._training_set(images.to(device), weight)
-        learner = new._learner_of_present_parameters()
+        learner = new._with_copied_parameters()
         with torch_threads():
             learner._check(training_set)
             new._hold(learner, learner._learn(training_set), training_set)
@@ -109,12 +107,12 @@ class TrainingSetDenoiser(Denoiser):
 
     @_fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Add training images to those fitted before.
+        """Add training images.
 
-        Parameters and errors are those of :meth:`fit`; X must have the image shape and dtype
-        of the first call. Labels come in every call or in none; new classes may. The present
-        parameters of the estimator act as at a fit of all images, but for ``image_shape``,
-        ``data_range`` and ``device``, which stay those of the first call.
+        Parameters and errors are those of :meth:`fit`; X must have the image shape and dtype of
+        the first call. Pass labels in every call or in none; classes may be new. The current
+        parameters of the estimator apply to all images, except ``image_shape``, ``data_range`` and
+        ``device``, which stay those of the first call.
 
         Returns
         -------
@@ -136,27 +134,27 @@ class TrainingSetDenoiser(Denoiser):
         added = self._training_set(images.to(self._device), weight)
         low, high = value_limits(images, self.data_range_)
         new._limits = min(low, self._limits[0]), max(high, self._limits[1])
-        learner = new._learner_of_present_parameters()
-        before = self._kept_images()
+        learner = new._with_copied_parameters()
+        training_set = self._kept_images()
         with torch_threads():
-            if before is None or _parameters_agree(learner, self._learner):
-                prior, training_set = learner._grown(self._prior, before, added)
+            if training_set is None or _parameters_agree(learner, self._learner):
+                prior, training_set = learner._grown(self._prior, training_set, added)
             else:
-                prior, training_set = TrainingSetDenoiser._grown(learner, None, before, added)
+                prior, training_set = TrainingSetDenoiser._grown(learner, None, training_set, added)
             new._hold(learner, prior, training_set)
         self.__dict__ = new.__dict__
         return self
 
     def _unfitted(self):
-        """Return a copy without anything that was fitted."""
+        """Return a copy without fitted attributes."""
         new = copy.copy(self)
         for name in list(vars(new)):
             if name in _FITTED or (name.endswith("_") and not name.startswith("_")):
                 delattr(new, name)
         return new
 
-    def _learner_of_present_parameters(self):
-        """Return a copy whose parameters do not change with those of this estimator."""
+    def _with_copied_parameters(self):
+        """Return a copy with copied parameters, and without priors and training images."""
         learner = copy.copy(self)
         for name in ("_learner", "_prior", "_class_priors", "training_set_"):
             learner.__dict__.pop(name, None)
@@ -164,7 +162,7 @@ class TrainingSetDenoiser(Denoiser):
         return learner
 
     def _take_units(self, images):
-        """Set shape, dtype, data range and limits of training images; nothing was warned of yet."""
+        """Set shape, dtype, data range and value limits of the training images."""
         self.image_shape_ = tuple(images.shape[1:])
         self._image_dtype = images.dtype
         self.data_range_ = check_data_range(self.data_range, images.dtype)
@@ -173,60 +171,48 @@ class TrainingSetDenoiser(Denoiser):
         self._warned: set[str] = set()
 
     def _training_set(self, images, weight):
-        """Return images and weights as a training set on the data range."""
+        """Return a `TrainingSet` of images and weights on the data range."""
         return TrainingSet(images, weight, self.data_range_ or DEFAULT_RANGE)
 
     def _check(self, training_set):
         """Raise if parameters contradict each other or the training set."""
 
     def _learn(self, training_set):
-        """Return the prior that the parameters make of a training set.
+        """Return the prior of a training set: all images, or one class.
 
-        The training set may be smaller than that of the fit, one class of it for example;
-        parameters that are too large for it are clipped.
+        Parameters that are too large for the training set are clipped.
         """
         raise NotImplementedError
 
     def _grown(self, prior, training_set, added):
-        """Return prior and training set after training images were added.
+        """Return the prior and the training set extended by the images ``added``.
 
-        Parameters
-        ----------
-        prior : BasePrior
-            Of the images so far.
-        training_set : TrainingSet or None
-            The images so far, if they are kept.
-        added : TrainingSet
-
-        Returns
-        -------
-        prior : BasePrior
-        training_set : TrainingSet or None
+        ``training_set`` is None, before and after, if only sums over the images are kept.
         """
         whole = training_set.extended(added.images, added.sample_weight)
         self._check(whole)
         return self._learn(whole), whole
 
     def _hold(self, learner, prior, training_set):
-        """Set what was learnt, and the public attributes that tell it."""
-        learner._learns_parts = True
+        """Set the learner, the prior, the training set and the public fitted attributes."""
+        learner._learns_subsets = True
         self._learner, self._prior, self._class_priors = learner, prior, {}
         self.training_set_ = training_set
         self.__dict__.update(learner._attributes(prior))
 
     def _attributes(self, prior):
-        """Return the public attributes that tell what was learnt, a dict."""
+        """Return public fitted attributes of a prior, a dict."""
         return {}
 
     def _kept_images(self):
-        """Return the training set, or None if it is not kept."""
+        """Return the training set, or None if only sums over it are kept."""
         return getattr(self, "training_set_", None)
 
     # ------------------------------------------------------------------------------- classes
 
     @property
     def classes_(self):
-        """Labels that were fitted, each once, sorted."""
+        """Distinct labels of the training images, sorted."""
         if getattr(self, "_labels", None) is None:
             raise AttributeError(
                 f"{type(self).__name__!r} object has no attribute 'classes_': fit had no labels"
@@ -234,27 +220,25 @@ class TrainingSetDenoiser(Denoiser):
         return self._labels.classes
 
     def _take_weights(self, weight, n):
-        """Set the number of images given to fit, and the rows of X that have weight."""
+        """Set the number of images in X, and the rows of X with positive weight."""
         used = np.arange(n) if weight is None else np.flatnonzero(weight.cpu().numpy())
         self.training_rows_, self._n_given = used, n
 
     def _take_more_weights(self, weight, n):
-        """Append the rows of new images that have weight."""
-        before, n_before = self.training_rows_, self._n_given
+        """Append the rows of new images with positive weight."""
+        used, n_given = self.training_rows_, self._n_given
         self._take_weights(weight, n)
-        self.training_rows_ = np.append(before, n_before + self.training_rows_)
-        self._n_given += n_before
+        self.training_rows_ = np.append(used, n_given + self.training_rows_)
+        self._n_given += n_given
 
     def _take_labels(self, labels, y):
-        """Set the labels of the training images; a ``y`` without labels has several columns."""
+        """Set the labels, and the error without them; a ``y`` of several columns has no labels."""
         self._labels = labels
-        self._no_labels = f"{type(self).__name__} was fitted without labels; pass fit one label "
-        self._no_labels += "for each image, or no y."
+        how, remedy = "without labels", "one label for each image, or no y."
         if labels is None and y is not None:
-            self._no_labels = (
-                f"{type(self).__name__} was fitted with a y of several columns, shape "
-                f"{tuple(np.shape(y))}, which holds no labels; pass fit one label for each image."
-            )
+            how = f"with a y of several columns, shape {tuple(np.shape(y))}, which holds no labels"
+            remedy = "one label for each image."
+        self._no_labels = f"{type(self).__name__} was fitted {how}; pass fit {remedy}"
 
     def _take_more_labels(self, labels, y):
         """Append the labels of new images."""
@@ -280,7 +264,7 @@ class TrainingSetDenoiser(Denoiser):
         return self._labels.find(y.reshape(n))
 
     def _prior_of(self, code=None):
-        """Return the prior of a class, learnt when first asked for, or of all training images."""
+        """Return the prior of a class, learnt at its first use, or of all training images."""
         if code is None:
             return self._prior
         if code not in self._class_priors:
@@ -294,19 +278,19 @@ class TrainingSetDenoiser(Denoiser):
         return self._class_priors[code]
 
     def _prior_on(self, training_set):
-        """Return the prior that the parameters of the fit make of another training set."""
+        """Return the prior of another training set, with the parameters of the fit."""
         return self._learner._learn(training_set)
 
     def __getstate__(self):
         state = super().__getstate__().copy()
-        if "_class_priors" in state:  # they share the images; sooner made than read
+        if "_class_priors" in state:  # cheaper to learn again than to read
             state["_class_priors"] = {}
         return state
 
     # ---------------------------------------------------------------------------- attribution
 
     def attribute(self, Z, sigma, y=None, *, top=10, by="pixel"):
-        r"""Return the training images of which every pixel of the answer is made.
+        r"""Return the training images that make up every pixel of the posterior mean.
 
         .. math::
 
@@ -325,36 +309,36 @@ class TrainingSetDenoiser(Denoiser):
         y : label or array of shape (n,), default None
             As in :meth:`posterior`.
         top : int, default 10
-            How many training images to list for each pixel. The shares of the others are summed
-            up in ``rest``: memory grows with ``top``, not with N times the pixels.
+            Number of training images listed for each pixel. ``rest`` is the sum of the other
+            shares: memory grows with ``top``, not with N times the pixels.
         by : {"pixel", "window"}, default "pixel"
-            "window": the posterior weights in every window, one by one.
+            "window": the posterior weights in every window.
 
         Returns
         -------
         Attribution
-            Of tensors if Z is one, else of arrays. A flat Z makes no difference to it: images
-            have their axes (C, H, W). Numbers of training images are rows of the X that was
-            fitted (after `partial_fit`, of all parts in their order).
+            Of tensors if Z is a tensor, else of arrays. Images have axes (C, H, W) for a flat Z
+            too. Training images are numbered by their rows in X (after `partial_fit`, in every X
+            so far, stacked).
 
         Raises
         ------
         ValueError
-            As :meth:`posterior`. For denoisers whose answer is no mean of training images;
-            the error names the remedy. By window, for noise levels with different windows.
+            As :meth:`posterior`; for denoisers whose answer is no mean of training images; by
+            window, for noise levels with different numbers of windows.
 
         Notes
         -----
-        The training set is read up to twice for every noisy image. The attribution is that of
-        the exact posterior, also where the denoiser uses few images (``tol``,
-        ``n_neighbors``). In every window images may be left out that weigh 1e-12 together.
+        The training set is read up to twice for every noisy image. The posterior is exact, also
+        where the denoiser uses few images (``tol``, ``n_neighbors``). In every window, images with
+        a total weight of up to 1e-12 may be left out.
 
         Examples
         --------
         >>> from skpspc import EmpiricalDenoiser
         >>> model = EmpiricalDenoiser(image_shape=(1, 1, 1)).fit([[-1.0], [0.0], [1.0]])
-        >>> found = model.attribute([[0.8]], sigma=0.5, top=2)
-        >>> found.index.ravel(), found.share.ravel().round(3)
+        >>> attribution = model.attribute([[0.8]], sigma=0.5, top=2)
+        >>> attribution.index.ravel(), attribution.share.ravel().round(3)
         (array([2, 1]), array([0.768, 0.231]))
         """
         if not isinstance(top, numbers.Integral) or int(top) < 1:
@@ -365,13 +349,13 @@ class TrainingSetDenoiser(Denoiser):
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
         sigma = check_sigma(sigma, len(z)).to(z.device)
-        parts, order = [], []
+        attributions, order = [], []
         with torch.no_grad(), torch_threads():
             for rows, prior, images in self._by_class_and_level(sigma, y):
-                part = prior.attribution(z[rows], sigma[rows], int(top), by == "window")
-                parts.append(_renumbered(part, images, self._n_given))
+                attribution = prior.attribution(z[rows], sigma[rows], int(top), by == "window")
+                attributions.append(_renumbered(attribution, images, self._n_given))
                 order += rows
-        if len({part.index.shape[1:] for part in parts}) > 1:
+        if len({attribution.index.shape[1:] for attribution in attributions}) > 1:
             raise ValueError(
                 "by='window' makes one array of the windows of all noisy images, but at these "
                 "noise levels there are not equally many; ask for one sigma at a time."
@@ -379,13 +363,14 @@ class TrainingSetDenoiser(Denoiser):
         back = np.argsort(order)
 
         def gathered(name):
-            values = torch.cat([getattr(part, name) for part in parts])[back].to(layout.device)
+            values = torch.cat([getattr(group, name) for group in attributions])[back]
+            values = values.to(layout.device)
             return values if layout.is_torch else values.numpy()
 
         return Attribution(*(gathered(field.name) for field in fields(Attribution)))
 
     def denoise_without(self, Z, sigma, images, y=None):
-        r"""Return the answer as if some images were not in the training set.
+        r"""Return posterior means of a training set without chosen images.
 
         .. math::
 
@@ -393,9 +378,9 @@ class TrainingSetDenoiser(Denoiser):
             \sum_{i \in S} w_i^k x_{ip}\bigr) / \bigl(1 - \sum_{i \in S} w_i^k\bigr)}
             {\sum_k r_{kp}}
 
-        It is exact, as if the denoiser had been fitted without the images S, with the same
-        windows. Where next to no weight would be left (under 1e-3, in a window) the sums are
-        taken anew over the other images, so that nothing cancels.
+        The answer is exact: the denoiser fitted without the images S, with unchanged windows.
+        Where the other images weigh under 1e-3 in a window, the sums are taken over them alone, so
+        that nothing cancels.
 
         Parameters
         ----------
@@ -403,22 +388,21 @@ class TrainingSetDenoiser(Denoiser):
             Noisy images.
         sigma : float or array of shape (n,)
         images : sequence of length m, of int or of sequences of int
-            Training images to leave out, in turn: one, or several at once. Numbers are rows of
-            X, as in :meth:`attribute`.
+            Training images to leave out, each entry in turn: one image, or several at once.
+            Images are numbered as in :meth:`attribute`.
         y : label or array of shape (n,), default None
             As in :meth:`posterior`.
 
         Returns
         -------
         array or Tensor of shape (m, n, ...)
-            One answer like that of :meth:`denoise` for each entry of ``images``. Windows that
-            were chosen by the training images (heat maps from "data", neighbourhoods of a
-            Wiener filter) stay as they are.
+            One answer of :meth:`denoise` for each entry of ``images``. Windows that depend on the
+            training images (heat maps from "data", neighbourhoods of a Wiener filter) stay.
 
         Raises
         ------
         ValueError
-            As :meth:`attribute`; for numbers of no training image, or if none would be left.
+            As :meth:`attribute`; for unknown images, or if none would be left.
 
         Examples
         --------
@@ -431,7 +415,7 @@ class TrainingSetDenoiser(Denoiser):
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
         sigma = check_sigma(sigma, len(z)).to(z.device)
-        parts, order = [], []
+        means, order = [], []
         with torch.no_grad(), torch_threads():
             for rows, prior, numbers_in_X in self._by_class_and_level(sigma, y):
                 groups = self._left_out(images)[:, numbers_in_X]
@@ -440,21 +424,21 @@ class TrainingSetDenoiser(Denoiser):
                         "images names all training images that there are (of a class), so that "
                         "none would be left; leave fewer out."
                     )
-                parts.append(prior.means_without(z[rows], sigma[rows], groups))
+                means.append(prior.means_without(z[rows], sigma[rows], groups))
                 order += rows
-        answers = [layout.restore(answer) for answer in torch.cat(parts, 1)[:, np.argsort(order)]]
+        answers = [layout.restore(answer) for answer in torch.cat(means, 1)[:, np.argsort(order)]]
         return torch.stack(answers) if layout.is_torch else np.stack(answers)
 
     def _by_class_and_level(self, sigma, y):
-        """Yield groups of noisy images with one class and one noise level.
+        """Yield each group of noisy images with one class and one noise level.
 
         Yields
         ------
         rows : list of int
+            Noisy images of the group.
         prior : BasePrior
-            Of the class.
         images : Tensor of int64
-            Rows of X that the prior was learnt from.
+            Rows of X from which the prior was learnt.
         """
         codes = [None] * len(sigma) if y is None else self._codes(y, len(sigma))
         keys = list(zip(codes, sigma.tolist(), strict=True))
@@ -467,7 +451,7 @@ class TrainingSetDenoiser(Denoiser):
             yield rows, self._prior_of(code), images
 
     def _left_out(self, images):
-        """Return which rows of X each entry of ``images`` names, (m, n) bool."""
+        """Return a mask (m, n) of the rows of X in each entry of ``images``."""
         n_images = self._n_given
         try:
             entries = [np.atleast_1d(entry) for entry in images]
@@ -479,8 +463,8 @@ class TrainingSetDenoiser(Denoiser):
                 f"images must be a list of int, or of lists of int, and not empty; got "
                 f"{described(images)}."
             )
-        named = np.concatenate(entries)
-        wrong = named[(named < 0) | (named >= n_images)]
+        rows = np.concatenate(entries)
+        wrong = rows[(rows < 0) | (rows >= n_images)]
         if len(wrong):
             raise ValueError(
                 f"images holds {wrong[0]}, and the training images have the numbers 0 to "
@@ -493,7 +477,7 @@ class TrainingSetDenoiser(Denoiser):
 
 
 def value_limits(images, data_range):
-    """Return the least and largest value of training images; of uint8 images, the data range."""
+    """Return the least and largest value of float images, or the data range of uint8 images."""
     if images.dtype == torch.uint8:
         return data_range
     low, high = images.aminmax()
@@ -501,26 +485,26 @@ def value_limits(images, data_range):
 
 
 def _copied(value):
-    """Return a shallow copy of a parameter, unaffected by a later `set_params` of its own."""
+    """Return a copy of a parameter, unaffected by later `set_params`."""
     if type(value) in (list, tuple):
         return type(value)(map(_copied, value))
     return copy.copy(value) if isinstance(value, BaseEstimator) else value
 
 
 def _parameters_agree(one, other):
-    """Return whether two estimators certainly have equal parameters."""
-    theirs = other.get_params(deep=False)
+    """Return whether two estimators have equal parameters; False where equality is unclear."""
+    others = other.get_params(deep=False)
     return all(
-        value is theirs[name]
-        or (isinstance(value, str | numbers.Number | tuple) and value == theirs[name])
+        value is others[name]
+        or (isinstance(value, str | numbers.Number | tuple) and value == others[name])
         for name, value in one.get_params(deep=False).items()
         if name not in _LIVE
     )
 
 
-def _renumbered(part, images, n_given):
-    """Return an attribution to rows of X, from one to the images with these rows."""
-    index = torch.where(part.index < 0, -1, images[part.index.clamp(min=0)])
-    image_share = part.share.new_zeros(len(index), n_given)
-    image_share[:, images] = part.image_share.to(image_share)
-    return replace(part, index=index, image_share=image_share)
+def _renumbered(attribution, images, n_given):
+    """Return an attribution to rows of X; ``images`` holds the row of each training image."""
+    index = torch.where(attribution.index < 0, -1, images[attribution.index.clamp(min=0)])
+    image_share = attribution.share.new_zeros(len(index), n_given)
+    image_share[:, images] = attribution.image_share.to(image_share)
+    return replace(attribution, index=index, image_share=image_share)
