@@ -1,4 +1,4 @@
-"""The faces: one estimator a file."""
+"""Estimators, one in each module."""
 
 from ._checkpoint import load_network
 from .blended import BlendedDenoiser

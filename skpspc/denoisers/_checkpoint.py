@@ -1,4 +1,4 @@
-"""Networks from files, without running what is in them."""
+"""Load networks from files without running their code."""
 
 import pickle
 import warnings
@@ -20,7 +20,7 @@ from .._input import (
     where,
 )
 
-# Where checkpoints of training scripts keep the network, the one to sample from first.
+# Keys of the network in checkpoints of training scripts, the averaged network first.
 _WRAPPERS = ("ema", "state_dict", "model_state_dict", "model")
 
 
@@ -30,18 +30,18 @@ def load_network(path, network=None, *, trust=False, max_bytes=MAX_BYTES):
     Parameters
     ----------
     path : str or Path
-        A ``.safetensors`` file, or what ``torch.save`` or ``pickle`` wrote: weights (a state
-        dict), a whole module, or a dict with one of them under "ema", "state_dict",
-        "model_state_dict" or "model", the first of these found.
+        A ``.safetensors`` file, or a file of ``torch.save`` or ``pickle``: weights (a state dict),
+        a whole module, or a dict with either under "ema", "state_dict", "model_state_dict" or
+        "model", the first one present.
     network : torch.nn.Module, default None
-        The module that weights belong to; it is filled in place, and unchanged where an error
-        is raised. Not needed for a whole module.
+        Module of the weights, filled in place, and unchanged after an error. Not needed for a whole
+        module.
     trust : bool, default False
-        Unpickle whatever the file holds. A pickle can run any code: only for files whose
-        author you trust. Whole modules, such as the ``.pkl`` files of EDM, need it, and
-        their code must be importable.
+        Unpickle any content. A pickle can run any code: only for files whose author you trust.
+        Required for whole modules, such as the ``.pkl`` files of EDM, whose code must be
+        importable.
     max_bytes : int, default 2**33
-        Largest size of the file, 8 GiB, and of the members of a file that ``torch.save`` wrote.
+        Largest size of the file (8 GiB), and of the unpacked members of a ``torch.save`` file.
 
     Returns
     -------
@@ -53,9 +53,9 @@ def load_network(path, network=None, *, trust=False, max_bytes=MAX_BYTES):
     OSError
         If there is no such file, or the file system fails.
     ValueError
-        If the file cannot be read safely or is larger than ``max_bytes``, holds no network,
-        weights of another one, or weights that are NaN, infinite or complex, if ``network`` is no
-        module or has no memory for weights yet, or trust anything but True or False.
+        If the file cannot be read safely, is larger than ``max_bytes``, or holds no network,
+        weights of another network, or NaN, infinite or complex weights; if ``network`` is no module or has
+        no memory for weights yet; if trust is no bool.
 
     Examples
     --------
@@ -66,7 +66,7 @@ def load_network(path, network=None, *, trust=False, max_bytes=MAX_BYTES):
     ...     load_network(path, torch.nn.Conv2d(1, 1, 3))
     Conv2d(1, 1, kernel_size=(3, 3), stride=(1, 1))
     """
-    if not isinstance(trust, bool):  # "no" would be taken for yes
+    if not isinstance(trust, bool):  # the string "no" is truthy
         raise ValueError(f"trust must be True or False, got {trust!r}.")
     if not (network is None or isinstance(network, torch.nn.Module)):
         raise ValueError(f"network must be a torch.nn.Module, not its class, got {network!r}.")
@@ -94,7 +94,7 @@ def load_network(path, network=None, *, trust=False, max_bytes=MAX_BYTES):
 
 
 def _check_file_size(path, max_bytes):
-    """Refuse a file, or members of torch's zip files, larger than ``max_bytes``."""
+    """Raise if a file, or the members of a torch zip file, are larger than ``max_bytes``."""
     with reading(path, "is damaged", "get it again"):
         size = path.stat().st_size
         with open(path, "rb") as file:
@@ -139,12 +139,12 @@ def _fill(network, weights, path):
 
 
 def _tensors(state):
-    """Tensors of a state dict, without what modules add to it by `get_extra_state`."""
+    """Return the tensors of a state dict, without the extra state of modules."""
     return {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
 
 
 def _check_castable(name, value, target, path):
-    """Refuse a tensor that holds no plain numbers, or numbers that its place would change."""
+    """Raise if weights are not dense numbers, or cannot be cast to the dtype of ``target``."""
     if value.layout != torch.strided or value.is_quantized or value.is_meta:
         raise ValueError(
             f"the weights {name!r} in '{path}' are sparse, quantised or without memory; save them "
@@ -159,10 +159,7 @@ def _check_castable(name, value, target, path):
 
 
 def _check_finite(path, weights, network):
-    """Refuse NaN, and parameters that are infinite in the dtype of the network.
-
-    Buffers may be infinite: masks of attention are.
-    """
+    """Raise for NaN, and for parameters, but not buffers, infinite in the network's dtype."""
     state = _tensors(network.state_dict())
     parameters = {name for name, _ in network.named_parameters(remove_duplicate=False)}
     for name, value in weights.items():
@@ -170,7 +167,7 @@ def _check_finite(path, weights, network):
             value = value.to(state[name].dtype)
         if value.is_meta or value.is_quantized or is_lazy(value):
             continue
-        if value.dtype.itemsize == 1:  # torch does not look for NaN in floats of 8 bits
+        if value.dtype.itemsize == 1:  # torch has no `isnan` for 8-bit floats
             value = value.float()
         wrong = ~value.isfinite() if name in parameters else value.isnan()
         if wrong.any():
@@ -181,7 +178,7 @@ def _check_finite(path, weights, network):
 
 
 def _read(path, trust):
-    """Content of the file."""
+    """Return the content of the file."""
     if path.suffix.lower() == ".safetensors":
         with reading(path, "is no whole safetensors file", "get it again"):
             return load_file(path)
@@ -192,7 +189,7 @@ def _read(path, trust):
     )
     try:
         with reading(path, failure, untrusted), warnings.catch_warnings():
-            # that it would rather have its own protocol is said above, in other words
+            # `failure` says what torch's warning says
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except ValueError:
@@ -202,7 +199,7 @@ def _read(path, trust):
 
 
 def _unpickle(path):
-    """Run a pickle: a file of torch, or a plain one."""
+    """Return the content of a torch file or a plain pickle, which may run code."""
     with reading(path, "is neither a torch file nor a pickle", "get it again"):
         try:
             return torch.load(path, map_location="cpu", weights_only=False)
@@ -218,15 +215,15 @@ def _unpickle(path):
 
 
 def _unwrapped(content):
-    """The network or weights of a training script's checkpoint."""
+    """Return the network or weights of a training script's checkpoint."""
     if isinstance(content, Mapping) and not _are_weights(content):
         for name in _WRAPPERS:
-            found = content.get(name)
-            if isinstance(found, torch.nn.Module) or (isinstance(found, Mapping) and found):
-                return found
+            network = content.get(name)
+            if isinstance(network, torch.nn.Module) or (isinstance(network, Mapping) and network):
+                return network
     return content
 
 
 def _are_weights(content):
-    """Whether every value is a tensor."""
+    """Return whether a dict is not empty and every value is a tensor."""
     return len(content) > 0 and all(isinstance(value, torch.Tensor) for value in content.values())

@@ -161,9 +161,8 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
 
     ``log_evidence``, ``effective_sample_size``, ``error_bound`` and ``standard_error`` are the
     members' weighted means; by the triangle inequality, the last two are bounds for the blend.
-    ``bound_is_proved`` is True where it is for every member with weight. Members without weight
-    are not computed. A quantity that a member with weight lacks, such as a network's log p(z), is
-    NaN.
+    ``bound_is_proved`` is True where it is for every member with weight. Members without weight are
+    not computed. A quantity that a member with weight lacks, such as a network's log p(z), is NaN.
 
     References
     ----------
@@ -259,7 +258,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         blend = np.einsum("sm,smn,sn->s", weights, reporting, weights)
         errors = np.column_stack([np.diagonal(reporting, axis1=1, axis2=2), blend])
         members = [
-            _prior_on(member, training_set if self._learns_parts else None)
+            _prior_on(member, training_set if self._learns_subsets else None)
             for member in self._fitted_members
         ]
         return Blend(members, self._sigma_grid, weights, errors, training_set.device)

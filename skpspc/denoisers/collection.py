@@ -1,4 +1,4 @@
-"""Posterior means through any windows: the general formula behind the other denoisers."""
+"""Posterior means through any windows: the general formula of the other denoisers."""
 
 import math
 import numbers
@@ -17,15 +17,7 @@ from .training_set_denoiser import TrainingSetDenoiser
 
 @dataclass(frozen=True, eq=False)
 class GivenWindows:
-    """Windows that a user gives, by noise level.
-
-    Attributes
-    ----------
-    query, response : array, callable or None
-        As in `PosteriorMeanCollection`.
-    image_shape : tuple of (C, H, W)
-    device : torch.device
-    """
+    """Windows from the parameters ``query`` and ``response`` of `PosteriorMeanCollection`."""
 
     query: Any
     response: Any
@@ -38,14 +30,7 @@ class GivenWindows:
         return callable(self.query) or callable(self.response)
 
     def __call__(self, sigma):
-        """Return the windows at a noise level, a float, as `Masks`; None where none depends on it.
-
-        Raises
-        ------
-        ValueError
-            For arrays of another shape, negative or not finite values, another number of responses
-            than of queries, or a coordinate for which no window answers.
-        """
+        """Return the windows at a float noise level as `Masks`; sigma may be None for arrays."""
         where = f" at sigma = {sigma}" if self.depends_on_sigma else ""
         arrays = []
         for name in ("query", "response"):
@@ -105,30 +90,28 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         w^k = \operatorname{softmax}_i\Bigl(-\frac{1}{2 \sigma^2}
         \sum_j \pi_{kj} (z_j - x_{ij})^2 + \log v_i\Bigr)
 
-    with :math:`\pi_k \ge 0` the query precisions of window k, that is where it looks,
-    :math:`r_k \ge 0` its response weights, that is where it answers, and :math:`v_i` the sample
-    weights. Every denoiser here that compares training images is such a collection, computed
-    faster; this is the place to try out windows that have no name yet.
+    with :math:`\pi_k \ge 0` the query precisions of window k (coordinates that it compares),
+    :math:`r_k \ge 0` its response weights (coordinates that it answers for), and :math:`v_i` the
+    sample weights. It is the general formula; the other denoisers that compare training images are
+    special cases, computed faster.
 
     Parameters
     ----------
     query : array of shape (K, C, H, W), (K, H, W) or (K, C * H * W), or callable, default None
-        The precisions of K windows; all channels share those of (K, H, W). None: one window,
-        the whole image. A callable ``query(sigma, image_shape)`` gives the array at a noise
-        level, a float, for images of shape (C, H, W), and may give more windows at one level
-        than at another.
+        Precisions of K windows; all channels share precisions (K, H, W). None: one window, the
+        whole image. A callable ``query(sigma, image_shape)`` returns the array at a noise level, a
+        float, for images of shape (C, H, W); K may depend on sigma.
     response : array or callable, as ``query``, default None
-        The response weights of the same windows; only their ratios count. None: the query's.
+        Response weights of the K windows; only their ratios count. None: the query.
     source : {"images", "flips", "translates"}, default "images"
-        What windows are compared with. "images": the training images. "flips": these and
-        their left-right mirror images. "translates": the training images moved by up to
-        ``max_shift`` rows and columns. Nothing is invented beyond the edges: a window is
-        compared with a moved image if every coordinate that it looks at or answers for falls
-        on a pixel of it, so that a window at an edge sees fewer of them, and one over the
-        whole image only the images themselves. The copies are never held; each counts as the
-        image that it is a copy of, shared evenly.
+        Images that windows are compared with. "images": the training images. "flips": also their
+        left-right mirror images. "translates": the training images moved by up to ``max_shift``
+        rows and columns. A moved image is not padded: a window is compared with it if every
+        coordinate of query and response falls on a pixel, so that a window at an edge has fewer
+        moved images, and a window as large as the image only the images themselves. Copies are
+        never stored, and share the weight of their image evenly.
     max_shift : int, default 1
-        Of "translates", which are (2 * max_shift + 1)^2 for each image; the others ignore it.
+        For "translates", (2 * max_shift + 1)^2 copies of each image.
     sigma, image_shape, data_range, device, random_state
         As in `EmpiricalDenoiser`.
 
@@ -140,24 +123,24 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
     Raises
     ------
     ValueError
-        While fitting (while denoising, from callables): for arrays of another shape, negative
-        or not finite values, another number of responses than of queries, or a coordinate
-        for which no window answers.
+        While fitting (for callables, while denoising): for arrays of another shape, negative or not
+        finite values, different numbers of queries and responses, or a coordinate without a
+        positive response.
 
     See Also
     --------
     tapered_windows : Soft squares, for ``query`` and ``response``.
-    PSPCDenoiser, LocalScoreDenoiser, PCALocalityDenoiser : Special cases, and much faster.
+    PSPCDenoiser, LocalScoreDenoiser, PCALocalityDenoiser : Special cases, much faster.
 
     Notes
     -----
-    One noisy image costs about 2 N K D operations, D = C * H * W, times the number of copies,
-    and holds a K x D array.
+    One noisy image costs about 2 N K D operations, D = C * H * W, times the number of copies, and
+    holds a K x D array.
 
-    A window counts as many numbers as its precisions add up to. ``log_evidence`` is the
+    A window compares as many numbers as the sum of its precisions. ``log_evidence`` is the
     composite of `Posterior`, D times the mean over windows of the log-likelihood per number
-    compared (0 for a window that compares none). ``effective_sample_size`` counts mirrored and
-    moved copies one by one.
+    compared (0 for a window that compares none). ``effective_sample_size`` counts each mirrored or
+    moved copy.
 
     References
     ----------
@@ -228,13 +211,13 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         return Prior(source, windows, engine="exact")
 
     def _windows(self, training_set):
-        """Return the windows for the images of a training set."""
+        """Return the `GivenWindows` for the images of a training set."""
         shape, device = training_set.image_shape, training_set.device
         return GivenWindows(self.query, self.response, shape, device)
 
 
 def _as_float64(value, name, where):
-    """Return an array of any kind as a float64 tensor."""
+    """Return an array-like as a float64 tensor."""
     try:
         if isinstance(value, torch.Tensor):
             return value.detach().to(torch.float64)

@@ -1,4 +1,4 @@
-"""Windows of any shape, one a pixel, chosen by heat maps."""
+"""Windows of any shape, one for each pixel, chosen by heat maps."""
 
 import copy
 import numbers
@@ -22,7 +22,7 @@ from ..support.memory import rows_that_fit
 from .base import Denoiser
 from .gaussian import GaussianDenoiser
 
-# A pixel that varies by this fraction of the largest variance, or less, does not vary.
+# Relative to the largest variance: a pixel of less variance is constant.
 _NO_VARIANCE = 1e-16
 _NOT_FITTED = (
     "heatmaps is a %(name)s that is not fitted; fit it first, or pass 'data' for that of the "
@@ -33,48 +33,43 @@ _NOT_FITTED = (
 class FlexibleWindows(BaseEstimator):
     r"""Windows of any shape for `PSPCDenoiser`, one around every pixel.
 
-    A heat map :math:`G_k` says how much each pixel matters for pixel k. Its window holds the
-    largest entries that together hold a fraction :math:`\lambda` of the map,
+    A heat map :math:`G_k` measures how much each pixel matters for pixel k. The window holds the
+    largest entries, whose sum is a fraction :math:`\lambda` of the map,
 
     .. math::
 
         M_k = \Bigl\{p : \sum_{q : G_{kq} \le G_{kp}} G_{kq} \ge (1 - \lambda) \sum_q G_{kq}
         \Bigr\}.
 
-    Equal entries are kept or left out together: a symmetric map has a symmetric window.
+    Equal entries are kept or dropped together: a symmetric map has a symmetric window.
 
     Parameters
     ----------
     heatmaps : array, path, denoiser or "data"
         Non-negative array of shape (L, H, W, H, W): ``heatmaps[l, y, x]`` is the map of pixel
-        (y, x), at the l-th sigma; with L = 1 it serves all of them. Of a ``numpy.memmap``, or
-        of the ``.npy`` file that a path names, a few maps are read at a time;
-        `skpspc.inspection.save_heat_maps` writes such files. A fitted denoiser, a
-        `NetworkDenoiser` for example, which is the published PSPC-Flex: its sensitivity, the
-        mean of :math:`|\partial D / \partial z|` over noisy training images, summed over the
-        channels (:meth:`NetworkDenoiser.sensitivity`). Of a `GaussianDenoiser` that is
-        :math:`|W(\sigma)|`, whatever the images. "data": the same, of the training images that
-        `PSPCDenoiser` is fitted on, with their weights, and of their mirror images where it has
-        ``flip=True``; no network is needed.
+        (y, x) at the l-th sigma, or at every sigma if L = 1. A few maps at a time are read from a
+        ``numpy.memmap``, or from the ``.npy`` file at a path (`skpspc.inspection.save_heat_maps`
+        writes such files). A fitted denoiser, a `NetworkDenoiser` in the published PSPC-Flex: its
+        sensitivity, the mean of :math:`|\partial D / \partial z|` over noisy training images,
+        summed over channels (:meth:`NetworkDenoiser.sensitivity`); for a `GaussianDenoiser`,
+        :math:`|W(\sigma)|`. "data": :math:`|W(\sigma)|` of the training images of `PSPCDenoiser`,
+        with their weights, and with their mirror images if ``flip=True``.
     thresholds : float or sequence of L floats
-        :math:`\lambda` at each sigma, in (0, 1]. 1 keeps the whole image: of hard windows
-        there is but one then, and `PSPCDenoiser` is the `EmpiricalDenoiser`.
+        :math:`\lambda` at each sigma, in (0, 1]. 1 keeps the whole image: hard windows are then
+        equal, and `PSPCDenoiser` is the `EmpiricalDenoiser`.
     sigmas : sequence of L floats
-        Noise levels, distinct, in any order, in the units of the images. The nearest one
-        serves.
+        Distinct noise levels in any order, in the units of the images. Windows of the nearest level
+        are used.
     soft : bool, default False
-        Within the window pixels count by their heat, divided by the largest of the map,
-        instead of alike: precisions :math:`\pi_{kp} = G_{kp} / \max_q G_{kq}`, and the same
-        weights where the answers of the windows are averaged. A pixel that matters most has
-        precision one, so that sigma keeps its meaning; dividing by the sum would be a
-        larger sigma. With a threshold of 1 the whole map counts.
+        Weight the pixels of a window by their heat relative to the largest of the map: precisions
+        :math:`\pi_{kp} = G_{kp} / \max_q G_{kq}`, which also weight the average of the windows'
+        answers. The largest precision is one, so that sigma keeps its meaning; dividing by the sum
+        would be a larger sigma. With a threshold of 1 the whole map counts.
     n_images : int, default 16
-        Of a denoiser: over how many different training images, of those that `PSPCDenoiser` is
-        fitted on, its sensitivity is averaged; all of them, if they are fewer. Copies and
-        sample weights count in the mean.
+        For a denoiser: number of different training images over which its sensitivity is averaged;
+        all, if there are fewer. Copies and sample weights count in the mean.
     random_state : int, RandomState, Generator or None, default 0
-        Of a denoiser: decides which images, and fixes their noise, which is the same at every
-        level but for its size.
+        For a denoiser: fixes the images and their noise, which is scaled to every level.
 
     See Also
     --------
@@ -83,18 +78,18 @@ class FlexibleWindows(BaseEstimator):
 
     Notes
     -----
-    Parameters are checked when `PSPCDenoiser` is fitted. Hard windows of a level are kept,
-    (H W)^2 bytes; of soft ones, eight times as large, those of one level at a time. In the
-    heat map of a denoiser a pixel that varies little may matter less for itself than others
-    do; its own heat is raised to the largest of its map, so that every window holds its own
-    pixel. A pixel that nothing moves is a window of its own.
+    Parameters are checked when `PSPCDenoiser` is fitted. Hard windows of every level are kept,
+    (H W)^2 bytes each; soft windows, eight times as large, of one level at a time. In the heat map
+    of a denoiser the own heat of a pixel is raised to the largest of its map, so that every window
+    holds its own pixel, also one that varies little. A pixel that nothing moves is a window of its
+    own.
 
-    The sensitivity of a denoiser is found when a level is first asked for; at fit, for one pixel,
-    which shows what cannot be differentiated. It costs a backward pass through a network for every
-    pixel and channel of ``n_images`` images; to find it once for several fits, write it to a file.
-    Of soft windows it is kept, 4 (H W)^2 bytes a level.
+    The sensitivity of a denoiser is computed at the first use of a level, and of one pixel at fit,
+    which fails for denoisers that cannot be differentiated. A network takes a backward pass for
+    every pixel and channel of ``n_images`` images; for several fits, write the heat maps to a file.
+    For soft windows they are kept, 4 (H W)^2 bytes a level.
 
-    Clones share the heat maps; a pickle holds them, unless they are given by a path.
+    Clones share the heat maps; a pickle holds them, unless a path gives them.
 
     References
     ----------
@@ -133,37 +128,28 @@ class FlexibleWindows(BaseEstimator):
         self.random_state = random_state
 
     def __sklearn_clone__(self):
-        # a copy of the heat maps might not fit the memory, a denoiser would forget its fit
+        # copied heat maps might not fit the memory; a cloned denoiser would lose its fit
         given = self.get_params(deep=False)
         return type(self)(**{**given, "random_state": copy.deepcopy(self.random_state)})
 
     def resolve(self, training_set):
-        """Return the windows for a training set.
-
-        Parameters
-        ----------
-        training_set : TrainingSet
-
-        Returns
-        -------
-        ResolvedWindows
+        """Return the `ResolvedWindows` for a `TrainingSet`.
 
         Raises
         ------
         ValueError
-            If a parameter is out of range, heat maps do not fit the images, are negative or
-            not finite, a map is zero, a pixel is in no window, or a denoiser cannot be
-            differentiated at one of the levels.
+            If a parameter is out of range, heat maps do not fit the images, are negative or not
+            finite, a map is zero, no window covers a pixel, or a denoiser cannot be differentiated.
         """
         self._validate_params()
         grid = check_grid(self.sigmas)
         thresholds = self._checked_thresholds(grid)
         heat = self._heat(training_set, len(grid))
         windows = ResolvedWindows(heat, grid, thresholds, self.soft, training_set)
-        if isinstance(heat, StoredHeat):  # others are right, and cost time
+        if isinstance(heat, StoredHeat):  # computed maps are valid by construction, and expensive
             for level in range(len(grid)):
                 windows.at(level)
-        if isinstance(heat, MeasuredHeat):  # a single pixel shows whether there is a Jacobian
+        if isinstance(heat, MeasuredHeat):  # one pixel suffices to test for a Jacobian
             for sigma in grid.tolist():
                 heat.measured(sigma, slice(0, 1))
         return windows
@@ -212,7 +198,7 @@ class FlexibleWindows(BaseEstimator):
         return StoredHeat(heatmaps, n_levels, training_set.image_shape)
 
     def _measured(self, denoiser, training_set):
-        """Return the heat of a denoiser at some of the training images."""
+        """Return the heat of a denoiser at ``n_images`` training images."""
         shape = training_set.image_shape
         answer_shape = denoiser._input_shapes()[-1]
         if answer_shape != shape:
@@ -231,14 +217,8 @@ class FlexibleWindows(BaseEstimator):
 class ResolvedWindows:
     """Windows of every level for one training set.
 
-    Parameters
-    ----------
-    heat : object
-        ``heat.rows(level, sigma, windows)`` gives the maps (m, H W), float64, of a slice of
-        the windows.
-    grid, thresholds : ndarray of shape (L,), float64
-    soft : bool
-    training_set : TrainingSet
+    ``heat.rows(level, sigma, windows)`` returns the heat maps (m, H W), float64, of a slice of the
+    windows; ``grid`` and ``thresholds`` are float64 arrays (L,).
     """
 
     def __init__(self, heat, grid, thresholds, soft, training_set):
@@ -261,7 +241,7 @@ class ResolvedWindows:
         return listed("ResolvedWindows", about)
 
     def __call__(self, sigma):
-        """Return the windows at a noise level, a float: `Masks`, or `Whole` if they are alike."""
+        """Return the windows at a noise level: `Masks`, or `Whole` if all precisions are 1."""
         level = self.level(sigma)
         precision = self.at(level)
         if bool((precision == 1).all()):
@@ -277,7 +257,7 @@ class ResolvedWindows:
         precision = self._kept.get(level)
         if precision is None:
             precision = self._precision(level)
-            # soft precisions are as large as the heat maps, which may not fit the memory
+            # soft precisions of all levels might not fit the memory
             self._kept = {level: precision} if self.soft else {**self._kept, level: precision}
         return precision
 
@@ -306,35 +286,26 @@ class ResolvedWindows:
 
 
 def _largest(heat, threshold):
-    """Return which entries of each map (m, p) are the largest that hold a fraction of it."""
+    """Return a mask of the largest entries of each map (m, p) that sum to a fraction of it."""
     ascending = heat.sort(1).values
-    held = ascending.cumsum(1)
-    held /= held[:, -1:].clone()
-    first = (held < 1 - threshold).sum(1, keepdim=True).clamp_(max=heat.shape[1] - 1)
+    fraction = ascending.cumsum(1)
+    fraction /= fraction[:, -1:].clone()
+    first = (fraction < 1 - threshold).sum(1, keepdim=True).clamp_(max=heat.shape[1] - 1)
     return heat >= ascending.gather(1, first)
 
 
 class StoredHeat:
-    """Heat maps in an array or a file, read as they are wanted.
-
-    Parameters
-    ----------
-    heatmaps : array of shape (L, H, W, H, W), or path
-    n_levels : int
-    image_shape : tuple of (C, H, W)
-    """
+    """Heat maps (L, H, W, H, W) in an array or a file, read in slices."""
 
     def __init__(self, heatmaps, n_levels, image_shape):
-        # a file stays a name: it is opened again in every process
+        # keep the path of a file: every process opens the file itself
         self._is_file = isinstance(heatmaps, (str, os.PathLike))
         self._heatmaps: Any = heatmaps
         if not (self._is_file or isinstance(heatmaps, (np.ndarray, torch.Tensor))):
             try:
                 self._heatmaps = np.asarray(heatmaps)
             except ValueError as error:
-                raise ValueError(
-                    "heatmaps is no array: its rows are of several lengths."
-                ) from error
+                raise ValueError("heatmaps is no array: its rows differ in length.") from error
         _, height, self._width = image_shape
         if self._is_file and not os.path.isfile(heatmaps):
             raise ValueError(
@@ -353,7 +324,7 @@ class StoredHeat:
             raise ValueError(f"heatmaps must be real numbers, got {opened.dtype}.")
 
     def _opened(self):
-        """Return the array; nothing of it is read yet."""
+        """Return the array, memory-mapped if it is a file."""
         if not self._is_file:
             return self._heatmaps
         return map_array(
@@ -366,10 +337,10 @@ class StoredHeat:
         """Return maps (m, H W) of a slice of the windows, checked."""
         maps = self._opened()
         maps = maps[level if len(maps) > 1 else 0]
-        some = maps.reshape(len(maps) * self._width, -1)[windows]
-        if not isinstance(some, torch.Tensor):
-            some = torch.from_numpy(np.array(some, dtype=np.float64))
-        heat = some.to(torch.float64)
+        heat = maps.reshape(len(maps) * self._width, -1)[windows]
+        if not isinstance(heat, torch.Tensor):
+            heat = torch.from_numpy(np.array(heat, dtype=np.float64))
+        heat = heat.to(torch.float64)
         wrong = {
             "is negative or not finite": ~((heat >= 0) & heat.isfinite()).all(1),
             "is zero everywhere": heat.sum(1) == 0,
@@ -385,17 +356,10 @@ class StoredHeat:
 
 
 class MeasuredHeat:
-    """Heat maps of a denoiser at noisy images.
+    """Heat maps of a fitted denoiser at noisy images.
 
-    Parameters
-    ----------
-    denoiser : BaseDenoiser
-        Fitted.
-    clean, noise : Tensor of shape (n, C, H, W)
-    weight : Tensor of shape (n,)
-        Of each image in the mean.
-    keeps : bool
-        Whether maps are asked for again and again.
+    ``clean`` and ``noise`` are tensors (n, C, H, W), ``weight`` (n,) the weights of the mean;
+    ``keeps`` caches the maps.
     """
 
     def __init__(self, denoiser, clean, noise, weight, keeps):
@@ -414,24 +378,17 @@ class MeasuredHeat:
         return self._kept[level][windows].double()
 
     def measured(self, sigma, windows):
-        """Return maps (m, H W) of a slice of the windows, measured now."""
-        sides = self._clean.shape[2:]
-        numbers = torch.arange(sides[0] * sides[1])[windows]
-        pixels = torch.stack([numbers // sides[1], numbers % sides[1]], 1)
+        """Return maps (m, H W) of a slice of the windows, without the cache."""
+        height, width = self._clean.shape[2:]
+        indices = torch.arange(height * width)[windows]
+        pixels = torch.stack([indices // width, indices % width], 1)
         noisy = self._clean + sigma * self._noise
         heat = self._denoiser.sensitivity(noisy, sigma, pixels, self._weight)
-        return with_own_heat(heat.flatten(1), numbers)
+        return with_own_heat(heat.flatten(1), indices)
 
 
 class WienerHeat:
-    """Heat maps from the rows of a Wiener filter, summed over channels.
-
-    Parameters
-    ----------
-    gaussian : Gaussian
-    image_shape : tuple of (C, H, W)
-        Of its images.
-    """
+    """Heat maps from the rows of a Wiener filter, summed over channels."""
 
     def __init__(self, gaussian, image_shape):
         self._gaussian = gaussian
@@ -449,5 +406,5 @@ class WienerHeat:
         for channel in range(channels):
             rows = self._gaussian.wiener(sigma, channel * n_pixels + pixels)
             heat += rows.abs_().view(-1, channels, n_pixels).sum(1)
-        heat *= self._varies[windows, None]  # where nothing varies there is only rounding
+        heat *= self._varies[windows, None]  # rows of constant pixels are rounding error
         return with_own_heat(heat, pixels)

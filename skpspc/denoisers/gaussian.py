@@ -19,17 +19,9 @@ from .training_set_denoiser import TrainingSetDenoiser
 
 @dataclass(frozen=True, eq=False)
 class GaussianPrior(BasePrior):
-    """A normal distribution of images, decomposed when first asked for.
+    """A normal distribution of images, decomposed at its first use.
 
-    Attributes
-    ----------
-    training_set : TrainingSet or None
-        The images, unless sums over them are kept instead.
-    moments : Moments or None
-        The sums.
-    rank : int or None
-    shrinkage : float or str
-        As in `GaussianDenoiser`.
+    Either ``training_set`` or ``moments``, the sums over the images, is None.
     """
 
     training_set: Any
@@ -44,7 +36,7 @@ class GaussianPrior(BasePrior):
 
     @classmethod
     def of(cls, training_set, rank, shrinkage):
-        """Return the prior of a training set, by sums where they are smaller than the images."""
+        """Return the prior of a training set; keep sums where they are smaller than the images."""
         n_values = training_set.n_values
         if len(training_set) < n_values or n_values > covariance.LARGEST_PROBLEM:
             return cls(training_set, None, rank, shrinkage)
@@ -57,13 +49,7 @@ class GaussianPrior(BasePrior):
 
     @cached_property
     def gaussian(self):
-        """Mean and covariance, shrunk and truncated, a `Gaussian`.
-
-        Raises
-        ------
-        ValueError
-            If the decomposition is too large.
-        """
+        """Mean and covariance, shrunk and truncated; raises if the decomposition is too large."""
         spectrum, s = self._spectrum, self.shrinkage_used
         n_values = len(spectrum.mean)
         level = spectrum.trace / n_values
@@ -118,7 +104,7 @@ class GaussianPrior(BasePrior):
 
 
 class GaussianDenoiser(TrainingSetDenoiser):
-    r"""Posterior mean under a Gaussian with the training images' mean and covariance.
+    r"""Posterior mean under a Gaussian with the mean and covariance of the training images.
 
     .. math::
 
@@ -126,69 +112,66 @@ class GaussianDenoiser(TrainingSetDenoiser):
         (z - \mu), \qquad
         \Sigma = \sum_i v_i (x_i - \mu)(x_i - \mu)^T = U \operatorname{diag}(S) U^T
 
-    with :math:`v_i` the sample weights, which sum to one: the population covariance. It is
-    the Wiener filter, the linear denoiser of least mean squared error on the training set;
-    its rows (:meth:`wiener`) are local, and that is where the locality of trained networks
-    comes from.
+    with :math:`v_i` the sample weights, which sum to one, and :math:`\Sigma` the population
+    covariance. It is the Wiener filter, the linear
+    denoiser of least mean squared error on the training set. Its rows (:meth:`wiener`) are local,
+    which explains the locality of trained networks.
 
     Parameters
     ----------
     rank : int, default None
-        Keep this many directions of largest variance and drop the rest: the answer does not
-        vary along them. At most C * H * W; a larger number keeps all. None: all of them.
+        Number of directions of largest variance to keep; the answer is constant along the others.
+        None, or C * H * W and more: all directions.
     shrinkage : float in [0, 1] or {"ledoit_wolf", "oas"}, default 0.0
-        Pull the covariance towards a multiple of the identity,
-        :math:`(1 - s) \Sigma + s \operatorname{tr}(\Sigma) / D`, before directions are
-        dropped. The strings are scikit-learn's estimates of s
-        (`sklearn.covariance.ledoit_wolf`, `sklearn.covariance.oas`); for them sample weights
-        count images: a weight of 2 is the image twice.
+        s of the shrunk covariance :math:`(1 - s) \Sigma + s \operatorname{tr}(\Sigma) / D`, from
+        which directions are then dropped. The strings are estimates of s
+        (`sklearn.covariance.ledoit_wolf`, `sklearn.covariance.oas`), for which a sample weight of 2
+        counts an image twice.
     sigma, image_shape, data_range, device, random_state
         As in `EmpiricalDenoiser`. Fitting is deterministic.
 
     Attributes
     ----------
     mean_ : array of shape (C * H * W,)
-        float64, as are the next two.
+        float64, like components and eigenvalues.
     components_ : array of shape (r, C * H * W)
-        Orthonormal directions of decreasing variance, those kept and not numerically empty.
+        Orthonormal directions kept, of decreasing and numerically positive variance.
     eigenvalues_ : array of shape (r,)
-        Variances along them, after shrinkage.
+        Variances along the components, after shrinkage.
     residual_variance_ : float
-        Variance along all other directions: 0 without shrinkage or with a rank.
+        Variance along every other direction: 0 without shrinkage or with a rank.
     shrinkage_ : float
-        The s that was used.
+        Coefficient s.
     training_set_ : TrainingSet
-        Only while there are fewer images than values in an image, more than 12,288 values in
-        an image, or labels to tell classes apart; otherwise sums over the images are kept
-        instead.
+        Only with fewer images than values in an image, more than 12,288 values in an image, or
+        labels; otherwise sums replace the images.
     image_shape_, n_features_in_
         As in `EmpiricalDenoiser`.
 
     Raises
     ------
     ValueError
-        While fitting more than 12,288 images of more than 12,288 values each: with
-        ``rank=None``, and with a shrinkage that is to be estimated.
+        While fitting more than 12,288 images of more than 12,288 values each, with ``rank=None`` or
+        an estimated shrinkage.
 
     See Also
     --------
-    EmpiricalDenoiser : The optimal denoiser, which is not linear.
+    EmpiricalDenoiser : The optimal denoiser, nonlinear.
 
     Notes
     -----
-    The smaller of the D x D and the N x N problem is solved exactly, in float64. Where both
-    N and D exceed 12,288 neither matrix is ever made: ``rank`` directions are found by six
-    randomised subspace iterations, each a pass over the images, accurate where the spectrum
-    falls.
+    The smaller of the D x D and the N x N eigenproblem is solved exactly, in float64. Where both N
+    and D exceed 12,288, six randomised subspace iterations, each a pass over the images, compute
+    ``rank`` directions without either matrix, accurately where the spectrum falls.
 
-    :meth:`partial_fit` adds images to exact sums (of integers, for uint8), and the
-    decomposition waits until it is needed: fitting in parts is fitting the whole.
+    :meth:`partial_fit` adds images to exact sums (of integers, for uint8) and delays the
+    decomposition: fitting in batches equals one fit.
 
-    ``log_evidence`` is that of the normal distribution of mean :math:`\mu` and covariance
-    :math:`\Sigma + \sigma^2 I`, :math:`\Sigma` as shrunk and truncated, so that Tweedie's
-    formula holds. The answer is a combination of the training images with weights
+    ``log_evidence`` is the log density of the normal distribution of mean :math:`\mu` and
+    covariance :math:`\Sigma + \sigma^2 I`, with :math:`\Sigma` shrunk and truncated, so that
+    Tweedie's formula holds. The answer is a combination of the training images with weights
     :math:`v_i (1 + (x_i - \mu)^T (\Sigma + \sigma^2)^{-1} (z - \mu))`, which sum to one and
-    may be negative; ``effective_sample_size`` is one over the sum of their squares (sample
+    may be negative. ``effective_sample_size`` is one over the sum of their squares (sample
     weights counted by their own effective number), and can fall below one.
 
     References
@@ -238,7 +221,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
 
     def _learn(self, training_set):
         prior = GaussianPrior.of(training_set, self.rank, self.shrinkage)
-        _ = prior.gaussian  # a decomposition that is too large is refused at fit
+        _ = prior.gaussian  # raises at fit if the decomposition is too large
         return prior
 
     def _grown(self, prior, training_set, added):
@@ -284,7 +267,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
         return self._prior.shrinkage_used
 
     def _of_gaussian(self, name):
-        """Return a tensor of the Gaussian in the container of the training images."""
+        """Return an attribute of the Gaussian in the container of the training images."""
         check_is_fitted(self)
         return self._given(getattr(self._prior.gaussian, name))
 
@@ -295,26 +278,24 @@ class GaussianDenoiser(TrainingSetDenoiser):
     def wiener(self, sigma, rows=None):
         r"""Return rows of the filter :math:`W = U \operatorname{diag}(S / (S + \sigma^2)) U^T`.
 
-        Row p holds how much each input pixel moves pixel p of the answer: W is the Jacobian
-        of :meth:`denoise`.
+        W is the Jacobian of :meth:`denoise`: row p is the gradient of pixel p of the answer.
 
         Parameters
         ----------
         sigma : float
             Noise level; 0 and inf are allowed.
         rows : array of int, default None
-            Coordinates p of flat images, (c * H + y) * W + x; None: all D of them, a matrix
-            of D * D float64 numbers.
+            Coordinates p of flat images, (c * H + y) * W + x; None: all D, a D x D matrix.
 
         Returns
         -------
         array or Tensor of shape (m, C * H * W), float64
-            In the container of the X that was fitted.
+            In the container of the training images.
 
         Raises
         ------
         ValueError
-            For a sigma that is no non-negative number, or rows that are not in the image.
+            For a sigma that is no non-negative number, or rows outside the image.
         """
         check_is_fitted(self)
         gaussian, n_values = self._prior.gaussian, self.n_features_in_
@@ -327,7 +308,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
 
 
 def _shrinkage(shrinkage, spectrum):
-    """Return the coefficient of shrinkage: the number given, or its estimate."""
+    """Return the coefficient of shrinkage, given or estimated."""
     if not isinstance(shrinkage, str):
         return float(shrinkage)
     if spectrum.squares != spectrum.squares:  # NaN: unknown

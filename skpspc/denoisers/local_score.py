@@ -17,13 +17,7 @@ from .training_set_denoiser import TrainingSetDenoiser
 class CentredBySigma:
     """Centred windows whose side depends on the noise level.
 
-    Attributes
-    ----------
-    schedule : callable
-        Maps a noise level, a float, to the side, an odd int.
-    boundary : str or None
-        As in `Centred`.
-    image_shape : tuple of (C, H, W)
+    ``schedule`` maps a float sigma to the side, an odd int; ``boundary`` is as in `Centred`.
     """
 
     schedule: Callable
@@ -38,7 +32,7 @@ class CentredBySigma:
 
 
 def check_size(size, boundary, image_shape, where=""):
-    """Refuse window sizes without a centre, and those that no inner patch has."""
+    """Raise for window sizes without a centre, or larger than every inner patch."""
     if not isinstance(size, numbers.Integral) or size < 1:
         raise ValueError(
             f"patch_size must give an odd int of at least 1 at every sigma, got {size!r}{where}."
@@ -67,45 +61,41 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         w^p = \operatorname{softmax}_{(i, q)}\bigl(-\|z_{P(p)} - x_{i P(q)}\|^2 / 2 \sigma^2
         + \log v_i\bigr)
 
-    with :math:`P(p)` the square around pixel p and :math:`v_i` the sample weights. All
-    channels share the window. The sum runs over the training images i and over pixels q:
+    with :math:`P(p)` the square around pixel p, in all channels, and :math:`v_i` the sample
+    weights. The sum runs over the training images i and over pixels q:
 
-    - the local score machine (LS, ``equivariant=False``): q = p, the same place. The window
-      is padded with zeros, in both images alike, so that what overhangs does not count.
-    - the equivariant local score machine (ELS, ``equivariant=True``): every q whose window
-      lies inside the image.
-    - the boundary-broken ELS (``boundary="broken"``): where the window of p overhangs an
-      edge, the q at the same distance from that edge, padded with zeros as in LS; elsewhere
-      every q whose window lies inside the image. In a corner that is q = p alone.
+    - the local score machine (LS, ``equivariant=False``): q = p. Both images are padded with
+      zeros, so that pixels outside the image do not count.
+    - the equivariant local score machine (ELS, ``equivariant=True``): every q whose window lies
+      inside the image.
+    - the boundary-broken ELS (``boundary="broken"``): where the window of p overhangs an edge,
+      every q at equal distance from that edge, padded as in LS; elsewhere every q whose window lies
+      inside the image. In a corner only q = p.
 
-    Each pixel is put together from its own mixture of training images: the result is a
-    mosaic of patches, as convolutional networks make them. At :math:`\sigma = 0` every pixel
-    is the centre of the nearest patch (ties averaged), at :math:`\sigma = \infty` the mean
-    of all.
+    Each pixel has its own mixture of training images: the result is a mosaic of patches, as
+    convolutional networks make. At :math:`\sigma = 0` every pixel is the centre of the nearest
+    patch (ties averaged), at :math:`\sigma = \infty` the mean of all.
 
     Parameters
     ----------
     patch_size : int, PatchSchedule or callable, default 3
-        Side of the windows, odd. A `PatchSchedule` or another callable maps a float sigma to
-        it; `skpspc.sampling.local_score_schedule` has the published ones. An axis of length 1
-        is no axis: windows do not extend along it.
+        Odd side of the windows. A `PatchSchedule` or another callable maps a float sigma to it;
+        `skpspc.sampling.local_score_schedule` has the published sides. Windows do not extend along
+        an axis of length 1.
     equivariant : bool, default False
-        Whether a window looks at all places of the training images, or at its own alone.
+        True: compare a window with all locations in the training images. False: with its own.
     boundary : {"zero", "circular", "broken"}, default "zero"
-        What a window sees beyond the edge of the noisy image; with ``equivariant=False`` only
-        "zero" makes sense. For ELS, "zero" and "circular" pad the noisy image and compare it
-        with the inner patches of the training images, in all coordinates: zeros in the noisy
-        image face pixels in the training image. "circular" is what the published ELS code
-        does; "broken" pads both alike. Where the window is at least as large as the image,
-        "broken" is LS.
+        Padding of the noisy image; "zero" is required for ``equivariant=False``. In ELS, "zero" and
+        "circular" pad the noisy image alone, and compare all coordinates of a window, padding
+        included, with inner patches of the training images. The published ELS code is "circular".
+        "broken" pads both images; with windows at least as large as the image it is LS.
     tol : float, default None
-        With ``equivariant=True``: largest admissible ``error_bound``, as estimated, of the
-        posterior. A window is then compared with the patches that are like it, which an index
-        finds; it is made at the first call for each window size. None: with all patches. Where
-        few patches do not do (at large sigma), and where there is no compiled code, the answer is
-        exact.
+        With ``equivariant=True``: largest estimated ``error_bound`` of the posterior. A window is
+        then compared with similar patches, from an index built at the first call for each window
+        size. None: all patches are compared. The answer is exact where few patches do not suffice
+        (at large sigma), and without compiled code.
     verbose : int, default 0
-        Above zero, show a progress bar while an index is made.
+        Above zero, show a progress bar while an index is built.
     sigma, image_shape, data_range, device, random_state
         As in `EmpiricalDenoiser`.
 
@@ -116,20 +106,20 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
 
     See Also
     --------
-    PSPCDenoiser : Windows that answer for every pixel they cover.
+    PSPCDenoiser : Windows that answer for all of their pixels.
 
     Notes
     -----
-    ``effective_sample_size`` counts patches where a window looks at many places, so it may
-    exceed the number of images. In ``log_evidence`` a window counts the coordinates that lie
-    in the image (LS, "broken"), or all of them, padding included (ELS, "zero" and "circular").
+    ``effective_sample_size`` counts patches in ELS and may exceed the number of images. In
+    ``log_evidence`` a window counts its coordinates inside the image (LS, "broken"), or all
+    coordinates, padding included (ELS, "zero" and "circular").
 
     ELS compares each of H * W windows with up to N * H * W patches: one image of 32 x 32 takes
     thousands of times the work of LS, whose distances are box sums as in `PSPCDenoiser`. ``tol``
-    makes that many times less where a posterior rests on few of millions of patches. Its
-    ``error_bound`` takes the patches of a cell to be spread as a Gaussian: it is an estimate
-    (``bound_is_proved`` is False), far above most errors and below some of single pixels. The
-    index keeps 4 bytes a patch.
+    makes that many times less where few of millions of patches have weight. Its ``error_bound``
+    assumes that the patches of a cell have a Gaussian distribution: it is an estimate
+    (``bound_is_proved`` is False), far above most errors and below a few errors of single pixels.
+    The index keeps 4 bytes for each patch.
 
     References
     ----------

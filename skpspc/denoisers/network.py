@@ -1,4 +1,4 @@
-"""A trained network with the manners of the other denoisers."""
+"""Trained networks as denoisers."""
 
 import contextlib
 import copy
@@ -29,22 +29,10 @@ _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
 @dataclass(frozen=True, eq=False)
 class NetworkPrior(BasePrior):
-    """The clean images that a network estimates.
+    """A network's estimates of clean images.
 
-    Attributes
-    ----------
-    network : callable
-    parametrization : str
-    time : callable or None
-    sigma_data : float
-    condition : str
-    batch_size : int or None
-        As in `NetworkDenoiser`.
-    device : torch.device
-    dtype : torch.dtype
-        Of the images that the network takes.
-    factor, offset : float
-        Map from pixels of images to pixels of the network.
+    Attributes beyond the parameters of `NetworkDenoiser`: ``device`` and ``dtype`` of the network's
+    input; ``factor`` and ``offset``, which map pixels of images to pixels of the network.
     """
 
     network: Any
@@ -96,14 +84,12 @@ class NetworkPrior(BasePrior):
             answer = torch.empty_like(x)
             for level in sigma.unique():
                 rows = (sigma == level).nonzero().squeeze(1)
-                some = x[rows]
-                told = c[rows[0]].item()
-                answer[rows] = called(self.network, some, told, level[None])
+                answer[rows] = called(self.network, x[rows], c[rows[0]].item(), level[None])
             return answer
 
     def jacobian_block(self, z, n_pixels):
-        """Return the numbers of noisy images and of pixels that one call of `jacobian` may have."""
-        # a backward pass serves all images, and they share one forward pass
+        """Return the numbers of noisy images and of pixels for one call of `jacobian`."""
+        # one forward pass, and one backward pass for each pixel, serve all images
         row_bytes = 3 * z.element_size() * z.shape[1] * z[0].numel()
         n_rows = rows_that_fit(row_bytes, self.batch_size or len(z), what="A row of the Jacobian")
         return n_rows, rows_that_fit(row_bytes * n_rows, n_pixels, what="Rows of the Jacobian")
@@ -119,9 +105,9 @@ class NetworkPrior(BasePrior):
 
 
 class _Declared:
-    """Attribute that `fit` sets, and that parameters tell before it, if ``image_shape`` is given.
+    """Fitted attribute with a default before `fit`, if ``image_shape`` is given.
 
-    As it has no ``__set__``, the attribute of a fitted instance comes first.
+    Without a ``__set__``, the attribute of a fitted instance takes precedence.
     """
 
     def __init__(self, function):
@@ -140,26 +126,24 @@ class _Declared:
 
 
 class NetworkDenoiser(Denoiser):
-    r"""A trained network as a denoiser of this library.
+    r"""Denoiser of a trained network.
 
     .. math::
 
         D(z; \sigma) = \hat x_0\bigl(f(s\, z, c(\sigma)), z, \sigma\bigr)
 
-    with f the network, s the scale of the noisy images that it was trained on, c what it is
-    told of the noise level, and :math:`\hat x_0` the clean image from its answer; see the
-    table. Nothing is trained: :meth:`fit` only learns the shape of the images.
+    with f the network, s the scale of its noisy images, c its noise-level input, and
+    :math:`\hat x_0` the clean image from its answer; see the table. Nothing is trained: :meth:`fit`
+    only learns the shape of the images.
 
     Parameters
     ----------
     network : torch.nn.Module or callable
-        ``network(x, c)`` to a tensor like x. x is a tensor (n, C, H, W); c is a tensor (n,),
-        one number for each image, or a float (``condition="float"``). A module is put into
-        evaluation mode for the call, and back. Gradients are tracked for :meth:`jacobian` and
-        :meth:`sensitivity` alone.
+        ``network(x, c)`` maps a tensor x (n, C, H, W) and a tensor c (n,), or a float
+        (``condition="float"``), to a tensor like x. A module is in evaluation mode during the call.
+        Gradients are tracked for :meth:`jacobian` and :meth:`sensitivity` alone.
     parametrization : {"x0", "eps", "v", "flow", "edm"}, default "x0"
-        What the network was trained to see and to answer, with s the noise level in its own
-        pixels:
+        Inputs and answer of the network, with s the noise level in its own pixels:
 
         ======  ============================  ================  =============================
         name    x                             c                 answer
@@ -172,37 +156,31 @@ class NetworkDenoiser(Denoiser):
         edm     z / sqrt(s^2 + sigma_data^2)  log(s) / 4        F of Karras et al., Eq. 7
         ======  ============================  ================  =============================
 
-        "edm" is the bare network; one that is already preconditioned, as in the published
-        checkpoints (``EDMPrecond``), is "x0".
+        "edm" is the bare network; a preconditioned one, as in the published checkpoints
+        (``EDMPrecond``), is "x0".
     time : callable, default None
-        Maps noise levels s, a tensor (n,) of float64, to c, a tensor (n,), instead of the
-        table; for a DDPM `skpspc.sampling.convert.NearestStep` of its ``alphas_cumprod``.
-        Floats are then cast to the network's dtype, ints are left.
+        Maps noise levels s, a float64 tensor (n,), to c, a tensor (n,), instead of the table; for a
+        DDPM `skpspc.sampling.convert.NearestStep` of its ``alphas_cumprod``. Float c are cast to
+        the network's dtype, integer c are not.
     network_range : tuple of (low, high), default (-1, 1)
-        Range of the images that the network was trained on: (0, 1) or (-0.5, 0.5), for example.
-        Images are mapped from ``data_range`` ([-1, 1] where it is None) to this range and back,
-        and noise levels are multiplied by the ratio of the widths.
+        Range of the network's training images, (0, 1) or (-0.5, 0.5) for example. Images are mapped
+        from ``data_range`` ([-1, 1] where it is None) to this range and back, and noise levels are
+        multiplied by the ratio of the widths.
     sigma_data : float, default 0.5
-        Of "edm", in the network's pixels.
+        Standard deviation of the data for "edm", in the network's pixels.
     condition : {"tensor", "float"}, default "tensor"
         "float": the network takes one Python number; images are grouped by noise level.
     batch_size : int, default None
-        How many images the network sees at once; None: all.
+        Images in one call of the network; None: all.
     dtype : {"float32", "float64", "float16", "bfloat16"}, default None
-        Of x. None: that of the module's parameters, float32 for other callables.
-    sigma : float, default 0.5
-        Noise level of :meth:`transform`.
+        Dtype of x. None: the dtype of the module's parameters, float32 for other callables.
     image_shape : tuple of (C, H, W), default None
-        Shape of one image. Given, nothing has to be fitted; None: that of X at fit.
-    data_range : tuple of (low, high), default None
-        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
-        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
-        float images are used unscaled.
+        Shape of one image; :meth:`fit` is then optional. None: the shape of X at fit.
     device : str or torch.device, default None
-        Where the network works. None: where the module's parameters are, the CPU for other
+        Device of the network. None: the device of the module's parameters, the CPU for other
         callables. A module is not moved.
-    random_state : int, RandomState, Generator or None, default 0
-        Fixes the noise of :meth:`score`.
+    sigma, data_range, random_state
+        As in `EmpiricalDenoiser`.
 
     Attributes
     ----------
@@ -212,20 +190,19 @@ class NetworkDenoiser(Denoiser):
     Raises
     ------
     ValueError
-        While denoising at an infinite noise level, if the network answers with another
-        shape, with NaN or with infinity, or works on another device or in another dtype than
-        what it is given, or if ``time`` gives anything but one number for each image.
+        While denoising: at an infinite noise level; if the network answers with another shape, NaN
+        or infinity, or is on another device or of another dtype than its input; if ``time`` does
+        not return one number for each image.
 
     See Also
     --------
-    load_network : A network from a file.
+    load_network : Load a network from a file.
 
     Notes
     -----
-    At sigma = 0 the noisy image is the answer, and the network is not asked. A network does
-    not know log p(z): ``log_evidence`` and ``effective_sample_size`` are NaN, and there is
-    no ``score_samples``. Without :meth:`fit`, samples come as float32 arrays
-    (n, C, H, W).
+    At sigma = 0 the answer is the noisy image, and the network is not called. A network has no
+    log p(z): ``log_evidence`` and ``effective_sample_size`` are NaN, and there is no
+    ``score_samples``. Without :meth:`fit`, samples are float32 arrays (n, C, H, W).
 
     References
     ----------
@@ -294,7 +271,7 @@ class NetworkDenoiser(Denoiser):
 
     @_Declared
     def n_features_in_(self):
-        """Numbers in one image, C * H * W."""
+        """Number of values in one image, C * H * W."""
         return math.prod(self.image_shape_)
 
     @_Declared
@@ -309,7 +286,7 @@ class NetworkDenoiser(Denoiser):
 
     @_Declared
     def _warned(self):
-        """Topics of warnings; none are kept before a fit."""
+        """Topics of warnings issued, a new set at each access before a fit."""
         return set()
 
     @_fit_context(prefer_skip_nested_validation=True)
@@ -368,7 +345,7 @@ class NetworkDenoiser(Denoiser):
 
     @property
     def score_samples(self):
-        """None: there is no such method."""
+        """Absent: a network does not know log p(z)."""
         raise AttributeError(
             f"{type(self).__name__!r} object has no attribute 'score_samples': a network does not "
             "know log p(z)"
@@ -376,7 +353,7 @@ class NetworkDenoiser(Denoiser):
 
     @property
     def classes_(self):
-        """None: there are no classes."""
+        """Absent: a network is called without a class."""
         raise AttributeError(
             f"{type(self).__name__!r} object has no attribute 'classes_': a network is called "
             "without a class"
@@ -395,11 +372,11 @@ class NetworkDenoiser(Denoiser):
         return self._make_prior()
 
     def _prior_on(self, training_set):
-        """Return the prior, which does not depend on training images."""
+        """Return the prior, independent of training images."""
         return self._prior_of()
 
     def _make_prior(self):
-        """Return the prior of the present parameters."""
+        """Return the prior of the current parameters."""
         is_module = isinstance(self.network, torch.nn.Module)
         first = next(self.network.parameters(), None) if is_module else None
         dtype = torch.float32 if first is None else first.dtype
@@ -421,7 +398,7 @@ class NetworkDenoiser(Denoiser):
 
 
 def _checked_time(c, sigma):
-    """Return the answer of ``time`` to noise levels, if it is one number for each."""
+    """Return ``c``, the answer of ``time``; raise unless it has one number per noise level."""
     if not isinstance(c, torch.Tensor) or c.shape != sigma.shape:
         got = f"shape {tuple(c.shape)}" if isinstance(c, torch.Tensor) else f"a {type(c).__name__}"
         raise ValueError(
@@ -455,7 +432,7 @@ def _edm(z, sigma, sigma_data):
     return z / convert.along(total, z), sigma.log() / 4, clean
 
 
-# Noisy images and levels to what the network sees, what it is told, and the way back to x0.
+# Functions from (z, sigma, sigma_data) to the inputs x and c, and the function from answer to x0.
 _PARAMETRIZATIONS: dict[str, Callable] = {
     "x0": _direct,
     "eps": partial(_variance_preserving, convert.x0_from_eps),
@@ -467,7 +444,7 @@ _PARAMETRIZATIONS: dict[str, Callable] = {
 
 @contextlib.contextmanager
 def evaluating(network):
-    """Evaluation mode for a module; every part goes back to the mode that it was in."""
+    """Set a module to evaluation mode, and restore the mode of every submodule afterwards."""
     modules = list(network.modules()) if isinstance(network, torch.nn.Module) else []
     training = [module for module in modules if module.training]
     if training:
@@ -479,31 +456,21 @@ def evaluating(network):
             module.training = True
 
 
-def called(network, x, told, sigma):
-    """Return the answer of a network, checked.
-
-    Parameters
-    ----------
-    network : callable
-    x : Tensor of shape (n, C, H, W)
-        If it requires a gradient, so must the answer.
-    told : Tensor of shape (n,) or float
-        Noise level, as the network takes it.
-    sigma : Tensor
-        The noise levels, for messages.
+def called(network, x, c, sigma):
+    """Return ``network(x, c)``, checked; errors name the noise levels ``sigma``, a tensor.
 
     Raises
     ------
     ValueError
-        If the network is on another device or of another dtype than x, or answers with
-        another shape, with no floats, without a gradient, with NaN or with infinity.
+        If the network is on another device or of another dtype than x, or answers with another
+        shape, no floats, NaN, infinity, or no gradient where x requires one.
     """
     try:
-        answer = network(x, told)
+        answer = network(x, c)
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        if _mixes(network, x, told):
+        if _mixes(network, x, c):
             raise _misplaced(x, str(error).strip().partition("\n")[0]) from error
         raise
     if not isinstance(answer, torch.Tensor) or answer.shape != x.shape:
@@ -532,7 +499,7 @@ def called(network, x, told, sigma):
 
 
 class _LastOperation(TorchFunctionMode):
-    """Record the devices and float dtypes of the tensors that the last operation took."""
+    """Record the devices and float dtypes of the last operation's tensors."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
@@ -541,19 +508,19 @@ class _LastOperation(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _mixes(network, x, told):
+def _mixes(network, x, c):
     """Return whether a network fails in an operation on tensors of several devices or dtypes."""
     last = _LastOperation()
     try:
         with last:
-            network(x, told)
+            network(x, c)
     except RuntimeError:
         return max(len(getattr(last, "devices", ())), len(getattr(last, "dtypes", ()))) > 1
     return False
 
 
 def _misplaced(x, reason):
-    """Return the error for a network whose weights are elsewhere, or of another dtype."""
+    """Return the error for a network whose weights have another device or dtype than x."""
     return ValueError(
         f"the network fails on a tensor of {x.dtype} on {x.device} ({reason}); give "
         "NetworkDenoiser the device and dtype of its weights, or a module, whose own they are."

@@ -13,22 +13,15 @@ from ..support import Masks
 from .base import Denoiser
 from .training_set_denoiser import TrainingSetDenoiser
 
-# Of the largest own weight: at a coordinate that never varies W is nothing but rounding.
+# Relative to the largest W_nn: below it, W is rounding error.
 _NO_WEIGHT = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
 class Neighbourhoods:
-    """The coordinates that count in each row of the Wiener filter, by noise level.
+    """Windows of the largest entries in each row of the Wiener filter.
 
-    Attributes
-    ----------
-    gaussian : Gaussian
-    image_shape : tuple of (C, H, W)
-    threshold : float
-        Fraction of the largest entry that counts.
-    batch_size : int or None
-        As in `Masks`.
+    ``threshold`` is relative to the largest entry; ``batch_size`` is as in `Masks`.
     """
 
     gaussian: Gaussian
@@ -43,7 +36,7 @@ class Neighbourhoods:
 
     def matrix(self, sigma):
         """Return the matrix B (D, D), bool: column m holds the neighbours of coordinate m."""
-        # beyond this W only shrinks as a whole, and at infinity it would vanish
+        # at larger sigma W is only scaled, and at infinity it would vanish
         sigma = min(sigma, 1e6 * max(self.gaussian.abs_max, 1e-15))
         rows = torch.arange(len(self.gaussian.mean), device=self.gaussian.mean.device)
         matrix = self.gaussian.wiener(sigma, rows)
@@ -70,19 +63,19 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         B_{nm} = \bigl[\,|M_{nm}| \ge \theta \max |M|\,\bigr], \qquad
         W = \Sigma (\Sigma + \sigma^2)^{-1}
 
-    with :math:`\Sigma` the population covariance of the training images. The linear denoiser
-    of least error looks at few pixels near the one that it answers for; so does this one, and
-    compares training images there. Colour channels are separate coordinates.
+    with :math:`\Sigma` the population covariance of the training images. Each coordinate is
+    compared through the few coordinates with large weights in the linear denoiser of least error.
+    Colour channels are separate coordinates.
 
     Parameters
     ----------
     threshold : float, default 0.05
-        theta, in (0, 1]: what fraction of the largest entry still counts. Published: 0.005
-        for MNIST, 0.05 for CIFAR-10, 0.02 for faces.
+        theta, in (0, 1], relative to the largest entry. Published: 0.005 for MNIST, 0.05 for
+        CIFAR-10, 0.02 for faces.
     softmax : {"exact", "batchwise"}, default "exact"
-        "batchwise" normalises the weights within each batch of training images, in their
-        order, and averages the batches (each alike, the last one too), as the published code
-        does: its answers depend on ``batch_size``.
+        "batchwise" normalises the weights within each batch of training images, in their order,
+        and averages the batches with equal weights, the last one too, as the published code does:
+        answers depend on ``batch_size``.
     batch_size : int, default 512
         Training images in a batch; "exact" ignores it.
     sigma, image_shape, data_range, device, random_state
@@ -101,18 +94,16 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
     See Also
     --------
     GaussianDenoiser : The Wiener filter itself.
-    PSPCDenoiser : Square windows, the same at every pixel.
+    PSPCDenoiser : Square windows, of one size at every pixel.
 
     Notes
     -----
-    A noisy image costs N * D^2 operations, D = C * H * W, and the precisions of one noise
-    level D^3; they hold D^2 float64 numbers. :meth:`partial_fit` decomposes the covariance
-    each time.
+    A noisy image costs N * D^2 operations, D = C * H * W, and the precisions of one noise level
+    D^3; they hold D^2 float64 numbers. Every :meth:`partial_fit` decomposes the covariance.
 
-    A coordinate at which all training images agree (to 1e-8 of the largest W_nn) has no row
-    in M: it tells nothing. One at which they nearly agree has a large one, so that few others
-    reach the threshold; a coordinate left with no neighbours is answered by the mean, and
-    :meth:`neighbours` shows them.
+    A constant coordinate (W_nn below 1e-8 of the largest) has a zero row in M. A nearly constant
+    coordinate has a large row, so that few others reach the threshold. A coordinate without
+    neighbours is answered by the mean; :meth:`neighbours` shows such coordinates.
 
     ``log_evidence`` is the composite of `Posterior` over the neighbourhoods: D times the mean
     over the coordinates of the log-likelihood per number compared.
@@ -166,7 +157,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         return Prior(training_set, windows, engine="torch")
 
     def neighbours(self, sigma):
-        """Return the matrix B: the coordinates that are compared for each coordinate.
+        """Return the matrix B of the coordinates compared for each coordinate.
 
         Parameters
         ----------
@@ -176,8 +167,8 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         Returns
         -------
         array or Tensor of shape (C * H * W, C * H * W), bool
-            Column m holds the coordinates that count in the posterior of coordinate m. In the
-            container of the X that was fitted.
+            Column m marks the coordinates in the posterior of coordinate m. In the container of the
+            training images.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Any denoiser, averaged over small displacements of the noisy image."""
+"""Mean of a denoiser over displacements of the noisy image."""
 
 import copy
 import numbers
@@ -15,10 +15,10 @@ from ..posterior import BasePrior, Posterior
 from ..sampling import draw_noise, noise_seed
 from .base import Denoiser
 
-# Beside the seed: the displacements must not be the noise that `score` and `sample` draw.
+# Added to the seed, so that displacements differ from the noise of `score` and `sample`.
 _DISPLACEMENTS = 1
-# Attributes of the inner denoiser that describe its images, and its fit.
-_ADOPTED = (
+# Attributes of the inner denoiser that describe its images.
+_IMAGE_ATTRIBUTES = (
     "image_shape_",
     "n_features_in_",
     "feature_names_in_",
@@ -30,17 +30,7 @@ _ADOPTED = (
 
 @dataclass(frozen=True, eq=False)
 class SmoothedPrior(BasePrior):
-    """Means of a prior's answers to displaced copies of the noisy image.
-
-    Attributes
-    ----------
-    prior : BasePrior
-    tau : float
-        Standard deviation of the displacements.
-    n_draws : int
-    seed : int
-        Of the displacements.
-    """
+    """Mean of a prior over displaced copies of the noisy image, drawn with ``seed``."""
 
     prior: BasePrior
     tau: float
@@ -54,7 +44,7 @@ class SmoothedPrior(BasePrior):
 
     @property
     def device(self):
-        """Device where the work is done."""
+        """Device of the computation."""
         return self.prior.device
 
     def displacements(self, z):
@@ -76,11 +66,11 @@ class SmoothedPrior(BasePrior):
         return sum(self.prior.jacobian(at, sigma, pixels) for at in moved) / self.n_draws
 
     def jacobian_block(self, z, n_pixels):
-        """Return the numbers of noisy images and of pixels that one call of `jacobian` may have."""
+        """Return the numbers of noisy images and of pixels for one call of `jacobian`."""
         return self.prior.jacobian_block(z, n_pixels)
 
     def answered(self, images):
-        """Return the pixels of images for which the prior answers."""
+        """Return the pixels of images that the prior estimates."""
         return self.prior.answered(images)
 
 
@@ -92,41 +82,39 @@ class SmoothedDenoiser(Denoiser):
         D(z; \sigma) = \frac{1}{M} \sum_{m=1}^M D_0(z + \tau e_m; \sigma), \qquad
         e_m \sim \mathcal N(0, I)
 
-    with :math:`D_0` the denoiser given. Smoothing rounds the edges between the basins of the
-    training images: around the empirical denoiser it is the closed-form diffusion model of
+    with :math:`D_0` the parameter ``denoiser``. Smoothing rounds the edges between the basins of
+    the training images. With the empirical denoiser it is the closed-form diffusion model of
     Scarvelis et al., whose samples are barycentres of training images.
 
     Parameters
     ----------
     denoiser : Denoiser or FrozenEstimator of one
-        D_0, fitted or not; a clone of it is fitted. A ``FrozenEstimator`` around it is asked as
-        it is: a network is then not copied, and X is not looked at.
+        D_0; a clone is fitted. A denoiser in a ``FrozenEstimator`` is used without copy or fit, and
+        X is ignored.
     tau : float, default 0.1
-        Standard deviation of the displacements, in the units of the images, whatever their
+        Standard deviation of the displacements, in the units of the images, not scaled to
         ``data_range``. 0: D_0 itself.
     n_draws : int, default 8
-        M, how many displaced copies. Each costs one answer of D_0.
+        M, the number of displaced copies. Each costs one answer of D_0.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`.
     random_state : int, RandomState, Generator or None, default 0
-        Fixes the displacements, at fit, and the noise of :meth:`score`. The same
-        displacements serve every image and noise level, so that D is a function, as smooth
-        as D_0.
+        Fixes the displacements, at fit, and the noise of :meth:`score`. All images and noise levels
+        share the displacements, so that D is a function as smooth as D_0.
 
     Attributes
     ----------
     denoiser_ : Denoiser or FrozenEstimator
-        The fitted clone, or the frozen denoiser itself.
+        Fitted clone, or the frozen denoiser.
     image_shape_, n_features_in_
         As in `EmpiricalDenoiser`.
 
     Notes
     -----
     ``image_shape``, ``data_range`` and ``device`` are parameters of the inner denoiser:
-    ``set_params(denoiser__device=...)``.
-    ``log_evidence`` is the mean over the displacements, the potential whose gradient is the
-    mean of the scores; ``effective_sample_size`` and ``error_bound`` are means too, and
-    ``bound_is_proved`` where it is for every displacement.
+    ``set_params(denoiser__device=...)``. ``log_evidence``, ``effective_sample_size`` and
+    ``error_bound`` are means over the displacements; the gradient of ``log_evidence`` is the mean
+    of the scores. ``bound_is_proved`` is True where it is for every displacement.
 
     References
     ----------
@@ -168,7 +156,7 @@ class SmoothedDenoiser(Denoiser):
         X : array or Tensor of shape (n, C, H, W) or (n, d)
             Training images.
         y : array of shape (n,), default None
-            Labels, for the denoiser's own ``fit``.
+            Labels, for the ``fit`` of the inner denoiser.
         sample_weight : array of shape (n,), default None
 
         Returns
@@ -178,7 +166,7 @@ class SmoothedDenoiser(Denoiser):
         Raises
         ------
         ValueError
-            As the denoiser's own ``fit``, or if what is frozen is no denoiser.
+            As the ``fit`` of the inner denoiser; if a ``FrozenEstimator`` holds no denoiser.
         """
         inner = clone(self.denoiser)
         if not isinstance(getattr(inner, "estimator", inner), Denoiser):
@@ -195,10 +183,10 @@ class SmoothedDenoiser(Denoiser):
 
     @_fit_context(prefer_skip_nested_validation=False)
     def partial_fit(self, X, y=None, sample_weight=None):
-        """Add training images; a frozen denoiser stays.
+        """Add training images; a frozen denoiser does not change.
 
-        Parameters and errors are those of :meth:`fit`. The present parameters of the inner
-        denoiser, ``tau`` and ``n_draws`` act as at a fit; the draw of the displacements stays.
+        Parameters and errors are those of :meth:`fit`. The current parameters of the
+        inner denoiser, ``tau`` and ``n_draws`` apply; the seed of the displacements does not change.
 
         Returns
         -------
@@ -206,7 +194,7 @@ class SmoothedDenoiser(Denoiser):
         """
         if not hasattr(self, "denoiser_"):
             return self.fit(X, y, sample_weight)
-        if isinstance(self.denoiser_, FrozenEstimator):  # which would hand it on
+        if isinstance(self.denoiser_, FrozenEstimator):  # it delegates `partial_fit`
             return self
         new = copy.copy(self)
         new.denoiser_ = copy.copy(self.denoiser_)
@@ -218,15 +206,15 @@ class SmoothedDenoiser(Denoiser):
         return self
 
     def _adopt(self):
-        """Take over the description of the images from the inner denoiser."""
-        for name in _ADOPTED:
+        """Copy the attributes that describe images from the inner denoiser."""
+        for name in _IMAGE_ATTRIBUTES:
             if hasattr(self.denoiser_, name):
                 setattr(self, name, getattr(self.denoiser_, name))
             elif hasattr(self, name):
                 delattr(self, name)
 
     def get_feature_names_out(self, input_features=None):
-        """Names of the output columns: the inner denoiser's.
+        """Return the inner denoiser's names of output columns.
 
         Parameters
         ----------
@@ -241,7 +229,7 @@ class SmoothedDenoiser(Denoiser):
 
     @property
     def classes_(self):
-        """Labels that the inner denoiser was fitted with, each once, sorted."""
+        """Distinct labels of the inner denoiser, sorted."""
         return self.denoiser_.classes_
 
     @property
@@ -253,7 +241,7 @@ class SmoothedDenoiser(Denoiser):
         return SmoothedPrior(self.denoiser_._prior_of(code), **self._displaced)
 
     def _prior_on(self, training_set):
-        """Return the prior that the parameters of the fit make of another training set."""
+        """Return the prior of another training set, with the parameters of the fit."""
         return SmoothedPrior(self.denoiser_._prior_on(training_set), **self._displaced)
 
     def _codes(self, y, n):
