@@ -54,8 +54,8 @@ def load_network(path, network=None, *, trust=False, max_bytes=MAX_BYTES):
         If there is no such file, or the file system fails.
     ValueError
         If the file cannot be read safely, is larger than ``max_bytes``, or holds no network,
-        weights of another network, or NaN, infinite or complex weights; if ``network`` is no module or has
-        no memory for weights yet; if trust is no bool.
+        weights of another network, or NaN, infinite or complex weights; if ``network`` is no module
+        or has no memory for weights yet; if trust is no bool.
 
     Examples
     --------
@@ -153,7 +153,7 @@ def _check_castable(name, value, target, path):
     dtype = torch.float64 if target is None else target.dtype
     if not torch.can_cast(value.dtype, dtype):
         raise ValueError(
-            f"the weights {name!r} in '{path}' are {value.dtype} and their place is {dtype}; "
+            f"the weights {name!r} in '{path}' are {value.dtype} and those of the network {dtype}; "
             "convert them."
         )
 

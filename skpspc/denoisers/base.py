@@ -71,9 +71,9 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return root and f"{root}/api/generated/skpspc.{{estimator_name}}.html"
 
     def _now(self):
-        """Return the estimator as it is now, though another thread may fit it meanwhile.
+        """Return an estimator that keeps the current state while another thread fits this one.
 
-        A fit replaces the dict of attributes by another one, so that it suffices to keep this one.
+        A fit replaces the dict of attributes and leaves the old one unchanged.
         """
         now = object.__new__(type(self))
         object.__setattr__(now, "__dict__", self.__dict__)
@@ -133,10 +133,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             the posterior mean is not finite.
         """
         self = self._now()
-        check_is_fitted(self)
-        z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
+        z, levels, layout = self._checked(Z, sigma)
         with torch.no_grad(), torch_threads():
-            levels = check_sigma(sigma, len(z)).to(z.device)
             warn_if_far(self, z, levels)
             if y is None:
                 result = self._prior_of().posterior(z, levels)
@@ -501,7 +499,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                [0.25, 0.25]])
         """
         self = self._now()
-        z, sigma, pixels, layout = self._checked_question(Z, sigma, pixels)
+        z, sigma, layout = self._checked(Z, sigma)
+        pixels = self._checked_pixels(pixels)
         with torch.no_grad(), torch_threads():
             jacobian = self._prior_of().jacobian(z, sigma, pixels)
             check_finite(jacobian, z.dtype, "the Jacobian")
@@ -552,7 +551,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         25
         """
         self = self._now()
-        z, sigma, pixels, layout = self._checked_question(Z, sigma, pixels)
+        z, sigma, layout = self._checked(Z, sigma)
+        pixels = self._checked_pixels(pixels)
         weight = check_weights(sample_weight, z, z.device)
         weight = torch.ones(len(z), dtype=torch.float64).to(z.device) if weight is None else weight
         weight = weight / weight.sum()
@@ -570,12 +570,15 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         heat = heat.view(len(pixels), *z.shape[2:]).to(layout.device)
         return heat if layout.is_torch else heat.numpy()
 
-    def _checked_question(self, Z, sigma, pixels):
-        """Return noisy images, noise levels and indices of pixels as tensors, and Z's layout."""
+    def _checked(self, Z, sigma):
+        """Return noisy images and noise levels as tensors, and the layout of Z."""
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
-        sigma = check_sigma(sigma, len(z)).to(z.device)
-        return z, sigma, check_pixels(pixels, self._input_shapes()[-1][-2:]).to(z.device), layout
+        return z, check_sigma(sigma, len(z)).to(z.device), layout
+
+    def _checked_pixels(self, pixels):
+        """Return the indices of pixels of the answer, a tensor."""
+        return check_pixels(pixels, self._input_shapes()[-1][-2:]).to(self._device)
 
     def attribute(self, Z, sigma, y=None, *, top=10, by="pixel"):
         """Raise ValueError: the answer is no mean of training images."""

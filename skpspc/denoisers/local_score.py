@@ -173,12 +173,12 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     def _check(self, training_set):
         if not self.equivariant and self.boundary != "zero":
             raise ValueError(
-                f"boundary={self.boundary!r} is for windows that are compared with other places; "
+                f"boundary={self.boundary!r} is for windows that are compared with all locations; "
                 "pass equivariant=True with it, or boundary='zero'."
             )
         if not self.equivariant and self.tol is not None:
             raise ValueError(
-                f"tol={self.tol} is for windows that are compared with all places; pass "
+                f"tol={self.tol} is for windows that are compared with all locations; pass "
                 "equivariant=True with it, or tol=None."
             )
         is_schedule = callable(self.patch_size)

@@ -89,7 +89,7 @@ class NetworkPrior(BasePrior):
 
     def jacobian_block(self, z, n_pixels):
         """Return the numbers of noisy images and of pixels for one call of `jacobian`."""
-        # one forward pass, and one backward pass for each pixel, serve all images
+        # a backward pass serves all images, which share one forward pass
         row_bytes = 3 * z.element_size() * z.shape[1] * z[0].numel()
         n_rows = rows_that_fit(row_bytes, self.batch_size or len(z), what="A row of the Jacobian")
         return n_rows, rows_that_fit(row_bytes * n_rows, n_pixels, what="Rows of the Jacobian")

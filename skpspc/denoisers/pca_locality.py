@@ -49,7 +49,7 @@ class Neighbourhoods:
 
 
 class PCALocalityDenoiser(TrainingSetDenoiser):
-    r"""Posterior mean of every coordinate, seen through its row of the Wiener filter.
+    r"""Posterior mean of every coordinate, through its row of the Wiener filter.
 
     .. math::
 

@@ -194,7 +194,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
         if self.windows is not None:
             if self.patch_size != "paper":
                 raise ValueError(
-                    f"windows take the place of squares, but patch_size={self.patch_size!r} is "
+                    f"windows replace squares, but patch_size={self.patch_size!r} is "
                     "given too; leave patch_size at 'paper', or windows at None."
                 )
             if self.bandwidth != 0 and self.smoothing == "window":

@@ -7,7 +7,6 @@ from dataclasses import fields, replace
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, _fit_context
-from sklearn.utils.validation import check_is_fitted
 
 from .._repr import described
 from .._threads import torch_threads
@@ -16,8 +15,6 @@ from .._validation import (
     as_labels,
     check_device,
     check_labels,
-    check_noisy_images,
-    check_sigma,
     check_training_images,
     check_weights,
 )
@@ -346,9 +343,7 @@ class TrainingSetDenoiser(Denoiser):
         if by not in ("pixel", "window"):
             raise ValueError(f"by must be 'pixel' or 'window', got {by!r}.")
         self = self._now()
-        check_is_fitted(self)
-        z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
-        sigma = check_sigma(sigma, len(z)).to(z.device)
+        z, sigma, layout = self._checked(Z, sigma)
         attributions, order = [], []
         with torch.no_grad(), torch_threads():
             for rows, prior, images in self._by_class_and_level(sigma, y):
@@ -412,9 +407,7 @@ class TrainingSetDenoiser(Denoiser):
         (array([[1.]]), array([[[0.]]]))
         """
         self = self._now()
-        check_is_fitted(self)
-        z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
-        sigma = check_sigma(sigma, len(z)).to(z.device)
+        z, sigma, layout = self._checked(Z, sigma)
         means, order = [], []
         with torch.no_grad(), torch_threads():
             for rows, prior, numbers_in_X in self._by_class_and_level(sigma, y):
