@@ -185,8 +185,8 @@ class SmoothedDenoiser(Denoiser):
     def partial_fit(self, X, y=None, sample_weight=None):
         """Add training images; a frozen denoiser does not change.
 
-        Parameters and errors are those of :meth:`fit`. The current parameters of the
-        inner denoiser, ``tau`` and ``n_draws`` apply; the seed of the displacements does not change.
+        Parameters and errors are those of :meth:`fit`. The current parameters of the inner
+        denoiser, ``tau`` and ``n_draws`` apply; the seed of the displacements does not change.
 
         Returns
         -------

@@ -38,7 +38,7 @@ _FITTED = {
 }
 
 
-_LIVE = {"random_state", "sigma", "verbose"}  # parameters that are read when a question is asked
+_LIVE = {"random_state", "sigma", "verbose"}  # parameters read at every call, not at fit
 
 
 class TrainingSetDenoiser(Denoiser):
