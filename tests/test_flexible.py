@@ -406,7 +406,7 @@ class Unfitted:
         ({"heatmaps": np.ones((2, 2, 3, 2, 3))}, r"got \(2, 2, 3, 2, 3\)"),
         ({"heatmaps": np.ones((2, 3, 2, 3))}, "heatmaps must have shape"),
         ({"heatmaps": None}, r"heatmaps must have shape .* got \(\)"),
-        ({"heatmaps": [[1.0], [1.0, 2.0]]}, "heatmaps is no array: its rows are of several"),
+        ({"heatmaps": [[1.0], [1.0, 2.0]]}, "heatmaps is no array: its rows differ in length"),
         ({"heatmaps": good_maps() * 1j}, "heatmaps must be real numbers, got complex128"),
         ({"heatmaps": torch.from_numpy(good_maps() * 1j)}, r"real numbers, got torch\.complex128"),
         ({"heatmaps": good_maps().astype(str)}, "heatmaps must be real numbers, got <U"),
