@@ -468,6 +468,17 @@ def test_calibrated_bandwidths_are_the_best_on_held_out_images(
     assert not hasattr(model.set_params(bandwidth=0.3).fit(digits), "bandwidth_schedule_")
 
 
+def test_calibration_in_blocks_of_held_out_images(rng):
+    """The schedule does not depend on the working memory."""
+    X = rng.integers(0, 256, (170, 3, 32, 32)).astype(np.uint8)
+    model = PSPCDenoiser(30, bandwidth="calibrated", smoothing="global")
+    schedules = []
+    for memory in (1024, 4):
+        with config_context(working_memory=memory):
+            schedules.append(model.fit(X).bandwidth_schedule_)
+    assert schedules[0] == schedules[1]
+
+
 @pytest.mark.parametrize(
     "model", [EmpiricalDenoiser(), PatchDenoiser(7, location="all"), PSPCDenoiser(4)]
 )

@@ -369,3 +369,15 @@ def test_a_class_that_is_too_small(X):
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         model.denoise(X[:2], 0.5, "few")
+
+
+@pytest.mark.parametrize("nested", ["twice", "frozen"])
+def test_smoothed_members(nested, X):
+    inner = SmoothedDenoiser(EmpiricalDenoiser(), tau=0.0, n_draws=1)
+    if nested == "frozen":
+        inner = FrozenEstimator(EmpiricalDenoiser().fit(X))
+    members = [("a", SmoothedDenoiser(inner, tau=0.0, n_draws=1))]
+    model = BlendedDenoiser(members, sigmas=[0.5], n_images=8).fit(X)
+    np.testing.assert_allclose(
+        model.denoise(X[:2], 0.5), EmpiricalDenoiser().fit(X).denoise(X[:2], 0.5), atol=1e-6
+    )

@@ -325,8 +325,9 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
     def _fitted(self, denoiser, training_set):
         """Return a clone of a denoiser, fitted on images with the data range of the blend."""
         model = clone(denoiser)
-        if not isinstance(model, FrozenEstimator):
-            model.set_params(**dict.fromkeys(_range_parameters(model), self.data_range))
+        range_parameter = _range_parameter(model)
+        if range_parameter is not None:
+            model.set_params(**{range_parameter: self.data_range})
         # the member's parameters have not been validated yet
         with config_context(skip_parameter_validation=False):
             model.fit(training_set.images, None, sample_weight=training_set.sample_weight)
@@ -398,10 +399,14 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         return torch.stack(errors)
 
 
-def _range_parameters(denoiser):
-    """Return the names of a denoiser's parameters that hold the data range."""
-    names = denoiser.get_params(deep=False)
-    return ["data_range"] if "data_range" in names else ["denoiser__data_range"]
+def _range_parameter(denoiser):
+    """Return the name of the parameter that holds the data range; None if it is frozen."""
+    prefix = ""
+    while not isinstance(denoiser, FrozenEstimator):
+        if "data_range" in denoiser.get_params(deep=False):
+            return f"{prefix}data_range"
+        denoiser, prefix = denoiser.denoiser, f"{prefix}denoiser__"
+    return None
 
 
 def _prior_on(member, training_set):

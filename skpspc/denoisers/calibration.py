@@ -100,14 +100,16 @@ def calibrated_bandwidth(denoiser, prior, training_set):
 
 def _best_bandwidth(prior, held_out, sigma, seed):
     """Return the bandwidth of least squared error; stop after two in a row that are no better."""
-    ((_, clean, noisy, _),) = noisy_blocks(held_out, [sigma], seed)
-    target = prior.answered(clean).double()
+    blocks = list(noisy_blocks(held_out, [sigma], seed))
+    weights = _relative_weights(held_out)
     least, best, n_worse = math.inf, 0.0, 0
     with torch.no_grad():
-        means = prior.means_by_bandwidth(noisy, sigma, _BANDWIDTHS)
-        for bandwidth, mean in zip(_BANDWIDTHS, means, strict=False):
-            error = (mean - target).square().flatten(1).mean(1).cpu().numpy()
-            error = error @ _relative_weights(held_out)
+        means = [prior.means_by_bandwidth(noisy, sigma, _BANDWIDTHS) for _, _, noisy, _ in blocks]
+        for bandwidth, of_blocks in zip(_BANDWIDTHS, zip(*means, strict=True), strict=False):
+            error = 0.0
+            for (rows, clean, _, _), mean in zip(blocks, of_blocks, strict=True):
+                squares = (mean - prior.answered(clean).double()).square().flatten(1).mean(1)
+                error += squares.cpu().numpy() @ weights[rows]
             n_worse += 1
             if error < least:
                 least, best, n_worse = error, bandwidth, 0

@@ -85,8 +85,18 @@ class PSPCDenoiser(TrainingSetDenoiser):
         Blur of ``bandwidth``. "window": by the covariance of each window, which costs a product of
         its matrix with all training images. "global": by the covariance of whole images; windows
         then compare filtered images. Faster (see Notes), and required with ``windows``.
-    sigma, image_shape, data_range, device, random_state
-        As in `EmpiricalDenoiser`.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat; None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, in whose units noise levels are: uint8 pixels 0 to 255 stand for
+        low to high, and floats must lie between them. None: uint8 images are read on [-1, 1],
+        float images are used unscaled.
+    device : str or torch.device, default None
+        Where to work; None: where X is.
+    random_state : int, RandomState, Generator or None, default 0
+        Fixes the noise of :meth:`score` and the draw of calibration.
 
     Attributes
     ----------

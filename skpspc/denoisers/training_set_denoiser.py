@@ -485,13 +485,11 @@ def _copied(value):
 
 
 def _parameters_agree(one, other):
-    """Return whether two estimators have equal parameters; False where equality is unclear."""
-    others = other.get_params(deep=False)
+    """Return whether two estimators have equal parameters; copies of an estimator are unequal."""
+    theirs = other.get_params(deep=False)
     return all(
-        value is others[name]
-        or (isinstance(value, str | numbers.Number | tuple) and value == others[name])
+        name in _LIVE or value is theirs[name] or np.array_equal(value, theirs[name])
         for name, value in one.get_params(deep=False).items()
-        if name not in _LIVE
     )
 
 
