@@ -80,7 +80,7 @@ class Attribution:
 
     @staticmethod
     def of(by_answer, shape, image_share):
-        """Return an attribution from arrays (n, P, ...), reshaped to (*shape, ...)."""
+        """Return an attribution from arrays (n, P, ...), whose first axes take the shape given."""
         arrays = (values.reshape(*shape, *values.shape[2:]) for values in by_answer)
         return Attribution(*[*arrays, image_share])
 
