@@ -1,13 +1,14 @@
 """Windows of any shape, compiled for the CPU.
 
 Thirty-two training images lie side by side in the innermost axis of every array ("lanes"), so that
-a mask's pixels, wherever they are, are summed for all of them by vector additions. The masks are
-rows of a sparse matrix. Two passes: the first keeps a running maximum and normaliser per window and
-remembers, per pair of images, how near it came to mattering anywhere; the second composes the
-answer from the pairs that did.
+a mask's pixels, wherever they lie, are summed for all of them by vector additions. The masks are
+rows of a sparse matrix. The first of two passes keeps a running maximum and normaliser per window
+and records, per pair of a noisy and a training image, the largest excess of a logit over the
+maximum. The second composes the posterior mean from the pairs whose excess is not negligible.
 """
 
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,48 +18,87 @@ from ._math_numba import HUGE, LOWEST, exp_negative
 
 LANES = 32
 _BLOCK = 32 * LANES  # training images whose state is merged at once; independent of the threads
-_SKIPPED_MASS = 1e-8  # at most this share of a window's mass is left out
+_SKIPPED_MASS = 1e-8  # at most this fraction of a window's mass is left out
 _ZERO = np.float32(0.0)
 
 
-@jit
-def _load(x, rows, start, count, offset, tile):
-    """Write ``count`` images, minus an offset, as (C H W, lanes); spare lanes repeat the last.
+class Sources(NamedTuple):
+    """Training images, and their mirror images after them."""
 
-    Rows beyond the images are their mirror images.
-    """
+    x: np.ndarray  # (N, C, H, W), uint8 or float32
+    rows: np.ndarray  # (M,) int64, indices of the images to use, of mirror images from N on
+    log_weight: np.ndarray  # (M,) float32
+    offset: np.float32  # subtracted from the pixels of x
+
+
+class Queries(NamedTuple):
+    """Noisy images, multiplied by 1 / (sigma sqrt(2))."""
+
+    z: np.ndarray  # (B, C H W) float32
+    scale: np.ndarray  # (B,) float32, factor of the training images
+
+
+class Plan(NamedTuple):
+    """Windows, as CSR matrices: (indptr int64, indices int64, data float32)."""
+
+    precision: tuple  # (K, H W)
+    response: tuple  # (H W, K)
+    cut: np.float32  # logits this far below the maximum are negligible
+
+
+class Running(NamedTuple):
+    """Softmax of every window over the sources so far."""
+
+    m: np.ndarray  # (B, K) float32, largest logit
+    s: np.ndarray  # (B, K) float32, sum of exp(logit - m)
+    q: np.ndarray  # (B, K) float32, sum of exp(logit - m)^2
+    excess: np.ndarray  # (B, M) float32, largest logit of a source, less its window's m by then
+
+
+class Normalised(NamedTuple):
+    """Softmax of every window over all sources."""
+
+    m: np.ndarray  # (B, K) float32, largest logit
+    r: np.ndarray  # (B, K) float32, 1 / sum of exp(logit - m)
+
+
+@jit
+def _load(sources, start, count, tile):
+    """Write ``count`` sources as (C H W, lanes); spare lanes repeat the last."""
+    x, rows, offset = sources.x, sources.rows, sources.offset
     flat = x.reshape(len(x), -1)
     width = x.shape[3]
     for j in range(LANES):
         row = rows[start + min(j, count - 1)]
-        line = flat[row % len(x)]
+        image = flat[row % len(x)]
         if row < len(x):
             for p in range(flat.shape[1]):
-                tile[p * LANES + j] = np.float32(line[p]) - offset
+                tile[p * LANES + j] = np.float32(image[p]) - offset
         else:
             for left in range(0, flat.shape[1], width):
                 for p in range(width):
-                    tile[(left + p) * LANES + j] = np.float32(line[left + width - 1 - p]) - offset
+                    tile[(left + p) * LANES + j] = np.float32(image[left + width - 1 - p]) - offset
 
 
 @jit
-def _maps(z, tile, scale, n_channels, n_pixels, maps):
-    """maps[p, j] = sum_c (z[c, p] - scale * tile[c, p, j])^2; z is scaled already."""
+def _maps(z, scale, tile, maps):
+    """Write maps[p, j] = sum_c (z[c, p] - scale * tile[c, p, j])^2; z is scaled already."""
+    n_pixels = len(maps) // LANES
     for p in range(n_pixels):
         o = np.uint64(p * LANES)
         for j in range(np.uint64(LANES)):
             maps[o + j] = _ZERO
-        for c in range(n_channels):
-            q = z[c * n_pixels + p]
+        for c in range(len(z) // n_pixels):
+            a = z[c * n_pixels + p]
             i = np.uint64((c * n_pixels + p) * LANES)
             for j in range(np.uint64(LANES)):
-                d = q - scale * tile[i + j]
+                d = a - scale * tile[i + j]
                 maps[o + j] += d * d
 
 
 @jit
 def _row_sum(matrix, row, maps, out):
-    """out[j] = sum of data * maps[index, j] over one row of a sparse matrix."""
+    """Write out[j] = sum of data * maps[index, j] over one row of a sparse matrix."""
     indptr, indices, data = matrix
     for j in range(np.uint64(LANES)):
         out[j] = _ZERO
@@ -79,40 +119,40 @@ def _row_sum(matrix, row, maps, out):
 
 
 @jit
-def first_pass(z, scale, x, rows, offset, log_weight, begin, end, query, cut, m, s, q, closest):
-    """Running maximum m, normaliser s and sum of squares q of one block, for several queries.
-
-    z (B, C H W), m, s, q (B, K), closest (B, N): the largest logit above its window's maximum
-    so far.
-    """
+def first_pass(sources, queries, plan, block, running):
+    """Write the softmax of every window over the sources of one block (begin, end)."""
+    begin, end = block
+    log_weight, precision, cut = sources.log_weight, plan.precision, plan.cut
+    z, scale = queries.z, queries.scale
+    m, s, q, excess = running.m, running.s, running.q, running.excess
     n_queries, n_values = z.shape
     n_windows = m.shape[1]
-    n_pixels = x.shape[2] * x.shape[3]
+    n_pixels = sources.x.shape[2] * sources.x.shape[3]
     tile = np.empty(n_values * LANES, np.float32)
     maps = np.empty(n_pixels * LANES, np.float32)
     logit = np.empty(LANES, np.float32)
-    prior = np.empty(LANES, np.float32)
-    near = np.empty(LANES, np.float32)
+    lane_weight = np.empty(LANES, np.float32)
+    largest = np.empty(LANES, np.float32)
     sums = np.zeros((n_queries, n_windows * LANES), np.float32)
     squares = np.zeros((n_queries, n_windows * LANES), np.float32)
     for start in range(begin, end, LANES):
         count = min(LANES, end - start)
-        _load(x, rows, start, count, offset, tile)
+        _load(sources, start, count, tile)
         for j in range(LANES):
-            prior[j] = log_weight[start + j] if j < count else -HUGE
+            lane_weight[j] = log_weight[start + j] if j < count else -HUGE
         for b in range(n_queries):
-            _maps(z[b], tile, scale[b], x.shape[1], n_pixels, maps)
-            near[:] = LOWEST
+            _maps(z[b], scale[b], tile, maps)
+            largest[:] = LOWEST
             for k in range(n_windows):
-                _row_sum(query, k, maps, logit)
+                _row_sum(precision, k, maps, logit)
                 matters = np.int32(0)
                 leads = np.int32(0)
                 top = m[b, k]
                 for j in range(np.uint64(LANES)):
-                    v = prior[j] - logit[j]
+                    v = lane_weight[j] - logit[j]
                     logit[j] = v
                     d = v - top
-                    near[j] = d if d > near[j] else near[j]
+                    largest[j] = d if d > largest[j] else largest[j]
                     matters |= np.int32(d > cut)
                     leads |= np.int32(d > _ZERO)
                 if matters == 0:
@@ -129,7 +169,7 @@ def first_pass(z, scale, x, rows, offset, log_weight, begin, end, query, cut, m,
                     e = exp_negative(logit[j] - top) if logit[j] > LOWEST else _ZERO
                     sums[b, o + j] += e
                     squares[b, o + j] += e * e
-            closest[b, start : start + count] = near[:count]
+            excess[b, start : start + count] = largest[:count]
     for b in range(n_queries):
         for k in range(n_windows):
             s[b, k] = sums[b, k * LANES : (k + 1) * LANES].sum()
@@ -137,25 +177,25 @@ def first_pass(z, scale, x, rows, offset, log_weight, begin, end, query, cut, m,
 
 
 @jit
-def second_pass(z, scale, x, rows, offset, log_weight, query, response, m, r, total):
-    """Add to total (C H W) the composite of some training images, for one query.
-
-    m, r (K,): maximum and one over the normaliser; response: pixels by windows.
-    """
+def second_pass(sources, queries, b, plan, softmax, total):
+    """Add the composite of all sources, for the b-th noisy image, to total (C H W)."""
+    log_weight, precision, response = sources.log_weight, plan.precision, plan.response
+    z, scale, m, r = queries.z[b], queries.scale[b], softmax.m[b], softmax.r[b]
+    n_channels, height, width = sources.x.shape[1:]
     n_values = len(z)
-    n_pixels = x.shape[2] * x.shape[3]
+    n_pixels = height * width
     n_windows = len(m)
     tile = np.empty(n_values * LANES, np.float32)
     maps = np.empty(n_pixels * LANES, np.float32)
     weight = np.empty(n_windows * LANES, np.float32)
     lane = np.empty(LANES, np.float32)
     partial = np.zeros(n_values * 8, np.float32)
-    for start in range(0, len(rows), LANES):
-        count = min(LANES, len(rows) - start)
-        _load(x, rows, start, count, offset, tile)
-        _maps(z, tile, scale, x.shape[1], n_pixels, maps)
+    for start in range(0, len(log_weight), LANES):
+        count = min(LANES, len(log_weight) - start)
+        _load(sources, start, count, tile)
+        _maps(z, scale, tile, maps)
         for k in range(n_windows):
-            _row_sum(query, k, maps, lane)
+            _row_sum(precision, k, maps, lane)
             o = np.uint64(k * LANES)
             for j in range(np.uint64(LANES)):
                 weight[o + j] = exp_negative(-lane[j] - m[k])
@@ -169,7 +209,7 @@ def second_pass(z, scale, x, rows, offset, log_weight, query, response, m, r, to
                 weight[o + j] *= r[k]
         for p in range(n_pixels):
             _row_sum(response, p, weight, lane)
-            for c in range(x.shape[1]):
+            for c in range(n_channels):
                 i = np.uint64((c * n_pixels + p) * LANES)
                 o = np.uint64((c * n_pixels + p) * 8)
                 for j in range(np.uint64(8)):
@@ -184,7 +224,7 @@ def second_pass(z, scale, x, rows, offset, log_weight, query, response, m, r, to
 
 
 def state_bytes(n_images, n_windows, n_values, n_threads):
-    """Memory that `compiled_masked_posterior` takes for each noisy image."""
+    """Return the bytes that `compiled_masked_posterior` takes for each noisy image."""
     n_blocks = -(-n_images // _BLOCK)
     windows = n_windows * (3 * n_blocks + 2 * LANES * n_threads)
     return 4 * (windows + n_images + n_values * n_blocks)
@@ -215,13 +255,13 @@ def compiled_masked_posterior(
     query : scipy CSR matrix (K, H W), float32
         Precisions of each window.
     response : scipy CSR matrix (H W, K), float32
-        How much each window has to say at each pixel; rows sum to one.
+        Fraction that each window contributes to each pixel; rows sum to one.
     data_range : tuple of (low, high), default (-1, 1)
         Values that uint8 pixels 0 and 255 stand for.
     log_weight : array (N,), optional
         Log weights of the training images, finite; (2 N,) with ``flip``.
     flip : bool
-        Use the mirror image (left-right) of every training image too, after them.
+        Use the mirror images (left-right) of all training images too, after the images.
     n_threads : int
         Threads. The answer does not depend on it, to the last bit.
 
@@ -232,69 +272,71 @@ def compiled_masked_posterior(
     ess : float32 array (B, K)
     """
     x = np.asarray(x).view()
-    x.flags.writeable = False  # compiled once for writable and read-only arrays
-    n_images, n_noisy, n_windows = len(x) * (2 if flip else 1), len(z), query.shape[0]
-    # images are read about the middle of their range
+    x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
+    n_images = len(x) * (2 if flip else 1)
+    # Pixels are read about the middle of their range.
     unit, offset, middle = np.float32(1.0), _ZERO, 0.0
     if x.dtype == np.uint8:
         unit, offset = np.float32(steps_per_unit(data_range)), np.float32(127.5)
         middle = sum(data_range) / 2
     root = np.sqrt(0.5) / np.asarray(sigma, dtype=np.float64)
-    scaled = ((z.reshape(n_noisy, -1) - middle) * root[:, None]).astype(np.float32)
-    scale = (root / unit).astype(np.float32)
-    prior = np.zeros(n_images, np.float32) if log_weight is None else log_weight.astype(np.float32)
-    rows = np.arange(n_images)
-    query, response = (_arrays(matrix) for matrix in (query, response))
+    scaled = ((z.reshape(len(z), -1) - middle) * root[:, None]).astype(np.float32)
+    if log_weight is None:
+        log_weight = np.zeros(n_images)
+    sources = Sources(x, np.arange(n_images), log_weight.astype(np.float32), offset)
+    queries = Queries(scaled, (root / unit).astype(np.float32))
     cut = np.float32(np.log(_SKIPPED_MASS / n_images))
-
-    blocks = [(i, min(i + _BLOCK, n_images)) for i in range(0, n_images, _BLOCK)]
-    m = np.full((len(blocks), n_noisy, n_windows), LOWEST)
-    s, q = np.empty_like(m), np.empty_like(m)
-    closest = np.empty((n_noisy, n_images), np.float32)
-
-    def first(block):
-        first_pass(
-            scaled, scale, x, rows, offset, prior, *blocks[block], query, cut,
-            m[block], s[block], q[block], closest,
-        )  # fmt: skip
+    plan = Plan(_arrays(query), _arrays(response), cut)
 
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(first, range(len(blocks))))
+        m, s, q, excess = _running_softmax(sources, queries, plan, pool)
         top = m.max(axis=0)
         shrink = np.exp(m.astype(np.float64) - top)
         norm = (s * shrink).sum(axis=0)
         ess = norm**2 / (q * shrink**2).sum(axis=0)
-        inverse = (1 / norm).astype(np.float32)
-        tasks = [
-            (b, some)
-            for b in range(n_noisy)
-            for some in _split(np.flatnonzero(closest[b] > cut), _BLOCK)
-        ]
-        parts = np.zeros((len(tasks), scaled.shape[1]), np.float32)
-
-        def second(task):
-            b, some = tasks[task]
-            second_pass(
-                scaled[b], scale[b], x, some, offset, prior[some], query, response,
-                top[b], inverse[b], parts[task],
-            )  # fmt: skip
-
-        list(pool.map(second, range(len(tasks))))
-    total = np.zeros(scaled.shape)
-    for (b, _), part in zip(tasks, parts, strict=True):
-        total[b] += part
+        softmax = Normalised(top, (1 / norm).astype(np.float32))
+        total = _composite(sources, queries, plan, softmax, excess > cut, pool)
     mean = (total / unit + middle).astype(np.float32).reshape(z.shape)
     return mean, (top + np.log(norm)).astype(np.float32), ess.astype(np.float32)
 
 
-def _split(rows, length):
-    return [rows[i : i + length] for i in range(0, len(rows), length)]
+def _running_softmax(sources, queries, plan, pool):
+    """Return the `Running` softmax of every block, its m, s and q stacked: (blocks, B, K)."""
+    n_queries, n_images = len(queries.z), len(sources.rows)
+    blocks = [(i, min(i + _BLOCK, n_images)) for i in range(0, n_images, _BLOCK)]
+    m = np.full((len(blocks), n_queries, len(plan.precision[0]) - 1), LOWEST)
+    s, q = np.empty_like(m), np.empty_like(m)
+    excess = np.empty((n_queries, n_images), np.float32)
+
+    def first(k):
+        running = Running(m[k], s[k], q[k], excess)
+        first_pass(sources, queries, plan, blocks[k], running)
+
+    list(pool.map(first, range(len(blocks))))
+    return Running(m, s, q, excess)
+
+
+def _composite(sources, queries, plan, softmax, matters, pool):
+    """Return the sum of the sources that matter (B, M), times their weights, (B, C H W) float64."""
+    tasks = []
+    for b, row in enumerate(matters):
+        images = np.flatnonzero(row)
+        tasks += [(b, images[i : i + _BLOCK]) for i in range(0, len(images), _BLOCK)]
+    composites = np.zeros((len(tasks), queries.z.shape[1]), np.float32)
+
+    def second(k):
+        b, rows = tasks[k]
+        block = sources._replace(rows=rows, log_weight=sources.log_weight[rows])
+        second_pass(block, queries, b, plan, softmax, composites[k])
+
+    list(pool.map(second, range(len(tasks))))
+    total = np.zeros(queries.z.shape)
+    for (b, _), composite in zip(tasks, composites, strict=True):
+        total[b] += composite
+    return total
 
 
 def _arrays(matrix):
-    """What the kernels take of a scipy CSR matrix."""
-    return (
-        matrix.indptr.astype(np.int64),
-        matrix.indices.astype(np.int64),
-        matrix.data.astype(np.float32),
-    )
+    """Return (indptr, indices, data) of a scipy CSR matrix."""
+    indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64)
+    return indptr, indices, matrix.data.astype(np.float32)
