@@ -1,5 +1,7 @@
 """Visits of query patches to cells of training patches, compiled for the CPU."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ._jit import jit
@@ -9,6 +11,34 @@ _ZERO = np.float32(0.0)
 _BINS = 256  # of log masses, from the largest down to their mean
 
 
+class Patches(NamedTuple):
+    """Patches of the training images, cell by cell."""
+
+    x: np.ndarray  # (N, C, H, W), uint8 or float32
+    window: tuple  # height h and width w of a patch
+    grid: tuple  # patches down and across an image
+    centre: float  # subtracted from pixels
+    middle: int  # index of the pixel, of h w, that is the value of a patch
+    order: np.ndarray  # (M,) indices of the patches, cell by cell
+    ends: np.ndarray  # (K + 1,) borders of the cells in `order`
+    log_weight: np.ndarray  # (N,), or (0,) where weights are equal, of the dtype of the queries
+
+
+class Queries(NamedTuple):
+    """Noisy patches in the unit of x, less the centre; distances are computed in their dtype."""
+
+    patches: np.ndarray  # (Q, C h w) float32 or float64
+    squares: np.ndarray  # (Q,) squared norms
+    scale: np.ndarray  # (Q,) 1 / (2 sigma^2)
+
+
+class Visits(NamedTuple):
+    """Queries that visit each cell."""
+
+    visitors: np.ndarray  # (p,) indices of queries, cell by cell
+    first: np.ndarray  # (K + 1,) borders of the cells in `visitors`
+
+
 def fast(function):
     """Compile with sums in any order."""
     return jit(function, fastmath={"nnan", "nsz", "contract", "reassoc", "arcp"})
@@ -16,60 +46,60 @@ def fast(function):
 
 @fast
 def choose(log_mass, sizes, goals, limit, chosen, ends, in_round):
-    """Share out the cells of most mass among the rounds in which each query is to visit them.
+    """Assign the cells of most mass to rounds of visits, for every query.
 
-    Rounds end where their goals are met, but for steps of the log mass: a round may be empty.
+    A round ends where its goal is met, up to the width of a bin of log masses: it may be empty.
 
     Parameters
     ----------
     log_mass : float32 array (Q, K)
         Estimated log sums of weights.
     sizes : int64 array (K,)
-        Patches of each cell.
+        Number of patches in each cell.
     goals : int64 array (R,)
-        How many patches a query shall have seen after each round, increasing.
+        Number of patches that a query has seen after each round, increasing.
     limit : int
-        Cells are left out that would take it beyond that.
+        Cells that would take a query beyond this number of patches are left out.
     chosen : int32 array (n,)
-        Result: numbers of cells, query by query and round by round.
+        Result: indices of cells, query by query and round by round.
     ends : int64 array (Q, R + 1)
-        Result: where the rounds of each query begin, and where the last one ends.
+        Result: borders of the rounds of each query in ``chosen``.
     in_round : float64 array (Q, R + 1)
-        Result: logs of the estimated mass of all cells of each round, and of those left for none.
+        Result: log of the estimated mass of each round, and of the cells left out.
     """
     count, n_patches = np.empty(_BINS, np.int64), np.empty(_BINS, np.int64)
-    when, at = np.empty(_BINS, np.int64), np.empty(len(goals) + 1, np.int64)
+    round_of, at = np.empty(_BINS, np.int64), np.empty(len(goals) + 1, np.int64)
     mass = np.empty(len(goals) + 1)
     n = 0
     for q in range(len(log_mass)):
-        line = log_mass[q]
-        top, total, n_known = LOWEST, 0.0, 0
-        for k in range(len(line)):
-            if line[k] > LOWEST:
-                top = max(top, line[k])
-                total += line[k]
-                n_known += 1
-        width = np.float32(max(top - total / max(n_known, 1), 1e-6) / _BINS)
+        row = log_mass[q]
+        top, total, n_finite = LOWEST, 0.0, 0
+        for k in range(len(row)):
+            if row[k] > LOWEST:
+                top = max(top, row[k])
+                total += row[k]
+                n_finite += 1
+        width = np.float32(max(top - total / max(n_finite, 1), 1e-6) / _BINS)
         count[:] = 0
         n_patches[:] = 0
-        for k in range(len(line)):
-            i = np.int64((top - line[k]) / width) if line[k] > top - _BINS * width else _BINS
+        for k in range(len(row)):
+            i = np.int64((top - row[k]) / width) if row[k] > top - _BINS * width else _BINS
             if i < _BINS:
                 count[i] += 1
                 n_patches[i] += sizes[k]
         mass[:] = 0.0
-        mass[len(goals)] = (n_known - count.sum()) * np.exp(-np.float64(_BINS * width))
+        mass[len(goals)] = (n_finite - count.sum()) * np.exp(-np.float64(_BINS * width))
         at[:] = 0
-        turn, seen = 0, 0
+        turn, n_seen = 0, 0
         for i in range(_BINS):
-            seen += n_patches[i]
-            if seen > limit:
+            n_seen += n_patches[i]
+            if n_seen > limit:
                 turn = len(goals)
-            when[i] = turn
+            round_of[i] = turn
             mass[turn] += count[i] * np.exp(-(i + 0.5) * width)
             if turn < len(goals):
                 at[turn + 1] += count[i]
-            while turn < len(goals) and seen >= goals[turn]:
+            while turn < len(goals) and n_seen >= goals[turn]:
                 turn += 1
         in_round[q] = top + np.log(np.maximum(mass, 1e-300))
         at[0] = n
@@ -77,18 +107,18 @@ def choose(log_mass, sizes, goals, limit, chosen, ends, in_round):
             at[turn + 1] += at[turn]
         ends[q] = at
         n = at[len(goals)]
-        for k in range(len(line)):
-            i = np.int64((top - line[k]) / width) if line[k] > top - _BINS * width else _BINS
-            if i < _BINS and when[i] < len(goals):
-                chosen[at[when[i]]] = k
-                at[when[i]] += 1
+        for k in range(len(row)):
+            i = np.int64((top - row[k]) / width) if row[k] > top - _BINS * width else _BINS
+            if i < _BINS and round_of[i] < len(goals):
+                chosen[at[round_of[i]]] = k
+                at[round_of[i]] += 1
 
 
 @jit
 def by_cell(chosen, begins, ends, first, visitors):
-    """Turn cells by query, from ``begins`` to ``ends``, into queries by cell.
+    """Write the queries by cell, into ``first`` (K + 1,) and ``visitors``.
 
-    ``first`` (K + 1,) and ``visitors`` are written.
+    The q-th query visits the cells chosen[begins[q] : ends[q]].
     """
     first[:] = 0
     for q in range(len(ends)):
@@ -104,29 +134,31 @@ def by_cell(chosen, begins, ends, first, visitors):
 
 
 @fast
-def _square(line):
-    total = line[0] * line[0]
-    for d in range(1, len(line)):
-        total += line[d] * line[d]
+def _square(row):
+    """Return the squared norm of a row."""
+    total = row[0] * row[0]
+    for d in range(1, len(row)):
+        total += row[d] * row[d]
     return total
 
 
 @fast
-def _load(x, shape, window, grid, centre, ids, raw, tile):
-    """Write the patches of some numbers, less the centre, as (m, C h w); x is flat.
+def _load(patches, ids, raw, tile):
+    """Write the patches of some indices, less the centre, as (m, C h w).
 
-    They are copied, and then converted all at once, since their lines are short. Offsets are
-    unsigned: numba tests signed ones for Python's negative indexing.
+    Pixels are copied first, and then converted all at once, since the rows of a patch are short.
+    Offsets are unsigned: numba tests signed ones for Python's negative indexing.
     """
-    n_lines, n_columns = grid
-    n_channels, height, width = shape
-    tall, wide = np.uint64(window[0]), np.uint64(window[1])
+    n_down, n_across = patches.grid
+    n_channels, height, width = patches.x.shape[1:]
+    x, centre = patches.x.reshape(-1), patches.centre
+    tall, wide = np.uint64(patches.window[0]), np.uint64(patches.window[1])
     at = np.uint64(0)
     for j in range(len(ids)):
-        number = np.int64(ids[j])
-        image = number // (n_lines * n_columns)
-        top = number // n_columns % n_lines
-        left = number % n_columns
+        index = np.int64(ids[j])
+        image = index // (n_down * n_across)
+        top = index // n_across % n_down
+        left = index % n_across
         for c in range(n_channels):
             start = np.uint64(((image * n_channels + c) * height + top) * width + left)
             for _ in range(tall):
@@ -140,81 +172,65 @@ def _load(x, shape, window, grid, centre, ids, raw, tile):
 
 
 @fast
-def visit(
-    x, window, grid, centre, middle, order, ends, cells, visitors, first, queries, squares, scale,
-    prior, cut, state,
-):  # fmt: skip
+def visit(patches, queries, visits, cells, cut, state):
     """Add the patches of some cells to the sums of the queries that visit them.
 
     Parameters
     ----------
-    x : array (N, C, H, W), uint8 or float32
-    window, grid : tuple of two int
-        Shape of the patches, and how many there are down and across an image.
-    centre : float
-        What is taken off pixels, and has been taken off the queries.
-    middle : int
-        Which of the h w pixels of a patch is its value.
-    order, ends : arrays (M,) and (K + 1,)
-        Numbers of patches, cell by cell.
+    patches : Patches
+    queries : Queries
+    visits : Visits
     cells : tuple of two int
-        From which cell to which.
-    visitors, first : arrays (p,) and (K + 1,)
-        Numbers of queries, cell by cell.
-    queries : array (Q, d), in the unit of x
-        float32 or float64: what distances are computed in.
-    squares : array (Q,) of that dtype
-        Their squared norms.
-    scale : array (Q,) of that dtype
-        1 / (2 sigma^2), in the unit of x.
-    prior : array (N,) or of length 0, of that dtype
-        Log weights of the images.
+        First cell, and the cell after the last.
     cut : float
-        Weights below its exponential, beside the largest, do not count.
+        Weights below exp(cut) times the largest are left out.
     state : float64 array (Q, 3 + C)
-        Largest logit, sums of weights and of their squares, and sums of weighted values.
+        Largest logit, sum of weights, sum of squared weights, and weighted sums of values; updated.
     """
+    x, window, grid, middle = patches.x, patches.window, patches.grid, patches.middle
+    order, ends, log_weight = patches.order, patches.ends, patches.log_weight
+    noisy, squares, scale = queries.patches, queries.squares, queries.scale
+    visitors, first = visits.visitors, visits.first
     n_channels = x.shape[1]
     area = window[0] * window[1]
-    n_places = grid[0] * grid[1]
-    shape, x = x.shape[1:], x.reshape(-1)
-    n_values = queries.shape[1]
+    per_image = grid[0] * grid[1]
+    n_values, dtype = noisy.shape[1], noisy.dtype
     for cell in range(cells[0], cells[1]):
         n_queries = first[cell + 1] - first[cell]
         if n_queries == 0:
             continue
         ids = order[ends[cell] : ends[cell + 1]]
         n = len(ids)
-        tile = np.empty((n, n_values), queries.dtype)
-        _load(x, shape, window, grid, centre, ids, np.empty(n * n_values, x.dtype), tile)
-        norm = np.empty(n, queries.dtype)
+        tile = np.empty((n, n_values), dtype)
+        _load(patches, ids, np.empty(n * n_values, x.dtype), tile)
+        norm = np.empty(n, dtype)
         for j in range(n):
             norm[j] = _square(tile[j])
-        some = np.empty((n_queries, n_values), queries.dtype)
+        query = np.empty((n_queries, n_values), dtype)
         for i in range(n_queries):
             q = visitors[first[cell] + i]
             for d in range(n_values):
-                some[i, d] = queries[q, d]
-        product = np.dot(some, tile.T)
+                query[i, d] = noisy[q, d]
+        product = np.dot(query, tile.T)
         values = np.empty((n_channels, n), np.float32)
         for c in range(n_channels):
             for j in range(n):
                 values[c, j] = tile[j, c * area + middle]
         for i in range(n_queries):
             q = visitors[first[cell] + i]
-            line = product[i]
+            logit = product[i]
             factor = scale[q]
             square = squares[q]
-            peak = line[0] * _ZERO + LOWEST  # of the dtype of the line
+            peak = logit[0] * _ZERO + LOWEST  # of the dtype of the logits
             for j in range(n):
-                v = factor * (line[j] + line[j] - norm[j] - square)
-                line[j] = v
+                v = factor * (logit[j] + logit[j] - norm[j] - square)
+                logit[j] = v
                 peak = v if v > peak else peak
-            if len(prior):
+            if len(log_weight):
                 peak = peak * _ZERO + LOWEST
                 for j in range(n):
-                    line[j] += prior[ids[j] // n_places]
-                    peak = max(peak, line[j])
+                    logit[j] += log_weight[ids[j] // per_image]
+                    peak = max(peak, logit[j])
             top = state[q, 0]
             if peak < top + cut:
                 continue
@@ -229,8 +245,8 @@ def visit(
             total = _ZERO
             concentration = _ZERO
             for j in range(n):
-                weight = exp_negative(np.float32(line[j] - top))
-                line[j] = weight
+                weight = exp_negative(np.float32(logit[j] - top))
+                logit[j] = weight
                 total += weight
                 concentration += weight * weight
             state[q, 1] += total
@@ -238,5 +254,5 @@ def visit(
             for c in range(n_channels):
                 value = _ZERO
                 for j in range(n):
-                    value += line[j] * values[c, j]
+                    value += logit[j] * values[c, j]
                 state[q, 3 + c] += value

@@ -234,15 +234,19 @@ class _Visits:
         window, known = self._dictionary.window, self._known
         middle = self._dictionary.centre[0] * window[1] + self._dictionary.centre[1]
         centre = self._dtype(known.stored_centre)
+        noisy, squares, scale, log_weight = self._data
+        patches = _cells_numba.Patches(
+            known.images.numpy(), window, self._dictionary.grid, centre, middle,
+            self._cells.order, self._cells.ends, log_weight,
+        )  # fmt: skip
+        queries = _cells_numba.Queries(noisy, squares, scale)
+        visits = _cells_numba.Visits(visitors, first)
         states = np.zeros((_TASKS, *self._state.shape))
         states[:, :, 0] = -1e37
 
         def visit(task):
-            _cells_numba.visit(
-                known.images.numpy(), window, self._dictionary.grid, centre, middle,
-                self._cells.order, self._cells.ends, (borders[task], borders[task + 1]),
-                visitors, first, *self._data, _CUT, states[task],
-            )  # fmt: skip
+            cells = borders[task], borders[task + 1]
+            _cells_numba.visit(patches, queries, visits, cells, _CUT, states[task])
 
         list(pool.map(visit, range(_TASKS)))
         self._merge(states)
