@@ -144,7 +144,7 @@ def _square(row):
 
 @fast
 def _load(patches, ids, raw, tile):
-    """Write the patches of some indices, less the centre, as (m, C h w).
+    """Write the patches of the given indices, less the centre, as (m, C h w).
 
     Pixels are copied first, and then converted all at once, since the rows of a patch are short.
     Offsets are unsigned: numba tests signed ones for Python's negative indexing.
@@ -173,7 +173,7 @@ def _load(patches, ids, raw, tile):
 
 @fast
 def visit(patches, queries, visits, cells, cut, state):
-    """Add the patches of some cells to the sums of the queries that visit them.
+    """Add the patches of a range of cells to the sums of the queries that visit them.
 
     Parameters
     ----------

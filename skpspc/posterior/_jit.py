@@ -1,4 +1,4 @@
-"""How loops are compiled."""
+"""Compilation of loops by numba."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from .._optional import load
 
 numba = load("numba")
 
-# A fork waits until no thread compiles: its child would wait for that thread for ever.
+# A fork waits until no thread compiles: a child would wait for the compiling thread for ever.
 if hasattr(os, "register_at_fork"):
     _compiling = load("numba.core.compiler_lock").global_compiler_lock
     os.register_at_fork(
@@ -17,28 +17,28 @@ if hasattr(os, "register_at_fork"):
         after_in_child=_compiling.release,
     )
 
-# Reassociation stays off: where the order of additions is part of the answer, or rounding is.
+# Without reassociation, for loops whose result depends on the order of additions or on rounding.
 STRICT = {"nnan", "nsz", "contract"}
 
 
 def jit(function, fastmath=STRICT):
-    """Compile without the GIL, cached on disk where a cache folder can be had.
+    """Compile a function without the GIL, cached on disk if a cache folder can be written.
 
-    The functions that it calls, and that are compiled into it, may lie in other files of the
-    same folder, if their names begin with an underscore: what is cached is that of all of these.
+    A change to any file _*.py in the folder of the function invalidates the cache: functions that
+    are compiled into the function may lie in any of these files.
     """
     options: dict = {"nogil": True, "fastmath": fastmath}
     try:
         compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no cache folder can be written
+    except RuntimeError:  # no folder for the cache can be written
         return numba.njit(**options)(function)
-    # numba itself looks for changes in the function's own file only
+    # numba by itself checks the file of the function only
     index = compiled._cache._cache_file
     index._source_stamp = index._source_stamp, _stamp(function)
     save = compiled._cache.save_overload
 
     def save_if_possible(*args):
-        with contextlib.suppress(OSError):  # the disk may be full by the time of the first call
+        with contextlib.suppress(OSError):  # the disk may be full at the first call
             save(*args)
 
     compiled._cache.save_overload = save_if_possible
@@ -46,6 +46,6 @@ def jit(function, fastmath=STRICT):
 
 
 def _stamp(function):
-    """What changes with the code that is compiled in the folder of a function."""
+    """Return name, time and size of every file _*.py in the folder of a function."""
     files = sorted(Path(function.__code__.co_filename).parent.glob("_*.py"))
     return [(file.name, file.stat().st_mtime_ns, file.stat().st_size) for file in files]

@@ -1,10 +1,10 @@
-"""What compiled loops share: stand-ins for infinity, and a fast exponential."""
+"""Stand-ins for infinity and a fast exponential, for compiled loops."""
 
 import numpy as np
 
 from ._jit import jit
 
-LOWEST = np.float32(-1e37)  # finite stand-ins for infinity: their difference is defined
+LOWEST = np.float32(-1e37)  # finite stand-ins for infinity: they can be subtracted
 HUGE = np.float32(1e38)
 
 _ONE = np.float32(1.0)

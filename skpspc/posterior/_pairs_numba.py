@@ -10,9 +10,9 @@ from ._jit import jit
 _PAIRS = 2048  # pairs that one thread computes at a time
 
 
-@partial(jit, fastmath=True)  # sums in any order: they can be vectorised then
+@partial(jit, fastmath=True)  # sums in any order, to vectorise them
 def _squares(z, x, query, ids, out):
-    """out[p] = |z[query[p]] - x[ids[p]]|^2, rows of float32 and of any type."""
+    """Write out[p] = |z[query[p]] - x[ids[p]]|^2, of float32 rows and of rows of any type."""
     for p in range(len(out)):
         a = z[query[p]]
         b = x[ids[p]]
@@ -24,30 +24,31 @@ def _squares(z, x, query, ids, out):
 
 
 def compiled_pair_squares(z, x, query, ids, n_threads=1):
-    """Squared distances of pairs.
+    """Return the squared distances of pairs of a noisy and a training image.
 
     Parameters
     ----------
     z : float32 array (n, D)
     x : uint8 or float32 array (N, D)
-        Compared as they are: uint8 as 0 .. 255.
+        uint8 counts as 0 .. 255, and z is in this unit.
     query, ids : int64 array (p,)
         Rows of z and of x.
     n_threads : int
+        Threads.
 
     Returns
     -------
     float32 array (p,)
     """
     x = x.view()
-    x.flags.writeable = False  # compiled once for writable and read-only arrays
+    x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
     out = np.empty(len(ids), np.float32)
 
-    def some(start):
-        part = slice(start, start + _PAIRS)
-        _squares(z, x, query[part], ids[part], out[part])
+    def write(start):
+        pairs = slice(start, start + _PAIRS)
+        _squares(z, x, query[pairs], ids[pairs], out[pairs])
 
-    # compiled code is loaded outside the main thread, where Ctrl-C cannot meet it
+    # Compiled code runs in the pool only: loading it must not meet Ctrl-C in the main thread.
     with ThreadPoolExecutor(n_threads) as pool:
-        list(pool.map(some, range(0, len(ids), _PAIRS)))
+        list(pool.map(write, range(0, len(ids), _PAIRS)))
     return out
