@@ -105,8 +105,9 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
-            Noisy images ``x0 + sigma * noise``. float64 is computed in float64, every other dtype
-            in float32 (errors: :ref:`accuracy`). Gradients are not tracked.
+            Noisy images ``x0 + sigma * noise``. float64 and integers wider than uint8 are
+            computed in float64, every other dtype in float32 (errors: :ref:`accuracy`). Gradients
+            are not tracked.
         sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
             Noise level, in the units of the images; 0 and inf are allowed.
         y : label or array of shape (n,), default None

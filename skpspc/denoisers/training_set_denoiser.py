@@ -53,7 +53,8 @@ class TrainingSetDenoiser(Denoiser):
     the public ones.
     """
 
-    _learns_subsets = False  # True of a learner after the fit
+    # True of a learner after the fit: an index too large for a class then becomes "Flat".
+    _learns_subsets = False
 
     @_fit_context(prefer_skip_nested_validation=True)
     def fit(self, X, y=None, sample_weight=None):

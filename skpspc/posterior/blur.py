@@ -304,11 +304,11 @@ def _product_posterior(query, points, training_set):
     """
     row_bytes = 3 * points[..., 0].nbytes
     n_rows = rows_that_fit(row_bytes, query.shape[1], what="One row of posterior weights")
-    blocks = [_block_posterior(block, points, training_set) for block in query.split(n_rows, 1)]
+    blocks = [_crops_block(block, points, training_set) for block in query.split(n_rows, 1)]
     return tuple(torch.cat(column, 1) for column in zip(*blocks, strict=True))
 
 
-def _block_posterior(query, points, training_set):
+def _crops_block(query, points, training_set):
     """Return the results of `_product_posterior` for a block of noisy images."""
     logit = query @ points.mT  # (k, n, N)
     logit -= torch.linalg.vector_norm(points, dim=2).square()[:, None] / 2

@@ -67,7 +67,7 @@ def _by_torch(z, sigma, training_set, window):
     """Compare by torch, on any device."""
     arrays = z, precision_root(sigma)
     block = rows_that_fit(_pair_bytes(z), _NOISY_IMAGES, what="One pair of images")
-    mean, log_norm, ess = by_blocks(_block_posterior, block, arrays, training_set, window)
+    mean, log_norm, ess = by_blocks(_box_block, block, arrays, training_set, window)
     log_norm = log_norm.flatten(1).double() + training_set.log_uniform
     return PerWindow(mean, log_norm, ess.flatten(1))
 
@@ -78,7 +78,7 @@ def _pair_bytes(z):
     return 8 * height * width * (2 * channels + 7)
 
 
-def _block_posterior(z, a, training_set, window):
+def _box_block(z, a, training_set, window):
     """Return mean, log normaliser and effective sample size of a few noisy images."""
     dtype = difference_dtype(z, a, training_set, z.shape[1] * math.prod(window))
     scale, factor = exact_scale(a)

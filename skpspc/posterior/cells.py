@@ -25,9 +25,9 @@ from .posterior import PerWindow
 from .softmax import precision_root
 
 _FRACTIONS = 2.0 ** np.arange(-9, 0)  # of the patches, compared after each round; then all are
-_LARGEST_FRACTION = 0.75  # of the patches, to which steps of the estimates may extend a round
+_LARGEST_FRACTION = 0.75  # of the patches; a round never takes a query past it
 _FIRST_ROUNDS = 5  # enough for most queries: later cells are chosen for the other queries only
-_HOPELESS = 1.0  # mass beyond the last round, relative to a round, with which a query is given up
+_HOPELESS = 1.0  # give up a query if so many times the mass of a round lie beyond the last one
 _WORTH_IT = 2**18  # patches; cells of fewer patches are too coarse
 _QUERIES = 8192  # queries that share the patches of a visited cell
 _SCORED = 256  # queries whose estimates are computed together

@@ -26,7 +26,7 @@ def dense(z, sigma, training_set):
     arrays = z.flatten(1), precision_root(sigma)
     row_bytes = 3 * len(training_set) * z.element_size()
     block = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
-    mean, log_norm, ess = by_blocks(_block_posterior, block, arrays, training_set)
+    mean, log_norm, ess = by_blocks(_dense_block, block, arrays, training_set)
     log_norm = log_norm + training_set.log_uniform
     return PerWindow(mean.view(z.shape), log_norm[:, None], ess[:, None])
 
@@ -43,7 +43,7 @@ def dense_weights(z, sigma, training_set):
     return weight.div_(weight.sum(1, keepdim=True))
 
 
-def _block_posterior(z, a, training_set):
+def _dense_block(z, a, training_set):
     """Return mean (b, D), log normaliser (b,) float64 and effective sample size (b,)."""
     weight, peak = _relative_weights(z, a, training_set)
     total = weight.sum(1)

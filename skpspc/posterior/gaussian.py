@@ -128,13 +128,13 @@ def gaussian_posterior(z, sigma, gaussian):
     sigma = floored_sigma(sigma, z, gaussian)
     n_rows = rows_that_fit(40 * z[0].numel(), len(z), what="One noisy image")
     arrays = z.flatten(1), sigma
-    mean, log_evidence, ess = by_blocks(_block_posterior, n_rows, arrays, gaussian)
+    mean, log_evidence, ess = by_blocks(_gaussian_block, n_rows, arrays, gaussian)
     log_evidence = log_evidence.to(z.dtype)
     bound = torch.zeros_like(log_evidence)
     return Posterior(mean.view(z.shape), log_evidence, ess.to(z.dtype), bound)
 
 
-def _block_posterior(z, sigma, gaussian):
+def _gaussian_block(z, sigma, gaussian):
     """Return mean (b, D), log evidence (b,) float64 and effective sample size (b,) float64."""
     basis = gaussian.basis(z.dtype)
     offset = (z.double() - gaussian.mean).to(z.dtype)  # (b, D)

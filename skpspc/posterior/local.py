@@ -31,11 +31,11 @@ def local(z, sigma, training_set, windows):
     padded = (height + 2 * reach[0]) * (width + 2 * reach[1])
     pair_bytes = 8 * (height * width * 2 * (channels + 1) + 3 * padded)
     block = rows_that_fit(pair_bytes, _NOISY_IMAGES, what="One pair of images")
-    mean, log_norm, ess = by_blocks(_block, block, arrays, training_set, reach, pair_bytes)
+    mean, log_norm, ess = by_blocks(_local_block, block, arrays, training_set, reach, pair_bytes)
     return PerWindow(mean, log_norm.flatten(1) + training_set.log_uniform, ess.flatten(1))
 
 
-def _block(z, a, training_set, reach, pair_bytes):
+def _local_block(z, a, training_set, reach, pair_bytes):
     """Return mean, log normaliser (float64) and effective sample size for a few noisy images."""
     _, channels, height, width = z.shape
     window = [2 * r + 1 for r in reach]

@@ -154,11 +154,11 @@ def patch_posterior(queries, sigma, dictionary):
     row_bytes += 2 * 8 * dictionary.n_values
     block = rows_that_fit(row_bytes, _QUERY_ROWS, what="A query patch")
     arrays = queries, precision_root(sigma)
-    mean, log_norm, ess = by_blocks(_block_posterior, block, arrays, dictionary, n_rows)
+    mean, log_norm, ess = by_blocks(_patch_block, block, arrays, dictionary, n_rows)
     return PerWindow(mean, log_norm + dictionary.log_uniform, ess)
 
 
-def _block_posterior(queries, a, dictionary, n_rows):
+def _patch_block(queries, a, dictionary, n_rows):
     """Return the results of a `PatchStream` over the whole dictionary."""
     stream = PatchStream(queries, a, dictionary)
     for chunk in dictionary.chunks(n_rows):

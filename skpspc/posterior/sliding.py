@@ -53,7 +53,7 @@ def sliding(z, sigma, training_set, windows, search=None):
     For the parameters see `select.compare`; ``search`` is a CellSearch, or None for all patches.
     Effective sample sizes count patches.
     """
-    if windows.boundary == "broken":  # right where a pixel is alone in its region
+    if windows.boundary == "broken":  # exact where a pixel is alone in its region; others follow
         result = local(z, sigma, training_set, windows).with_bounds()
     else:
         n, _, height, width = z.shape

@@ -179,7 +179,7 @@ def _recalled(z, sigma, neighbours, margin, recall):
 
 
 def _few_candidates(z, margin, neighbours):
-    """Return all training images that the tolerance needs, a `Within`; none where they are many."""
+    """Return the training images that a tolerance needs, a `Within`; radius 0 where too many."""
     training_set, flat = neighbours.training_set, z.flatten(1)
 
     def radius_of(rows, ids):
