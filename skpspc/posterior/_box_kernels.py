@@ -1,34 +1,336 @@
-"""The two compiled passes of the box filter posterior.
+"""Compiled passes of the box filter posterior; `_box_numba` explains the method and drives them.
 
-`_box_numba` drives them and tells the method; maps and offsets are as in `_box_maps`.
+Maps are flat, row-major arrays. Offsets into them are unsigned: numba tests a signed index for
+Python's negative indexing, and that keeps loops from being vectorised. All slots of a scratch
+area live in one array, because handing out views costs more than the sums they hold. Fields of
+records are read into locals before a loop, for the compiler to vectorise it.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
-from ._box_maps import (
-    CHUNK,
-    load_image,
-    padded,
-    refine,
-    spread_windows,
-    squared_map,
-    sum_windows,
-)
 from ._jit import jit
 from ._math_numba import LOWEST, exp_negative
 
+CHUNK = 32  # windows that are tested, and skipped, together
+
+_U1 = np.uint64(1)
 _ABYSS = -(2.0**22)
 _ZERO = np.float32(0.0)
 _TINY = np.float32(1e-16)  # weights too small for their rounding to show
 
 
-@jit
-def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut, deepest):
-    """Add one image's logits to the running softmax, from the start-th chunk on.
+class Sources(NamedTuple):
+    """Training images, of which each may be followed by its mirror image."""
 
-    Returns the bands of rows that mattered, as bits, and the chunk that wants to be refined
-    first, where it stopped (len(bands): none).
+    x: np.ndarray  # (N, C, H, W), uint8 or float32
+    rows: np.ndarray  # (M,) int64, indices of the images to use
+    log_weight: np.ndarray  # (M,) float32
+    n_flips: int  # 2 with mirror images, else 1
+    n_tile: int  # sources that are converted and compared together
+
+
+class Queries(NamedTuple):
+    """Noisy images in the unit of the training images."""
+
+    z: np.ndarray  # (B, C, H, W) float32
+    low: np.ndarray  # (B, C, H, W) float32, remainder of rounding z to float32
+    level: np.ndarray  # (B, H, W) float32, map that is added to -|z - x|^2
+    scale: np.ndarray  # (B,) float32, 1 / (2 sigma^2)
+
+
+class Plan(NamedTuple):
+    """Windows of one size, and the additions that sum a map over each of them."""
+
+    box: tuple  # height and width of a window
+    stages: np.ndarray  # (S, 3) int64: (k, r, rest) of `_add_stage`, first down the columns
+    n_down: int  # stages down the columns
+    band: int  # rows of windows that one bit of `hits` stands for
+    bands: np.ndarray  # (chunks,) uint32, bits of the bands that each chunk of windows meets
+    cut: np.float32  # logits this far below the maximum are negligible
+    deepest: np.float32  # logits below it are summed again in float64
+
+
+class Running(NamedTuple):
+    """Softmax of every window over the sources so far."""
+
+    m: np.ndarray  # (B, windows) float32, largest logit
+    s: np.ndarray  # (B, windows) float32, sum of exp(logit - m)
+    q: np.ndarray  # (B, windows) float32, sum of exp(logit - m)^2
+    hits: np.ndarray  # (B, sources) uint32, bits of the bands where a source is not negligible
+
+
+class Normalised(NamedTuple):
+    """Softmax of every window over all sources."""
+
+    m: np.ndarray  # (B, windows) float32, largest logit
+    r: np.ndarray  # (B, windows) float32, 1 / sum of exp(logit - m)
+    hits: np.ndarray  # as in `Running`
+    deep: np.ndarray  # (B,) bool, False where no logit of weight needs float64
+
+
+class Maps(NamedTuple):
+    """Flat images and scratch areas of one pass."""
+
+    tile: np.ndarray  # training images, in the dtype of x
+    z: np.ndarray
+    low: np.ndarray
+    level: np.ndarray
+    work: np.ndarray  # three slots for box sums
+    weights: np.ndarray  # three slots, each after a margin of zeros, for transposed box sums
+    columns: np.ndarray  # float64 sums of one chunk
+    margin: int
+    shape: tuple  # (C, H, W)
+
+
+class Pair(NamedTuple):
+    """Training image in a slot of the tile, and the noisy image that it is compared with."""
+
+    slot: int
+    query: int
+    scale: np.float32
+    log_weight: np.float32
+
+
+@jit
+def _padded(n):
+    """Round n up to whole cache lines."""
+    return (n + 15) // 16 * 16
+
+
+@jit
+def _maps(sources, queries, plan, composes):
+    """Allocate the scratch of one pass; `weights` is empty unless the pass composes."""
+    shape = sources.x.shape[1:]
+    n_channels, height, width = shape
+    n = height * width
+    slot = _padded(n + len(plan.bands) * CHUNK + width)
+    margin = _padded(max((plan.box[0] - 1) * width, plan.box[1] - 1))
+    return Maps(
+        np.empty(sources.n_tile * n_channels * n, sources.x.dtype),
+        queries.z.reshape(-1),
+        queries.low.reshape(-1),
+        queries.level.reshape(-1),
+        np.zeros(3 * slot, np.float32),
+        np.zeros(3 * (margin + _padded(n)) if composes else 0, np.float32),
+        np.zeros(CHUNK + plan.box[1], np.float64),
+        margin,
+        shape,
+    )
+
+
+@jit
+def _load_source(sources, i, tile, slot):
+    """Copy the i-th source into a slot of the tile."""
+    x = sources.x
+    image = x[sources.rows[i // sources.n_flips]].reshape(-1)
+    mirrored = i % sources.n_flips == 1
+    width = np.uint64(x.shape[3] if mirrored else image.size)
+    last = width - _U1
+    at = np.uint64(slot * image.size)
+    for start in range(np.uint64(0), np.uint64(image.size), width):
+        if mirrored:
+            for j in range(width):
+                tile[at + start + j] = image[start + last - j]
+        else:
+            for j in range(width):
+                tile[at + start + j] = image[start + j]
+
+
+@jit
+def _squared_map(maps, pair, lead, count):
+    """work[i] = level[lead + i] - sum_c (z[c, lead + i] - x[c, lead + i])^2 for i < count.
+
+    uint8 is converted here: it travels through the caches at a quarter of the size.
     """
+    x, z, level, out = maps.tile, maps.z, maps.level, maps.work
+    n_channels, height, width = maps.shape
+    n = height * width
+    end = np.uint64(count)
+    un = np.uint64(n)
+    x0 = np.uint64(pair.slot * n_channels * n + lead)
+    z0 = np.uint64(pair.query * n_channels * n + lead)
+    k0 = np.uint64(pair.query * n + lead)
+    if n_channels >= 3:
+        x1 = x0 + un
+        x2 = x1 + un
+        z1 = z0 + un
+        z2 = z1 + un
+        for i in range(end):
+            d0 = z[z0 + i] - np.float32(x[x0 + i])
+            d1 = z[z1 + i] - np.float32(x[x1 + i])
+            d2 = z[z2 + i] - np.float32(x[x2 + i])
+            out[i] = level[k0 + i] - d0 * d0 - d1 * d1 - d2 * d2
+        done = 3
+    else:
+        for i in range(end):
+            d0 = z[z0 + i] - np.float32(x[x0 + i])
+            out[i] = level[k0 + i] - d0 * d0
+        done = 1
+    for c in range(done, n_channels):
+        xc = x0 + np.uint64(c) * un
+        zc = z0 + np.uint64(c) * un
+        for i in range(end):
+            d0 = z[zc + i] - np.float32(x[xc + i])
+            out[i] -= d0 * d0
+
+
+@jit
+def _add_stage(work, offsets, n, step, k, r):
+    """Make sums of k q + r values from sums of q values that lie a step of q values apart.
+
+    work[out + i] = sum_{j<k} work[sums + i + j step] + (work[source + i + k step] if r), i < n,
+    where offsets are (sums, source, out).
+    """
+    a = np.uint64(offsets[0])
+    b = a + np.uint64(step)
+    c = b + np.uint64(step)
+    d = c + np.uint64(step)
+    e = d + np.uint64(step)
+    x = np.uint64(offsets[1] + k * step)
+    o = np.uint64(offsets[2])
+    un = np.uint64(n)
+    if k == 2 and r == 0:
+        for i in range(un):
+            work[o + i] = work[a + i] + work[b + i]
+    elif k == 2:
+        for i in range(un):
+            work[o + i] = (work[a + i] + work[b + i]) + work[x + i]
+    elif k == 3 and r == 0:
+        for i in range(un):
+            work[o + i] = (work[a + i] + work[b + i]) + work[c + i]
+    elif k == 3:
+        for i in range(un):
+            work[o + i] = (work[a + i] + work[b + i]) + (work[c + i] + work[x + i])
+    elif k == 4 and r == 0:
+        for i in range(un):
+            work[o + i] = (work[a + i] + work[b + i]) + (work[c + i] + work[d + i])
+    elif k == 4:
+        for i in range(un):
+            half = work[c + i] + work[d + i]
+            work[o + i] = (work[a + i] + work[b + i]) + (half + work[x + i])
+    elif r == 0:
+        for i in range(un):
+            half = work[c + i] + work[d + i]
+            work[o + i] = (work[a + i] + work[b + i]) + (half + work[e + i])
+    else:
+        for i in range(un):
+            half = work[c + i] + work[d + i]
+            work[o + i] = (work[a + i] + work[b + i]) + (half + (work[e + i] + work[x + i]))
+
+
+@jit
+def _sum_windows(work, plan, n, width):
+    """Box sums of the map at work[0:], at its first n positions; return their offset in work.
+
+    work has three slots, the map in the first. ``rest`` of a stage is the number of values that
+    later stages along its axis add.
+    """
+    stages, n_down = plan.stages, plan.n_down
+    slot = len(work) // 3
+    source = 0
+    sums = 0
+    out = slot
+    size = 1
+    for stage in range(n_down, len(stages)):
+        size = size * stages[stage, 0] + stages[stage, 1]
+    reach = n + size - 1
+    size = 1
+    for stage in range(len(stages)):
+        k, r, rest = stages[stage, 0], stages[stage, 1], stages[stage, 2]
+        if stage == n_down:  # along the rows, from the sums down the columns
+            source = sums
+            out = slot if source == 0 else 3 * slot - source
+            size = 1
+        if stage < n_down:
+            _add_stage(work, (sums, source, out), reach + rest * width, size * width, k, r)
+        else:
+            _add_stage(work, (sums, source, out), n + rest, size, k, r)
+        size = size * k + r
+        sums = out
+        out = 3 * slot - source - sums
+    return sums
+
+
+@jit
+def _spread_windows(work, plan, margin, n_rows, width):
+    """Sum, at every pixel, over the windows that cover it; return the offset of the sums in work.
+
+    The transpose of `_sum_windows`: work has three slots, each with a margin of zeros before it,
+    and in the first n_rows rows of windows. Sums look back into the margin. They go along the
+    rows first: there are fewer rows of windows than of pixels.
+    """
+    stages, n_down = plan.stages, plan.n_down
+    second = len(work) // 3 + margin
+    all_three = 3 * second
+    source = margin
+    sums = margin
+    out = second
+    size = 1
+    n = n_rows * width
+    for stage in range(n_down, len(stages)):
+        k, r = stages[stage, 0], stages[stage, 1]
+        offsets = sums - (k - 1) * size, source - 2 * k * size, out
+        _add_stage(work, offsets, n, size, k, r)
+        size = size * k + r
+        sums = out
+        out = all_three - source - sums
+    source = sums  # down the columns, from the sums along the rows
+    out = second if source == margin else margin
+    step = width
+    for stage in range(n_down):
+        k, r = stages[stage, 0], stages[stage, 1]
+        more = (k - 1) * step + r * width
+        for i in range(np.uint64(sums + n), np.uint64(sums + n + more)):
+            work[i] = _ZERO  # no window reaches down here yet
+        n += more
+        offsets = sums - (k - 1) * step, source - 2 * k * step, out
+        _add_stage(work, offsets, n, step, k, r)
+        step = step * k + r * width
+        sums = out
+        out = all_three - source - sums
+    return sums
+
+
+@jit
+def _refine(maps, pair, box, begin):
+    """columns[j] = box sums in float64 at positions begin + j, j < CHUNK."""
+    tile, z, low, level, columns = maps.tile, maps.z, maps.low, maps.level, maps.columns
+    n_channels, height, width = maps.shape
+    n = height * width
+    h, w = box
+    reach = np.uint64(min(CHUNK + w - 1, n - (h - 1) * width - begin))
+    columns[:] = 0.0
+    for y in range(h):
+        at = begin + y * width
+        a = np.uint64(pair.query * n + at)
+        for j in range(reach):
+            columns[j] += level[a + j]
+        for c in range(n_channels):
+            a = np.uint64((pair.query * n_channels + c) * n + at)
+            b = np.uint64((pair.slot * n_channels + c) * n + at)
+            for j in range(reach):
+                d = (np.float64(z[a + j]) - np.float64(tile[b + j])) + np.float64(low[a + j])
+                columns[j] -= d * d
+    for j in range(np.uint64(CHUNK)):
+        total = columns[j]
+        for i in range(_U1, np.uint64(w)):
+            total += columns[j + i]
+        columns[j] = total
+
+
+@jit
+def _scan(work, at, pair, plan, running, start):
+    """Add one source's logits to the running softmax, from the start-th chunk on.
+
+    Return the bits of the bands where the source is not negligible, and the first chunk whose
+    logits must be refined (the number of chunks if none): the scan stops there.
+    """
+    m, s, q = running.m, running.s, running.q
+    bands, cut, deepest = plan.bands, plan.cut, plan.deepest
+    scale, log_weight = pair.scale, pair.log_weight
+    mo = pair.query * len(bands) * CHUNK
     mask = np.uint32(0)
     for k in range(start, len(bands)):
         a = np.uint64(at + k * CHUNK)
@@ -68,23 +370,31 @@ def _scan(work, at, scale, log_weight, m, s, q, mo, start, bands, cut, deepest):
 
 
 @jit
-def _logit(rough, fine, scale, log_weight, deepest):
-    """Logit from a box sum in float32 and in float64. The rough one alone decides which is used.
+def _logit(rough, fine, pair, deepest):
+    """Return the logit from a box sum in float32 (rough) and in float64 (fine).
 
-    So both passes use the same, and the weights of a window add up to one.
+    The rough sum alone decides which of the two is used: both passes then use the same one, and
+    the weights of a window add up to one.
     """
-    v = fine * scale + log_weight
+    v = fine * pair.scale + pair.log_weight
     # Further down, float64 would exceed the float32 maximum by more than exp may be given.
-    if rough * scale < deepest and v > _ABYSS:
+    if rough * pair.scale < deepest and v > _ABYSS:
         return v
-    return np.float64(rough * scale + log_weight)
+    return np.float64(rough * pair.scale + pair.log_weight)
 
 
 @jit
-def _add_refined(work, a, columns, scale, log_weight, m, s, q, o, deepest):
-    """As in `_scan`, for one chunk of refined logits; m is rounded, the rest goes into s."""
+def _add_refined(maps, at, pair, plan, running, k):
+    """Add the refined logits of the k-th chunk to the running softmax.
+
+    m is rounded to float32; s takes the remainder.
+    """
+    _refine(maps, pair, plan.box, k * CHUNK)
+    m, s, q = running.m, running.s, running.q
+    a = at + k * CHUNK
+    o = (pair.query * len(plan.bands) + k) * CHUNK
     for j in range(CHUNK):
-        v = _logit(work[a + j], columns[j], scale, log_weight, deepest)
+        v = _logit(maps.work[a + j], maps.columns[j], pair, plan.deepest)
         v = max(v, np.float64(LOWEST))
         i = o + j
         top = max(m[i], np.float32(v))
@@ -96,61 +406,35 @@ def _add_refined(work, a, columns, scale, log_weight, m, s, q, o, deepest):
 
 
 @jit
-def first_pass(data, queries, box, plans, n_h, begin, end, bands, cuts, m, s, q, hits):
-    """Running maximum m, normaliser s, sum of squares q over the sources begin <= i < end.
-
-    cuts: below the first beside the maximum a logit is hopeless, below the second it is refined.
-    m, s, q: (queries, windows). hits[i, b]: the bands of rows of windows that mattered, as bits.
-    """
-    x, rows, log_weight, n_flips, n_tile = data
-    z, low, level, scales = queries
-    cut, deepest = cuts
-    shape = x.shape[1:]
-    n_channels, height, width = shape
-    n = height * width
-    depth = n_channels * n
-    n_queries, length = m.shape
-    slot = padded(n + length + width)
-    work = np.zeros(3 * slot, np.float32)
-    columns = np.zeros(CHUNK + box[1], np.float64)
-    tile = np.empty(n_tile * depth, x.dtype)
-    z, low, level = z.reshape(-1), low.reshape(-1), level.reshape(-1)
-    m, s, q = m.reshape(-1), s.reshape(-1), q.reshape(-1)
-    for start in range(begin, end, n_tile):
-        count = min(n_tile, end - start)
+def first_pass(sources, queries, plan, block, running):
+    """Add the sources of a block (begin, end) to the running softmax of every window."""
+    begin, end = block
+    hits = running.hits
+    running = Running(running.m.reshape(-1), running.s.reshape(-1), running.q.reshape(-1), hits)
+    maps = _maps(sources, queries, plan, False)
+    height, width = maps.shape[1:]
+    n_chunks = len(plan.bands)
+    for start in range(begin, end, sources.n_tile):
+        count = min(sources.n_tile, end - start)
         for t in range(count):
-            i = start + t
-            load_image(x, rows[i // n_flips], i % n_flips == 1, tile, t)
-        for b in range(n_queries):
-            scale = scales[b]
+            _load_source(sources, start + t, maps.tile, t)
+        for b in range(len(queries.scale)):
             for t in range(count):
                 i = start + t
-                weight = log_weight[i // n_flips]
-                squared_map(tile, t * depth, z, b * depth, level, b * n, work, n, n, n_channels)
-                at = sum_windows(work, slot, plans, n_h, length, width)
-                mask, k = _scan(
-                    work, at, scale, weight, m, s, q, b * length, 0, bands, cut, deepest
-                )
-                while k < len(bands):
-                    first = k * CHUNK
-                    refine(
-                        tile, t * depth, z, low, b * depth, level, b * n, n, shape, box, first,
-                        columns,
-                    )  # fmt: skip
-                    _add_refined(
-                        work, at + first, columns, scale, weight, m, s, q, b * length + first,
-                        deepest,
-                    )  # fmt: skip
-                    more, k = _scan(
-                        work, at, scale, weight, m, s, q, b * length, k + 1, bands, cut, deepest
-                    )
+                pair = Pair(t, b, queries.scale[b], sources.log_weight[i // sources.n_flips])
+                _squared_map(maps, pair, 0, height * width)
+                at = _sum_windows(maps.work, plan, n_chunks * CHUNK, width)
+                mask, k = _scan(maps.work, at, pair, plan, running, 0)
+                while k < n_chunks:
+                    _add_refined(maps, at, pair, plan, running, k)
+                    more, k = _scan(maps.work, at, pair, plan, running, k + 1)
                     mask |= more
-                hits[i, b] = mask
+                hits[b, i] = mask
 
 
 @jit
 def _next_run(mask, start, band, gap, n_rows):
-    """[top, bottom): the next rows at or below ``start`` whose band is set, over short gaps."""
+    """Return [top, bottom), the next rows from ``start`` on whose band is set, over short gaps."""
     bit = (start + band - 1) // band  # start may be n_rows, inside the last band
     rest = np.int64(mask) >> bit
     if rest == 0:
@@ -169,23 +453,46 @@ def _next_run(mask, start, band, gap, n_rows):
 
 
 @jit
-def _weights(work, at, scale, log_weight, m, r, mo, out, to, n):
-    """out[to + i] = exp(logit_i - m_i) * r_i for i < n."""
+def _write_weights(maps, at, pair, softmax, mo, size):
+    """Write exp(logit - m) * r of ``size`` windows into the first slot of `weights`."""
+    work, out, m, r = maps.work, maps.weights, softmax.m, softmax.r
+    scale, log_weight = pair.scale, pair.log_weight
     a = np.uint64(at)
     b = np.uint64(mo)
-    o = np.uint64(to)
-    for i in range(np.uint64(n)):
+    o = np.uint64(maps.margin)
+    for i in range(np.uint64(size)):
         out[o + i] = exp_negative((work[a + i] * scale + log_weight) - m[b + i]) * r[b + i]
 
 
 @jit
-def _accumulate(total, to, x, xo, share, so, count, n, n_channels):
-    """total[c, i] += x[c, i] * share[i] for i < count; n: stride of channels."""
+def _refine_weights(maps, at, pair, plan, softmax, lead, size):
+    """Write the weights again, from refined box sums, where rounding would show in them."""
+    work, out, m, r, deepest = maps.work, maps.weights, softmax.m, softmax.r, plan.deepest
+    margin = maps.margin
+    mo = pair.query * len(plan.bands) * CHUNK + lead
+    for begin in range(0, size, CHUNK):
+        end = min(begin + CHUNK, size)
+        wanted = False
+        for j in range(begin, end):
+            wanted = wanted or (out[margin + j] > _TINY and work[at + j] * pair.scale < deepest)
+        if wanted:
+            _refine(maps, pair, plan.box, lead + begin)
+            for j in range(begin, end):
+                v = _logit(work[at + j], maps.columns[j - begin], pair, deepest)
+                out[margin + j] = exp_negative(np.float32(v - m[mo + j])) * r[mo + j]
+
+
+@jit
+def _accumulate(total, maps, pair, at, lead, count):
+    """total[c, lead + i] += x[c, lead + i] * weights[at + i] for i < count."""
+    x, weights = maps.tile, maps.weights
+    n_channels, height, width = maps.shape
+    n = height * width
     end = np.uint64(count)
     un = np.uint64(n)
-    a0 = np.uint64(to)
-    b0 = np.uint64(xo)
-    o = np.uint64(so)
+    a0 = np.uint64(pair.query * n_channels * n + lead)
+    b0 = np.uint64(pair.slot * n_channels * n + lead)
+    o = np.uint64(at)
     done = 0
     if n_channels >= 3:
         a1 = a0 + un
@@ -193,7 +500,7 @@ def _accumulate(total, to, x, xo, share, so, count, n, n_channels):
         b1 = b0 + un
         b2 = b1 + un
         for i in range(end):
-            w = share[o + i]
+            w = weights[o + i]
             total[a0 + i] += np.float32(x[b0 + i]) * w
             total[a1 + i] += np.float32(x[b1 + i]) * w
             total[a2 + i] += np.float32(x[b2 + i]) * w
@@ -202,94 +509,62 @@ def _accumulate(total, to, x, xo, share, so, count, n, n_channels):
         ac = a0 + np.uint64(c) * un
         bc = b0 + np.uint64(c) * un
         for i in range(end):
-            total[ac + i] += np.float32(x[bc + i]) * share[o + i]
+            total[ac + i] += np.float32(x[bc + i]) * weights[o + i]
 
 
 @jit
-def second_pass(data, queries, box, plans, n_h, begin, end, band, deep, deepest, m, r, hits, total):
-    """Add to total (queries, C, H, W) x_i times the transposed box filter of exp(l - m) * r."""
-    x, rows, log_weight, n_flips, n_tile = data
-    z, low, level, scales = queries
-    shape = x.shape[1:]
-    n_channels, height, width = shape
-    n = height * width
-    depth = n_channels * n
-    n_queries, length = m.shape
-    tall = box[0] - 1
+def second_pass(sources, queries, plan, block, softmax, total):
+    """Add the composite of the sources of a block to total (B, C, H, W).
+
+    Each source is multiplied by the transposed box filter of its softmax weights.
+    """
+    begin, end = block
+    hits, deep, total = softmax.hits, softmax.deep, total.reshape(-1)
+    softmax = Normalised(softmax.m.reshape(-1), softmax.r.reshape(-1), hits, deep)
+    maps = _maps(sources, queries, plan, True)
+    height, width = maps.shape[1:]
+    n_queries = len(queries.scale)
+    length = len(plan.bands) * CHUNK
+    tall = plan.box[0] - 1
     n_rows = height - tall
-    slot = padded(n + length + width)
-    work = np.zeros(3 * slot, np.float32)
-    margin = padded(max(tall * width, box[1] - 1))
-    share_slot = margin + padded(n)
-    shares = np.zeros(3 * share_slot, np.float32)
-    columns = np.zeros(CHUNK + box[1], np.float64)
-    tile = np.empty(n_tile * depth, x.dtype)
-    z, low, level, total = z.reshape(-1), low.reshape(-1), level.reshape(-1), total.reshape(-1)
-    m, r = m.reshape(-1), r.reshape(-1)
-    for start in range(begin, end, n_tile):
-        count = min(n_tile, end - start)
+    for start in range(begin, end, sources.n_tile):
+        count = min(sources.n_tile, end - start)
         for t in range(count):
-            i = start + t
             wanted = False
             for b in range(n_queries):
-                wanted = wanted or hits[i, b] != 0
+                wanted = wanted or hits[b, start + t] != 0
             if wanted:
-                load_image(x, rows[i // n_flips], i % n_flips == 1, tile, t)
+                _load_source(sources, start + t, maps.tile, t)
         for b in range(n_queries):
             for t in range(count):
                 i = start + t
-                weight = log_weight[i // n_flips]
-                scale = scales[b]
+                pair = Pair(t, b, queries.scale[b], sources.log_weight[i // sources.n_flips])
                 bottom = 0
-                while hits[i, b] != 0:
-                    top, bottom = _next_run(hits[i, b], bottom, band, tall, n_rows)
+                while hits[b, i] != 0:
+                    top, bottom = _next_run(hits[b, i], bottom, plan.band, tall, n_rows)
                     if top == bottom:
                         break
                     # from the pixels that these rows of windows cover, to the same pixels
                     lead = top * width
                     size = (bottom - top) * width
                     full = size + tall * width
-                    xo = t * depth + lead
-                    zo = b * depth + lead
-                    lo = b * n + lead
-                    mo = b * length + lead
-                    squared_map(tile, xo, z, zo, level, lo, work, full, n, n_channels)
-                    at = sum_windows(work, slot, plans, n_h, size, width)
-                    _weights(work, at, scale, weight, m, r, mo, shares, margin, size)
+                    _squared_map(maps, pair, lead, full)
+                    at = _sum_windows(maps.work, plan, size, width)
+                    _write_weights(maps, at, pair, softmax, b * length + lead, size)
                     if deep[b]:
-                        _refine_weights(
-                            tile, t * depth, z, low, b * depth, level, b * n, n, shape, box, lead,
-                            columns, work, at, scale, weight, m, r, mo, shares, margin, size,
-                            deepest,
-                        )  # fmt: skip
-                    at = spread_windows(shares, share_slot, margin, plans, n_h, bottom - top, width)
-                    _accumulate(total, zo, tile, xo, shares, at, full, n, n_channels)
+                        _refine_weights(maps, at, pair, plan, softmax, lead, size)
+                    at = _spread_windows(maps.weights, plan, maps.margin, bottom - top, width)
+                    _accumulate(total, maps, pair, at, lead, full)
 
 
 @jit
-def _refine_weights(
-    tile, xo, z, low, zo, level, lo, n, shape, box, lead, columns,
-    work, at, scale, log_weight, m, r, mo, out, margin, size, deepest,
-):  # fmt: skip
-    """Weights once more, from refined box sums, where rounding would show in them."""
-    for begin in range(0, size, CHUNK):
-        end = min(begin + CHUNK, size)
-        wanted = False
-        for j in range(begin, end):
-            wanted = wanted or (out[margin + j] > _TINY and work[at + j] * scale < deepest)
-        if wanted:
-            refine(tile, xo, z, low, zo, level, lo, n, shape, box, lead + begin, columns)
-            for j in range(begin, end):
-                v = _logit(work[at + j], columns[j - begin], scale, log_weight, deepest)
-                out[margin + j] = exp_negative(np.float32(v - m[mo + j])) * r[mo + j]
+def merge(state, blocks):
+    """Merge the softmaxes of blocks into the running one, in order; its s and q are float64.
 
-
-@jit
-def merge(m, s, q, blocks_m, blocks_s, blocks_q):
-    """Merge the states of blocks into the running state, in order; s and q are float64.
-
-    m becomes the log of the mass so far, so that what is hopeless is so against all of it.
+    m becomes the log of the mass so far: a source is negligible against all of that mass.
     """
+    m, s, q = state
+    blocks_m, blocks_s, blocks_q = blocks
     n_blocks, n_queries, length = blocks_m.shape
     top = np.empty(length, np.float32)
     for b in range(n_queries):

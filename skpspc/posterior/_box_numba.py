@@ -25,24 +25,33 @@ from functools import lru_cache
 import numpy as np
 
 from ..support.training_set import DEFAULT_RANGE, steps_per_unit
-from ._box_kernels import first_pass, merge, second_pass
-from ._box_maps import CHUNK
+from ._box_kernels import (
+    CHUNK,
+    Normalised,
+    Plan,
+    Queries,
+    Running,
+    Sources,
+    first_pass,
+    merge,
+    second_pass,
+)
 from ._math_numba import HUGE, LOWEST
 
 _TILE_BYTES = 96 * 1024  # training images at a time: they stay in the L2 cache
-_STATE_SHARE = 0.4  # of the memory: all the unmerged blocks together
-_HITS_SHARE = 0.6  # of the memory: remembered rows, four bytes a pair
-_SKIPPED_MASS = 1e-8  # at most this share of a window's mass is left out
-# Below these, rounding of a float32 logit shows in the weights. Images of equal weight that share a
-# window are mostly near z; one that outweighs the others shares it with those as many nats nearer.
+_STATE_FRACTION = 0.4  # of the memory, for all the unmerged blocks together
+_HITS_FRACTION = 0.6  # of the memory, for the bands that mattered, four bytes a pair
+_SKIPPED_MASS = 1e-8  # at most this fraction of a window's mass is left out
+# Below these, rounding of a float32 logit shows in the weights. Images of equal weight that weigh
+# in one window are mostly near z; an image of larger weight may be that many nats further away.
 _DEEP, _DEEP_UNEQUAL = np.float32(-512.0), np.float32(-16.0)
 _UNEQUAL = 7.0  # nats between the largest and the smallest weight
-_SIGMA_MAX = 1e10  # beyond, z / sigma is all that counts
+_SIGMA_MAX = 1e10  # beyond, only z / sigma counts
 
 
 @lru_cache(maxsize=256)
 def _cheapest(size):
-    """(cost, stages) of the cheapest way to sums of ``size``; cost counts loads and stores."""
+    """Return (cost, stages) of the cheapest sums of ``size`` values, in loads and stores."""
     if size == 1:
         return 0, ()
     options = []
@@ -54,8 +63,8 @@ def _cheapest(size):
     return min(options)
 
 
-def _plan(size):
-    """Stages (k, r, rest) from sums of 1 to sums of ``size``: q -> k q + r, with rest to go."""
+def _stages(size):
+    """Return the stages (k, r, rest) up to sums of ``size``: q -> k q + r, with rest to go."""
     stages, reached = [], 1
     for k, r in _cheapest(size)[1]:
         reached = k * reached + r
@@ -64,7 +73,7 @@ def _plan(size):
 
 
 def _counts(length, size):
-    """How many windows of ``size`` cover each of ``length`` positions."""
+    """Return the number of windows of ``size`` that cover each of ``length`` positions."""
     i = np.arange(length)
     return np.minimum(i, length - size) - np.maximum(i - size + 1, 0) + 1
 
@@ -135,7 +144,7 @@ def compiled_box_posterior(
     if not len(rows):
         raise ValueError("no training image has a positive weight; pass at least one.")
 
-    job = _Job(x, data_range, rows, log_weight, flip, (h, w), memory)
+    job = _Job(x, data_range, (rows, log_weight, 2 if flip else 1), (h, w), memory)
     mean = np.empty(z.shape, np.float32)
     log_norm = np.empty((n_images, height - h + 1, width - w + 1), np.float32)
     ess = np.empty_like(log_norm)
@@ -145,60 +154,63 @@ def compiled_box_posterior(
     pool = ThreadPoolExecutor(max(1, int(n_threads)))
     try:
         for start in range(0, n_images, step):
-            part = slice(start, min(start + step, n_images))
-            mean[part], log_norm[part], ess[part] = job.run(z[part], sigma[part], pool)
+            batch = slice(start, min(start + step, n_images))
+            mean[batch], log_norm[batch], ess[batch] = job.run(z[batch], sigma[batch], pool)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return mean, log_norm, ess
 
 
 class _Job:
-    """One training set, seen through windows of one size: tiles, blocks and the two passes.
+    """Tiles, blocks and the two passes for one training set and windows of one size.
 
-    Inside, uint8 images stay 0 .. 255, and all else is in their unit.
+    uint8 images stay 0 .. 255 in here, and all else is in their unit.
     """
 
-    def __init__(self, x, data_range, rows, log_weight, flip, size, memory):
+    def __init__(self, x, data_range, sources, size, memory):
         self.memory = memory
         n_channels, height, width = self.shape = x.shape[1:]
-        depth = n_channels * height * width
-        self.size = size
-        self.n_sources = len(rows) * (2 if flip else 1)
         self.unit, self.zero = 1.0, 0.0
         if x.dtype == np.uint8:
             self.unit, self.zero = steps_per_unit(data_range), -data_range[0]
-        n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * depth), 1, 16))
-        self.data = (x, rows, log_weight, 2 if flip else 1, n_tile)
+        n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * n_channels * height * width), 1, 16))
+        self.sources = Sources(x, *sources, n_tile)
+        rows, log_weight, n_flips = sources
+        self.n_sources = len(rows) * n_flips
         sample = rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]
         self.centre = sum(x[i].astype(np.float64) for i in sample) / len(sample)
         self.spread = sum(np.square(x[i] - self.centre).mean() for i in sample) / len(sample)
 
-        tall, wide = _plan(size[0]), _plan(size[1])
-        self.plans = np.array(tall + wide, dtype=np.int64).reshape(-1, 3), len(tall)
-        self.deepest = _DEEP if np.ptp(log_weight) < _UNEQUAL else _DEEP_UNEQUAL
-        hopeless = np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources))
-        self.cuts = hopeless, self.deepest
         # A flat map has windows that wrap around its right edge: they are masked.
         n_rows = height - size[0] + 1
         self.length = -(-n_rows * width // CHUNK) * CHUNK
         position = np.arange(self.length)
         self.wrapped = (position % width > width - size[1]) | (position >= n_rows * width)
-        # 32 bits a pair remember which bands of rows of windows mattered.
-        self.band = -(-n_rows // 32)
-        ends = position.reshape(-1, CHUNK)[:, [0, -1]] // width // self.band
-        last = (n_rows - 1) // self.band
+        # 32 bits a pair remember the bands of rows of windows that mattered.
+        band = -(-n_rows // 32)
+        ends = position.reshape(-1, CHUNK)[:, [0, -1]] // width // band
+        last = (n_rows - 1) // band
         bits = [sum(1 << v for v in range(a, min(b, last) + 1)) for a, b in ends]
-        self.bands = np.array(bits, dtype=np.uint32)
+        down, along = _stages(size[0]), _stages(size[1])
+        self.plan = Plan(
+            box=size,
+            stages=np.array(down + along, dtype=np.int64).reshape(-1, 3),
+            n_down=len(down),
+            band=band,
+            bands=np.array(bits, dtype=np.uint32),
+            cut=np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources)),
+            deepest=_DEEP if np.ptp(log_weight) < _UNEQUAL else _DEEP_UNEQUAL,
+        )
 
     def queries_at_once(self, n_images):
-        """How many queries' states and hits fit in memory."""
-        hits = _HITS_SHARE * self.memory // (4 * self.n_sources)
-        most = min(hits, _STATE_SHARE * self.memory // (12 * self.length))
+        """Return the number of noisy images whose states and hits fit in memory."""
+        hits = _HITS_FRACTION * self.memory // (4 * self.n_sources)
+        most = min(hits, _STATE_FRACTION * self.memory // (12 * self.length))
         return int(np.clip(most, 1, min(n_images, 64)))
 
     def queries(self, z, sigma):
-        """Queries as the kernels take them, and the logit that they leave out, per window."""
-        far = np.maximum(sigma, _SIGMA_MAX)  # inf: z does not count
+        """Return the `Queries`, and the logit of every window that their level leaves out."""
+        far = np.maximum(sigma, _SIGMA_MAX)  # at sigma = inf, z does not count
         z = (z.astype(np.float64) + self.zero) * (_SIGMA_MAX / far * self.unit)[:, None, None, None]
         sigma = np.minimum(sigma, _SIGMA_MAX) * self.unit
         scale = 0.5 / sigma**2
@@ -210,17 +222,18 @@ class _Job:
         shrink = sigma**2 / (self.spread + sigma**2)
         estimate = (z - self.centre) * shrink[:, None, None, None]
         level = np.square(estimate).sum(1).astype(np.float32)
-        left_out = _box_sums(level.astype(np.float64), self.size) * scale[:, None, None]
-        return (_aligned(z), _aligned(low), _aligned(level), scale.astype(np.float32)), left_out
+        left_out = _box_sums(level.astype(np.float64), self.plan.box) * scale[:, None, None]
+        queries = Queries(_aligned(z), _aligned(low), _aligned(level), scale.astype(np.float32))
+        return queries, left_out
 
     def run(self, z, sigma, pool):
-        """Mean, log_norm and ess for a few queries."""
+        """Return mean, log_norm and ess of a batch of noisy images."""
         _, height, width = self.shape
-        h, w = self.size
+        h, w = self.plan.box
         count = len(z)
         queries, left_out = self.queries(z, sigma)
         groups = [slice(b, min(b + 8, count)) for b in range(0, count, 8)]
-        hits = np.empty((self.n_sources, count), np.uint32)
+        hits = np.empty((count, self.n_sources), np.uint32)
 
         m = np.repeat(np.where(self.wrapped, HUGE, LOWEST)[None], count, axis=0)
         s = np.repeat(self.wrapped[None].astype(np.float64), count, axis=0)
@@ -229,29 +242,27 @@ class _Job:
             states = [_aligned(np.broadcast_to(v, (len(wave), *m.shape))) for v in (m, 0, 0)]
 
             def first(k, g, wave=wave, states=states):
-                first_pass(
-                    self.data, tuple(a[g] for a in queries), self.size, *self.plans, *wave[k],
-                    self.bands, self.cuts, *(a[k, g] for a in states), hits[:, g],
-                )  # fmt: skip
+                running = Running(*(a[k, g] for a in states), hits[g])
+                first_pass(self.sources, _rows(queries, g), self.plan, wave[k], running)
 
             _each(pool, first, len(wave), groups)
-            pool.submit(merge, m, s, q, *states).result()
+            pool.submit(merge, (m, s, q), tuple(states)).result()
 
-        m, r = _aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s))
-        deep = m.min(axis=1) < self.deepest / 2
+        deep = m.min(axis=1) < self.plan.deepest / 2
+        softmax = Normalised(_aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s)), hits, deep)
         total = np.zeros(z.shape)
         for wave in self.waves(count, z[0].size):
-            parts = _aligned(np.broadcast_to(0, (len(wave), *z.shape)))
+            composites = _aligned(np.broadcast_to(0, (len(wave), *z.shape)))
 
-            def second(k, g, wave=wave, parts=parts):
+            def second(k, g, wave=wave, composites=composites):
                 second_pass(
-                    self.data, tuple(a[g] for a in queries), self.size, *self.plans, *wave[k],
-                    self.band, deep[g], self.deepest, m[g], r[g], hits[:, g], parts[k, g],
+                    self.sources, _rows(queries, g), self.plan, wave[k], _rows(softmax, g),
+                    composites[k, g],
                 )  # fmt: skip
 
             _each(pool, second, len(wave), groups)
-            for part in parts:
-                total += part
+            for composite in composites:
+                total += composite
         mean = total / (_counts(height, h)[:, None] * _counts(width, w) * self.unit) - self.zero
 
         m, s, q = (
@@ -261,13 +272,13 @@ class _Job:
         return mean, m + np.log(s) - left_out, s * s / q
 
     def waves(self, count, floats, ends=()):
-        """Lists of blocks [begin, end) whose states, ``floats`` a query, fit in memory together.
+        """Yield lists of blocks [begin, end) whose states, ``floats`` a query, fit in memory.
 
-        Waves end at ``ends`` at the latest. The maxima of short waves let all later ones skip more.
+        Waves end at ``ends`` at the latest: the maxima of short waves let later ones skip more.
         They and their blocks do not depend on the number of threads, so the order of additions
         does not either.
         """
-        most = int(np.clip(_STATE_SHARE * self.memory // (4 * floats * count), 1, 32))
+        most = int(np.clip(_STATE_FRACTION * self.memory // (4 * floats * count), 1, 32))
         begin = 0
         while begin < self.n_sources:
             limit = min([e for e in ends if e > begin], default=self.n_sources)
@@ -278,8 +289,13 @@ class _Job:
             begin = end
 
 
+def _rows(record, group):
+    """Return a record of arrays with a group of their rows only."""
+    return type(record)(*(array[group] for array in record))
+
+
 def _aligned(array):
-    """Copy as float32 that starts with a cache line: vector loads that straddle two are slow."""
+    """Return a float32 copy that starts a cache line: vector loads across two lines are slow."""
     size = array.size
     room = np.empty(size + 16, np.float32)
     start = -(room.ctypes.data // 4) % 16
@@ -289,7 +305,7 @@ def _aligned(array):
 
 
 def _box_sums(maps, size):
-    """Sums over every window of (B, H, W) non-negative float64 maps."""
+    """Return the sums over every window of (B, H, W) non-negative float64 maps."""
     for axis, side in zip((1, 2), size, strict=True):
         sums = np.cumsum(maps, axis=axis)
         sums = np.insert(sums, 0, 0.0, axis=axis)
@@ -299,6 +315,6 @@ def _box_sums(maps, size):
 
 
 def _each(pool, function, n_blocks, groups):
-    """Run function(block, group) for all of them in the pool."""
+    """Run function(block, group) for all blocks and groups in the pool."""
     for future in [pool.submit(function, k, g) for k in range(n_blocks) for g in groups]:
         future.result()
