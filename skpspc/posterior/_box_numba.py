@@ -174,8 +174,8 @@ class _Job:
         if x.dtype == np.uint8:
             self.unit, self.zero = steps_per_unit(data_range), -data_range[0]
         n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * n_channels * height * width), 1, 16))
-        self.sources = Sources(x, *sources, n_tile)
         rows, log_weight, n_flips = sources
+        self.sources = Sources(x, rows, log_weight, n_flips, n_tile)
         self.n_sources = len(rows) * n_flips
         sample = rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]
         self.centre = sum(x[i].astype(np.float64) for i in sample) / len(sample)
@@ -242,7 +242,8 @@ class _Job:
             states = [_aligned(np.broadcast_to(v, (len(wave), *m.shape))) for v in (m, 0, 0)]
 
             def first(k, g, wave=wave, states=states):
-                running = Running(*(a[k, g] for a in states), hits[g])
+                m, s, q = (state[k, g] for state in states)
+                running = Running(m, s, q, hits[g])
                 first_pass(self.sources, _rows(queries, g), self.plan, wave[k], running)
 
             _each(pool, first, len(wave), groups)
