@@ -2,8 +2,9 @@
 
 Maps are flat, row-major arrays. Offsets into them are unsigned: numba tests a signed index for
 Python's negative indexing, and that keeps loops from being vectorised. All slots of a scratch
-area live in one array, because handing out views costs more than the sums they hold. Fields of
-records are read into locals before a loop, for the compiler to vectorise it.
+area live in one array, because handing out views costs more than the sums they hold. Arrays are
+read from records at the head of a function that calls no other, or outside the loop over pairs:
+numba counts references to an array that is read before a call, which costs time for every pair.
 """
 
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from ._math_numba import LOWEST, exp_negative
 
 CHUNK = 32  # windows that are tested, and skipped, together
 
+# A literal integer is a type of its own: functions that take it would be compiled once more.
+_I0, _I1 = np.int64(0), np.int64(1)
 _U1 = np.uint64(1)
 _ABYSS = -(2.0**22)
 _ZERO = np.float32(0.0)
@@ -40,6 +43,14 @@ class Queries(NamedTuple):
     scale: np.ndarray  # (B,) float32, 1 / (2 sigma^2)
 
 
+class Cuts(NamedTuple):
+    """Limits of the logits of every chunk of windows."""
+
+    bands: np.ndarray  # (chunks,) uint32, bits of the bands that each chunk of windows meets
+    cut: np.float32  # logits this far below the maximum are negligible
+    deepest: np.float32  # logits below it are summed again in float64
+
+
 class Plan(NamedTuple):
     """Windows of one size, and the additions that sum a map over each of them."""
 
@@ -47,9 +58,7 @@ class Plan(NamedTuple):
     stages: np.ndarray  # (S, 3) int64: (k, r, rest) of `_add_stage`, first down the columns
     n_down: int  # stages down the columns
     band: int  # rows of windows that one bit of `hits` stands for
-    bands: np.ndarray  # (chunks,) uint32, bits of the bands that each chunk of windows meets
-    cut: np.float32  # logits this far below the maximum are negligible
-    deepest: np.float32  # logits below it are summed again in float64
+    cuts: Cuts
 
 
 class Running(NamedTuple):
@@ -58,7 +67,6 @@ class Running(NamedTuple):
     m: np.ndarray  # (B, windows) float32, largest logit
     s: np.ndarray  # (B, windows) float32, sum of exp(logit - m)
     q: np.ndarray  # (B, windows) float32, sum of exp(logit - m)^2
-    hits: np.ndarray  # (B, sources) uint32, bits of the bands where a source is not negligible
 
 
 class Normalised(NamedTuple):
@@ -66,22 +74,32 @@ class Normalised(NamedTuple):
 
     m: np.ndarray  # (B, windows) float32, largest logit
     r: np.ndarray  # (B, windows) float32, 1 / sum of exp(logit - m)
-    hits: np.ndarray  # as in `Running`
+
+
+class Hits(NamedTuple):
+    """The second pass leaves out what these say is negligible."""
+
+    bits: np.ndarray  # (B, sources) uint32, bits of the bands where a source is not negligible
     deep: np.ndarray  # (B,) bool, False where no logit of weight needs float64
 
 
-class Maps(NamedTuple):
-    """Flat images and scratch areas of one pass."""
+class Images(NamedTuple):
+    """Flat images of one pass."""
 
     tile: np.ndarray  # training images, in the dtype of x
     z: np.ndarray
     low: np.ndarray
     level: np.ndarray
+    shape: tuple  # (C, H, W)
+
+
+class Scratch(NamedTuple):
+    """Areas that one pass writes again and again."""
+
     work: np.ndarray  # three slots for box sums
     weights: np.ndarray  # three slots, each after a margin of zeros, for transposed box sums
     columns: np.ndarray  # float64 sums of one chunk
     margin: int
-    shape: tuple  # (C, H, W)
 
 
 class Pair(NamedTuple):
@@ -100,24 +118,27 @@ def _padded(n):
 
 
 @jit
-def _maps(sources, queries, plan, composes):
-    """Allocate the scratch of one pass; `weights` is empty unless the pass composes."""
+def _areas(sources, queries, plan):
+    """Return the flat images and the scratch areas of one pass."""
     shape = sources.x.shape[1:]
     n_channels, height, width = shape
     n = height * width
-    slot = _padded(n + len(plan.bands) * CHUNK + width)
+    slot = _padded(n + len(plan.cuts.bands) * CHUNK + width)
     margin = _padded(max((plan.box[0] - 1) * width, plan.box[1] - 1))
-    return Maps(
+    images = Images(
         np.empty(sources.n_tile * n_channels * n, sources.x.dtype),
         queries.z.reshape(-1),
         queries.low.reshape(-1),
         queries.level.reshape(-1),
-        np.zeros(3 * slot, np.float32),
-        np.zeros(3 * (margin + _padded(n)) if composes else 0, np.float32),
-        np.zeros(CHUNK + plan.box[1], np.float64),
-        margin,
         shape,
     )
+    scratch = Scratch(
+        np.zeros(3 * slot, np.float32),
+        np.zeros(3 * (margin + _padded(n)), np.float32),
+        np.zeros(CHUNK + plan.box[1], np.float64),
+        margin,
+    )
+    return images, scratch
 
 
 @jit
@@ -139,13 +160,13 @@ def _load_source(sources, i, tile, slot):
 
 
 @jit
-def _squared_map(maps, pair, lead, count):
-    """work[i] = level[lead + i] - sum_c (z[c, lead + i] - x[c, lead + i])^2 for i < count.
+def _squared_map(images, out, pair, lead, count):
+    """out[i] = level[lead + i] - sum_c (z[c, lead + i] - x[c, lead + i])^2 for i < count.
 
     uint8 is converted here: it travels through the caches at a quarter of the size.
     """
-    x, z, level, out = maps.tile, maps.z, maps.level, maps.work
-    n_channels, height, width = maps.shape
+    x, z, level = images.tile, images.z, images.level
+    n_channels, height, width = images.shape
     n = height * width
     end = np.uint64(count)
     un = np.uint64(n)
@@ -221,28 +242,26 @@ def _add_stage(work, offsets, n, step, k, r):
 
 
 @jit
-def _sum_windows(work, plan, n, width):
+def _sum_windows(work, stages, n_down, n, width):
     """Box sums of the map at work[0:], at its first n positions; return their offset in work.
 
     work has three slots, the map in the first. ``rest`` of a stage is the number of values that
     later stages along its axis add.
     """
-    stages, n_down = plan.stages, plan.n_down
     slot = len(work) // 3
-    source = 0
-    sums = 0
+    source = sums = _I0
     out = slot
-    size = 1
+    size = _I1
     for stage in range(n_down, len(stages)):
         size = size * stages[stage, 0] + stages[stage, 1]
     reach = n + size - 1
-    size = 1
+    size = _I1
     for stage in range(len(stages)):
         k, r, rest = stages[stage, 0], stages[stage, 1], stages[stage, 2]
         if stage == n_down:  # along the rows, from the sums down the columns
             source = sums
             out = slot if source == 0 else 3 * slot - source
-            size = 1
+            size = _I1
         if stage < n_down:
             _add_stage(work, (sums, source, out), reach + rest * width, size * width, k, r)
         else:
@@ -254,20 +273,19 @@ def _sum_windows(work, plan, n, width):
 
 
 @jit
-def _spread_windows(work, plan, margin, n_rows, width):
+def _spread_windows(work, stages, n_down, margin, n_rows, width):
     """Sum, at every pixel, over the windows that cover it; return the offset of the sums in work.
 
     The transpose of `_sum_windows`: work has three slots, each with a margin of zeros before it,
     and in the first n_rows rows of windows. Sums look back into the margin. They go along the
     rows first: there are fewer rows of windows than of pixels.
     """
-    stages, n_down = plan.stages, plan.n_down
     second = len(work) // 3 + margin
     all_three = 3 * second
     source = margin
     sums = margin
     out = second
-    size = 1
+    size = _I1
     n = n_rows * width
     for stage in range(n_down, len(stages)):
         k, r = stages[stage, 0], stages[stage, 1]
@@ -294,10 +312,10 @@ def _spread_windows(work, plan, margin, n_rows, width):
 
 
 @jit
-def _refine(maps, pair, box, begin):
+def _refine(images, columns, pair, box, begin):
     """columns[j] = box sums in float64 at positions begin + j, j < CHUNK."""
-    tile, z, low, level, columns = maps.tile, maps.z, maps.low, maps.level, maps.columns
-    n_channels, height, width = maps.shape
+    tile, z, low, level = images.tile, images.z, images.low, images.level
+    n_channels, height, width = images.shape
     n = height * width
     h, w = box
     reach = np.uint64(min(CHUNK + w - 1, n - (h - 1) * width - begin))
@@ -321,14 +339,14 @@ def _refine(maps, pair, box, begin):
 
 
 @jit
-def _scan(work, at, pair, plan, running, start):
+def _scan(work, at, pair, cuts, running, start):
     """Add one source's logits to the running softmax, from the start-th chunk on.
 
     Return the bits of the bands where the source is not negligible, and the first chunk whose
     logits must be refined (the number of chunks if none): the scan stops there.
     """
     m, s, q = running.m, running.s, running.q
-    bands, cut, deepest = plan.bands, plan.cut, plan.deepest
+    bands, cut, deepest = cuts.bands, cuts.cut, cuts.deepest
     scale, log_weight = pair.scale, pair.log_weight
     mo = pair.query * len(bands) * CHUNK
     mask = np.uint32(0)
@@ -384,17 +402,17 @@ def _logit(rough, fine, pair, deepest):
 
 
 @jit
-def _add_refined(maps, at, pair, plan, running, k):
-    """Add the refined logits of the k-th chunk to the running softmax.
+def _add_refined(scratch, at, pair, cuts, running, k):
+    """Add the logits of the k-th chunk, refined into `columns`, to the running softmax.
 
     m is rounded to float32; s takes the remainder.
     """
-    _refine(maps, pair, plan.box, k * CHUNK)
+    work, columns, deepest = scratch.work, scratch.columns, cuts.deepest
     m, s, q = running.m, running.s, running.q
     a = at + k * CHUNK
-    o = (pair.query * len(plan.bands) + k) * CHUNK
+    o = (pair.query * len(cuts.bands) + k) * CHUNK
     for j in range(CHUNK):
-        v = _logit(maps.work[a + j], maps.columns[j], pair, plan.deepest)
+        v = _logit(work[a + j], columns[j], pair, deepest)
         v = max(v, np.float64(LOWEST))
         i = o + j
         top = max(m[i], np.float32(v))
@@ -406,30 +424,36 @@ def _add_refined(maps, at, pair, plan, running, k):
 
 
 @jit
-def first_pass(sources, queries, plan, block, running):
-    """Add the sources of a block (begin, end) to the running softmax of every window."""
+def first_pass(sources, queries, plan, block, running, bits):
+    """Add the sources of a block (begin, end) to the running softmax of every window.
+
+    Write into ``bits`` (B, sources) the bands of windows where a source is not negligible.
+    """
     begin, end = block
-    hits = running.hits
-    running = Running(running.m.reshape(-1), running.s.reshape(-1), running.q.reshape(-1), hits)
-    maps = _maps(sources, queries, plan, False)
-    height, width = maps.shape[1:]
-    n_chunks = len(plan.bands)
-    for start in range(begin, end, sources.n_tile):
-        count = min(sources.n_tile, end - start)
+    log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
+    scale, cuts = queries.scale, plan.cuts
+    stages, n_down, n_chunks = plan.stages, plan.n_down, len(cuts.bands)
+    running = Running(running.m.reshape(-1), running.s.reshape(-1), running.q.reshape(-1))
+    images, scratch = _areas(sources, queries, plan)
+    tile, work, columns = images.tile, scratch.work, scratch.columns
+    height, width = images.shape[1:]
+    for start in range(begin, end, n_tile):
+        count = min(n_tile, end - start)
         for t in range(count):
-            _load_source(sources, start + t, maps.tile, t)
-        for b in range(len(queries.scale)):
+            _load_source(sources, start + t, tile, t)
+        for b in range(len(scale)):
             for t in range(count):
                 i = start + t
-                pair = Pair(t, b, queries.scale[b], sources.log_weight[i // sources.n_flips])
-                _squared_map(maps, pair, 0, height * width)
-                at = _sum_windows(maps.work, plan, n_chunks * CHUNK, width)
-                mask, k = _scan(maps.work, at, pair, plan, running, 0)
+                pair = Pair(t, b, scale[b], log_weight[i // n_flips])
+                _squared_map(images, work, pair, _I0, height * width)
+                at = _sum_windows(work, stages, n_down, n_chunks * CHUNK, width)
+                mask, k = _scan(work, at, pair, cuts, running, _I0)
                 while k < n_chunks:
-                    _add_refined(maps, at, pair, plan, running, k)
-                    more, k = _scan(maps.work, at, pair, plan, running, k + 1)
+                    _refine(images, columns, pair, plan.box, k * CHUNK)
+                    _add_refined(scratch, at, pair, cuts, running, k)
+                    more, k = _scan(work, at, pair, cuts, running, k + 1)
                     mask |= more
-                hits[b, i] = mask
+                bits[b, i] = mask
 
 
 @jit
@@ -453,40 +477,43 @@ def _next_run(mask, start, band, gap, n_rows):
 
 
 @jit
-def _write_weights(maps, at, pair, softmax, mo, size):
+def _write_weights(scratch, at, pair, softmax, first, size):
     """Write exp(logit - m) * r of ``size`` windows into the first slot of `weights`."""
-    work, out, m, r = maps.work, maps.weights, softmax.m, softmax.r
+    work, out, m, r = scratch.work, scratch.weights, softmax.m, softmax.r
     scale, log_weight = pair.scale, pair.log_weight
     a = np.uint64(at)
-    b = np.uint64(mo)
-    o = np.uint64(maps.margin)
+    b = np.uint64(first)
+    o = np.uint64(scratch.margin)
     for i in range(np.uint64(size)):
         out[o + i] = exp_negative((work[a + i] * scale + log_weight) - m[b + i]) * r[b + i]
 
 
 @jit
-def _refine_weights(maps, at, pair, plan, softmax, lead, size):
-    """Write the weights again, from refined box sums, where rounding would show in them."""
-    work, out, m, r, deepest = maps.work, maps.weights, softmax.m, softmax.r, plan.deepest
-    margin = maps.margin
-    mo = pair.query * len(plan.bands) * CHUNK + lead
-    for begin in range(0, size, CHUNK):
-        end = min(begin + CHUNK, size)
-        wanted = False
-        for j in range(begin, end):
-            wanted = wanted or (out[margin + j] > _TINY and work[at + j] * pair.scale < deepest)
-        if wanted:
-            _refine(maps, pair, plan.box, lead + begin)
-            for j in range(begin, end):
-                v = _logit(work[at + j], maps.columns[j - begin], pair, deepest)
-                out[margin + j] = exp_negative(np.float32(v - m[mo + j])) * r[mo + j]
+def _rounding_shows(scratch, at, scale, deepest, windows):
+    """Return whether a window in range(*windows) has weight, and a logit too deep for float32."""
+    work, weights, margin = scratch.work, scratch.weights, scratch.margin
+    for j in range(windows[0], windows[1]):
+        if weights[margin + j] > _TINY and work[at + j] * scale < deepest:
+            return True
+    return False
 
 
 @jit
-def _accumulate(total, maps, pair, at, lead, count):
+def _rewrite_weights(scratch, at, pair, deepest, softmax, first, windows):
+    """Write the weights of the windows in range(*windows) again, from `columns`."""
+    work, columns, out = scratch.work, scratch.columns, scratch.weights
+    m, r = softmax.m, softmax.r
+    begin, end = windows
+    for j in range(begin, end):
+        v = _logit(work[at + j], columns[j - begin], pair, deepest)
+        out[scratch.margin + j] = exp_negative(np.float32(v - m[first + j])) * r[first + j]
+
+
+@jit
+def _accumulate(total, images, weights, pair, at, lead, count):
     """total[c, lead + i] += x[c, lead + i] * weights[at + i] for i < count."""
-    x, weights = maps.tile, maps.weights
-    n_channels, height, width = maps.shape
+    x = images.tile
+    n_channels, height, width = images.shape
     n = height * width
     end = np.uint64(count)
     un = np.uint64(n)
@@ -513,48 +540,56 @@ def _accumulate(total, maps, pair, at, lead, count):
 
 
 @jit
-def second_pass(sources, queries, plan, block, softmax, total):
+def second_pass(sources, queries, plan, block, softmax, hits, total):
     """Add the composite of the sources of a block to total (B, C, H, W).
 
     Each source is multiplied by the transposed box filter of its softmax weights.
     """
     begin, end = block
-    hits, deep, total = softmax.hits, softmax.deep, total.reshape(-1)
-    softmax = Normalised(softmax.m.reshape(-1), softmax.r.reshape(-1), hits, deep)
-    maps = _maps(sources, queries, plan, True)
-    height, width = maps.shape[1:]
-    n_queries = len(queries.scale)
-    length = len(plan.bands) * CHUNK
+    log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
+    scale, bits, deep = queries.scale, hits.bits, hits.deep
+    stages, n_down, deepest = plan.stages, plan.n_down, plan.cuts.deepest
+    softmax = Normalised(softmax.m.reshape(-1), softmax.r.reshape(-1))
+    total = total.reshape(-1)
+    images, scratch = _areas(sources, queries, plan)
+    tile, work, weights, columns = images.tile, scratch.work, scratch.weights, scratch.columns
+    margin = scratch.margin
+    height, width = images.shape[1:]
+    length = len(plan.cuts.bands) * CHUNK
     tall = plan.box[0] - 1
     n_rows = height - tall
-    for start in range(begin, end, sources.n_tile):
-        count = min(sources.n_tile, end - start)
+    for start in range(begin, end, n_tile):
+        count = min(n_tile, end - start)
         for t in range(count):
             wanted = False
-            for b in range(n_queries):
-                wanted = wanted or hits[b, start + t] != 0
+            for b in range(len(scale)):
+                wanted = wanted or bits[b, start + t] != 0
             if wanted:
-                _load_source(sources, start + t, maps.tile, t)
-        for b in range(n_queries):
+                _load_source(sources, start + t, tile, t)
+        for b in range(len(scale)):
             for t in range(count):
                 i = start + t
-                pair = Pair(t, b, queries.scale[b], sources.log_weight[i // sources.n_flips])
-                bottom = 0
-                while hits[b, i] != 0:
-                    top, bottom = _next_run(hits[b, i], bottom, plan.band, tall, n_rows)
+                pair = Pair(t, b, scale[b], log_weight[i // n_flips])
+                bottom = _I0
+                while bits[b, i] != 0:
+                    top, bottom = _next_run(bits[b, i], bottom, plan.band, tall, n_rows)
                     if top == bottom:
                         break
                     # from the pixels that these rows of windows cover, to the same pixels
                     lead = top * width
                     size = (bottom - top) * width
                     full = size + tall * width
-                    _squared_map(maps, pair, lead, full)
-                    at = _sum_windows(maps.work, plan, size, width)
-                    _write_weights(maps, at, pair, softmax, b * length + lead, size)
-                    if deep[b]:
-                        _refine_weights(maps, at, pair, plan, softmax, lead, size)
-                    at = _spread_windows(maps.weights, plan, maps.margin, bottom - top, width)
-                    _accumulate(total, maps, pair, at, lead, full)
+                    first = b * length + lead
+                    _squared_map(images, work, pair, lead, full)
+                    at = _sum_windows(work, stages, n_down, size, width)
+                    _write_weights(scratch, at, pair, softmax, first, size)
+                    for j in range(0, size if deep[b] else 0, CHUNK):
+                        chunk = j, min(j + CHUNK, size)
+                        if _rounding_shows(scratch, at, scale[b], deepest, chunk):
+                            _refine(images, columns, pair, plan.box, lead + j)
+                            _rewrite_weights(scratch, at, pair, deepest, softmax, first, chunk)
+                    at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
+                    _accumulate(total, images, weights, pair, at, lead, full)
 
 
 @jit

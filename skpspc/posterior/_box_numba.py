@@ -27,6 +27,8 @@ import numpy as np
 from ..support.training_set import DEFAULT_RANGE, steps_per_unit
 from ._box_kernels import (
     CHUNK,
+    Cuts,
+    Hits,
     Normalised,
     Plan,
     Queries,
@@ -197,9 +199,11 @@ class _Job:
             stages=np.array(down + along, dtype=np.int64).reshape(-1, 3),
             n_down=len(down),
             band=band,
-            bands=np.array(bits, dtype=np.uint32),
-            cut=np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources)),
-            deepest=_DEEP if np.ptp(log_weight) < _UNEQUAL else _DEEP_UNEQUAL,
+            cuts=Cuts(
+                bands=np.array(bits, dtype=np.uint32),
+                cut=np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources)),
+                deepest=_DEEP if np.ptp(log_weight) < _UNEQUAL else _DEEP_UNEQUAL,
+            ),
         )
 
     def queries_at_once(self, n_images):
@@ -233,7 +237,7 @@ class _Job:
         count = len(z)
         queries, left_out = self.queries(z, sigma)
         groups = [slice(b, min(b + 8, count)) for b in range(0, count, 8)]
-        hits = np.empty((count, self.n_sources), np.uint32)
+        bits = np.empty((count, self.n_sources), np.uint32)
 
         m = np.repeat(np.where(self.wrapped, HUGE, LOWEST)[None], count, axis=0)
         s = np.repeat(self.wrapped[None].astype(np.float64), count, axis=0)
@@ -242,15 +246,14 @@ class _Job:
             states = [_aligned(np.broadcast_to(v, (len(wave), *m.shape))) for v in (m, 0, 0)]
 
             def first(k, g, wave=wave, states=states):
-                m, s, q = (state[k, g] for state in states)
-                running = Running(m, s, q, hits[g])
-                first_pass(self.sources, _rows(queries, g), self.plan, wave[k], running)
+                running = Running(*(state[k, g] for state in states))
+                first_pass(self.sources, _rows(queries, g), self.plan, wave[k], running, bits[g])
 
             _each(pool, first, len(wave), groups)
             pool.submit(merge, (m, s, q), tuple(states)).result()
 
-        deep = m.min(axis=1) < self.plan.deepest / 2
-        softmax = Normalised(_aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s)), hits, deep)
+        hits = Hits(bits, m.min(axis=1) < self.plan.cuts.deepest / 2)
+        softmax = Normalised(_aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s)))
         total = np.zeros(z.shape)
         for wave in self.waves(count, z[0].size):
             composites = _aligned(np.broadcast_to(0, (len(wave), *z.shape)))
@@ -258,7 +261,7 @@ class _Job:
             def second(k, g, wave=wave, composites=composites):
                 second_pass(
                     self.sources, _rows(queries, g), self.plan, wave[k], _rows(softmax, g),
-                    composites[k, g],
+                    _rows(hits, g), composites[k, g],
                 )  # fmt: skip
 
             _each(pool, second, len(wave), groups)
