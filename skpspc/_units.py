@@ -202,3 +202,11 @@ def warn_if_unusual(estimator, what):
             f"{what} suit images on [-1, 1], and X has values from {low:.4g} to {high:.4g}; pass "
             "data_range=(low, high), the range of the images, by which they are scaled.",
         )
+
+
+def value_limits(images, data_range):
+    """Return the least and largest value of float images, or the data range of uint8 images."""
+    if images.dtype == torch.uint8:
+        return data_range
+    low, high = images.aminmax()
+    return float(low), float(high)

@@ -15,14 +15,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from .._units import check_data_range, check_inside, checked_range
+from .._units import check_data_range, check_inside, checked_range, value_limits
 from .._validation import Layout, check_device, check_training_images, check_weights, declared_shape
 from ..posterior import BasePrior, Posterior
 from ..sampling import convert
 from ..support.memory import rows_that_fit
 from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser
-from .training_set_denoiser import value_limits
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 

@@ -132,7 +132,7 @@ class CropPriors(BasePrior):
         """Yield the posterior means at a positive noise level for each bandwidth."""
         level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
         for bandwidth in bandwidths:
-            yield self.with_bandwidth(bandwidth).posterior(z, level).mean
+            yield self.with_bandwidth(bandwidth).mean(z, level)
 
     def __getstate__(self):
         # a pickle of every crop would hold the images many times

@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, _fit_context
 
 from .._repr import described
 from .._threads import torch_threads
-from .._units import check_data_range, check_inside
+from .._units import check_data_range, check_inside, value_limits
 from .._validation import (
     as_labels,
     check_device,
@@ -36,8 +36,6 @@ _FITTED = {
     "_prior",
     "_warned",
 }
-
-
 _LIVE = {"random_state", "sigma", "verbose"}  # parameters read at every call, not at fit
 
 
@@ -468,14 +466,6 @@ class TrainingSetDenoiser(Denoiser):
         for group, entry in zip(groups, entries, strict=True):
             group[torch.from_numpy(entry.astype(np.int64)).to(group.device)] = True
         return groups
-
-
-def value_limits(images, data_range):
-    """Return the least and largest value of float images, or the data range of uint8 images."""
-    if images.dtype == torch.uint8:
-        return data_range
-    low, high = images.aminmax()
-    return float(low), float(high)
 
 
 def _copied(value):

@@ -3,6 +3,7 @@
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -100,18 +101,20 @@ class Prior(BasePrior):
         """Return the windows at a noise level, a float."""
         return self.windows(sigma) if callable(self.windows) else self.windows
 
-    def blur_at(self, sigma):
-        """Return the `Blur` at a noise level, a float; None where the bandwidth is 0.
-
-        Raise a ValueError if the bandwidth is no number in [0, 1].
-        """
+    def bandwidth_at(self, sigma):
+        """Return the bandwidth at a noise level, both floats; raise if it is not in [0, 1]."""
         bandwidth = self.bandwidth(sigma) if callable(self.bandwidth) else self.bandwidth
         if not (isinstance(bandwidth, numbers.Real) and 0 <= float(bandwidth) <= 1):
             raise ValueError(
                 f"bandwidth must give a number between 0 and 1 at every sigma, got {bandwidth!r} "
                 f"at sigma = {sigma}."
             )
-        return Blur(self.gaussian, float(bandwidth), self.by_window) if bandwidth else None
+        return float(bandwidth)
+
+    def blur_at(self, sigma):
+        """Return the `Blur` at a noise level, a float; None where the bandwidth is 0."""
+        bandwidth = self.bandwidth_at(sigma)
+        return Blur(self.gaussian, bandwidth, self.by_window) if bandwidth else None
 
     def posterior(self, z, sigma):
         """Return the `Posterior` of noisy images (n, C, H, W) at noise levels (n,), float64."""
@@ -125,30 +128,24 @@ class Prior(BasePrior):
     def _groups(self, z, sigma):
         """Yield indices, noise levels, windows and blur of noisy images that share a kernel call.
 
-        Levels are taken in order, and equal windows merged, so that soft masks of no more than two
-        levels are held at once.
+        Levels are taken in order, and neighbouring levels with equal windows and bandwidths merged,
+        so that soft masks of no more than two levels are held at once.
         """
-        levels, number = sigma.unique(return_inverse=True)
-        waiting: list[torch.Tensor] = []
-        windows = None
-        for i, level in enumerate(levels.tolist()):
-            rows = (number == i).nonzero().squeeze(1)
-            blur, windows_here = self.blur_at(level), self.windows_at(level)
-            if blur is not None:
-                shared = shared_levels(z[rows], sigma[rows], self.gaussian)
-                for value in shared.unique():
-                    at = shared == value
-                    yield rows[at], shared[at], windows_here, blur
-            elif waiting and windows_here == windows:
-                waiting.append(rows)
-            else:
-                if waiting:
-                    together = torch.cat(waiting).sort().values
-                    yield together, sigma[together], windows, None
-                waiting, windows = [rows], windows_here
-        if waiting:
-            together = torch.cat(waiting).sort().values
-            yield together, sigma[together], windows, None
+        levels = sigma.unique()
+
+        def key(level):
+            return self.windows_at(level), self.bandwidth_at(level)
+
+        for (windows, bandwidth), merged in groupby(levels.tolist(), key):
+            rows = torch.isin(sigma, sigma.new_tensor(list(merged))).nonzero().squeeze(1)
+            if not bandwidth:
+                yield rows, sigma[rows], windows, None
+                continue
+            blur = Blur(self.gaussian, bandwidth, self.by_window)
+            shared = shared_levels(z[rows], sigma[rows], self.gaussian)
+            for level in shared.unique():
+                at = shared == level
+                yield rows[at], shared[at], windows, blur
 
     def jacobian(self, z, sigma, pixels):
         """Return rows (n, m, C, C, H, W) of the Jacobian, for pixels y * W + x, int64 (m,).
