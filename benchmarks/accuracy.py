@@ -34,6 +34,7 @@ import oracle
 
 SIGMAS = (0.02, 0.03, 0.05, 0.1, 0.3, 1.0, 5.0, 20.0)
 SIZE = 12  # side of the images
+PHOTOS = ("china", "flower")
 USUAL = 2  # noisy images at each level of which the median is taken
 LAST = np.longdouble
 
@@ -166,7 +167,8 @@ def main(arguments=None):
     parser.add_argument("--n", type=int, default=64, help="noisy images at each noise level")
     parser.add_argument("--seed", type=int, default=0, help="of the noisy images in float32")
     options = parser.parse_args(arguments)
-    images = load_photo_patches(size=SIZE, n_images=options.n_train + options.n).images
+    n_images = options.n_train + options.n
+    images = load_photo_patches(size=SIZE, n_images=n_images, photos=PHOTOS).images
     X, held_out = images[: options.n_train], images[options.n_train :]
     print(f"{'':<24}{'held-out':>30}{'unrelated':>30}")
     print(f"{'denoiser':<24}" + 2 * f"{'median':>10}{'largest':>10}{'sigma':>10}")

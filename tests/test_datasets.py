@@ -78,7 +78,8 @@ def test_digits():
 
 
 def test_photo_patches_are_crops_of_the_photographs():
-    photos = load_photo_patches(size=20, n_images=6, random_state=3)
+    names = ["china", "flower"]
+    photos = load_photo_patches(size=20, n_images=6, photos=names, random_state=3)
     assert photos.images.shape == (6, 3, 20, 20)
     assert photos.images.dtype == np.uint8
     assert photos.target.dtype == np.int64
@@ -92,6 +93,23 @@ def test_photo_patches_are_crops_of_the_photographs():
         assert distances.min() <= 1  # rounding
 
 
+def test_photo_patches_of_all_photographs():
+    crops = load_photo_patches(size=143, n_images=12)
+    assert crops.classes == ["china", "flower", "cat", "coffee", "galaxies", "rocket"]
+    assert crops.target.tolist() == [*range(6), *range(6)]
+    for image in crops.images[:6].astype(float):
+        assert image.std() > 20  # a picture
+        assert np.ptp(image, axis=0).mean() > 5  # in colour
+    for name in ("Pikolo", "CC0", "NASA", "SpaceX", "CC BY 2.0"):
+        assert name in crops.DESCR
+
+
+def test_photo_patches_of_one_photograph():
+    one = load_photo_patches(size=8, n_images=3, photos="cat")
+    assert one.classes == ["cat"]
+    assert one.target.tolist() == [0, 0, 0]
+
+
 def test_photo_patches_random_state():
     few, many = load_photo_patches(n_images=5), load_photo_patches(n_images=9)
     assert many.images.shape == (9, 3, 32, 32)
@@ -102,7 +120,17 @@ def test_photo_patches_random_state():
     assert largest.images.shape == (2, 3, 143, 143)
 
 
-@pytest.mark.parametrize("bad", [{"size": 0}, {"size": 144}, {"size": 2.5}, {"n_images": 0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"size": 0},
+        {"size": 144},
+        {"size": 2.5},
+        {"n_images": 0},
+        {"photos": ["dog"]},
+        {"photos": []},
+    ],
+)
 def test_photo_patches_refuse(bad):
     with pytest.raises((ValueError, TypeError), match=f"{next(iter(bad))} .*must be"):
         load_photo_patches(**bad)

@@ -1,16 +1,20 @@
-"""Images that come with scikit-learn, without a download."""
+"""Images that need no download: scikit-learn's, and photographs that come with this package."""
 
 from numbers import Integral
+from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from sklearn.datasets import load_digits, load_sample_images
+from sklearn.datasets import load_digits, load_sample_image
 from sklearn.utils import check_random_state, check_scalar
 
 from .._repr import ShortBunch
 
-# A crop of the full photographs is mostly one texture; a third of their size shows petals.
-_PHOTO_REDUCTION = 3
+_OF_SCIKIT_LEARN = ("china", "flower")
+_PHOTOS = (*_OF_SCIKIT_LEARN, "cat", "coffee", "galaxies", "rocket")
+_PHOTOGRAPHS = Path(__file__).parent / "photographs"
+_SHORTER_SIDE = 143  # pixels of every reduced photograph
+_REDUCTION = 3  # brings scikit-learn's photographs, 427 x 640, to that size
 
 
 def load_digits_images():
@@ -40,57 +44,87 @@ def load_digits_images():
     )
 
 
-def load_photo_patches(*, size=32, n_images=2000, random_state=0):
-    """Return random square crops of scikit-learn's two sample photographs.
+def load_photo_patches(*, size=32, n_images=2000, photos=None, random_state=0):
+    """Return random square crops of six colour photographs.
 
-    The photographs (a Chinese temple, a dahlia) are first reduced to a third, 143 x 214 pixels,
-    by averaging 3 x 3 blocks. Crops overlap, so held-out crops are not independent.
+    The photographs are reduced to 143 pixels on their shorter side, so that a crop of 32 x 32
+    pixels shows an object and not one texture. Crops overlap: held-out crops are not independent of
+    the others.
 
     Parameters
     ----------
     size : int, default=32
-        Height and width of a crop, at most 143.
+        Height and width of a crop, at most 143 pixels.
     n_images : int, default=2000
-        Number of crops, alternately from the two photographs.
+        Number of crops, taken from the photographs in turn.
+    photos : list of str, default=None
+        Names of the photographs: "china", "flower", "cat", "coffee", "galaxies", "rocket". None:
+        all six.
     random_state : int, RandomState instance or None, default=0
         Draws the positions. With an int, crop i does not depend on ``n_images``.
 
     Returns
     -------
     Bunch
-        ``images`` (n_images, 3, size, size) uint8; ``target`` (n_images,) int64, the
-        photograph; ``classes`` ["china", "flower"]; ``DESCR``.
+        ``images`` (n_images, 3, size, size) uint8; ``target`` (n_images,) int64, the index of
+        the photograph in ``classes``; ``classes``, the names; ``DESCR``, sources and licences.
 
     Raises
     ------
     ValueError
-        If ``size`` does not fit the reduced photographs or ``n_images`` is not positive.
+        If ``size`` is not between 1 and 143, ``n_images`` is not positive, or a name in ``photos``
+        is unknown.
     TypeError
-        If either is not an integer.
+        If ``size`` or ``n_images`` is not an integer.
+
+    Notes
+    -----
+    "china" and "flower" are the sample photographs of scikit-learn (CC BY 2.0). "cat", "coffee",
+    "galaxies" and "rocket" come with this package, from scikit-image (CC0 or public domain).
 
     Examples
     --------
     >>> from skpspc.datasets import load_photo_patches
-    >>> photos = load_photo_patches(size=16, n_images=10)
-    >>> photos.images.shape, photos.target[:4].tolist()
-    ((10, 3, 16, 16), [0, 1, 0, 1])
+    >>> crops = load_photo_patches(size=16, n_images=12)
+    >>> [crops.classes[label] for label in crops.target[:6]]
+    ['china', 'flower', 'cat', 'coffee', 'galaxies', 'rocket']
     """
     check_scalar(n_images, "n_images", Integral, min_val=1)
-    bundle = load_sample_images()
-    photos = [
-        np.asarray(Image.fromarray(photo).reduce(_PHOTO_REDUCTION)).transpose(2, 0, 1)
-        for photo in bundle.images
-    ]
-    limit = min(min(photo.shape[1:]) for photo in photos)
-    check_scalar(size, "size", Integral, min_val=1, max_val=limit)
+    check_scalar(size, "size", Integral, min_val=1, max_val=_SHORTER_SIDE)
+    names = _checked_names(photos)
+    photographs = [_read_photograph(name) for name in names]
 
     images = np.empty((n_images, 3, size, size), dtype=np.uint8)
-    target = np.arange(n_images, dtype=np.int64) % len(photos)
+    target = np.arange(n_images, dtype=np.int64) % len(names)
     # a row of numbers per crop: the first crops do not depend on n_images
     positions = check_random_state(random_state).random_sample((n_images, 2))
     for i, (down, right) in enumerate(positions):
-        photo = photos[target[i]]
-        top = int(down * (photo.shape[1] - size + 1))
-        left = int(right * (photo.shape[2] - size + 1))
-        images[i] = photo[:, top : top + size, left : left + size]
-    return ShortBunch(images=images, target=target, classes=["china", "flower"], DESCR=bundle.DESCR)
+        photograph = photographs[target[i]]
+        top = int(down * (photograph.shape[1] - size + 1))
+        left = int(right * (photograph.shape[2] - size + 1))
+        images[i] = photograph[:, top : top + size, left : left + size]
+    licences = (_PHOTOGRAPHS / "LICENCES.rst").read_text(encoding="utf-8")
+    return ShortBunch(images=images, target=target, classes=names, DESCR=licences)
+
+
+def _checked_names(photos):
+    """Return the names of the photographs as a list, or raise."""
+    if photos is None:
+        return list(_PHOTOS)
+    names = [photos] if isinstance(photos, str) else list(photos)
+    unknown = [name for name in names if name not in _PHOTOS]
+    if unknown or not names:
+        wrong = f"got {unknown[0]!r}" if unknown else "got none"
+        raise ValueError(f"photos must be names among {', '.join(_PHOTOS)}; {wrong}.")
+    return names
+
+
+def _read_photograph(name):
+    """Return a reduced photograph, (3, H, W) uint8."""
+    if name in _OF_SCIKIT_LEARN:
+        full = Image.fromarray(load_sample_image(f"{name}.jpg"))
+        picture = full.reduce(_REDUCTION)
+    else:
+        with Image.open(_PHOTOGRAPHS / f"{name}.png") as file:
+            picture = file.convert("RGB")
+    return np.asarray(picture).transpose(2, 0, 1)
