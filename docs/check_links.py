@@ -1,9 +1,9 @@
-"""Check the links within a built site: every file and every place that a page links to is there.
+"""Check that the files and anchors exist to which the pages of a built site link.
 
     python docs/check_links.py docs/_build/html
 
-Links to other sites are counted, and checked by ``sphinx -b linkcheck`` where there is internet;
-``python docs/check_links.py --online`` tells whether there is.
+Links to other sites are only counted. ``sphinx -b linkcheck`` checks them if there is internet;
+the exit status of ``python docs/check_links.py --online`` is 0 if there is.
 """
 
 import sys
@@ -16,7 +16,7 @@ _ELSEWHERE = "https://arxiv.org"
 
 
 class Page(HTMLParser):
-    """Links of a page, and the places in it that can be linked to.
+    """Links and anchors of a page.
 
     Parameters
     ----------
@@ -26,18 +26,18 @@ class Page(HTMLParser):
 
     def __init__(self, path):
         super().__init__()
-        self.links, self.places = set(), {"", "top"}
+        self.links, self.anchors = set(), {"", "top"}
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag, attrs):
-        """Collect the links and the places of one tag."""
+        """Collect the links and the anchors of one tag."""
         attrs = dict(attrs)
-        self.places |= {attrs[name] for name in ("id", "name") if attrs.get(name)}
+        self.anchors |= {attrs[name] for name in ("id", "name") if attrs.get(name)}
         self.links |= {attrs[name] for name in ("href", "src") if attrs.get(name)}
 
 
 def check(root):
-    """Links of all pages under a folder.
+    """Return the broken links of all pages under a folder, and counts.
 
     Parameters
     ----------
@@ -46,9 +46,9 @@ def check(root):
     Returns
     -------
     broken : list of str
-        The page and its link.
+        "page: link" for each broken link.
     counts : dict
-        How many pages, links within and links to other sites there are.
+        Numbers of pages, of links within the site and of links to other sites.
     """
     pages = {path.resolve(): Page(path) for path in sorted(root.rglob("*.html")) if _is_page(path)}
     broken, within, elsewhere = [], 0, set()
@@ -62,20 +62,20 @@ def check(root):
             target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
             if target.is_dir():
                 target /= "index.html"
-            known = pages.get(target)
-            if not target.is_file() or (known and unquote(parts.fragment) not in known.places):
+            linked = pages.get(target)
+            if not target.is_file() or (linked and unquote(parts.fragment) not in linked.anchors):
                 broken.append(f"{path.relative_to(root.resolve())}: {link}")
     counts = {"pages": len(pages), "links within": within, "links elsewhere": len(elsewhere)}
     return broken, counts
 
 
 def _is_page(path):
-    """Whether a file is a page: of the theme's own files only the explorer is one."""
+    """Return whether a file is a page; in the folder _static only the explorer is one."""
     return "_static" not in path.parts or path.name == "explorer.html"
 
 
 def is_online():
-    """Whether another site answers."""
+    """Return whether another site answers."""
     try:
         with urllib.request.urlopen(_ELSEWHERE, timeout=10):
             return True
@@ -84,7 +84,7 @@ def is_online():
 
 
 def main(argument):
-    """Check a site, or the network; the exit status."""
+    """Check a site, or the network, and return the exit status."""
     if argument == "--online":
         print(f"{_ELSEWHERE} answers" if (online := is_online()) else "no internet")
         return int(not online)

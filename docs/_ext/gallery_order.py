@@ -1,4 +1,4 @@
-"""The order of the gallery: what a newcomer should see first comes first."""
+"""Order of the examples in each section of the gallery, for readers who start at the top."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ ORDER = (
 
 
 class GalleryOrder:
-    """Place of an example in its section, which sphinx-gallery asks for by this class.
+    """Sort key of the examples of one section, in the form that sphinx-gallery calls.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ class GalleryOrder:
         self.src_dir = src_dir
 
     def __call__(self, filename):
-        """A number to sort by; an example that is not listed is an error."""
+        """Return the position of an example in `ORDER`; raise if it is not listed."""
         name = Path(filename).stem
         if name not in ORDER:
             raise ValueError(f"'{filename}' is not in ORDER of docs/_ext/gallery_order.py; add it.")

@@ -1,4 +1,4 @@
-"""Links from the estimators that an example shows to their pages."""
+"""Links from displayed estimators in examples to their pages of the API."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,9 @@ _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 def link_estimators(gallery_conf, fname):
-    """Say where the pages are, as seen from that of an example; sphinx-gallery calls it before.
+    """Set SKPSPC_DOCS_URL to the root of the site, relative to the page of an example.
+
+    sphinx-gallery calls this function before it runs an example.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
-"""Write the explorer: one page with its images inside, which asks nothing of a server.
+"""Write the explorer, one HTML page that contains its images and needs no server.
 
     python docs/explorer/build.py explorer.html
 
-As a Sphinx extension it puts the page into the built site, as ``_static/explorer.html``.
+As a Sphinx extension, write the page to ``_static/explorer.html`` of the built site.
 """
 
 import base64
@@ -19,7 +19,7 @@ N_TRAIN = 500
 
 
 def split():
-    """The page's digits: training images, and one held-out digit of each class, in order.
+    """Return the training images, and one held-out digit of each class in the order of classes.
 
     Returns
     -------
@@ -40,7 +40,7 @@ def build(out_path):
     Parameters
     ----------
     out_path : path-like
-        The file; its folder is made if missing.
+        The HTML file; its folder is created if missing.
     """
     train, train_labels, test, test_labels = split()
     data = {
@@ -57,7 +57,7 @@ def build(out_path):
 
 
 def setup(app):
-    """Build the page with the site."""
+    """Register the function that writes the page after the site is built."""
 
     def build_finished(app, exception):
         if exception is None and app.builder.format == "html":
