@@ -1,67 +1,288 @@
 """
-Digits from noise, with nothing trained
-=======================================
+Quickstart
+==========
 
-The picture shows thirty-two digits that a ``PSPCDenoiser`` has drawn, after scikit-learn's 1,797
-handwritten ones of 8 x 8 pixels. The second one shows how they come about: noise is walked down to
-an image in eighteen steps, and at each the denoiser says which image it expects.
+Fit, denoise, sample, choose a patch size, and ask which training images made
+an answer: each step with its picture, on six small photographs that come with
+the package.
 """
 
 # %%
-# Fit and sample
-# --------------
-# To fit is to keep the training images. A sample depends on ``random_state`` and on its own number
-# alone: the first of 32 samples is the first of 1,000.
+# Training images
+# ---------------
+# Images are arrays of shape ``(n, channels, height, width)``: NumPy or torch,
+# ``uint8`` or floats. These are 1,000 crops of 32 x 32 pixels. 100 further
+# crops, from other positions, are held out.
 
 import matplotlib.pyplot as plt
 import numpy as np
 
-from skpspc import PSPCDenoiser, edm_sigmas
-from skpspc.datasets import load_digits_images
+from skpspc import EmpiricalDenoiser, PSPCDenoiser
+from skpspc.datasets import load_photo_patches
+from skpspc.inspection import (
+    AttributionDisplay,
+    SensitivityDisplay,
+    nearest_training_distance,
+    show_images,
+)
 
-X = load_digits_images().images
-model = PSPCDenoiser(patch_size=4).fit(X)
-samples, trajectory = model.sample(n=32, random_state=0, return_trajectory=True)
-print(samples.shape, samples.dtype, f"from {samples.min():.2f} to {samples.max():.2f}")
-
-
-def tiled(images, n_rows):
-    """Gray images (n, 1, H, W) in rows, with a gap between them."""
-    framed = np.pad(images[:, 0], ((0, 0), (1, 1), (1, 1)), constant_values=np.nan)
-    return np.hstack(np.hstack(framed.reshape(n_rows, -1, *framed.shape[1:])))
-
-
-fig, ax = plt.subplots(figsize=(8, 4.3), layout="constrained")
-ax.imshow(tiled(samples, n_rows=4), cmap="gray", vmin=-1, vmax=1)
-ax.set(title="Samples of PSPC, patches of 4 x 4 pixels")
-ax.axis("off")
+X = load_photo_patches(n_images=1000).images
+held_out = load_photo_patches(n_images=100, random_state=1).images
+show_images(X[:16])
 plt.show()
 
 # %%
-# From noise to image
+# Denoise
+# -------
+# ``fit`` keeps the training images: nothing is trained. A noisy image is
+# ``z = x0 + sigma * noise``. The denoiser compares every patch of it with the
+# patches at the same position in the training images, and returns the posterior
+# mean of the clean image.
+#
+# ``sigma`` is a float or one number per image, in the units of the images.
+# ``uint8`` images are read on [-1, 1], so ``sigma = 0.3`` is 15 % of the range.
+# Answers have the dtype of ``noisy``: float32 is the fast one, float64 the exact.
+
+model = PSPCDenoiser(patch_size=5).fit(X)
+
+clean = held_out[:6].astype(np.float32) / 127.5 - 1
+sigma = 0.3
+rng = np.random.default_rng(0)
+noisy = clean + sigma * rng.standard_normal(clean.shape, dtype=np.float32)
+denoised = model.denoise(noisy, sigma)
+
+
+def rms(difference):
+    """Return the root mean square of each image, (n,)."""
+    return np.sqrt(np.square(difference).mean(axis=(1, 2, 3)))
+
+
+titles = [
+    *["clean"] * 6,
+    *[f"error {error:.2f}" for error in rms(noisy - clean)],
+    *[f"error {error:.2f}" for error in rms(denoised - clean)],
+]
+rows = np.concatenate([clean, noisy, denoised]).clip(-1, 1)
+show_images(rows, titles=titles, n_columns=6)
+plt.show()
+
+# %%
+# The rows are the clean, the noisy and the denoised images, with root mean
+# square errors.
+
+# %%
+# Sample
+# ------
+# A sampler starts from pure noise and calls the denoiser at 18 noise levels,
+# from the largest to the smallest. ``PSPCDenoiser()`` takes the patch sizes of
+# the paper: small patches at small noise, large ones at large noise.
+
+sampler = PSPCDenoiser().fit(X)
+samples = sampler.sample(n=8, random_state=0)
+nearest = EmpiricalDenoiser().fit(X).denoise(samples, sigma=0)
+show_images(np.concatenate([samples, nearest]), n_columns=8)
+plt.show()
+
+# %%
+# The upper row shows samples, the lower row the nearest training image of each.
+# At ``sigma = 0`` an `EmpiricalDenoiser` returns the nearest training image.
+#
+# Sample *i* depends on ``random_state`` and *i* alone: the first 8 of 1,000
+# samples are these 8.
+
+# %%
+# Measure whether samples are new
+# -------------------------------
+# The optimal denoiser of the training set, `EmpiricalDenoiser`, copies. PSPC
+# composes new images. The root mean square distance of the samples to their
+# nearest training images shows the difference; pixels range from -1 to 1.
+
+copies = EmpiricalDenoiser().fit(X).sample(n=8, random_state=0)
+for name, images in [("PSPC", samples), ("Empirical", copies)]:
+    distance = nearest_training_distance(images, X)
+    print(f"{name:>9}: {distance:.3f} to the nearest training image")
+
+# %%
+# Choose a patch size
 # -------------------
-# Two samples on their way, with contrast reduced where there is much noise, and under each state
-# what the denoiser makes of it. At the largest noise levels it expects the mean of all digits.
-sigmas = edm_sigmas(18)
-steps = [0, 7, 9, 11, 12, 13, 14, 16]
-fig, axes = plt.subplots(4, len(steps), figsize=(8, 4.6), layout="constrained")
-for column, step in zip(axes.T, steps, strict=True):
-    noisy, sigma = trajectory[step, :2], sigmas[step]
-    expected = model.denoise(noisy, sigma)
-    scale = max(1, 2 * sigma)
-    shown = [noisy[0] / scale, expected[0], noisy[1] / scale, expected[1]]
-    for ax, image in zip(column, shown, strict=True):
-        ax.imshow(image[0], cmap="gray", vmin=-1, vmax=1)
-        ax.set(xticks=[], yticks=[])
-    column[0].set_title(rf"$\sigma$ = {sigma:.2g}")
-for ax, label in zip(axes[:, 0], ["noisy", "denoised"] * 2, strict=True):
-    ax.set_ylabel(label)
+# ``score`` is minus the mean squared error on noisy held-out images, so the
+# searches of scikit-learn work.
+
+from sklearn.model_selection import GridSearchCV
+
+search = GridSearchCV(PSPCDenoiser(), {"patch_size": [3, 5, 8, 16]}, cv=3)
+search.fit(X[::4])
+for size, score in zip(
+    search.cv_results_["param_patch_size"],
+    search.cv_results_["mean_test_score"],
+    strict=True,
+):
+    print(f"patch size {size:2}: mean squared error {-score:.4f}")
+
+# %%
+# The best size depends on the noise level. ``patch_size="calibrated"`` chooses a
+# size per noise level on held-out training images while it fits.
+
+calibrated = PSPCDenoiser(patch_size="calibrated").fit(X[::4])
+for level in (0.1, 0.3, 1.0, 3.0):
+    size = calibrated.patch_schedule_(level)
+    print(f"sigma = {level}: patch size {size}")
+
+# %%
+# Attribution: which training images made a pixel
+# -----------------------------------------------
+# Each pixel of an answer is a weighted mean of training pixels.
+# `AttributionDisplay` shows the training patches with the largest weights.
+
+AttributionDisplay.from_estimator(model, noisy[3:4], sigma, pixel=(16, 16))
 plt.show()
 
 # %%
-# What it means
-# -------------
-# Overlapping patches of 4 x 4 pixels are each compared with the same place of every training image
-# and averaged where they overlap. No patch knows the whole digit, and yet most samples read as one:
-# neighbouring patches share pixels, and so they agree. Some samples read as no digit: small patches
-# do not know that a stroke begun at the top has to end somewhere.
+# Heat map: which noisy pixels moved a pixel
+# ------------------------------------------
+# `SensitivityDisplay` draws the mean absolute Jacobian of one pixel of the answer.
+# Patches grow with the noise level, and the neighbourhood that matters grows too.
+# A frame holds half of the heat.
+
+SensitivityDisplay.from_estimator(
+    sampler,
+    held_out,
+    sigmas=[0.3, 1.0, 3.0],
+    pixels=[[16, 16]],
+    n_images=2,
+)
+plt.show()
+
+# %%
+# Posterior: evidence and effective sample size
+# ---------------------------------------------
+# ``posterior`` returns the mean together with the log evidence of the noisy
+# image, the effective number of training images in the mean, and a bound on the
+# error of approximations.
+
+posterior = EmpiricalDenoiser().fit(X).posterior(noisy, 1.0)
+print(posterior)
+posterior.plot()
+plt.show()
+
+# %%
+# Save and load a fitted denoiser: pickle and joblib
+# --------------------------------------------------
+# A fitted denoiser pickles with its training images.
+
+import tempfile
+from pathlib import Path
+
+import joblib
+
+with tempfile.TemporaryDirectory() as folder:
+    path = Path(folder) / "model.joblib"
+    joblib.dump(model, path)
+    loaded = joblib.load(path)
+    size = path.stat().st_size / 1e6
+difference = np.abs(loaded.denoise(noisy, sigma) - denoised).max()
+print(f"{size:.1f} MB for {X.nbytes / 1e6:.1f} MB of images; ", end="")
+print(f"largest difference after loading: {difference}")
+
+# %%
+# A training set larger than memory stays on disk: fit on a memory-mapped file,
+# ``PSPCDenoiser().fit(np.load("images.npy", mmap_mode="r"))``. The file is read
+# in chunks, and a pickle of the denoiser holds a copy of it.
+
+# %%
+# Denoise a larger photo
+# ----------------------
+# A denoiser takes images of the size of its training images. A larger photo is
+# denoised in overlapping tiles, which are averaged. Here the training images are
+# crops of five other photographs.
+
+from itertools import product
+
+TILE, STEP = 32, 16
+others = ["china", "flower", "coffee", "galaxies", "rocket"]
+crops = load_photo_patches(n_images=3000, photos=others).images
+photo = load_photo_patches(size=128, n_images=1, photos="cat").images[0]
+photo = photo.astype(np.float32) / 127.5 - 1
+noise = rng.standard_normal(photo.shape, dtype=np.float32)
+noisy_photo = photo + sigma * noise
+
+corners = product(range(0, 128 - TILE + 1, STEP), repeat=2)
+windows = [(..., slice(i, i + TILE), slice(j, j + TILE)) for i, j in corners]
+tiles = np.stack([noisy_photo[window] for window in windows])
+answers = PSPCDenoiser(patch_size=4).fit(crops).denoise(tiles, sigma)
+
+total, count = np.zeros((2, *photo.shape))
+for window, answer in zip(windows, answers, strict=True):
+    total[window] += answer
+    count[window] += 1
+pictures = np.stack([photo, noisy_photo, total / count])
+titles = ["clean", *[f"error {e:.2f}" for e in rms(pictures[1:] - photo)]]
+show_images(pictures.clip(-1, 1), titles=titles)
+plt.show()
+
+# %%
+# Gradients: the Jacobian, and autograd
+# -------------------------------------
+# ``jacobian`` returns derivatives of chosen pixels by all noisy pixels in closed
+# form. Answers do not carry an autograd graph: ``denoise`` on a torch tensor
+# that requires a gradient returns a tensor without one.
+
+jacobian = model.jacobian(noisy[:1], sigma, pixels=[[16, 16]])
+print("shape (n, pixels, C, C, H, W):", jacobian.shape)
+by_itself = jacobian[0, 0, 1, 1, 16, 16]
+print(f"derivative of the middle green pixel by itself: {by_itself:.3f}")
+
+# %%
+# Pixel ranges: 0 to 255, -1 to 1, 0 to 1
+# ---------------------------------------
+# ``uint8`` images are read on [-1, 1]. Float images are used unscaled, with
+# ``sigma`` in their units. ``data_range=(0, 1)`` reads ``uint8`` images on
+# [0, 1] and checks floats against that range: ``sigma`` halves.
+
+halved = PSPCDenoiser(patch_size=5, data_range=(0, 1)).fit(X)
+answer = halved.denoise((noisy + 1) / 2, sigma / 2)
+difference = np.abs(2 * answer - 1 - denoised).max()
+print(f"largest difference between the two ranges: {difference:.1e}")
+
+# %%
+# Your own images
+# ---------------
+# :func:`~skpspc.datasets.load_image_folder`,
+# :func:`~skpspc.datasets.load_edm_zip` and :func:`~skpspc.datasets.load_npz`
+# read images and labels from files:
+#
+# .. code-block:: python
+#
+#    from skpspc.datasets import load_edm_zip
+#
+#    cifar = load_edm_zip("cifar10-32x32.zip", max_images=5000)
+#    model = PSPCDenoiser().fit(cifar.images, cifar.target)
+#    horses = model.sample(16, y=cifar.classes.index("horse"))
+#
+# ``max_images=5000`` spaces the images evenly over the archive, which is often
+# sorted by class. Files that are not images are skipped with a warning. Images
+# of different sizes raise an error that lists them; ``size=32`` crops and resizes
+# them, and ``channels=3`` or ``channels=1`` converts them. An array of more than
+# 8 GiB is refused before it is read; ``max_bytes`` raises the limit.
+
+# %%
+# Command line
+# ------------
+#
+# .. code-block:: bash
+#
+#    skpspc sample --data digits --denoiser pspc --patch-size 4 -n 16 \
+#        --seed 0 --out samples.png
+#    skpspc denoise --data digits --sigma 0.5 -n 8 --out denoised.png
+#    skpspc calibrate --data digits --out schedule.json
+#
+# ``--data`` also takes a folder of images, an ``.npz`` file, or a zip file in the
+# layout of EDM. ``calibrate`` writes a patch size per noise level, which the
+# other two read with ``--patch-size schedule.json``.
+
+# %%
+# Where next?
+# -----------
+# - :doc:`/which` compares the denoisers in one table.
+# - :doc:`/gallery/index` has an example per question.
+# - :doc:`/user_guide/index` has a page per topic.
