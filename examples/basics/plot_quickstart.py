@@ -14,8 +14,14 @@ the package.
 # ``uint8`` or floats. These are 1,000 crops of 32 x 32 pixels. 100 further
 # crops, from other positions, are held out.
 
+import tempfile
+from itertools import product
+from pathlib import Path
+
+import joblib
 import matplotlib.pyplot as plt
 import numpy as np
+from sklearn.model_selection import GridSearchCV
 
 from skpspc import EmpiricalDenoiser, PSPCDenoiser
 from skpspc.datasets import load_photo_patches
@@ -108,8 +114,6 @@ for name, images in [("PSPC", samples), ("Empirical", copies)]:
 # ``score`` is minus the mean squared error on noisy held-out images, so the
 # searches of scikit-learn work.
 
-from sklearn.model_selection import GridSearchCV
-
 search = GridSearchCV(PSPCDenoiser(), {"patch_size": [3, 5, 8, 16]}, cv=3)
 search.fit(X[::4])
 for size, score in zip(
@@ -170,11 +174,6 @@ plt.show()
 # --------------------------------------------------
 # A fitted denoiser pickles with its training images.
 
-import tempfile
-from pathlib import Path
-
-import joblib
-
 with tempfile.TemporaryDirectory() as folder:
     path = Path(folder) / "model.joblib"
     joblib.dump(model, path)
@@ -195,8 +194,6 @@ print(f"largest difference after loading: {difference}")
 # A denoiser takes images of the size of its training images. A larger photo is
 # denoised in overlapping tiles, which are averaged. Here the training images are
 # crops of five other photographs.
-
-from itertools import product
 
 TILE, STEP = 32, 16
 others = ["china", "flower", "coffee", "galaxies", "rocket"]
