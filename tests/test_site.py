@@ -141,3 +141,30 @@ def test_a_page_fits_a_phone(local, base, name):
         width,
     )
     assert not cut
+
+
+def test_no_code_is_cut(local, site, base):
+    local.set_viewport_size({"width": 1400, "height": 900})
+    cut = []
+    for path in pages_of(site):
+        local.goto(base + path.as_posix())
+        cut += local.evaluate(
+            "() => [...document.querySelectorAll('pre')].filter(e => e.offsetParent"
+            " && e.scrollWidth > e.clientWidth + 1).map(e => `${location}: ${e.innerText}`)"
+        )
+    assert not cut
+
+
+@pytest.mark.parametrize("name", ["benchmarks", "evidence"])
+def test_a_page_of_results_opens_short(local, base, name):
+    """Tables are folded: the page shows figures and conclusions first."""
+    local.set_viewport_size({"width": 1400, "height": 900})
+    local.goto(f"{base}{name}.html")
+    assert local.evaluate("document.documentElement.scrollHeight") < 4000
+
+
+@pytest.mark.parametrize("words", ["save", "pickle", "autograd", "larger photo", "0 to 1"])
+def test_search_finds_a_section_of_the_quickstart(local, base, words):
+    local.goto(f"{base}search.html?q={words}")
+    results = local.locator("#search-results li")
+    results.filter(has_text="Quickstart").first.wait_for(timeout=60_000)
