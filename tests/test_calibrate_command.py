@@ -74,7 +74,7 @@ def test_a_schedule_as_text_and_back(tmp_path):
         (["--sigmas", "nan"], 1, "sigmas must be finite and non-negative"),
         (["--sizes", "2.5"], 2, "must be integers separated by commas, such as 3,5,9"),
         (["--sizes", "9"], 1, "sizes must be ints between 1 and 8"),
-        (["-n", "60"], 1, "holding 60 of 60 images out leaves none to train on; lower -n"),
+        (["-n", "60"], 1, "holding 60 of 60 images out leaves no training image; lower -n"),
         (["-n", "0"], 2, "0 is not in the range x>=1"),
         (["--data", "nowhere"], 1, "'digits', 'photos', a .zip of images in"),
         (["--out", "schedule.txt"], 2, "must be one of .json (a schedule)"),

@@ -374,7 +374,11 @@ def test_denoise_patches(run):
         (["denoise"], 2, "Missing option '--sigma'"),
         (["denoise", "--sigma", "-1"], 2, "-1.0 is not in the range x>=0"),
         (["denoise", "--sigma", "nan", *FEW], 2, "must be a finite number"),
-        (["denoise", "--sigma", "1", "-n", "60", *FEW], 1, "60 of 60 images out leaves none"),
+        (
+            ["denoise", "--sigma", "1", "-n", "60", *FEW],
+            1,
+            "60 of 60 images out leaves no training image",
+        ),
         (["denoise", "--sigma", "1", "--z", "nowhere.npy"], 2, "'nowhere.npy' does not exist"),
         (["denoise", "--sigma", "1", "--z", "broken.zip"], 1, "cannot be read as a .npy"),
         (["denoise", "--sigma", "1", "--z", "flat.npy"], 1, "(n, C, H, W), got shape (3, 64)"),
@@ -440,7 +444,7 @@ def test_classes_are_named_or_numbered(run):
     assert drawn("5") in (0, 2, 5)
     np.savez("x.npz", images=images)
     result = run("sample", *options, "--label", "b", status=1)
-    assert "--label is for data with classes, and this data has none." in result.stderr
+    assert "--label is for data with classes, and this data has none; omit it." in result.stderr
 
 
 def test_pictures_of_many_channels_are_refused_before_the_work(run, monkeypatch):
@@ -470,13 +474,16 @@ def test_version(program):
     assert done.stdout == f"skpspc, version {skpspc.__version__}\n"
 
 
-@pytest.mark.parametrize("command", [[], ["sample"], ["denoise"]])
+@pytest.mark.parametrize("command", [[], ["sample"], ["denoise"], ["calibrate"]])
 def test_help(run, command):
     text = run(*command, "--help").stdout
     assert text.startswith("Usage:")
     if command:
         assert "--data" in text and "--out" in text
         assert f"default: {MAX_BYTES / 2**30:g} GiB" in " ".join(text.split())
+        assert f"skpspc {command[0]} --data digits" in text
+    else:  # the order in which a new user needs them
+        assert text.index("  sample ") < text.index("  denoise ") < text.index("  calibrate ")
 
 
 def test_long_schedules_are_recorded_in_full(run, tmp_path):

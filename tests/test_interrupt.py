@@ -214,7 +214,7 @@ def test_ctrl_c_on_a_terminal(tmp_path):
         process.wait()
     assert process.returncode == 130, shown
     assert "\nError: interrupted after " in shown
-    assert "The same command with --resume does the rest." in shown
+    assert "Run the same command with --resume to continue." in shown
     assert "Traceback" not in shown
     assert printed == ""
     assert [path.name for path in tmp_path.iterdir()] == ["x.npy.partial"]

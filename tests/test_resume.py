@@ -134,7 +134,7 @@ def test_a_state_is_not_lost_by_a_run_without_resume(run, whole):
     killed_run(whole[1] // 2)
     before = STATE.read_bytes()
     result = run(*SAMPLE, "--out", "x.npz", status=1)
-    assert "add --resume to go on with that run, or delete the state" in result.stderr
+    assert "add --resume to continue that run, or delete the file" in result.stderr
     assert STATE.read_bytes() == before
     run(*SAMPLE, "--out", "y.npz")  # other outputs in the folder are other runs
     assert STATE.read_bytes() == before

@@ -8,12 +8,19 @@ import click
 
 from .._output import check_output, replacing
 from ._interrupt import InterruptsHeld
-from ._options import checked_by, data_options, in_sentences, run_options
+from ._options import (
+    checked_by,
+    data_option,
+    in_sentences,
+    machine_options,
+    seed_option,
+    selection_options,
+)
 from ._schedule_file import schedule_text
 
 
 def _numbers(kind, form):
-    """Return an option's callback that reads numbers separated by commas."""
+    """Return an option's callback that reads numbers separated by commas; ``form`` names them."""
 
     def convert(text):
         try:
@@ -25,18 +32,24 @@ def _numbers(kind, form):
 
 
 @click.command()
-@data_options
+@click.option(
+    "--out",
+    callback=checked_by(functools.partial(check_output, suffixes=(".json",))),
+    metavar="PATH",
+    help="File to write the schedule to (.json).  [default: standard output]",
+)
+@data_option
 @click.option(
     "--sigmas",
     callback=_numbers(float, "numbers separated by commas, such as 0.1,0.5,2"),
     metavar="A,B,...",
-    help="Noise levels.  [default: 0.05,0.1,0.2,...,12.8]",
+    help="Noise levels of the schedule.  [default: 0.05,0.1,0.2,...,12.8]",
 )
 @click.option(
     "--sizes",
     callback=_numbers(int, "integers separated by commas, such as 3,5,9"),
     metavar="A,B,...",
-    help="Patch sizes to try.  [default: up to 15, from 1 to the whole image]",
+    help="Patch sizes to try.  [default: up to 15 sizes, from 1 to the whole image]",
 )
 @click.option(
     "-n",
@@ -45,22 +58,24 @@ def _numbers(kind, form):
     default=64,
     show_default=True,
     metavar="N",
-    help="Number of images to hold out of the data.",
+    help="Number of held-out images, on which the patch sizes are compared.",
 )
-@run_options
-@click.option(
-    "--out",
-    callback=checked_by(functools.partial(check_output, suffixes=(".json",))),
-    metavar="PATH",
-    help="Write the schedule here (.json).  [default: to standard output]",
-)
+@selection_options
+@seed_option
+@machine_options
 @in_sentences
 def calibrate(data, sigmas, sizes, n_images, seed, device, quiet, out, **selection):
-    """Choose the patch size for each noise level.
+    """Choose the patch size of pspc for each noise level.
 
-    Denoises held-out images of the data with patches of every size, and writes the sizes with the
-    least error that never fall as sigma grows, as JSON for `skpspc sample --patch-size PATH`.
-    """
+    \b
+    Examples:
+      skpspc calibrate --data digits --out schedule.json
+      skpspc sample --data digits --patch-size schedule.json --out samples.png
+
+    Denoises held-out images of the data with patches of every size, and prints the mean squared
+    error of the chosen size at every noise level. The chosen sizes have the smallest total error
+    among all sizes that never decrease as sigma grows.
+    """  # noqa: D301, click reads the backspace
     from .. import PSPCDenoiser
     from ..datasets._files import load_images
     from ..inspection import calibrate_patch_size
@@ -87,12 +102,12 @@ def calibrate(data, sigmas, sizes, n_images, seed, device, quiet, out, **selecti
     else:
         with InterruptsHeld(), replacing(out) as file:
             file.write(text.encode())
-    if not quiet:  # on stderr, where the schedule goes to standard output
+    if not quiet:  # on stderr if the schedule goes to standard output
         click.echo(_summary(schedule, table, len(images)), err=out is None)
 
 
 def _summary(schedule, table, n_images):
-    """Return the sizes and their errors as a table for people."""
+    """Return the chosen sizes and their errors as a table."""
     lines = ["   sigma  size  mean squared error"]
     for row, (sigma, size) in enumerate(zip(schedule.sigmas, schedule.sizes, strict=True)):
         column = table.values.tolist().index(size)

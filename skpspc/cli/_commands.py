@@ -1,4 +1,4 @@
-"""The commands and their options; the heavy imports wait until a command runs."""
+"""The commands and their options; slow imports wait until a command runs."""
 
 import sys
 
@@ -8,24 +8,56 @@ from .. import __version__
 from .._output import write_output
 from ._calibrate import calibrate
 from ._interrupt import InterruptsHeld, say_on_interrupt
-from ._options import checked_by, finite, in_sentences, shared_options
+from ._options import (
+    checked_by,
+    data_option,
+    denoiser_options,
+    finite,
+    in_sentences,
+    machine_options,
+    out_option,
+    seed_option,
+    selection_options,
+)
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _InOrder(click.Group):
+    """A group that lists its commands in the order in which a new user needs them."""
+
+    def list_commands(self, _context):
+        return ["sample", "denoise", "calibrate"]
+
+
+@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="skpspc")
 def commands():
-    """Denoise and generate images with nothing trained.
+    """Generate and denoise images without training a network.
 
-    Pixel values are in [-1, 1] (a uint8 value u means u / 127.5 - 1), and so is sigma, the
-    standard deviation of the noise.
-    """
+    The denoisers are computed exactly from your images and their patches. Start with the 8 x 8
+    digits of scikit-learn:
+
+    \b
+      skpspc sample --data digits --patch-size 4 --out samples.png
+
+    After a few seconds samples.png shows 16 new digits. Every command writes its result to the
+    file --out and prints a summary. For your own images:
+
+    \b
+      skpspc sample --data FOLDER --out samples.png
+      skpspc denoise --data FOLDER --sigma 0.5 --out denoised.png
+      skpspc calibrate --data FOLDER --out schedule.json
+
+    Pixels are in [-1, 1]: a uint8 value u becomes u / 127.5 - 1. Noise levels (sigma) are
+    standard deviations of the noise on this scale.
+    """  # noqa: D301, click reads the backspace
 
 
 commands.add_command(calibrate)
 
 
 @commands.command()
-@shared_options
+@out_option
+@data_option
 @click.option(
     "-n",
     "n",
@@ -35,17 +67,47 @@ commands.add_command(calibrate)
     metavar="N",
     help="Number of samples.",
 )
-@click.option("--label", metavar="CLASS", help="Draw images of one class of the data.")
-@click.option("--sampler", type=click.Choice(["euler", "heun"]), default="heun", show_default=True)
-@click.option("--n-steps", type=click.IntRange(min=1), default=18, show_default=True)
-@click.option("--sigma-min", type=float, default=0.002, show_default=True)
-@click.option("--sigma-max", type=float, default=80.0, show_default=True)
+@click.option("--label", metavar="CLASS", help="Generate images of one class of labelled data.")
+@denoiser_options
+@selection_options
+@seed_option
+@click.option(
+    "--n-steps",
+    type=click.IntRange(min=1),
+    default=18,
+    show_default=True,
+    metavar="N",
+    help="Number of steps of the sampler.",
+)
+@click.option(
+    "--sampler",
+    type=click.Choice(["euler", "heun"]),
+    default="heun",
+    show_default=True,
+    metavar="NAME",
+    help="'heun' (second order, two denoiser calls per step) or 'euler' (first order, one call).",
+)
+@click.option(
+    "--sigma-max",
+    type=float,
+    default=80.0,
+    show_default=True,
+    help="Noise level at which sampling starts.",
+)
+@click.option(
+    "--sigma-min",
+    type=float,
+    default=0.002,
+    show_default=True,
+    help="Last noise level before 0.",
+)
 @click.option(
     "--resume",
     is_flag=True,
-    help="Continue an unfinished run of the same command from its state, PATH.partial; start from "
-    "the beginning where there is no state.",
+    help="Continue an unfinished run of this command from its state PATH.partial, or start a new "
+    "run if there is no such file.",
 )
+@machine_options
 @in_sentences
 def sample(
     n,
@@ -64,11 +126,17 @@ def sample(
     out,
     **selection,
 ):
-    """Draw new images.
+    """Generate new images.
+
+    \b
+    Examples:
+      skpspc sample --data digits --patch-size 4 -n 16 --out samples.png
+      skpspc sample --data FOLDER --image-size 32 --channels 3 --out samples.png
 
     Prints the distances of the samples to their nearest training images. Every step saves the
-    state of the run in PATH.partial, which is removed once the output is written.
-    """
+    state of the run in PATH.partial; the file is removed once the output is written. After an
+    interruption, repeat the command with --resume.
+    """  # noqa: D301, click reads the backspace
     from ..inspection import nearest_training_images
     from ..sampling import SAMPLERS
     from ._picture import image_grid
@@ -117,27 +185,29 @@ def sample(
     if not quiet:
         distances, _ = nearest_training_images(samples, central(images, samples.shape[2:]))
         click.echo(
-            f"{out}: {len(samples)} samples; root mean square distance a pixel to the nearest "
+            f"{out}: {len(samples)} samples; root mean square distance per pixel to the nearest "
             f"training {'patch' if denoiser == 'patch' else 'image'}: "
             f"{distances.mean():.4f} on average, {distances.min():.4f} at least"
         )
 
 
 @commands.command()
-@shared_options
+@out_option
 @click.option(
     "--sigma",
     type=click.FloatRange(min=0),
     callback=checked_by(finite),
     required=True,
-    help="Standard deviation of the noise.",
+    metavar="SIGMA",
+    help="Standard deviation of the noise, for pixels in [-1, 1].",
 )
+@data_option
 @click.option(
     "--z",
     "z_path",
     type=click.Path(exists=True, dir_okay=False),
     metavar="PATH",
-    help="Noisy images: a .npy of shape (n, C, H, W).",
+    help="Noisy images to denoise: a .npy file of shape (n, channels, height, width).",
 )
 @click.option(
     "-n",
@@ -145,17 +215,27 @@ def sample(
     "n",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Without --z: hold N images out of --data, add noise to them, and train on the others.  "
-    "[default: 8]",
+    help="Without --z: denoise N images of --data with added noise, and use only the other images "
+    "as training images.  [default: 8]",
 )
+@denoiser_options
+@selection_options
+@seed_option
+@machine_options
 @in_sentences
 def denoise(sigma, z_path, n, data, denoiser, patch_size, seed, device, quiet, out, **selection):
-    """Remove noise, from your images or from held-out images of the data.
+    """Remove noise from images.
 
-    The rows of a picture are the clean images (without --z), the noisy and the denoised images.
-    """
+    \b
+    Examples:
+      skpspc denoise --data digits --patch-size 4 --sigma 0.5 --out denoised.png
+      skpspc denoise --data FOLDER --z noisy.npy --sigma 0.5 --out denoised.npy
+
+    Without --z, noise is added to a few images of the data that do not serve as training images,
+    and the error is printed. A .png shows rows of clean (without --z), noisy and denoised images.
+    """  # noqa: D301, click reads the backspace
     if z_path is not None and n is not None:
-        raise click.UsageError("give --z or -n, not both.")
+        raise click.UsageError("give --z or -n, not both: -n counts held-out images of --data.")
     import numpy as np
 
     from ._picture import image_grid

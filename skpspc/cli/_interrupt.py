@@ -11,26 +11,26 @@ import signal
 STATUS = 130  # 128 + SIGINT, as shells report it
 
 _sentence = (
-    "interrupted before any result was kept; nothing was written. The same command with the same "
-    "seed computes the result again."
+    "interrupted before a result was saved; nothing was written. Run the same command again to "
+    "compute the result."
 )
 _n_held = 0
 _pending = False
 
 
 def end_on_interrupt():
-    """Install the handler, unless Ctrl-C is ignored, as it is under ``nohup``."""
+    """Install the handler, unless Ctrl-C is ignored (``nohup`` does that)."""
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, _interrupted)
 
 
 def ignore_interrupts():
-    """Ignore Ctrl-C from now on."""
+    """Ignore Ctrl-C until the process ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def say_on_interrupt(sentence):
-    """Replace the sentence that an interrupted command ends with."""
+    """Set the sentence that is printed when Ctrl-C ends the command."""
     global _sentence
     _sentence = sentence
 

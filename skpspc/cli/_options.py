@@ -1,4 +1,4 @@
-"""Options that the commands share, and errors as sentences."""
+"""Options that several commands take, and errors as sentences."""
 
 import functools
 import math
@@ -22,7 +22,7 @@ def in_sentences(command):
             warnings.showwarning = show
             try:
                 command(**options)
-            except BrokenPipeError:  # nobody reads our output any more; click ends the process
+            except BrokenPipeError:  # the reader of the output is gone; click ends the process
                 raise
             except (OSError, ValueError, MemoryError) as error:
                 raise click.ClickException(_sentence(error)) from error
@@ -49,7 +49,7 @@ def _sentence(error):
 
 
 def finite(value):
-    """Return a number other than NaN and infinity."""
+    """Return a number; raise if it is NaN or infinite."""
     if not math.isfinite(value):
         raise ValueError(f"must be a finite number, got {value}")
     return value
@@ -67,7 +67,7 @@ def _n_channels(value):
 
 
 def _patch_size(value):
-    """Return a positive int, "paper", "calibrated" or the schedule in a file."""
+    """Return a positive int, "paper", "calibrated" or the schedule of a .json file."""
     if value in ("paper", "calibrated"):
         return value
     if value.lower().endswith(".json"):
@@ -80,14 +80,14 @@ def _patch_size(value):
 
 
 def _max_bytes():
-    """Default of ``--max-bytes``, which the help shows without loading a library."""
+    """Return the default of ``--max-bytes``; the help shows it without this import."""
     from .._input import MAX_BYTES
 
     return MAX_BYTES
 
 
 def _together(*options):
-    """Return one decorator that gives a command several options, in their order."""
+    """Return one decorator that adds several options to a command, in their order."""
 
     def decorate(command):
         for option in reversed(options):
@@ -97,27 +97,52 @@ def _together(*options):
     return decorate
 
 
-data_options = _together(
+out_option = click.option(
+    "--out",
+    required=True,
+    callback=checked_by(check_output),
+    metavar="PATH",
+    help="File to write: a picture (.png), the images as an array (.npy), or all arrays with "
+    "their settings (.npz).",
+)
+
+data_option = click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    metavar="SPEC",
+    help="Training images: a folder, a .zip in EDM layout, an .npz with the uint8 array 'images', "
+    "or scikit-learn's 'digits' (8 x 8, gray) or 'photos' (32 x 32 crops of two photographs).",
+)
+
+denoiser_options = _together(
     click.option(
-        "--data",
-        default="digits",
+        "--denoiser",
+        type=click.Choice(["empirical", "patch", "pspc"]),
+        metavar="NAME",
+        default="pspc",
         show_default=True,
-        metavar="SPEC",
-        help="Training images: 'digits', 'photos', a .zip in EDM layout, a folder of images, or "
-        "an .npz with the uint8 array 'images'.",
+        help="'pspc' combines all square patches and generates new images; 'empirical' compares "
+        "whole images and generates copies of training images; 'patch' denoises the central "
+        "patch alone.",
     ),
     click.option(
-        "--max-images",
-        type=click.IntRange(min=1),
-        metavar="N",
-        help="Use N of the images, evenly spaced over the data.",
+        "--patch-size",
+        callback=checked_by(_patch_size),
+        metavar="SIZE",
+        help="Side of the patches in pixels. For pspc also a size for each noise level: 'paper', "
+        "the published sizes scaled to the images; 'calibrated', chosen on held-out images of "
+        "--data; or the .json file of `skpspc calibrate`.  [default: paper for pspc, 8 for patch]",
     ),
+)
+
+selection_options = _together(
     click.option(
         "--image-size",
         "size",
         type=click.IntRange(min=1),
         metavar="S",
-        help="For a folder or a zip: crop each image to its centre square and resize it to S x S.",
+        help="Crop each image of a folder or zip to its centre square and resize it to S x S.",
     ),
     click.option(
         "--channels",
@@ -125,52 +150,39 @@ data_options = _together(
         default="auto",
         show_default=True,
         callback=checked_by(_n_channels),
-        help="For a folder or a zip: convert all images to gray (1) or to colour (3).",
+        help="Convert all images of a folder or zip to gray (1) or to colour (3).",
+    ),
+    click.option(
+        "--max-images",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Use N training images, evenly spaced over the data.",
+    ),
+)
+
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    show_default=True,
+    metavar="N",
+    help="Seed of all random numbers; equal seeds give equal results.",
+)
+
+machine_options = _together(
+    click.option(
+        "--device",
+        callback=checked_by(_torch_device),
+        metavar="NAME",
+        help="Torch device, such as cpu or cuda.  [default: cpu]",
     ),
     click.option(
         "--max-bytes",
         type=click.IntRange(min=1),
         default=_max_bytes,
         metavar="N",
-        help="Memory for the images, in bytes. One image may take 1/32 of it, encoded and "
-        "decoded.  [default: 8 GiB]",
-    ),
-)
-
-run_options = _together(
-    click.option(
-        "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, metavar="N"
-    ),
-    click.option(
-        "--device", callback=checked_by(_torch_device), help="Torch device, such as cpu or cuda."
+        help="Largest memory for the training images, in bytes; one image may take 1/32 of it.  "
+        "[default: 8 GiB]",
     ),
     click.option("--quiet", is_flag=True, help="Print errors and warnings only."),
-)
-
-shared_options = _together(
-    data_options,
-    click.option(
-        "--denoiser",
-        type=click.Choice(["empirical", "patch", "pspc"]),
-        default="pspc",
-        show_default=True,
-        help="The optimal denoiser, the optimal denoiser of the central patch, or the composite "
-        "of all square patches.",
-    ),
-    click.option(
-        "--patch-size",
-        callback=checked_by(_patch_size),
-        metavar="SIZE",
-        help="Side of the patches; for pspc also a size for each sigma: 'paper', 'calibrated' on "
-        "held-out images of the data, or a .json file of `skpspc calibrate`.  [default: paper for "
-        "pspc, 8 for patch]",
-    ),
-    run_options,
-    click.option(
-        "--out",
-        required=True,
-        callback=checked_by(check_output),
-        metavar="PATH",
-        help="A picture (.png), the array (.npy), or the arrays with their settings (.npz).",
-    ),
 )

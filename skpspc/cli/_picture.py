@@ -1,4 +1,4 @@
-"""Images side by side in one picture."""
+"""A grid of images in one picture."""
 
 import math
 
@@ -8,11 +8,12 @@ _WHITE = 255
 
 
 def image_grid(images, n_columns=None, *, gap=2, min_tile=64):
-    """Return images (n, C, H, W) as one picture (height, width, 3), uint8.
+    """Return a grid of images (n, C, H, W) as one picture (height, width, 3), uint8.
 
-    Images are uint8, or floats that are clipped to [-1, 1]; C is 1 (gray) or 3 (RGB). Without
-    ``n_columns`` the picture is as square as whole rows allow. ``gap`` is the width of the white
-    lines in pixels. Images whose longer side is below ``min_tile`` are enlarged by a whole factor.
+    Images are uint8, or floats, which are clipped to [-1, 1]; C is 1 (gray) or 3 (RGB). Without
+    ``n_columns`` the picture is as square as full rows allow. ``gap`` is the width of the white
+    lines in pixels. Images whose longer side is below ``min_tile`` are enlarged by an integer
+    factor.
     """
     images = np.asarray(images)
     check_picturable(images.shape)
@@ -37,6 +38,6 @@ def check_picturable(shape):
     """Raise for shapes other than (n, 1 or 3, H, W)."""
     if len(shape) != 4 or shape[1] not in (1, 3) or 0 in shape:
         raise ValueError(
-            f"a picture needs images of shape (n, 1 or 3, H, W), got {tuple(shape)}; write "
-            f".npy or .npz instead."
+            f"a picture shows images of shape (n, 1 or 3, H, W), got {tuple(shape)}; write "
+            ".npy or .npz instead."
         )

@@ -1,4 +1,4 @@
-"""A schedule of patch sizes in a JSON file that people can read and write."""
+"""A schedule of patch sizes as a JSON file."""
 
 import json
 
@@ -11,14 +11,14 @@ def schedule_text(schedule, **entries):
 
 
 def read_schedule(path):
-    """Return the `PatchSchedule` in a file, whose other entries are ignored.
+    """Return the `PatchSchedule` in a file; other entries of the file are ignored.
 
     Raises OSError if the file cannot be read, ValueError if it does not hold a schedule.
     """
     from .._input import MAX_BYTES, parse_json, read_file, reading, text_limit
     from ..sampling import PatchSchedule
 
-    remedy = 'give what `skpspc calibrate` writes, or {"sigmas": [0.1, 1.0], "sizes": [3, 7]}'
+    remedy = 'pass a file of `skpspc calibrate`, or {"sigmas": [0.1, 1.0], "sizes": [3, 7]}'
     with reading(path, "holds no schedule", remedy):
         entries = parse_json(read_file(path, text_limit(MAX_BYTES), MAX_BYTES))
         return PatchSchedule(entries["sigmas"], entries["sizes"])

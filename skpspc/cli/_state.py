@@ -1,4 +1,4 @@
-"""State of an unfinished ``skpspc sample``: saved after every step, read by ``--resume``."""
+"""State of an unfinished run of ``skpspc sample``: saved after every step, read by ``--resume``."""
 
 import hashlib
 import json
@@ -30,7 +30,7 @@ def write_state(path, z, done, settings):
     """Replace the state of a run in one step.
 
     ``z`` (n, C, H, W) holds the noisy images after ``done`` steps. ``settings`` is a dict of JSON
-    values with every setting that the samples depend on.
+    values: every setting that influences the samples.
     """
     text = json.dumps({"done": done, **settings})
     metadata = {"state": text, "sha256": _checksum(text, z)}
@@ -57,14 +57,14 @@ def read_state(path, settings):
         other = [name for name in settings if state[name] != settings[name]]
     if "images" in other:
         raise ValueError(
-            f"'{path}' is the state of a run on other training images; give the same --data, or "
-            "delete the state to start anew."
+            f"'{path}' is the state of a run on other training images; give the --data of that "
+            "run, or delete the file to start anew."
         )
     if other:
         differences = ", ".join(f"{name} {state[name]!r}" for name in other)
         raise ValueError(
-            f"'{path}' is the state of a run with {differences}; give the same options, or delete "
-            "the state to start anew."
+            f"'{path}' is the state of a run with {differences}; give the options of that run, or "
+            "delete the file to start anew."
         )
     return z, state["done"]
 
@@ -74,11 +74,10 @@ def _checksum(text, z):
 
 
 def keeping_state(sampler, path, settings, start=None):
-    """Return a sampler that saves its state after each step of ``sampler``.
+    """Return a sampler that takes the steps of ``sampler`` and saves the state after each step.
 
-    A step of ``sampler(denoise, z, sigmas)`` depends on z and sigmas alone; the returned sampler
-    takes equal steps, to the last bit. ``start`` is a state to continue from, as `read_state`
-    returns it.
+    A step of ``sampler(denoise, z, sigmas)`` depends on z and sigmas alone, so the results are
+    equal to the last bit. ``start`` is a state from `read_state`, to continue from.
     """
 
     def walk(denoise, z, sigmas):
@@ -101,13 +100,13 @@ def keeping_state(sampler, path, settings, start=None):
 
 def _interrupted(done, n_steps, path):
     return (
-        f"interrupted after {done} of {n_steps} steps; the state is kept in '{path}'. The same "
-        "command with --resume does the rest."
+        f"interrupted after {done} of {n_steps} steps; the state is saved in '{path}'. Run the "
+        "same command with --resume to continue."
     )
 
 
 def check_state(path, resume):
-    """Return whether there is a state, and so a run to continue.
+    """Return True if there is a saved state to continue from.
 
     Raises ValueError if there is a state and ``resume`` is False, OSError if no file can have that
     name.
@@ -119,7 +118,7 @@ def check_state(path, resume):
         return False
     if not resume:
         raise ValueError(
-            f"'{path}' keeps the state of an unfinished run with this --out; add --resume to go "
-            "on with that run, or delete the state to start anew."
+            f"'{path}' holds the state of an unfinished run with this --out; add --resume to "
+            "continue that run, or delete the file to start anew."
         )
     return True

@@ -13,11 +13,13 @@ from ._schedule_file import schedule_text
 
 
 def make_denoiser(name, patch_size, seed, device):
-    """Return the denoiser that the options name."""
+    """Return the denoiser chosen by the options."""
     settings = {"device": device, "random_state": seed}
     if name == "empirical":
         if patch_size is not None:
-            raise click.UsageError("--patch-size is for the denoisers patch and pspc.")
+            raise click.UsageError(
+                "--patch-size is for the denoisers patch and pspc; leave it out for empirical."
+            )
         return EmpiricalDenoiser(**settings)
     if name == "pspc":
         return PSPCDenoiser(patch_size or "paper", **settings)
@@ -28,13 +30,13 @@ def make_denoiser(name, patch_size, seed, device):
 
 
 def patch_size_text(denoiser):
-    """Return the patch size as text, a schedule as JSON with every entry; "" without patches."""
+    """Return the patch size as text: a schedule as JSON, "" for a denoiser without patches."""
     patch_size = denoiser.get_params().get("patch_size", "")
     return schedule_text(patch_size) if isinstance(patch_size, PatchSchedule) else str(patch_size)
 
 
 def load(data, out, **selection):
-    """Load the training images; refuse those that a picture ``out`` cannot show."""
+    """Load the training images; raise if ``out`` is a picture and cannot show them."""
     loaded = load_images(data, **selection)
     if out.suffix.lower() == ".png":
         check_picturable(loaded.images.shape)
@@ -42,9 +44,9 @@ def load(data, out, **selection):
 
 
 def class_number(label, loaded):
-    """Return the number of the class that is called ``label``."""
+    """Return the number of the class named ``label``."""
     if loaded.target is None:
-        raise ValueError("--label is for data with classes, and this data has none.")
+        raise ValueError("--label is for data with classes, and this data has none; omit it.")
     numbers = np.unique(loaded.target).tolist()
     named = dict(enumerate(loaded.classes or []))
     names = [str(named.get(number, number)) for number in numbers]
@@ -54,15 +56,15 @@ def class_number(label, loaded):
 
 
 def check_held_out(n, images):
-    """Raise if no training image would be left."""
+    """Raise if holding out ``n`` images leaves no training image."""
     if n >= len(images):
         raise ValueError(
-            f"holding {n} of {len(images)} images out leaves none to train on; lower -n."
+            f"holding {n} of {len(images)} images out leaves no training image; lower -n."
         )
 
 
 def hold_out(images, n, sigma, seed):
-    """Take ``n`` random images out of the training set and add noise to them."""
+    """Return indices of ``n`` random images, all other images, and the n images clean and noisy."""
     check_held_out(n, images)
     rng = np.random.default_rng(seed)
     held_out = rng.permutation(len(images))[:n]
@@ -87,13 +89,13 @@ def _as_float(images):
 
 
 def central(images, shape):
-    """Crop images to the central patch, for which `PatchDenoiser` answers."""
+    """Crop images to the central patch, the part that `PatchDenoiser` denoises."""
     top, left = ((side - kept) // 2 for side, kept in zip(images.shape[2:], shape, strict=True))
     return images[:, :, top : top + shape[0], left : left + shape[1]]
 
 
 def summary(rows, n_train, sigma):
-    """Describe the result of ``denoise`` in a sentence."""
+    """Return a sentence about the result of ``denoise``."""
     if len(rows) == 2:
         return f"{len(rows[0])} images denoised at sigma {sigma:g} with {n_train} training images"
     clean, noisy, denoised = rows

@@ -1,0 +1,39 @@
+"""Types in public signatures.
+
+Modules that must load without torch import these names under ``TYPE_CHECKING`` alone.
+"""
+
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+# Arguments.
+
+# Images, labels or weights in any container: lists, arrays, tensors, data frames.
+ArrayLike: TypeAlias = npt.ArrayLike | torch.Tensor
+
+# One noise level, or one for each image: shapes (), (n,), (n, 1) and (n, 1, 1, 1).
+NoiseLevel: TypeAlias = (
+    float | np.number | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor
+)
+
+ImageShape: TypeAlias = Sequence[int]  # (C, H, W)
+DataRange: TypeAlias = Sequence[float]  # (low, high)
+Device: TypeAlias = str | torch.device
+RandomState: TypeAlias = int | np.random.RandomState | np.random.Generator
+Path: TypeAlias = str | PathLike[str]
+
+# A size, a bandwidth or a number of images that depends on the noise level.
+BySigma: TypeAlias = Callable[[float], Any]
+
+# Results.
+
+# In the container of the training images, an ndarray or a Tensor, which no type checker knows.
+Array: TypeAlias = Any
+
+# In the container of an argument: annotate both with this variable.
+Container = TypeVar("Container", np.ndarray, torch.Tensor)
