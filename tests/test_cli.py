@@ -353,7 +353,7 @@ def test_denoise_patches(run):
         (["sample", "--data", "nowhere.zip"], 1, "'nowhere.zip': No such file"),
         (["sample", "--data", "broken.zip"], 1, "broken.zip' is not a zip archive"),
         (["sample", "--data", "folder"], 1, "'folder' holds no images but 'notes.txt'"),
-        (["sample", "--image-size", "4"], 1, "of a folder or a zip only"),
+        (["sample", "--image-size", "4"], 1, "serves a folder or a zip only"),
         (["sample", "--sigma-min", "3", "--sigma-max", "2", *FEW], 1, "sigma_m"),
         (["sample", "--sigma-min", "nan", *FEW], 1, "sigma_m"),
         (["sample", "--sampler", "magic"], 2, "'magic' is not one of 'euler', 'heun'"),

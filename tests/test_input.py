@@ -75,7 +75,7 @@ def test_files_that_are_no_images_are_skipped_and_counted(tmp_path, images, kind
 
 def test_nothing_but_other_files(tmp_path):
     write_files(tmp_path, {f"{i:02d}.txt": b"?" for i in range(12)})
-    with pytest.raises(ValueError, match=r"no images but '00\.txt', .*'09\.txt' and 2 more; files"):
+    with pytest.raises(ValueError, match=r"no images but '00\.txt', .*'09\.txt' and 2 more; give"):
         load_image_folder(tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_gray_among_colour(tmp_path, images, channels, mode):
     pictures[0] = pictures[0].convert("L")
     path = write_zip(tmp_path / "x.zip", {f"{i}.png": saved(p) for i, p in enumerate(pictures)})
     if mode is None:
-        message = r"1 of 6 images in .* are gray and the others colour: '0\.png'; pass channels=3"
+        message = r"1 of 6 images in .* are gray and all others colour: '0\.png'; pass channels=3"
         with pytest.raises(ValueError, match=message):
             load_edm_zip(path)
         return
@@ -134,7 +134,7 @@ def test_all_offenders_are_listed_at_once(tmp_path, images):
     assert "2 of 40 images are unreadable: '20.png' in" in said
     assert "'21.png' in" in said
     assert "1 of 40 images" in said
-    assert "are gray and the others colour: '30.png'; pass channels=3" in said
+    assert "are gray and all others colour: '30.png'; pass channels=3" in said
     assert "14 of 40 images" in said
     assert "are not 5 x 4 (height x width), the most common size: '03.png' 1 x 4" in said
     assert "and 4 more; pass size=" in said
@@ -218,7 +218,7 @@ DEEP = {
 def test_pixels_of_more_than_8_bits_are_refused(tmp_path, name):
     write_files(tmp_path, {name: DEEP[name]})
     Image.open(tmp_path / name).load()  # Pillow reads it
-    with pytest.raises(ValueError, match=rf"'{name}' in .* more than 8 bits a channel, convert"):
+    with pytest.raises(ValueError, match=rf"'{name}' in .* more than 8 bits per channel, convert"):
         load_image_folder(tmp_path)
 
 
@@ -242,7 +242,7 @@ def test_animations_and_pages_are_refused(tmp_path, images):
         write_files(tmp_path, {name: content})
     with pytest.raises(ValueError, match="4 of 4 images are unreadable") as caught:
         load_image_folder(tmp_path)
-    assert str(caught.value).count("it holds 3 frames or pages, save the one") == 4
+    assert str(caught.value).count("it holds 3 frames or pages, save one of them") == 4
 
 
 def test_a_photograph_with_previews_is_one(tmp_path):
@@ -280,7 +280,7 @@ def test_formats_that_start_other_programs_are_skipped(tmp_path, images):
     write_files(tmp_path, {"c.png": members["b.eps"]})
     with (
         pytest.warns(UserWarning),
-        pytest.raises(ValueError, match=r"'c\.png' in .*none of the formats that are read"),
+        pytest.raises(ValueError, match=r"'c\.png' in .*its format is unknown, use PNG"),
     ):
         load_image_folder(tmp_path)
 
@@ -328,8 +328,8 @@ def test_labels_as_they_are_written(tmp_path, images, labels, folder, whole_name
         (10**400, r"got 1000.*\.\.\."),
         (None, "got None"),
         ({"class": 1}, "got {'class': 1}"),
-        (2, "names 2 classes, and its labels go from 2 to 2; name every class"),
-        (-1, "names 2 classes, and its labels go from -1 to -1"),
+        (2, "names 2 classes, and its labels range from 2 to 2; name every class"),
+        (-1, "names 2 classes, and its labels range from -1 to -1"),
     ],
 )
 def test_labels_that_are_none(tmp_path, images, label, message):
@@ -351,7 +351,7 @@ def test_class_names_that_are_no_list(tmp_path, images, classes):
 def test_several_tables_of_labels(tmp_path, images):
     members = {"a/0.png": saved(picture_of(images[0])), "a/dataset.json": "{}"}
     members["b/dataset.json"] = "{}"
-    with pytest.raises(ValueError, match=r"several dataset\.json \('a/dataset\.json', 'b/dataset"):
+    with pytest.raises(ValueError, match=r"several files dataset\.json \('a/dataset\.json', 'b/dataset"):
         load_edm_zip(write_zip(tmp_path / "x.zip", members))
 
 
@@ -417,7 +417,7 @@ def test_npz_labels(tmp_path, images, labels, expected):
 
 def test_npz_class_names(tmp_path, images):
     np.savez(tmp_path / "x.npz", images=images, labels=np.arange(6), classes=["a", "b"])
-    with pytest.raises(ValueError, match="names 2 classes, and its labels go from 0 to 5"):
+    with pytest.raises(ValueError, match="names 2 classes, and its labels range from 0 to 5"):
         load_npz(tmp_path / "x.npz")
     np.savez(tmp_path / "x.npz", images=images, labels=np.ones(6, int), classes=[b"a", b"b"])
     assert load_npz(tmp_path / "x.npz").classes == ["a", "b"]

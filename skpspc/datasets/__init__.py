@@ -1,12 +1,15 @@
 """Example images, and readers of image files.
 
-Every loader returns a :class:`sklearn.utils.Bunch` with ``images`` of shape (n, C, H, W)
-and dtype uint8, which denoisers read on [-1, 1], ``target`` of shape (n,) and dtype int64
-or None, ``classes``, a list of names or None, and ``DESCR``. The readers of a zip or a
-folder add ``n_skipped``, the number of other files.
+Every loader returns a :class:`sklearn.utils.Bunch` with these attributes:
 
-A file that cannot be read raises a `ValueError` that names it, or an `OSError` where the file
-system fails. Files that need more memory than ``max_bytes`` are refused before they are read.
+- ``images`` (n, C, H, W) uint8; denoisers map the values 0 to 255 to [-1, 1];
+- ``target`` (n,) int64, the class of each image, or None;
+- ``classes``, a list of class names, or None;
+- ``DESCR``, a description;
+- ``n_skipped``, the number of skipped files (readers of a zip or a folder only).
+
+A file that cannot be read raises a `ValueError` that names the file, or an `OSError` if the file
+system fails. A file that needs more memory than ``max_bytes`` is refused before it is read.
 """
 
 from ._embedded import load_digits_images, load_photo_patches

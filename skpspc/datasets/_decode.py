@@ -23,7 +23,7 @@ _FAILURE = "cannot be read as an image"
 
 
 def hidden(name):
-    """Return whether an operating system, not the owner, wrote a file."""
+    """Return True for a file that an operating system wrote, and not its owner."""
     parts = name.split("/")  # "./a.png" is not hidden
     return (
         parts[-1] == "Thumbs.db"
@@ -33,10 +33,10 @@ def hidden(name):
 
 
 def image_names(names, container):
-    """Return sorted names of image files, and the number of other files, with a warning.
+    """Return the sorted names of image files, and the number of skipped files.
 
-    Raise if there is no image. Names are relative to the container, an archive or folder, with
-    forward slashes.
+    Warns if files are skipped, and raises ValueError if there is no image. Names are relative to
+    the container, an archive or folder, with forward slashes.
     """
     Image.init()
     suffixes = {s for s, name in Image.registered_extensions().items() if name in _FORMATS}
@@ -50,12 +50,12 @@ def image_names(names, container):
     if not images:
         others = f" but {_listed(map(repr, skipped))}" if skipped else ""
         raise ValueError(
-            f"'{container}' holds no images{others}; files named *.png, *.jpg, *.bmp, *.gif, "
-            "*.ppm, *.tga, *.tif or *.webp are read."
+            f"'{container}' holds no images{others}; give images named *.png, *.jpg, *.bmp, "
+            "*.gif, *.ppm, *.tga, *.tif or *.webp."
         )
     if skipped:
         warnings.warn(
-            f"{len(skipped)} of the {len(names)} files in '{container}' are not named as images "
+            f"{len(skipped)} of the {len(names)} files in '{container}' have no suffix of an image "
             f"and were skipped: {_listed(map(repr, skipped))}.",
             UserWarning,
             stacklevel=4,
@@ -64,19 +64,19 @@ def image_names(names, container):
 
 
 def check_count(name, value):
-    """Raise unless a value is None or a positive integer."""
+    """Raise if ``value`` is neither None nor a positive integer; ``name`` is for the error."""
     if value is not None:
         check_scalar(value, name, Integral, min_val=1)
 
 
 def check_channels(channels):
-    """Raise unless ``channels`` is "auto", 1 or 3."""
+    """Raise if ``channels`` is not "auto", 1 or 3."""
     if isinstance(channels, bool) or channels not in ("auto", 1, 3):
         raise ValueError(f'channels must be "auto", 1 (gray) or 3 (colour), got {channels!r}.')
 
 
 def _listed(items):
-    """Return the first items and the number of others, a str."""
+    """Return a text that lists the first items and counts all others."""
     items = list(items)
     more = f" and {len(items) - _LISTED} more" if len(items) > _LISTED else ""
     return ", ".join(items[:_LISTED]) + more
@@ -89,21 +89,25 @@ def decode(stream, name, *, size, channels, max_bytes):
     ----------
     stream : path or binary file
     name : str
-        For errors.
-    size, channels, max_bytes
-        As in `load_edm_zip`.
+        Name of the image, for errors.
+    size : int or None
+        Side of the square to which the image is cropped and resized; None keeps the image.
+    channels : {"auto", 1, 3}
+        Convert the image to gray (1) or colour (3); "auto" keeps it.
+    max_bytes : int
+        Memory for all images; one image may take 1/32 of it.
 
     Returns
     -------
     pixels : ndarray of shape (C, H, W), uint8
     transparent : bool
-        True if a pixel was not opaque.
+        True if a pixel of the file is not opaque.
     """
     formats = [name for name in _FORMATS if name in Image.OPEN]  # Pillow may lack WebP
     try:
         file = Image.open(stream, formats=formats)
     except UnidentifiedImageError:
-        raise ValueError("it is none of the formats that are read") from None
+        raise ValueError("its format is unknown, use PNG or JPEG") from None
     with file:
         limit = image_limit(max_bytes)
         check_size(3 * file.width * file.height, limit, f"{name} decoded", max_bytes)
@@ -124,7 +128,7 @@ def decode(stream, name, *, size, channels, max_bytes):
 
 
 def _check_kind(image):
-    """Raise for pixels of more than 8 bits, which Pillow reduces in some modes, and animations."""
+    """Raise for animations, and for pixels of more than 8 bits, which Pillow reduces silently."""
     deep = image.mode.startswith(("I", "F"))
     if image.format == "PNG":
         deep |= str(image.tile[0][3]).endswith(";16B")
@@ -134,11 +138,11 @@ def _check_kind(image):
     elif image.format == "PPM" and isinstance(image.tile[0][3], tuple):
         deep |= image.tile[0][3][-1] > 255
     if deep:
-        raise ValueError("it has more than 8 bits a channel, convert it to 8")
-    # a camera's MPO is one photograph with previews
+        raise ValueError("it has more than 8 bits per channel, convert it to 8")
+    # an MPO of a camera is one photograph with previews
     frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
     if frames > 1:
-        raise ValueError(f"it holds {frames} frames or pages, save the one that you want")
+        raise ValueError(f"it holds {frames} frames or pages, save one of them as an image")
 
 
 def _central_square(image):
@@ -148,16 +152,20 @@ def _central_square(image):
 
 
 def fill(sources, container, *, size, channels, max_bytes):
-    """Return decoded images of one shape, in one array.
+    """Return the pixels of all images in one array; raise if their shapes differ.
 
     Parameters
     ----------
     sources : list of (name, open) pairs
         ``open()`` returns a path or a binary file.
     container : path
-        The archive or folder, for errors, which list all unreadable or differing images.
-    size, channels, max_bytes
-        As in `load_edm_zip`.
+        The archive or folder, for errors. One error lists all unreadable and differing images.
+    size : int or None
+        Side of the square to which each image is cropped and resized; None keeps the images.
+    channels : {"auto", 1, 3}
+        Convert all images to gray (1) or colour (3); "auto" keeps them.
+    max_bytes : int
+        Memory for all images; one image may take 1/32 of it.
 
     Returns
     -------
@@ -194,9 +202,9 @@ def fill(sources, container, *, size, channels, max_bytes):
     _check_complete(unreadable, shapes, len(sources), container)
     if transparent:
         warnings.warn(
-            f"{len(transparent)} of {len(sources)} images in '{container}' are transparent in "
-            f"places, and the colours stored there were kept: {_listed(map(repr, transparent))}. "
-            "Flatten them onto a background to choose these colours.",
+            f"{len(transparent)} of {len(sources)} images in '{container}' have transparent "
+            f"pixels, whose stored colours are used: {_listed(map(repr, transparent))}. Flatten "
+            "the images onto a background to choose other colours.",
             UserWarning,
             stacklevel=4,
         )
@@ -204,7 +212,7 @@ def fill(sources, container, *, size, channels, max_bytes):
 
 
 def _check_complete(unreadable, shapes, n, container):
-    """Raise for images that could not be read, or of several kinds or sizes, in one message."""
+    """Raise one error for all images that are unreadable or differ in size or channels."""
     faults = []
     if len(unreadable) == 1:
         faults.append(str(unreadable[0][1]))
@@ -216,7 +224,7 @@ def _check_complete(unreadable, shapes, n, container):
         (usual,), (odd,) = sorted(kinds, key=lambda kind: len(kinds[kind]), reverse=True)
         names = _listed(map(repr, kinds[odd,]))
         faults.append(
-            f"{len(kinds[odd,])} of {n} images in '{container}' are {_KINDS[odd]} and the others "
+            f"{len(kinds[odd,])} of {n} images in '{container}' are {_KINDS[odd]} and all others "
             f"{_KINDS[usual]}: {names}; pass channels=3 (all colour) or channels=1 "
             "(all gray; --channels on the command line)."
         )

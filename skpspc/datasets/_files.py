@@ -1,10 +1,11 @@
-"""Images from a zip, a folder or an npz."""
+"""Readers of the images in a zip, a folder or an npz."""
 
 import io
 import zipfile
 from pathlib import Path
 
 import numpy as np
+from sklearn.utils import Bunch
 
 from .._input import (
     MAX_BYTES,
@@ -20,6 +21,7 @@ from .._input import (
     where,
 )
 from .._repr import ShortBunch
+from .._typing import Path as PathLike
 from ._decode import check_channels, check_count, fill, hidden, image_names
 from ._embedded import load_digits_images, load_photo_patches
 from ._labels import check_class_names, class_index, class_indices, class_names
@@ -27,7 +29,7 @@ from ._labels import check_class_names, class_index, class_indices, class_names
 _KNOWN_SPECS = (
     "'digits', 'photos', a .zip of images in EDM layout, a folder of images, or an .npz file"
 )
-# Names of images in an npz, each with the name of its labels.
+# Names of image arrays in an npz, each with the usual name of its labels.
 _PAIRS = {
     "images": "labels",
     "arr_0": "arr_1",
@@ -47,14 +49,22 @@ _IMAGE_KEYS = ("images", "arr_0", "x", "X", "x_train", "X_train", "train_images"
 _LABEL_KEYS = ("labels", "y", "target")
 
 
-def load_edm_zip(path, *, size=None, channels="auto", max_images=None, max_bytes=MAX_BYTES):
-    """Return the images of a zip in the layout of the EDM code.
+def load_edm_zip(
+    path: PathLike,
+    *,
+    size: int | None = None,
+    channels: str | int = "auto",
+    max_images: int | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Bunch:
+    """Return the images of a zip archive in the layout of the EDM code.
 
-    The archive holds image members, by custom ``NNNNN/imgNNNNNNNN.png``, and, for labels,
-    ``dataset.json`` with ``{"labels": [[member, class], ...]}`` (or a mapping from member to class,
-    or null) and optionally ``"classes": [name, ...]``. A class is an integer, an integral float, or
-    a one-hot list. ``dataset.json`` may lie in a folder, and names of members may start there.
-    Members not named as images (``README.txt``, ``__MACOSX/``) are skipped.
+    The archive holds image files, usually named ``NNNNN/imgNNNNNNNN.png``. Labels are in a file
+    ``dataset.json``: ``{"labels": [[file, class], ...]}`` (or a mapping from file to class, or
+    null), optionally with ``"classes": [name, ...]``. A class is an integer, an integral float or a
+    one-hot list. ``dataset.json`` may be in a folder, with names of files relative to that folder.
+    Files without the suffix of an image (``README.txt``) and hidden files (``__MACOSX/``) are
+    skipped.
 
     Parameters
     ----------
@@ -62,43 +72,64 @@ def load_edm_zip(path, *, size=None, channels="auto", max_images=None, max_bytes
         The archive.
     size : int or None, default=None
         Crop each image to its centre square and resize it to (size, size) by Lanczos
-        resampling. None: images must share one size, which they keep.
+        resampling. None: keep the images, which must have equal sizes.
     channels : {"auto", 1, 3}, default="auto"
-        Convert all images to gray (1, by their luma) or to colour (3). "auto": all images must
-        be gray, or all in colour.
+        Convert all images to gray (1, by their luma) or to colour (3). "auto": keep the images,
+        which must be all gray or all in colour.
     max_images : int or None, default=None
-        Most images to read, evenly spaced over the sorted names. (The first images of an archive
-        are often all of one class.)
+        Number of images to read, evenly spaced over the sorted names. (The first images of an
+        archive are often all of one class.) None: read all images.
     max_bytes : int, default=2**33
-        Memory that the images may take, 8 GiB. One image may take 1/32 of it (256 MiB),
-        encoded and decoded, and ``dataset.json`` 1/128 (64 MiB).
+        Largest memory for the images in bytes, by default 8 GiB. One image may take 1/32 of it
+        (256 MiB), encoded and decoded, and ``dataset.json`` 1/128 (64 MiB).
 
     Returns
     -------
     Bunch
-        ``images`` (n, C, H, W) uint8 in the order of the sorted member names, C = 1 for
-        gray and 3 for colour; ``target`` (n,) int64, or None without labels; ``classes``,
-        a list of names or None; ``n_skipped``, the number of other members; ``DESCR``.
+        ``images`` (n, C, H, W) uint8 in the order of the sorted file names, with C = 1 for gray
+        and 3 for colour; ``target`` (n,) int64, or None without labels; ``classes``, a list of
+        names or None; ``n_skipped``, the number of skipped files; ``DESCR``, a description.
 
     Warns
     -----
     UserWarning
-        If members are skipped, or images have transparent pixels.
+        If files are skipped, or images have transparent pixels.
 
     Raises
     ------
     OSError
         If there is no such file, or the file system fails.
     ValueError
-        If the archive is damaged or holds no image, if members cannot be read or differ in
-        size or kind (the message lists them), if a label is missing, no class index or
-        without a name, or if ``max_bytes`` is too small.
+        If the archive is damaged or holds no image, if images are unreadable or differ in size or
+        channels (the message lists them), if a label is missing, is no class index or has no
+        class name, or if ``max_bytes`` is too small.
 
     Notes
     -----
-    PNG, JPEG, BMP, GIF, PPM, TGA, TIFF and WebP are read, of at most 8 bits per channel and one
-    frame or page. Palettes and CMYK become RGB, without colour profiles; 1-bit images become
-    gray, 0 and 255. An orientation in EXIF is applied. Transparency is dropped.
+    The formats are PNG, JPEG, BMP, GIF, PPM, TGA, TIFF and WebP, with at most 8 bits per channel
+    and one frame or page. Palettes and CMYK become RGB, without colour profiles; 1-bit images
+    become gray, 0 and 255. An orientation in EXIF is applied. Transparency is dropped.
+
+    Examples
+    --------
+    Ten digits as an archive, with their labels:
+
+    >>> import io, json, zipfile
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> from skpspc.datasets import load_digits_images, load_edm_zip
+    >>> digits = load_digits_images()
+    >>> with TemporaryDirectory() as folder:
+    ...     with zipfile.ZipFile(f"{folder}/digits.zip", "w") as archive:
+    ...         for i, image in enumerate(digits.images[:10]):
+    ...             png = io.BytesIO()
+    ...             Image.fromarray(image[0]).save(png, "png")
+    ...             archive.writestr(f"{i}.png", png.getvalue())
+    ...         labels = {f"{i}.png": int(digits.target[i]) for i in range(10)}
+    ...         archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    ...     data = load_edm_zip(f"{folder}/digits.zip")
+    >>> data.DESCR, data.target.tolist()
+    ('10 images from digits.zip.', [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
     """
     _check_options(max_images, size, channels, max_bytes)
     path = Path(path)
@@ -118,31 +149,86 @@ def load_edm_zip(path, *, size=None, channels="auto", max_images=None, max_bytes
         return _decoded(contents, opened, path, source, max_images, size, channels, max_bytes)
 
 
-def load_image_folder(path, *, size=None, channels="auto", max_images=None, max_bytes=MAX_BYTES):
+def load_image_folder(
+    path: PathLike,
+    *,
+    size: int | None = None,
+    channels: str | int = "auto",
+    max_images: int | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Bunch:
     """Return the images in a folder and its subfolders.
 
-    Images are in the order of their sorted relative paths. Hidden files, and files not named as
-    images, are skipped. If every image lies in a subfolder, the names of the first-level subfolders
-    are the classes. A ``dataset.json`` as in :func:`load_edm_zip` (an unpacked archive) takes
-    precedence.
+    Images are in the order of their sorted relative paths. Hidden files and files without the
+    suffix of an image are skipped. If every image lies in a subfolder, the names of the first-level
+    subfolders are the classes. A file ``dataset.json`` (as in an unpacked archive of
+    :func:`load_edm_zip`) takes precedence over the subfolders.
 
     Parameters
     ----------
     path : str or path
         The folder.
-    size, channels, max_images, max_bytes
-        As in :func:`load_edm_zip`, with its formats, warnings and errors.
+    size : int or None, default=None
+        Crop each image to its centre square and resize it to (size, size) by Lanczos
+        resampling. None: keep the images, which must have equal sizes.
+    channels : {"auto", 1, 3}, default="auto"
+        Convert all images to gray (1, by their luma) or to colour (3). "auto": keep the images,
+        which must be all gray or all in colour.
+    max_images : int or None, default=None
+        Number of images to read, evenly spaced over the sorted paths. None: read all images.
+    max_bytes : int, default=2**33
+        Largest memory for the images in bytes, by default 8 GiB. One image may take 1/32 of it
+        (256 MiB), encoded and decoded, and ``dataset.json`` 1/128 (64 MiB).
 
     Returns
     -------
     Bunch
-        As from :func:`load_edm_zip`.
+        ``images`` (n, C, H, W) uint8 in the order of the sorted paths, with C = 1 for gray and 3
+        for colour; ``target`` (n,) int64, or None without labels; ``classes``, a list of names or
+        None; ``n_skipped``, the number of skipped files; ``DESCR``, a description.
+
+    Warns
+    -----
+    UserWarning
+        If files are skipped, or images have transparent pixels.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder, or the file system fails.
+    ValueError
+        If the folder holds no image, if images are unreadable or differ in size or channels (the
+        message lists them), if a label is missing, is no class index or has no class name, or if
+        ``max_bytes`` is too small.
+
+    See Also
+    --------
+    load_edm_zip : Lists the image formats, and what happens to palettes and transparency.
+
+    Examples
+    --------
+    Photographs in one subfolder per class, cropped and resized to 32 x 32:
+
+    >>> import os
+    >>> from tempfile import TemporaryDirectory
+    >>> from PIL import Image
+    >>> from sklearn.datasets import load_sample_images
+    >>> from skpspc.datasets import load_image_folder
+    >>> with TemporaryDirectory() as folder:
+    ...     for name, photo in zip(["temple", "flower"], load_sample_images().images):
+    ...         os.mkdir(f"{folder}/{name}")
+    ...         Image.fromarray(photo).save(f"{folder}/{name}/1.png")
+    ...     data = load_image_folder(folder, size=32)
+    >>> data.classes, data.target.tolist()
+    (['flower', 'temple'], [0, 1])
+    >>> data.images.mean((2, 3)).round().astype(int).tolist()  # mean red, green and blue
+    [[81, 79, 56], [146, 145, 141]]
     """
     _check_options(max_images, size, channels, max_bytes)
     path = Path(path)
     if not path.is_dir():
         error = NotADirectoryError if path.exists() else FileNotFoundError
-        raise error(f"'{path}' is not a folder.")
+        raise error(f"'{path}' is not a folder; give the folder that holds the images.")
     files = [p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file()]
 
     def opened(name):
@@ -171,7 +257,7 @@ def _check_options(max_images, size, channels, max_bytes):
 
 
 def _decoded(contents, opened, path, source, max_images, size, channels, max_bytes):
-    """Return the Bunch of an archive or folder; ``opened(name)`` is a path or a binary file."""
+    """Return the Bunch of an archive or folder; ``opened(name)`` returns a path or binary file."""
     names, labels, classes, n_skipped = contents
     names = [names[i] for i in _spread(len(names), max_images)]
     target = _labels_of(names, labels, classes, path)
@@ -187,17 +273,17 @@ def _decoded(contents, opened, path, source, max_images, size, channels, max_byt
 
 
 def _contents(files, read, path, max_bytes):
-    """Return names of images, labels by name or None, names of classes, and n_skipped.
+    """Return names of images, labels by name or None, class names or None, and n_skipped.
 
-    ``files`` are the names in an archive or folder, and ``read(name, limit)`` returns the bytes of
-    a file, at most ``limit``.
+    ``files`` are the names in an archive or folder. ``read(name, limit)`` returns the bytes of a
+    file, at most ``limit``.
     """
     tables = [n for n in files if n.split("/")[-1] == "dataset.json" and not hidden(n)]
     table = "dataset.json" if "dataset.json" in tables else next(iter(tables), None)
     if table != "dataset.json" and len(tables) > 1:
         raise ValueError(
-            f"'{path}' holds several dataset.json ({', '.join(map(repr, sorted(tables)))}); put "
-            "one with all labels at the top."
+            f"'{path}' holds several files dataset.json ({', '.join(map(repr, sorted(tables)))}); "
+            "put one with all labels at the top."
         )
     names, n_skipped = image_names([name for name in files if name != table], path)
     if table is None:
@@ -214,7 +300,7 @@ def _contents(files, read, path, max_bytes):
 
 
 def _labels_of(names, labels, classes, path):
-    """Return labels of named images, (n,) int64, or None without labels."""
+    """Return the labels of images by their names, (n,) int64, or None without labels."""
     if not labels:
         return None
     target = np.empty(len(names), dtype=np.int64)
@@ -235,7 +321,13 @@ def _labels_of(names, labels, classes, path):
     return target
 
 
-def load_npz(path, *, key=None, max_images=None, max_bytes=MAX_BYTES):
+def load_npz(
+    path: PathLike,
+    *,
+    key: str | None = None,
+    max_images: int | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Bunch:
     """Return the images of a NumPy ``.npz`` file.
 
     Parameters
@@ -243,34 +335,50 @@ def load_npz(path, *, key=None, max_images=None, max_bytes=MAX_BYTES):
     path : str or path
         The file, read without pickle.
     key : str or None, default=None
-        Name of the array. None: the first of "images", "arr_0", "x", "X", "x_train", "X_train",
-        "train_images" in the file, or else the only array with four axes.
+        Name of the array of images. None: the first of "images", "arr_0", "x", "X", "x_train",
+        "X_train", "train_images" in the file, or else the only array with four axes.
     max_images : int or None, default=None
-        Most images to keep, evenly spaced over the file.
+        Number of images to keep, evenly spaced over the file. None: keep all images.
     max_bytes : int, default=2**33
-        Most bytes of an array, 8 GiB.
+        Largest size of an array in bytes, by default 8 GiB.
 
     Returns
     -------
     Bunch
-        ``images`` (n, C, H, W) uint8; ``target`` (n,) int64, or None; ``classes``, from
-        "classes", or None; ``DESCR``. Labels are integers, integral floats or one-hot rows in the
-        array that belongs to the images ("y_train" to "x_train", "test_labels" to "test_images",
-        "arr_1", of one or two axes, to "arr_0"), or else in "labels", "y" or "target".
+        ``images`` (n, C, H, W) uint8; ``target`` (n,) int64, or None without labels; ``classes``,
+        the array "classes" as a list of names, or None; ``DESCR``, a description.
 
     Raises
     ------
     OSError
         If there is no such file, or the file system fails.
     ValueError
-        If the file is damaged, holds no such uint8 array, or labels that do not fit the images or
-        the class names, or if ``max_bytes`` is too small.
+        If the file is damaged or has no such uint8 array, if labels do not fit the images or the
+        class names, or if ``max_bytes`` is too small.
 
     Notes
     -----
-    The array is uint8, of shape (n, C, H, W), or (n, H, W) for one channel, or
-    (n, H, W, C): the last is assumed when the last axis is 1 or 3 and the second is not.
-    Floats are refused because their range is unknown; pass them to ``fit``.
+    Images are uint8, of shape (n, C, H, W), (n, H, W) for gray images, or (n, H, W, C). The last
+    layout is assumed if the last axis is 1 or 3 and the second axis is neither. Float images are
+    refused, as their range is unknown; pass them to ``fit``.
+
+    Labels are integers, integral floats or one-hot rows. They are read from the array that
+    customarily accompanies the images ("y_train" with "x_train", "test_labels" with "test_images",
+    "arr_1" with "arr_0" if it has one or two axes), or else from "labels", "y" or "target".
+
+    Examples
+    --------
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from skpspc.datasets import load_digits_images, load_npz
+    >>> digits = load_digits_images()
+    >>> with TemporaryDirectory() as folder:
+    ...     np.savez(f"{folder}/digits.npz", images=digits.images, labels=digits.target)
+    ...     data = load_npz(f"{folder}/digits.npz", max_images=100)
+    >>> data.DESCR
+    '100 images from digits.npz.'
+    >>> np.bincount(data.target)  # images of each digit
+    array([11, 10,  5, 10, 12,  7,  7, 14, 11, 13])
     """
     check_count("max_images", max_images)
     check_max_bytes(max_bytes)
@@ -297,8 +405,8 @@ def load_npz(path, *, key=None, max_images=None, max_bytes=MAX_BYTES):
         images = images[:, None]
     if images.ndim != 4 or 0 in images.shape:
         raise ValueError(
-            f"{key!r} in '{path}' must have shape (n, C, H, W), (n, H, W) or (n, H, W, C) and "
-            f"hold something, got {images.shape}."
+            f"{key!r} in '{path}' must have shape (n, C, H, W), (n, H, W) or (n, H, W, C) and at "
+            f"least one value, got {images.shape}."
         )
     if images.shape[3] in (1, 3) and images.shape[1] not in (1, 3):
         images = images.transpose(0, 3, 1, 2)
@@ -307,7 +415,7 @@ def load_npz(path, *, key=None, max_images=None, max_bytes=MAX_BYTES):
             target = class_indices(target, len(images))
         except ValueError as error:
             raise ValueError(
-                f"the labels {label_key!r} in '{path}' {error}; correct them."
+                f"the labels {label_key!r} in '{path}' {error}; correct or remove the labels."
             ) from None
         check_class_names(target, classes, path)
     rows = _spread(len(images), max_images)
@@ -320,37 +428,37 @@ def load_npz(path, *, key=None, max_images=None, max_bytes=MAX_BYTES):
 
 
 def _image_key(archive):
-    """Return the name of the images, by custom or by its four axes."""
+    """Return the name of the array of images: a customary name, or the only 4-D array."""
     for key in _IMAGE_KEYS:
         if key in list(archive):
             return key
     candidates = [key for key in archive if len(archive.shape(key)) == 4]
     if len(candidates) != 1:
         raise ValueError(
-            f"which of its arrays {list(archive)} are the images is not clear; "
-            f'name one "images" or pass key='
+            f"its arrays {list(archive)} include no customary name of images and not exactly one "
+            'array of four axes; name one array "images" or pass key='
         )
     return candidates[0]
 
 
 def _label_key(archive, key):
-    """Return the name of the labels of the images ``key``, or None."""
+    """Return the name of the array of labels of the images ``key``, or None."""
     for label_key in (_PAIRS.get(key), *_LABEL_KEYS):
-        # two arrays without names may both be images
+        # the second of two unnamed arrays may hold images as well
         if label_key in list(archive) and (label_key != "arr_1" or len(archive.shape("arr_1")) < 3):
             return label_key
     return None
 
 
 def load_images(spec, *, max_images=None, size=None, channels="auto", max_bytes=MAX_BYTES):
-    """Return the Bunch that ``--data`` of the command line names.
+    """Return the Bunch of the option ``--data`` of the command line.
 
     Parameters
     ----------
     spec : str
         "digits", "photos", a .zip in EDM layout, a folder, or an .npz.
     max_images, size, channels, max_bytes
-        As in :func:`load_edm_zip`; size and channels of a folder or a zip only.
+        See :func:`load_edm_zip`; ``size`` and ``channels`` serve a folder or a zip only.
     """
     check_count("max_images", max_images)
     path = Path(spec)
@@ -361,8 +469,8 @@ def load_images(spec, *, max_images=None, size=None, channels="auto", max_bytes=
         return load_edm_zip(path, size=size, channels=channels, **limits)
     if size is not None or channels != "auto":
         raise ValueError(
-            "an image size or a number of channels can be asked of a folder or a zip only, and "
-            f"{spec!r} is none."
+            f"an image size or a number of channels serves a folder or a zip only, and {spec!r} is "
+            "neither; leave out --image-size and --channels."
         )
     if path.suffix.lower() == ".npz":
         return load_npz(path, **limits)
@@ -375,6 +483,6 @@ def load_images(spec, *, max_images=None, size=None, channels="auto", max_bytes=
 
 
 def _spread(n, max_images):
-    """Return at most ``max_images`` of n rows, evenly spaced."""
+    """Return the indices of at most ``max_images`` of n images, evenly spaced."""
     n_kept = min(n, max_images or n)
     return [i * n // n_kept for i in range(n_kept)]

@@ -9,9 +9,9 @@ from .._validation import is_one_hot
 
 
 def class_index(value):
-    """Return the index of a class from an integer, an integral float or a one-hot list.
+    """Return a class index from an integer, an integral float or a one-hot list.
 
-    The ValueError for anything else has a predicate as message, to follow the image's name.
+    The message of a ValueError is a predicate, to be appended to the name of the image.
     """
     with suppress(ValueError):
         if isinstance(value, (int, float)) or (isinstance(value, list) and len(value) > 1):
@@ -22,9 +22,9 @@ def class_index(value):
 
 
 def class_indices(array, n):
-    """Return indices of classes, (n,) int64, from integers, integral floats or one-hot rows.
+    """Return class indices (n,), int64, from integers, integral floats or one-hot rows.
 
-    The ValueError for any other array has a predicate as message.
+    The message of a ValueError is a predicate, to be appended to the name of the array.
     """
     if array.ndim == 2 and array.shape[1] > 1:
         if is_one_hot(array) and len(array) == n:
@@ -32,30 +32,30 @@ def class_indices(array, n):
     elif array.size == n and array.dtype.kind in "iuf":
         flat = array.ravel()
         whole = flat.dtype.kind != "f" or bool((np.isfinite(flat) & (flat == np.rint(flat))).all())
-        # 2**63 is a float, the largest int64 is not
+        # 2**63 can be a float, and the largest int64 cannot
         if whole and not (flat.size and (flat.max() >= 2**63 or flat.min() < -(2**63))):
             return flat.astype(np.int64)
     raise ValueError(
-        f"must be {n} integers or one-hot rows, one an image; got shape {array.shape} of dtype "
+        f"must be {n} integers or one-hot rows, one per image; got shape {array.shape} of dtype "
         f"{array.dtype}"
     )
 
 
 def check_class_names(target, classes, path):
-    """Raise if classes have names, and labels in (n,) have none."""
+    """Raise if ``classes`` names some classes of ``target`` (n,) and not all of them."""
     if target is None or classes is None or not len(target):
         return
     if target.min() < 0 or target.max() >= len(classes):
         raise ValueError(
-            f"'{path}' names {len(classes)} classes, and its labels go from {target.min()} to "
-            f"{target.max()}; name every class, or take the names out."
+            f"'{path}' names {len(classes)} classes, and its labels range from {target.min()} to "
+            f"{target.max()}; name every class, or remove the names."
         )
 
 
 def class_names(names):
-    """Return names of classes as a list of str, or None.
+    """Return the names of classes as a list of str, or None.
 
-    The ValueError for anything but a list of strings or numbers has a predicate as message.
+    The message of a ValueError is a sentence without the name of the file.
     """
     if names is None:
         return None

@@ -447,7 +447,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
             raise ValueError(f"n must be an int of at least 1, got {n!r}.")
         # noise has the middle of the data range, so that samples scale with the range
-        noise = sigma_max * draw_noise(shape, n, random_state)
+        noise = sigma_max * draw_noise(shape, int(n), random_state)
         noise += middle(self.data_range_)
         return noise.to(device=self._device, dtype=self._layout.dtype)
 

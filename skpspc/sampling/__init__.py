@@ -1,4 +1,4 @@
-"""Schedules of noise levels, and samplers that follow them."""
+"""Schedules of noise levels, samplers, and conversions between notations of noisy images."""
 
 from . import convert
 from .noise import draw_noise, noise_seed

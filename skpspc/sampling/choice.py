@@ -2,22 +2,25 @@
 
 import numpy as np
 
+from .._typing import ImageShape
 
-def least_total(errors):
+
+def least_total(errors: np.ndarray) -> np.ndarray:
     """Return the non-decreasing choice of one candidate per noise level with the least total error.
 
-    Dynamic programming, exact among all non-decreasing choices. Isotonic regression of the best
-    candidates is not: it gives means of candidates, and ignores by how much a candidate is best.
+    Dynamic programming finds the best of all non-decreasing choices. Isotonic regression of the
+    best candidates does not: it averages candidates, and ignores the sizes of the errors.
 
     Parameters
     ----------
     errors : ndarray of shape (L, S)
-        Errors of S candidates at L increasing noise levels.
+        Errors of S increasing candidates at L increasing noise levels.
 
     Returns
     -------
     ndarray of shape (L,), int
-        Column for every row; among equal totals, one with the lowest last column.
+        Index of the candidate at each noise level; among equal totals, a choice whose last index
+        is lowest.
 
     Examples
     --------
@@ -37,10 +40,10 @@ def least_total(errors):
     return np.array(chosen[::-1])
 
 
-def patch_sizes(image_shape, n_sizes=15):
-    """Return patch sizes from a pixel to the image, evenly spaced in their logarithm.
+def patch_sizes(image_shape: ImageShape, n_sizes: int = 15) -> list[int]:
+    """Return patch sizes from 1 to the longer side of the image, evenly spaced in their logarithm.
 
-    An increasing list of at most ``n_sizes`` ints; sizes that round to one integer count once.
+    The list is increasing and has at most ``n_sizes`` ints, as equal ints are merged.
 
     Examples
     --------

@@ -1,28 +1,50 @@
-"""Standard normal noise with a stream for each sample."""
+"""Standard normal noise, with one random stream per sample."""
 
 import numbers
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from .._typing import RandomState
 
-def draw_noise(shape, n, random_state, start=0):
-    """Return standard normal noise, one stream per sample.
+
+def draw_noise(
+    shape: Sequence[int], n: int, random_state: RandomState | None, start: int = 0
+) -> torch.Tensor:
+    """Return standard normal noise for n samples, with one random stream per sample.
 
     Parameters
     ----------
     shape : tuple of int
         Shape of one sample.
     n : int
+        Number of samples.
     random_state : int, RandomState, Generator or None
-        Row i depends on ``random_state`` and i only, never on n. A RandomState or Generator
-        advances by one draw; None takes fresh entropy.
+        Seed. Sample i depends on the seed and i only, never on n. A RandomState or Generator
+        advances by one draw; None seeds from the operating system.
     start : int, default 0
-        Number of the first row: rows ``start`` to ``start + n`` of a longer draw.
+        Index of the first sample: the result equals ``[start : start + n]`` of a longer draw.
 
     Returns
     -------
     Tensor of shape ``(n, *shape)``, float64
+
+    Raises
+    ------
+    ValueError
+        If ``random_state`` is a negative int or of another type.
+
+    Examples
+    --------
+    The first sample of a larger draw is the sample of a smaller draw:
+
+    >>> from skpspc.sampling import draw_noise
+    >>> draw_noise((3,), 1, random_state=0).numpy().round(2)
+    array([[ 1.44, -0.9 ,  0.74]])
+    >>> draw_noise((3,), 2, random_state=0).numpy().round(2)
+    array([[ 1.44, -0.9 ,  0.74],
+           [ 0.81, -1.91, -3.5 ]])
     """
     entropy = noise_seed(random_state)
     noise = torch.empty((n, *shape), dtype=torch.float64)
@@ -32,10 +54,35 @@ def draw_noise(shape, n, random_state, start=0):
     return noise
 
 
-def noise_seed(random_state):
-    """Return an int that replaces ``random_state`` in several calls of `draw_noise`."""
+def noise_seed(random_state: RandomState | None) -> int:
+    """Return an int seed, to draw equal noise in several calls of `draw_noise`.
+
+    Parameters
+    ----------
+    random_state : int, RandomState, Generator or None
+        An int is returned unchanged. A RandomState or Generator advances by one draw; None seeds
+        from the operating system.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ValueError
+        If ``random_state`` is a negative int or of another type.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpspc.sampling import noise_seed
+    >>> noise_seed(7)
+    7
+    >>> noise_seed(np.random.RandomState(0))
+    209652396
+    """
     if random_state is None:
-        return np.random.SeedSequence().entropy
+        return np.random.SeedSequence().entropy  # type: ignore[return-value]
     if isinstance(random_state, numbers.Integral) and int(random_state) >= 0:
         return int(random_state)
     if isinstance(random_state, np.random.RandomState):

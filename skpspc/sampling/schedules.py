@@ -6,12 +6,13 @@ from numbers import Integral, Real
 import numpy as np
 
 from .._repr import numbers
+from .._typing import DataRange, ImageShape
 
-# Niedoba et al. (2025), CIFAR-10, on the 18-step grid of `edm_sigmas`, large sigma first.
+# Niedoba et al. (2025), CIFAR-10, on the 18-step grid of `edm_sigmas`, from large to small sigma.
 _PAPER_SIDE = 32
 _PAPER_SIZES = (32, 32, 32, 32, 32, 32, 32, 23, 15, 11, 7, 5, 3, 3, 3, 3, 3, 3)
 
-# Kamb & Ganguli (2025), calibrated against trained networks; small sigma first.
+# Kamb & Ganguli (2025), calibrated against trained networks, from small to large sigma.
 _LOCAL_SCORE_SIZES = {
     "cifar10-unet": (3, 3, 3, 3, 5, 5, 5, 5, 7, 7, 7, 7, 9, 9, 11, 13, 13, 15, 17, 25),
     "cifar10-resnet": (3, 3, 3, 3, 5, 5, 5, 7, 7, 7, 7, 9, 9, 11, 11, 13, 15, 17, 17, 17),
@@ -20,24 +21,27 @@ _LOCAL_SCORE_SIZES = {
 }
 
 
-def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
+def edm_sigmas(
+    n_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0
+) -> np.ndarray:
     """Return the noise levels of the EDM sampler, evenly spaced in ``sigma ** (1 / rho)``.
 
-    Any tail of such a grid is such a grid, so an interrupted trajectory continues exactly.
+    The last levels of a grid are an EDM grid of fewer steps, so an interrupted trajectory continues
+    exactly.
 
     Parameters
     ----------
     n_steps : int
-        At least 1.
+        Number of noise levels, at least 1.
     sigma_min, sigma_max : float, default 0.002 and 80
         Last and first noise level, in the units of the images, ``0 < sigma_min <= sigma_max``.
     rho : float, default 7
-        Larger values put more steps at small sigma.
+        Exponent, positive; larger values put more steps at small sigma.
 
     Returns
     -------
     ndarray of shape (n_steps,), float64
-        Decreasing; samplers add the step to zero.
+        Decreasing noise levels; samplers append the step from the last level to 0.
 
     Raises
     ------
@@ -51,6 +55,9 @@ def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
 
     Examples
     --------
+    >>> from skpspc import edm_sigmas
+    >>> [round(sigma, 3) for sigma in edm_sigmas(8).tolist()]
+    [80.0, 34.992, 13.699, 4.637, 1.287, 0.267, 0.035, 0.002]
     >>> edm_sigmas(3, sigma_min=1, sigma_max=4, rho=1)
     array([4. , 2.5, 1. ])
     """
@@ -68,14 +75,14 @@ def edm_sigmas(n_steps, sigma_min=0.002, sigma_max=80.0, rho=7.0):
         sigmas = np.linspace(first, last, n_steps) ** rho
     if not (np.isfinite(sigmas) & (sigmas > 0)).all():
         raise ValueError(
-            f"rho={rho!r} takes sigma_min={sigma_min!r} or sigma_max={sigma_max!r} out of the "
+            f"rho={rho!r} makes sigma_min={sigma_min!r} or sigma_max={sigma_max!r} exceed the "
             "range of float64; pass a rho between 1 and 100."
         )
     return sigmas
 
 
 def check_grid(sigmas):
-    """Return checked noise levels as an array.
+    """Return noise levels as an array; raise if they do not make a grid.
 
     Parameters
     ----------
@@ -88,7 +95,7 @@ def check_grid(sigmas):
     Raises
     ------
     ValueError
-        If there is none, or they are not finite, non-negative and distinct.
+        If there is no noise level, or one is negative, infinite, NaN or repeated.
     """
     try:
         grid = np.asarray(sigmas, dtype=np.float64)
@@ -101,32 +108,32 @@ def check_grid(sigmas):
         )
     if not (np.isfinite(grid).all() and (grid >= 0).all()):
         raise ValueError(
-            f"sigmas must be finite and non-negative, got {sigmas!r}; leave out the others."
+            f"sigmas must be finite and non-negative, got {sigmas!r}; remove all other values."
         )
     if len(np.unique(grid)) < len(grid):
-        raise ValueError(f"sigmas must be distinct, got {sigmas!r}; give each once.")
+        raise ValueError(f"sigmas must be distinct, got {sigmas!r}; give each level once.")
     return grid
 
 
 def nearest_level(grid, sigma):
-    """Return the index of the noise level of a sequence ``grid`` nearest to a float ``sigma``."""
+    """Return the index of the noise level in ``grid`` that is nearest to a float ``sigma``."""
     grid = np.asarray(grid, dtype=np.float64)
     return int(np.abs(grid - np.clip(sigma, grid.min(), grid.max())).argmin())
 
 
 class _Schedule:
-    """A function of sigma, constant around each noise level of a grid."""
+    """A step function of sigma: the value of the nearest noise level of a grid."""
 
-    sigmas: Sequence[float]
+    sigmas: Sequence[float] | np.ndarray
     _values: str  # name of the second parameter
 
     def _check(self):
-        """Raise if the grid is invalid, or has another length than the values."""
+        """Raise if the grid is invalid or its length differs from that of the values."""
         grid, values = check_grid(self.sigmas), getattr(self, self._values)
         if grid.shape != np.shape(values):
             raise ValueError(
                 f"sigmas and {self._values} must be sequences of the same length; got shapes "
-                f"{grid.shape} and {np.shape(values)}."
+                f"{grid.shape} and {np.shape(values)}; give one value for each noise level."
             )
 
     def _at(self, sigma):
@@ -150,30 +157,42 @@ class _Schedule:
 
 
 class PatchSchedule(_Schedule):
-    """Patch size as a function of sigma, by the nearest noise level of a grid.
+    """Patch size as a function of sigma: the size at the nearest noise level of a grid.
+
+    Pass a schedule as ``patch_size`` of `PSPCDenoiser`, to use small patches at small noise levels
+    and large patches at large noise levels.
 
     Parameters
     ----------
     sigmas : sequence of float
-        Non-negative, distinct, in any order; in the units of the images.
+        Noise levels of the grid, non-negative and distinct, in any order; in the units of the
+        images.
     sizes : sequence of int
-        Side of the square patches at each noise level, at least 1.
+        Side of the square patches in pixels at each noise level, at least 1.
 
     Raises
     ------
     ValueError
-        If the two differ in length, are empty, or hold values out of range.
+        If ``sigmas`` and ``sizes`` differ in length, are empty, or hold values out of range.
 
     Examples
     --------
+    >>> from skpspc import PatchSchedule
     >>> schedule = PatchSchedule([0.1, 1.0, 10.0], [3, 7, 32])
-    >>> schedule(0.7)
-    7
+    >>> for sigma in (0.02, 0.5, 0.6, 4.0, 80.0):
+    ...     print(f"sigma {sigma:5.2f}: patches of {schedule(sigma)} pixels")
+    sigma  0.02: patches of 3 pixels
+    sigma  0.50: patches of 3 pixels
+    sigma  0.60: patches of 7 pixels
+    sigma  4.00: patches of 7 pixels
+    sigma 80.00: patches of 32 pixels
     """
 
     _values = "sizes"
 
-    def __init__(self, sigmas, sizes):
+    def __init__(
+        self, sigmas: Sequence[float] | np.ndarray, sizes: Sequence[int] | np.ndarray
+    ) -> None:
         self.sigmas = sigmas
         self.sizes = sizes
         self._check()
@@ -181,31 +200,45 @@ class PatchSchedule(_Schedule):
             if not isinstance(size, Integral) or size < 1:
                 raise ValueError(f"sizes must be ints of at least 1, got {size!r}.")
 
-    def __call__(self, sigma):
-        """Return the patch size at a float ``sigma``; beyond the grid, its end counts."""
+    def __call__(self, sigma: float) -> int:
+        """Return the patch size at ``sigma``; beyond the grid, the size at its nearer end."""
         return int(self._at(sigma))
 
 
 class BandwidthSchedule(_Schedule):
-    """Bandwidth as a function of sigma, by the nearest noise level of a grid.
+    """Bandwidth as a function of sigma: the bandwidth at the nearest noise level of a grid.
+
+    Pass a schedule as ``bandwidth`` of a denoiser.
 
     Parameters
     ----------
     sigmas : sequence of float
-        As in `PatchSchedule`, with its errors.
+        Noise levels of the grid, non-negative and distinct, in any order; in the units of the
+        images.
     bandwidths : sequence of float
         Bandwidth at each noise level, between 0 and 1.
 
+    Raises
+    ------
+    ValueError
+        If ``sigmas`` and ``bandwidths`` differ in length, are empty, or hold values out of range.
+
     Examples
     --------
+    >>> from skpspc import BandwidthSchedule
     >>> schedule = BandwidthSchedule([0.1, 1.0, 10.0], [0.0, 0.5, 0.9])
-    >>> schedule(0.7)
-    0.5
+    >>> for sigma in (0.05, 0.7, 80.0):
+    ...     print(f"sigma {sigma:5.2f}: bandwidth {schedule(sigma)}")
+    sigma  0.05: bandwidth 0.0
+    sigma  0.70: bandwidth 0.5
+    sigma 80.00: bandwidth 0.9
     """
 
     _values = "bandwidths"
 
-    def __init__(self, sigmas, bandwidths):
+    def __init__(
+        self, sigmas: Sequence[float] | np.ndarray, bandwidths: Sequence[float] | np.ndarray
+    ) -> None:
         self.sigmas = sigmas
         self.bandwidths = bandwidths
         self._check()
@@ -213,25 +246,37 @@ class BandwidthSchedule(_Schedule):
             if not (isinstance(bandwidth, Real) and 0 <= float(bandwidth) <= 1):
                 raise ValueError(f"bandwidths must be between 0 and 1, got {bandwidth!r}.")
 
-    def __call__(self, sigma):
-        """Return the bandwidth at a float ``sigma``; beyond the grid, its end counts."""
+    def __call__(self, sigma: float) -> float:
+        """Return the bandwidth at ``sigma``; beyond the grid, the bandwidth at its nearer end."""
         return float(self._at(sigma))
 
 
-def paper_schedule(image_shape, data_range=(-1, 1)):
-    """Return the CIFAR-10 schedule of Niedoba et al., scaled to the image.
+def paper_schedule(image_shape: ImageShape, data_range: DataRange = (-1, 1)) -> PatchSchedule:
+    """Return the patch sizes of Niedoba et al. for CIFAR-10, scaled to the image.
 
     Parameters
     ----------
     image_shape : tuple of (C, H, W)
-        Sizes are multiplied by the longer side (the height of a square image, the length of
-        a signal) over 32 and rounded, and are at least 1.
+        Shape of one image. The published sizes, for 32 x 32 images, are multiplied by
+        ``max(H, W) / 32`` and rounded, to at least 1.
     data_range : tuple of (low, high), default (-1, 1)
         Range of the images; noise levels are multiplied by half its width.
 
     Returns
     -------
     PatchSchedule
+
+    References
+    ----------
+    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization", ICML
+    2025, arXiv:2411.19339.
+
+    Examples
+    --------
+    >>> from skpspc.sampling import paper_schedule
+    >>> schedule = paper_schedule((3, 32, 32))
+    >>> {sigma: schedule(sigma) for sigma in (0.1, 0.5, 1.0, 2.0, 5.0)}
+    {0.1: 3, 0.5: 5, 1.0: 7, 2.0: 11, 5.0: 23}
     """
     scale = max(image_shape[1:]) / _PAPER_SIDE
     sizes = [max(1, round(size * scale)) for size in _PAPER_SIZES]
@@ -239,26 +284,27 @@ def paper_schedule(image_shape, data_range=(-1, 1)):
     return PatchSchedule(sigmas.tolist(), sizes)
 
 
-def local_score_schedule(network, data_range=(-1, 1)):
-    """Return the window sizes of Kamb & Ganguli, calibrated against a convolutional network.
+def local_score_schedule(network: str, data_range: DataRange = (-1, 1)) -> PatchSchedule:
+    """Return the window sizes that Kamb & Ganguli calibrated against a convolutional network.
 
     Parameters
     ----------
     network : {"cifar10-unet", "cifar10-resnet", "mnist-unet", "fashion-mnist-unet"}
-        Data set and network; the sizes suit its images, 32 x 32 or 28 x 28.
+        Data set and network. The sizes suit images of the data set: 32 x 32 for CIFAR-10, 28 x 28
+        for MNIST and Fashion-MNIST.
     data_range : tuple of (low, high), default (-1, 1)
         Range of the images; noise levels are multiplied by half its width.
 
     Returns
     -------
     PatchSchedule
-        Odd sizes at the noise levels of their 20 steps: with ``beta = 1 - cos(pi t / 2.016)^2``
-        at t = 0, 0.05, ..., 0.95, sigma is ``sqrt(beta / (1 - beta))``.
+        Odd sizes at the noise levels of the 20 published steps: ``sqrt(beta / (1 - beta))`` with
+        ``beta = 1 - cos(pi t / 2.016)^2`` at t = 0, 0.05, ..., 0.95.
 
     Raises
     ------
     ValueError
-        For an unknown network.
+        If ``network`` is none of these names.
 
     References
     ----------
@@ -267,9 +313,10 @@ def local_score_schedule(network, data_range=(-1, 1)):
 
     Examples
     --------
+    >>> from skpspc.sampling import local_score_schedule
     >>> schedule = local_score_schedule("cifar10-unet")
-    >>> schedule(0.1), schedule(1.0), schedule(80.0)
-    (3, 7, 25)
+    >>> {sigma: schedule(sigma) for sigma in (0.1, 1.0, 3.0, 80.0)}
+    {0.1: 3, 1.0: 7, 3.0: 13, 80.0: 25}
     """
     if network not in _LOCAL_SCORE_SIZES:
         networks = ", ".join(map(repr, _LOCAL_SCORE_SIZES))
