@@ -1,6 +1,6 @@
 """Training-free diffusion denoisers with the interface of scikit-learn."""
 
-TYPE_CHECKING = False  # for type checkers, which take it for true; `typing` takes time to import
+TYPE_CHECKING = False  # type checkers take it for true; importing `typing` would take time
 if TYPE_CHECKING:
     from . import datasets as datasets
     from . import denoisers as denoisers
@@ -51,7 +51,7 @@ __all__ = [
 ]
 
 _SUBPACKAGES = ("datasets", "denoisers", "inspection", "posterior", "sampling", "support")
-_HOMES = ("sampling", "support", "posterior", "denoisers")  # of the names above
+_HOMES = ("sampling", "support", "posterior", "denoisers")  # subpackages of the names above
 
 
 def __getattr__(name):

@@ -1,4 +1,4 @@
-"""``python -m skpspc``: the command ``skpspc``."""
+"""``python -m skpspc`` runs the command ``skpspc``."""
 
 from .cli import main
 

@@ -1,8 +1,8 @@
-"""Reading of files of the user, which may be damaged or hostile.
+"""Readers of user files, which may be damaged or hostile.
 
-A reader may raise anything: :func:`reading` turns every error into one `ValueError` that names the
-file. The other functions read at most a limit of bytes, and compare the sizes that a file declares
-with the limit before they allocate memory.
+Readers raise errors of many types: :func:`reading` turns each into one `ValueError` that names the
+file. All other functions limit the number of bytes, and compare the sizes that a file declares with
+the limit before they allocate memory.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from numbers import Integral
 import numpy as np
 from sklearn.utils import check_scalar
 
-MAX_BYTES = 2**33  # default of ``max_bytes``: memory for the contents of one file, 8 GiB
-_DEFLATE_RATIO = 1032  # the largest that deflate reaches
+MAX_BYTES = 2**33  # default of ``max_bytes``: 8 GiB of memory for the contents of one file
+_DEFLATE_RATIO = 1032  # largest compression ratio of deflate
 _NPY_MAGIC = b"\x93NUMPY"
-_HEADER_BYTES = 2**16  # more than the longest header of an npy file that numpy reads
+_HEADER_BYTES = 2**16  # more than the longest npy header that numpy reads
 _HEADER_READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
-# Errors of a seek to a position that a damaged file names; no fault of the file system.
+# A seek to a position from a damaged file raises these errors: the file system is not at fault.
 _DAMAGE = {errno.EINVAL, errno.EOVERFLOW}
 
 
 class UnreadableFileError(ValueError):
-    """Error for a file that cannot be read, in a sentence that names the file."""
+    """A file cannot be read; the message is a sentence that names the file."""
 
 
 @contextlib.contextmanager
@@ -55,22 +55,22 @@ def reading(path, failure, remedy, *, member=None):
 
 
 def where(path, member=None):
-    """Return the name of a file, or of a member of the file, for an error."""
+    """Return the name of a file, or of its member, for an error message."""
     return f"'{path}'" if member is None else f"{member!r} in '{path}'"
 
 
 def reason(error):
-    """Return the message of an exception, in one short line."""
+    """Return the message of an exception as one short line."""
     message = " ".join(str(error).split()).rstrip(".")
     if isinstance(error, MemoryError):
-        message = "it needs more memory than there is"
+        message = "it needs more memory than is available"
     elif isinstance(error, KeyError):
         message = f"there is no {message}"
     return (message[:240] or type(error).__name__).encode(errors="backslashreplace").decode()
 
 
 def check_max_bytes(max_bytes):
-    """Raise if ``max_bytes`` is no positive integer."""
+    """Raise if ``max_bytes`` is not a positive integer."""
     check_scalar(max_bytes, "max_bytes", Integral, min_val=1)
 
 
@@ -82,21 +82,21 @@ def image_limit(max_bytes):
 def text_limit(max_bytes):
     """Return the largest number of bytes of a JSON text: 64 MiB by default.
 
-    A JSON text takes some 20 times as much memory once parsed.
+    The parsed text takes about 20 times as much memory.
     """
     return max_bytes // 128
 
 
 def check_size(n_bytes, limit, name, max_bytes, remedy=""):
-    """Raise if ``name`` takes more bytes than ``limit``, which is ``max_bytes`` or a fraction.
+    """Raise if ``name`` takes more bytes than ``limit``: ``max_bytes`` or a fraction of it.
 
-    ``remedy``, ending in ", or ", stands before the advice of a larger ``max_bytes``.
+    The error advises a larger ``max_bytes``; ``remedy``, ending in ", or ", precedes the advice.
     """
     n_bytes = int(n_bytes)
     if n_bytes > limit:
         raise UnreadableFileError(
             f"{name} takes {_size_text(n_bytes)}, more than the {_size_text(limit)} that "
-            f"max_bytes={max_bytes} allows it; {remedy}pass a larger max_bytes if the size is "
+            f"max_bytes={max_bytes} allows; {remedy}pass a larger max_bytes if the size is "
             "right."
         )
 
@@ -114,18 +114,18 @@ def read_file(path, limit, max_bytes):
 
 
 def parse_json(content):
-    """Return the content of a JSON text in UTF-8, with or without a byte order mark."""
+    """Parse a JSON text in UTF-8, with or without a byte order mark."""
     return json.loads(content.decode("utf-8-sig"))
 
 
 def check_member(archive, info, limit, max_bytes):
-    """Raise if the sizes that an archive declares of a member are too large or cannot be true.
+    """Raise if the declared sizes of an archive member are too large or cannot be true.
 
-    Compression other than deflate is refused: its output has no bound while it is read.
+    Other compression than deflate is refused, as the size of its output cannot be limited.
     """
     check_size(info.file_size, limit, where(archive.filename, info.filename), max_bytes)
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError("it is neither stored nor deflated, zip it with one of these methods")
+        raise ValueError("its compression is not deflate, zip it with deflate or uncompressed")
     ratio = 1 if info.compress_type == zipfile.ZIP_STORED else _DEFLATE_RATIO
     if info.compress_size > archive.start_dir or info.file_size > ratio * info.compress_size:
         raise ValueError(
@@ -135,15 +135,15 @@ def check_member(archive, info, limit, max_bytes):
 
 
 def read_member(archive, info, limit, max_bytes):
-    """Return the bytes of a zip member, at most ``limit``."""
+    """Return the bytes of an archive member, at most ``limit``."""
     check_member(archive, info, limit, max_bytes)
     with archive.open(info) as stream:
-        # without a number of bytes, zipfile inflates all there is before it cuts it
+        # without a number of bytes, zipfile inflates everything before it cuts the result
         return stream.read(info.file_size)
 
 
 def read_array_header(stream):
-    """Return shape and dtype of an array of plain values, from the start of an npy file."""
+    """Return the shape and dtype in the header of an npy file, from its start."""
     version = np.lib.format.read_magic(stream)
     if version not in _HEADER_READERS:
         raise ValueError(f"version {version} of the npy format holds no plain numbers")
@@ -151,12 +151,12 @@ def read_array_header(stream):
     if dtype.hasobject:
         raise ValueError("it holds Python objects, and pickles are not read")
     if min(shape, default=0) < 0:
-        raise ValueError(f"its shape {shape} is negative")
+        raise ValueError(f"its shape {shape} has a negative length")
     return shape, dtype
 
 
 class ArrayArchive:
-    """Arrays of an npz, read one by one, without pickle, each of at most ``max_bytes``."""
+    """Arrays of an npz, read one by one without pickle, each of at most ``max_bytes``."""
 
     def __init__(self, path, max_bytes):
         with open(path, "rb") as file:
@@ -188,7 +188,7 @@ class ArrayArchive:
                 yield stream
 
     def shape(self, key):
-        """Return the shape of an array, from its header."""
+        """Return the shape of an array, read from its header."""
         info = self._members[key]
         with self._opened(info) as stream:
             shape, dtype = read_array_header(stream)
@@ -196,7 +196,7 @@ class ArrayArchive:
             name = where(self._archive.filename, info.filename)
             check_size(n_bytes, self._max_bytes, name, self._max_bytes)
             if n_bytes != n_left:
-                raise ValueError(f"its header declares {n_bytes} bytes, and {n_left} follow")
+                raise ValueError(f"its header declares {n_bytes} bytes and {n_left} follow")
         return shape
 
     def __getitem__(self, key):
@@ -207,15 +207,15 @@ class ArrayArchive:
 
 
 def load_arrays(path, failure, remedy, *, max_bytes=MAX_BYTES):
-    """Return all arrays of an npz as a dict; raises the errors of :func:`reading`."""
+    """Return all arrays of an npz as a dict; raise the errors of :func:`reading`."""
     with reading(path, failure, remedy), ArrayArchive(path, max_bytes) as archive:
         return {key: archive[key] for key in archive}
 
 
 def map_array(path, failure, remedy):
-    """Return the array of an npy file, mapped into memory; raises the errors of :func:`reading`.
+    """Return the array of an npy file as a memory map; raise the errors of :func:`reading`.
 
-    Mapping fails at once where a file is shorter than its header declares.
+    Mapping raises at once for a file that is shorter than its header declares.
     """
     with reading(path, failure, remedy):
         with open(path, "rb") as file:
@@ -223,6 +223,6 @@ def map_array(path, failure, remedy):
                 raise ValueError("it is not a .npy file")
             file.seek(0)
             _, dtype = read_array_header(file)
-        if dtype.itemsize == 0:  # numpy divides by it while it maps, which ends the process
-            raise ValueError(f"its dtype {dtype} holds nothing")
+        if dtype.itemsize == 0:  # numpy would divide by zero, which ends the process
+            raise ValueError(f"its dtype {dtype} holds no values")
         return np.lib.format.open_memmap(path, mode="r")

@@ -1,11 +1,11 @@
-"""Import of optional packages, which no other module imports."""
+"""Import of optional packages; no other module imports them."""
 
 from importlib import import_module
 from types import ModuleType
 
 from ._threads import undisturbed
 
-_EXTRAS = {  # the extra that brings each module
+_EXTRAS = {  # extra of pip that installs each module
     "numba": "cpu",
     "faiss": "cpu",
     "matplotlib": "plot",
@@ -17,20 +17,20 @@ _EXTRAS = {  # the extra that brings each module
 def load(name: str) -> ModuleType:
     """Import a module of an optional package, such as "numba".
 
-    Raises ImportError, which names the extra to install, if the module cannot be imported.
+    Raises ImportError with the extra to install if the module cannot be imported.
     """
     try:
         return undisturbed(import_module, name)
     except ImportError as error:
         extra = _EXTRAS[name.partition(".")[0]]
         raise ImportError(
-            f"{name} is needed here and cannot be imported ({error}); "
+            f"{name} is needed here and cannot be imported ({error}); install it with "
             f'pip install "skpspc[{extra}]".'
         ) from error
 
 
 def available(name: str) -> bool:
-    """Return whether an optional package can be imported."""
+    """Return True if an optional package can be imported."""
     try:
         load(name)
     except ImportError:

@@ -1,4 +1,4 @@
-"""Results to a file: checked before the work, and whole or absent after it."""
+"""Output files: checked before the computation, and written completely or not at all."""
 
 import contextlib
 import hashlib
@@ -16,10 +16,10 @@ _KINDS = {
 
 
 def check_output(path, suffixes=SUFFIXES):
-    """Return ``path`` as a `Path`, if a file can be written there.
+    """Return ``path`` as a `Path`; raise if no file can be written there.
 
-    Raises ValueError if its suffix is not one of ``suffixes`` or something other than a file has
-    this name, OSError if the folder is missing or cannot be written to.
+    Raises ValueError if the suffix is not one of ``suffixes`` or the path is no ordinary file, and
+    OSError if the folder is missing or cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes:
@@ -30,7 +30,7 @@ def check_output(path, suffixes=SUFFIXES):
         raise FileNotFoundError(f"there is no folder '{folder}'; make it first.")
     remove_unfinished(path)
     try:
-        path.stat()  # also finds names that are too long
+        path.stat()  # raises for names that are too long
     except FileNotFoundError:
         pass
     else:
@@ -49,9 +49,9 @@ def check_output(path, suffixes=SUFFIXES):
 
 
 def write_output(path, picture, arrays):
-    """Write a picture (.png), the first of the arrays (.npy) or all of them (.npz) to ``path``.
+    """Write a picture (.png), the first array (.npy) or all arrays (.npz) to ``path``.
 
-    ``path`` comes from :func:`check_output`, and is replaced in one step once all is written.
+    ``path`` comes from :func:`check_output`; the file is replaced in one step after writing.
     ``picture`` is a function that returns the picture, (height, width, 3) uint8; ``arrays`` is a
     dict.
     """
@@ -70,13 +70,14 @@ def write_output(path, picture, arrays):
 
 @contextlib.contextmanager
 def replacing(path):
-    """Yield a file to write to, which replaces ``path`` once its bytes are on the disk.
+    """Yield a file for writing; on success it replaces ``path``, on failure it is removed.
 
-    A symbolic link stays a link; its target is replaced.
+    The bytes are on the disk before the file is renamed. A symbolic link stays a link; its target
+    is replaced.
     """
     path = path.resolve()
     unfinished = _unfinished(path)
-    with open(unfinished, "xb") as file:  # fails if another run is writing there
+    with open(unfinished, "xb") as file:  # fails if another run writes to this path
         try:
             yield file
             file.flush()
@@ -90,17 +91,17 @@ def replacing(path):
 
 
 def remove_unfinished(path):
-    """Remove the file of a run that was killed while it wrote ``path``."""
+    """Remove the unfinished file of a run that was killed while it wrote ``path``."""
     _unfinished(path.resolve()).unlink(missing_ok=True)
 
 
 def _unfinished(path):
-    """Return the path to write to first, one for each ``path``, so that leftovers are found."""
+    """Return the path of the unfinished file, fixed for each ``path``, to find leftovers."""
     return path.with_name(f".skpspc-{hashlib.sha256(path.name.encode()).hexdigest()[:12]}")
 
 
 def _sync_folder(folder):
-    """Bring the names of a folder's files to the disk, where the system can."""
+    """Write the names in a folder to the disk, if the operating system can."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Short reprs: shapes and dtypes instead of arrays, class names instead of addresses."""
+"""Short reprs: shapes and dtypes instead of values, class names instead of addresses."""
 
 from dataclasses import fields, is_dataclass
 
@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from sklearn.utils import Bunch
 
-_SHORT = 8  # entries of a list, or values of an array of one axis, that are shown
-_TEXT = 60  # characters
+_SHORT = 8  # entries of a list that a repr shows
+_TEXT = 60  # characters of a text that a repr shows
 
 
 def dtype_name(dtype):
@@ -18,8 +18,8 @@ def dtype_name(dtype):
 def described(value):
     """Return a short text for one value.
 
-    An array or tensor shows its dtype and shape, a long list or text its beginning and its length,
-    and an object without a repr of its own the name of its class.
+    An array or tensor becomes its dtype and shape; a long list or text becomes its beginning and
+    its length; an object with the default repr becomes the name of its class.
     """
     if isinstance(value, (np.ndarray, torch.Tensor)):
         return f"<{dtype_name(value.dtype)} array of shape {tuple(value.shape)}>"
@@ -40,7 +40,7 @@ def described(value):
 
 
 def numbers(values):
-    """Return the repr of a sequence of numbers; of a long one, its ends and its length."""
+    """Return the repr of a sequence of numbers; a long sequence becomes its ends and its length."""
     values = [value.item() if isinstance(value, np.generic) else value for value in values]
     if len(values) <= 2 * _SHORT:
         return repr(values)
@@ -49,7 +49,7 @@ def numbers(values):
 
 
 def extent(values):
-    """Return the range of an array's values, such as "1 to 3.2"; one number where all agree."""
+    """Return the range of an array's values, such as "1 to 3.2", or one number if all are equal."""
     values = torch.as_tensor(values).detach()
     if not values.numel():
         return "none"
@@ -77,7 +77,7 @@ def listed(name, about):
 
 
 class ShortBunch(Bunch):
-    """A Bunch whose repr shows shapes and dtypes of its arrays."""
+    """A Bunch with a short repr: shapes and dtypes of its arrays."""
 
     def __repr__(self):
         return listed(Bunch.__name__, self)

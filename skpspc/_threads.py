@@ -23,7 +23,7 @@ class ForkSafeLock:
         _locks.add(self)
 
     def renew(self):
-        """Free the lock."""
+        """Replace the lock by a free one."""
         self._lock = threading.Lock()
 
     def __enter__(self):
@@ -34,9 +34,9 @@ class ForkSafeLock:
 
 
 def _survive_fork():
-    """Keep a forked child to one thread, and free the locks of threads that it does not have.
+    """Limit a forked child to one thread, and free the locks of the parent's other threads.
 
-    The child inherits thread pools without their threads, and would wait for them for ever.
+    The child inherits thread pools without their threads, and would wait for these for ever.
     """
     global _forked
     _forked = True
@@ -53,9 +53,9 @@ if hasattr(os, "register_at_fork"):
 def n_threads():
     """Return the number of threads for compiled kernels.
 
-    The ``n_jobs`` of an active ``joblib.parallel_config``, otherwise ``torch.get_num_threads()``,
-    which joblib's worker processes lower so that all of them together fill the machine once.
-    One in a worker thread of joblib, which may use one core, and in a forked process.
+    It is the ``n_jobs`` of an active ``joblib.parallel_config``, otherwise
+    ``torch.get_num_threads()``, which joblib lowers in its worker processes to share the cores. It
+    is 1 in a worker thread of joblib and in a forked process.
     """
     if _forked:
         return 1
@@ -70,7 +70,7 @@ def n_threads():
 def torch_threads():
     """Let torch compute on `n_threads` threads within the context.
 
-    Torch keeps the number for every thread that calls it.
+    Torch stores the number of threads separately for every calling thread.
     """
     before, wanted = torch.get_num_threads(), n_threads()
     if wanted == before:
@@ -84,10 +84,10 @@ def torch_threads():
 
 
 def undisturbed(function, *args):
-    """Call a function in another thread; Ctrl-C is raised here once the call has ended.
+    """Call a function in another thread; Ctrl-C raises here after the call has ended.
 
-    Importing libraries and loading compiled code must not be interrupted half-way: there an
-    interrupt can get lost, or come back at the exit of the process.
+    Ctrl-C must not interrupt the import of libraries or the loading of compiled code: the
+    interrupt could get lost, or reappear when the process exits.
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function, *args).result()

@@ -1,4 +1,4 @@
-"""Units of images and noise levels: the data range, and warnings where units seem to differ."""
+"""Units of images and noise levels: the data range, and warnings if units seem to differ."""
 
 import math
 from numbers import Integral, Real
@@ -10,18 +10,18 @@ from ._repr import dtype_name
 from ._warnings import warn
 from .support.training_set import DEFAULT_RANGE
 
-_MANY = 1000  # training images that a check reads, about
-_FAR = 6.0  # standard deviations of the noise beyond which almost no value lies
-_UNLIKELY = 0.01  # probability of noisy images below which their units are doubted
-_LARGE = 10.0  # standard deviations of a pixel from which noise drowns the data
-_USUAL_WIDTHS = (1.2, 2.6)  # largest less smallest value of images on [-1, 1]
+_MANY = 1000  # approximate number of training images that a check reads
+_FAR = 6.0  # standard deviations of the noise; almost no value lies farther from the data
+_UNLIKELY = 0.01  # noisy images of a lower probability seem to have other units
+_LARGE = 10.0  # noise of so many standard deviations of a pixel drowns the data
+_USUAL_WIDTHS = (1.2, 2.6)  # usual differences of largest and smallest value on [-1, 1]
 
 
 def check_data_range(data_range, dtype):
-    """Return the data range (low, high) as floats, or None where it is not declared.
+    """Return the data range (low, high) as floats, or None if it is unknown.
 
     ``data_range`` is an estimator's parameter, ``dtype`` the torch dtype of the training images.
-    Without a ``data_range``, uint8 images have (-1, 1) and float images None.
+    For ``data_range=None``, uint8 images have the range (-1, 1) and float images None.
     """
     if data_range is None:
         return DEFAULT_RANGE if dtype == torch.uint8 else None
@@ -29,7 +29,7 @@ def check_data_range(data_range, dtype):
 
 
 def checked_range(values, name):
-    """Return two finite numbers as floats; raise ValueError unless the first is smaller."""
+    """Return (low, high) as floats; raise ValueError if they are not finite and increasing."""
     ends = np.asarray(values, dtype=object).ravel().tolist()
     low, high = ends if len(ends) == 2 and all(isinstance(e, Real) for e in ends) else (0.0, 0.0)
     if not -math.inf < low < high < math.inf:
@@ -40,17 +40,17 @@ def checked_range(values, name):
 
 
 def half_width(data_range):
-    """Return half the width of a data range, the factor of noise levels on [-1, 1]; None: 1."""
+    """Return half the width of a data range, which scales noise levels for [-1, 1]; None: 1."""
     return 1.0 if data_range is None else (data_range[1] - data_range[0]) / 2
 
 
 def middle(data_range):
-    """Return the middle of a data range, about which samples begin; None: 0."""
+    """Return the middle of a data range, the mean of initial noise; None: 0."""
     return 0.0 if data_range is None else (data_range[0] + data_range[1]) / 2
 
 
 def sampler_ends(data_range, sigma_min=None, sigma_max=None):
-    """Return the smallest and largest noise level of a sampler, by default 0.002 and 80, scaled."""
+    """Return sigma_min and sigma_max of a sampler; defaults are 0.002 and 80 times `half_width`."""
     half = half_width(data_range)
     ends = {
         "sigma_min": 0.002 * half if sigma_min is None else sigma_min,
@@ -63,7 +63,7 @@ def sampler_ends(data_range, sigma_min=None, sigma_max=None):
 
 
 def check_inside(images, data_range):
-    """Raise ValueError if float images exceed a data range by more than rounding explains."""
+    """Raise ValueError if float images exceed a data range by more than rounding errors."""
     if data_range is None or images.dtype == torch.uint8:
         return
     low, high = map(float, images.aminmax())
@@ -77,9 +77,10 @@ def check_inside(images, data_range):
 
 
 def check_integers(X, name, is_declared):
-    """Raise ValueError for integers other than uint8, and bools, whose range is not declared.
+    """Raise ValueError for bools and integers other than uint8, unless ``is_declared``.
 
-    X is an array or tensor of images, called ``name`` in the error.
+    X is an array or tensor of images, called ``name`` in the error; ``is_declared`` is True if the
+    user gave a data range.
     """
     dtype = getattr(X, "dtype", None)
     if isinstance(dtype, torch.dtype):
@@ -93,7 +94,7 @@ def check_integers(X, name, is_declared):
 
 
 def _remedy(X, name):
-    """Return the advice for images of integers other than uint8, by their values."""
+    """Return the advice for integer images with the values of X, for an error."""
     values = X.cpu().numpy() if isinstance(X, torch.Tensor) else X
     low, high = int(values.min()), int(values.max())
     if low >= 0 and high <= 1:
@@ -109,14 +110,14 @@ def _remedy(X, name):
 
 
 def warn_once(estimator, topic, message):
-    """Warn about a topic, once between two fits of an estimator."""
+    """Warn about a topic once after each fit of an estimator."""
     if topic not in estimator._warned:
         estimator._warned.add(topic)
         warn(message)
 
 
 def warn_if_far(estimator, z, sigma):
-    """Warn if noisy images (n, ...) lie far from the values of the training images.
+    """Warn if noisy images (n, ...) seem to have other units than the training images.
 
     ``sigma`` has shape (n,); the estimator is fitted.
     """
@@ -149,11 +150,11 @@ def warn_if_far(estimator, z, sigma):
 
 
 def _seem_halved(estimator, flat, sigma):
-    """Return whether noisy images seem to be on [0, 1] where the training images are on [-1, 1]."""
+    """Return True if noisy images seem to be on [0, 1] and the training images are on [-1, 1]."""
     training_set = getattr(estimator, "training_set_", None)
     if training_set is None or not training_set.is_uint8 or estimator.data_range is not None:
         return False
-    # more noise would hide the range, unless the images have none in spite of sigma
+    # large noise hides the range of the images; images without noise show it at any sigma
     noise = torch.where(sigma < 0.1, 5 * sigma, 0.0)
     low, high = flat.amin(1), flat.amax(1)
     if not ((low >= -noise) & (high <= 1 + noise)).all() or high.max() < 0.5:
@@ -169,7 +170,7 @@ def _evenly_spaced(training_set):
 
 
 def warn_if_small(estimator, sigma_max):
-    """Warn if noise of the largest level of a sampler does not drown the training images."""
+    """Warn if the first noise level of a sampler is too small to drown the training images."""
     training_set = getattr(estimator, "training_set_", None)
     if training_set is None:
         return
@@ -179,16 +180,16 @@ def warn_if_small(estimator, sigma_max):
         warn_once(
             estimator,
             "small",
-            f"sigma_max={sigma_max:g} is not large beside the standard deviation {spread:.4g} of "
-            "the pixels, so sampling begins with too little noise; set data_range to the range of "
-            f"the images, or pass sigma_max of at least {_LARGE * spread:.3g}.",
+            f"sigma_max={sigma_max:g} is not large compared with the standard deviation "
+            f"{spread:.4g} of the pixels, so sampling begins with too little noise; set data_range "
+            f"to the range of the images, or pass sigma_max of at least {_LARGE * spread:.3g}.",
         )
 
 
 def warn_if_unusual(estimator, what):
-    """Warn if noise levels for images on [-1, 1] are used with floats of another width.
+    """Warn if noise levels for images on [-1, 1] are used with float images of another range.
 
-    ``what`` names the noise levels: the subject of the sentence.
+    ``what`` is the subject of the warning, such as "the noise levels of the schedule".
     """
     limits = getattr(estimator, "_limits", None)
     _, height, width = estimator.image_shape_
@@ -200,7 +201,7 @@ def warn_if_unusual(estimator, what):
             estimator,
             what,
             f"{what} suit images on [-1, 1], and X has values from {low:.4g} to {high:.4g}; pass "
-            "data_range=(low, high), the range of the images, by which they are scaled.",
+            "data_range=(low, high), the range of the images, to scale the noise levels.",
         )
 
 

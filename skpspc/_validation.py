@@ -1,4 +1,4 @@
-"""Checks of images, noise levels, weights and labels of the user, in any container."""
+"""Checks of user input: images, noise levels, weights and labels, in any container."""
 
 import math
 import numbers
@@ -20,22 +20,22 @@ from .support.training_set import DEFAULT_RANGE, to_compute
 _NUMPY_DTYPES = [np.float64, np.float32, np.uint8]  # every other dtype becomes the first
 _TORCH_DTYPES = (torch.float64, torch.float32, torch.uint8)
 _STRINGS = "strings; convert them to numbers first"
-# Kinds of NumPy dtypes that hold no real numbers, and the remedy.
+# Kinds of NumPy dtypes without real numbers, with the remedy for the error.
 _NO_NUMBERS = {
     **dict.fromkeys("USTa", _STRINGS),
     "M": "dates; pass numbers",
     "m": "time differences; pass numbers, in a unit of your choice",
 }
 
-# Smallest and largest magnitude of images of which a dtype computes everything: squares, and their
-# sums, as well. Noise levels far below the images count as zero.
+# Smallest and largest magnitude of images whose squares, and sums of squares, each dtype computes.
+# Noise levels far below the images count as zero.
 _RANGES = {torch.float32: (1e-16, 1e16), torch.float64: (1e-60, 1e60)}
 _SCALE = "divide images and noise levels by a common factor"
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Container, axes, float dtype (float32 or float64) and device of the images that came in."""
+    """Container, axes, float dtype (float32 or float64) and device of the user's images."""
 
     is_torch: bool
     is_flat: bool
@@ -43,7 +43,7 @@ class Layout:
     device: torch.device
 
     def restore(self, tensor, *, images=True):
-        """Return a result in the layout of the input; bool stays bool."""
+        """Return a result tensor in the layout of the input; bool stays bool."""
         if images and self.is_flat:
             tensor = tensor.flatten(1)
         dtype = torch.bool if tensor.dtype == torch.bool else self.dtype
@@ -95,9 +95,9 @@ def check_training_images(estimator, X, *, reset):
 def check_noisy_images(estimator, Z, shapes, device):
     """Return noisy images as a float tensor (n, *shape) on a device, and their `Layout`.
 
-    Z is an array or tensor (n, *shape) with one of ``shapes``, ``image_shape_`` first, or flat
-    (n, n_features_in_). The tensor is float64 if Z was float64 or of an integer type other than
-    uint8, else float32. uint8 pixels are read on the data range.
+    Z is an array or tensor (n, *shape) with one of ``shapes``, of which ``image_shape_`` is the
+    first, or flat (n, n_features_in_). The tensor is float64 if Z is float64 or of an integer type
+    other than uint8, else float32. uint8 pixels are mapped to the data range.
     """
     given, Z = Z, as_container(Z, "Z")
     shape = _noisy_shape(estimator, Z, shapes)
@@ -112,7 +112,7 @@ def check_noisy_images(estimator, Z, shapes, device):
 
 
 def _noisy_shape(estimator, Z, shapes):
-    """Return the one of ``shapes`` that the images of Z have."""
+    """Return the shape of the images of Z; raise if it is not one of ``shapes``."""
     shape = tuple(getattr(Z, "shape", ()))[1:]
     if shape in shapes:
         return shape
@@ -130,7 +130,7 @@ def _noisy_shape(estimator, Z, shapes):
 
 
 def declared_shape(estimator, X):
-    """Return the shape of one image by ``image_shape``, else of a 4-D X, else None."""
+    """Return the shape of one image: ``image_shape``, or the shape in a 4-D X, or None."""
     shape = estimator.image_shape
     if shape is not None:
         try:
@@ -156,19 +156,18 @@ def declared_shape(estimator, X):
 
 
 def looks_channels_last(shape):
-    """Return whether images of a shape are more plausibly (height, width, channels).
+    """Return True if the shape of an image is more plausibly (height, width, channels).
 
-    The last axis must be a number of channels of images, 1, 3 or 4. The first axis must be no
-    such number (at most 4), unless it equals the second: (4, 4, 3) is a square of 4 x 4 pixels.
-    Last two axes that are equal are a square with many channels, or a table: (16, 4, 4) and
-    (24, 1, 1) are (channels, height, width).
+    The last axis must be a usual number of channels: 1, 3 or 4. The first axis must exceed 4,
+    unless it equals the second: (4, 4, 3) is a square of 4 x 4 pixels. Equal last two axes mean
+    (channels, height, width): (16, 4, 4) is a square with many channels, (24, 1, 1) a table.
     """
     first, second, last = shape
     return last in (1, 3, 4) and second != last and (first > 4 or first == second > last)
 
 
 def _channels_first(shape):
-    """Return the shape (channels, height, width) of images (height, width, channels)."""
+    """Return a shape (height, width, channels) as (channels, height, width)."""
     return (*shape[2:], *shape[:2])
 
 
@@ -181,7 +180,7 @@ def _transposition(images, name):
 def _check_flat(estimator, X, *, reset, name, given):
     """Return X as a 2-D tensor of uint8, float32 or float64, and its layout.
 
-    ``reset=None`` leaves the number of features unchecked. ``given`` is X as the user passed it: a
+    ``reset=None`` skips the check of the number of features. ``given`` is the user's argument: a
     data frame names its features.
     """
     is_torch = isinstance(X, torch.Tensor)
@@ -196,7 +195,7 @@ def _check_flat(estimator, X, *, reset, name, given):
     _check_values(X, name)
     if device.type == "cpu":
         X = _check_array(X, name)
-    elif X.ndim != 2:  # scikit-learn reads no other device
+    elif X.ndim != 2:  # scikit-learn reads arrays on the CPU only
         raise ValueError(f"{name} must be (n, features) or images, got shape {tuple(X.shape)}.")
     if reset is not None:
         named = given if hasattr(given, "columns") else X
@@ -207,7 +206,7 @@ def _check_flat(estimator, X, *, reset, name, given):
 
 
 def _check_values(X, name):
-    """Raise for no images, NaN and infinity, with the name of the argument."""
+    """Raise if X holds no images, NaN or infinity; the error calls X by ``name``."""
     if not isinstance(X, (np.ndarray, torch.Tensor)) or X.ndim != 2:
         return
     if len(X) == 0:
@@ -224,7 +223,7 @@ def _check_values(X, name):
 
 
 def _check_array(X, name):
-    """Return X as a C-contiguous array of ``_NUMPY_DTYPES``, not copied where it is one."""
+    """Return X as a C-contiguous array of ``_NUMPY_DTYPES``, without a copy if possible."""
     X = X.numpy() if isinstance(X, torch.Tensor) else X
     if getattr(X, "dtype", None) == np.float16:
         X = np.asarray(X, dtype=np.float32)
@@ -236,17 +235,17 @@ def _check_array(X, name):
 
 
 def as_tensor(array):
-    """Return a tensor over the memory of an array, to which nothing may write."""
+    """Return a tensor that shares the memory of an array; never write to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def as_container(X, name="X"):
-    """Return X as an array or a dense tensor of numbers; other objects are returned unchanged.
+    """Return X as an array or a dense tensor of numbers; return other objects unchanged.
 
-    Arrays and tensors are not copied. Lists of images or of numbers, data frames, and all else
-    that has ``__array__`` (arrays of HDF5 or zarr files) become one array of their own dtype.
+    Arrays and tensors are not copied. Lists of images or of numbers, data frames, and other objects
+    with ``__array__`` (such as arrays of HDF5 or zarr files) become one array of their own dtype.
     Errors call X by ``name``: ValueError for masked values, strings, dates, fields, complex
     numbers, and tensors that are sparse, nested, quantised or without values (on the device
     "meta", for example); TypeError for sparse matrices.
@@ -263,7 +262,7 @@ def as_container(X, name="X"):
 
 
 def _stacked(items, name):
-    """Return a list of arrays, tensors or numbers as one of them; ragged lists stay lists."""
+    """Return a list of arrays, tensors or numbers as one array or tensor; keep ragged lists."""
     if all(isinstance(item, torch.Tensor) for item in items):
         items = [_dense(item, name) for item in items]
         shapes = sorted({tuple(item.shape) for item in items})
@@ -282,7 +281,7 @@ def _stacked(items, name):
 
 
 def _dense(tensor, name):
-    """Return a tensor; raise if it holds no real numbers or if they cannot be read."""
+    """Return a tensor; raise if it is not dense or its values are not real numbers."""
     if tensor.is_complex():
         fault = f"complex tensor; pass {name}.real, or both parts as channels"
     elif tensor.is_nested:
@@ -299,7 +298,7 @@ def _dense(tensor, name):
 
 
 def _has_values(tensor):
-    """Return whether the numbers of a tensor can be read."""
+    """Return True if the values of a tensor can be read."""
     try:
         tensor.detach()[(slice(1),) * tensor.ndim].tolist()
     except (RuntimeError, NotImplementedError):
@@ -308,7 +307,7 @@ def _has_values(tensor):
 
 
 def _as_array(X):
-    """Return an object with ``__array__`` as an array, with its dtype."""
+    """Return an object with ``__array__`` as an array of its own dtype."""
     if isinstance(X, np.ndarray):
         return X
     array = np.asarray(X)
@@ -320,7 +319,7 @@ def _as_array(X):
 
 
 def _real(array, name):
-    """Return an array, if it may hold real numbers and no value is masked."""
+    """Return an array; raise if values are masked or not real numbers."""
     if isinstance(array, np.ma.MaskedArray):
         if np.ma.is_masked(array):
             raise ValueError(
@@ -338,7 +337,7 @@ def _real(array, name):
     if array.dtype.names:
         field = array.dtype.names[0]
         raise ValueError(
-            f"{name} has fields, dtype {array.dtype}; pass one of them, {name}[{field!r}], or "
+            f"{name} has fields, dtype {array.dtype}; pass one field, {name}[{field!r}], or "
             f"numpy.lib.recfunctions.structured_to_unstructured({name})."
         )
     if kind in _NO_NUMBERS:
@@ -349,7 +348,10 @@ def _real(array, name):
 
 
 def _check_magnitude(images, dtype, name, smallest=0.0):
-    """Raise if the largest magnitude of float images is not zero and out of a dtype's range."""
+    """Raise if the largest magnitude of float images is too small or too large for a dtype.
+
+    Images that are zero everywhere pass.
+    """
     if images.dtype == torch.uint8:
         return
     size = max(abs(float(end)) for end in images.aminmax())
@@ -377,9 +379,9 @@ def check_finite(result, dtype, name, remedy=_SCALE):
 
 
 def check_noise_range(dtype, **levels):
-    """Raise if a named noise level is out of the range of a dtype in which noise is drawn.
+    """Raise if a named noise level is too small or too large for the dtype of the noise.
 
-    A level must be zero or at least the smallest magnitude, and at most 1/100 of the largest.
+    A level must be zero, or between the smallest magnitude of the dtype and 1/100 of the largest.
     """
     low, high = _RANGES[dtype][0], _RANGES[dtype][1] / 100
     for name, level in levels.items():
@@ -395,9 +397,9 @@ def _or_wider(dtype):
 
 
 def check_device(device, images):
-    """Return the torch device to work on: ``device``, or the device of the images where None.
+    """Return the torch device for computations: ``device``, or the device of the images if None.
 
-    Raises ValueError if torch has no such device here.
+    Raises ValueError if the device is not available to torch.
     """
     if device is None:
         return images.device
@@ -407,8 +409,8 @@ def check_device(device, images):
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise ValueError(
-            f"device={device!r} is no device of this torch ({reason}); device=None works where "
-            "the images are."
+            f"device={device!r} is not available to torch here ({reason}); pass device=None to "
+            "compute on the device of the images."
         ) from error
     return working
 
@@ -430,7 +432,7 @@ def check_sigma(sigma, n):
     Raises ValueError if a value is negative, NaN or no number, or the length is wrong.
     """
     if sigma is None:
-        raise ValueError("sigma must be the noise level, a float or one for each image; got None.")
+        raise ValueError("sigma must be a noise level, got None; pass a float or one per image.")
     values = _real_numbers(sigma, "sigma")
     if values.size != 1 and (values.size != n or values.shape[0] != n):
         raise ValueError(
@@ -447,7 +449,7 @@ def check_sigma(sigma, n):
 
 
 def _real_numbers(values, name):
-    """Return real numbers in any container as a float64 array; bools are refused."""
+    """Return real numbers in any container as a float64 array; raise for bools."""
     is_tensor = isinstance(values, torch.Tensor)
     held = values if not is_tensor and np.iscomplexobj(values) else as_container(values, name)
     if isinstance(held, torch.Tensor):
@@ -495,10 +497,10 @@ def check_weights(sample_weight, X, device):
 
 
 def check_labels(y, n, weight):
-    """Return the `Labels` of n training images, or None where y is not one label an image.
+    """Return the `Labels` of n training images, or None if y is None or has several columns.
 
-    y has n rows, or is None. Images of weight zero are not kept. Raises ValueError if y has
-    another length, is one-hot, or holds labels that do not sort or are missing.
+    Images of weight zero are left out. Raises ValueError if y has another length than n, is
+    one-hot, or holds labels that are missing or cannot be sorted.
     """
     if y is None:
         return None
@@ -518,7 +520,7 @@ def check_labels(y, n, weight):
 
 
 def is_one_hot(y):
-    """Return whether y has several columns, with a single 1 in every row and 0 elsewhere."""
+    """Return True if y has several columns, with a single 1 in every row and 0 elsewhere."""
     if y.ndim != 2 or y.shape[1] < 2 or y.dtype.kind not in "biufO":
         return False
     is_one = y == 1
@@ -559,18 +561,19 @@ def _listed_labels(labels):
 
 
 def check_pixels(pixels, sides):
-    """Return numbers y * W + x of pixels, a tensor of int64 (m,).
+    """Return flat indices ``row * W + column`` of pixels, a tensor of int64 (m,).
 
     Parameters
     ----------
     pixels : array of int, shape (m, 2), or None
-        (row, column) of each; None: all, in row-major order.
+        (row, column) of each pixel; None: all pixels, in row-major order.
     sides : tuple of (H, W)
+        Height and width of the denoised image.
 
     Raises
     ------
     ValueError
-        If they are none, no pairs of ints, or not in an image of that size.
+        If there are no pixels, or they are not pairs of ints inside the image.
     """
     height, width = sides
     if pixels is None:
@@ -590,6 +593,7 @@ def check_pixels(pixels, sides):
     if outside.any():
         row, column = at[outside.any(1)][0].tolist()
         raise ValueError(
-            f"pixels must lie in an answer of {height} x {width}, got (row {row}, column {column})."
+            f"pixels must lie in the denoised image of {height} x {width} pixels, got "
+            f"(row {row}, column {column})."
         )
     return torch.from_numpy(at.astype(np.int64) @ [width, 1])

@@ -1,9 +1,9 @@
-"""Warnings that point at the line of the user."""
+"""Warnings that point at a line of the user's code."""
 
 import sys
 import warnings
 
-# Packages whose code may stand between the user and a warning: they wrap or call our methods.
+# Packages that wrap or call methods of this package: a warning points at none of their lines.
 _CALLERS = {__package__, "sklearn", "joblib", "torch"}
 
 

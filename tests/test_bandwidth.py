@@ -567,7 +567,7 @@ def test_large_problems(digits, monkeypatch):
     monkeypatch.setattr(covariance, "LARGEST_PROBLEM", 50)
     for smoothing in ("window", "global"):
         model = PSPCDenoiser(3, bandwidth=0.5, smoothing=smoothing)
-        with pytest.raises(ValueError, match=r"takes at most 50\s+images or values; pass fewer"):
+        with pytest.raises(ValueError, match=r"needs at most 50\s+images or values; pass fewer"):
             model.fit(digits)
         # few large images: nothing D x D is made
         few = model.fit(digits[:40]).denoise(digits[:2], 0.5)

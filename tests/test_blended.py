@@ -332,7 +332,7 @@ def test_references_fitted_and_not(X):
         ({"sigmas": []}, "sigmas must be positive, finite and at least one"),
         ({"sigmas": ["low"]}, "sigmas must be positive, finite"),
         ({"n_images": 1}, "'n_images' parameter"),
-        ({"n_images": 80}, "n_samples=80 different training images are too few .* n_images=80"),
+        ({"n_images": 80}, "n_samples=80 distinct training images are too few .* n_images=80"),
         ({"n_images": 500}, "fit with more images, or a smaller n_images"),
     ],
 )
@@ -364,8 +364,8 @@ def test_a_class_that_is_too_small(X):
     model = BlendedDenoiser(MEMBERS, n_images=20).fit(X, y)
     assert np.isfinite(model.denoise(X[:2], 0.5, "many")).all()
     sentence = (
-        "class 'few', of 10 images: n_samples=10 different training images are too few to hold out "
-        "n_images=20 and to fit on others; fit with more images, or a smaller n_images."
+        "class 'few', of 10 images: n_samples=10 distinct training images are too few to hold out "
+        "n_images=20 and to fit on the rest; fit with more images, or lower n_images."
     )
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         model.denoise(X[:2], 0.5, "few")

@@ -281,7 +281,7 @@ def test_thresholds_of_heat_maps(digits):
         ({"sizes": [0]}, "sizes must be ints between 1 and 8"),
         ({"sizes": [2.5]}, "sizes must be ints between 1 and 8"),
         ({"sizes": "all"}, "sizes must be ints between 1 and 8.* got 'all'"),
-        ({"n_images": 30}, "n_samples=30 different training images are too few to hold out"),
+        ({"n_images": 30}, "n_samples=30 distinct training images are too few to hold out"),
         ({"n_images": 0}, "n_images must be an int of at least 1, got 0"),
         ({"n_images": "few"}, "n_images must be an int of at least 1, got 'few'"),
         ({"held_out": np.zeros((2, 1, 4, 4))}, r"images of shape \(1, 4, 4\)"),

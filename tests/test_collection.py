@@ -376,7 +376,7 @@ def test_tapered_windows_are_gaussians_on_squares():
     [
         ((0,), "patch_size must be an int of at least 1, got 0"),
         ((2.5,), "patch_size must be an int of at least 1, got 2.5"),
-        ((3, 0), "width must be a positive number of pixels, got 0; inf gives plain squares"),
+        ((3, 0), "width must be a positive number of pixels, got 0; pass inf for equal weights"),
         ((3, np.nan), "width must be a positive number"),
         ((3, "a"), "width must be a positive number of pixels, got 'a'"),
     ],

@@ -342,7 +342,10 @@ def test_partial_fit_wants_labels_always_or_never(model, X):
     fresh = clone(model).partial_fit(X[:9])
     with pytest.raises(ValueError, match="so far came with no labels, and these with some"):
         fresh.partial_fit(X[9:], SHUFFLED[9:])
-    with pytest.raises(ValueError, match="so far are of dtype <U3, these of int64; make them all"):
+    with pytest.raises(
+        ValueError,
+        match="labels have dtype int64, but the present labels have dtype <U3; make them all",
+    ):
         model.partial_fit(X[9:], SORTED[9:])
 
 
@@ -491,7 +494,7 @@ def test_unknown_classes(model, X, Z):
     y = SHUFFLED
     model.fit(X, y)
     known = ", ".join(map(repr, np.unique(y).tolist()))
-    message = rf"y holds 'eel', and no training image has that label; the classes are {known}\."
+    message = rf"y holds 'eel', which is the label of no training image; the classes are {known}\."
     calls = (
         lambda: model.denoise(Z, 0.7, y="eel"),
         lambda: model.posterior(Z[:1], 0.7, y=["eel"]),
@@ -529,7 +532,9 @@ def test_a_class_whose_weights_are_zero(model, X, Z):
     model.fit(X, y, sample_weight=(y != y[0]).astype(float))
     assert y[0] in model.classes_
     label = repr(y[0].item())
-    with pytest.raises(ValueError, match=f"{label} is a class with no images: the sample weights"):
+    with pytest.raises(
+        ValueError, match=f"the class {label} has no images of positive sample_weight"
+    ):
         model.denoise(Z, 0.7, y=y[0])
     assert np.isfinite(model.denoise(Z, 0.7, y=y[~np.isin(y, y[0])][0])).all()
 
@@ -558,7 +563,7 @@ def test_errors_of_a_class_name_it(X, Z):
     with pytest.warns(UserWarning, match="not every class can be asked for"):
         model = BlendedDenoiser(members, sigmas=[0.5], n_images=6).fit(X, SORTED)
     assert np.isfinite(model.denoise(Z, 0.7, y=0)).all()
-    with pytest.raises(ValueError, match="class 3, of 6 images: n_samples=6 different training"):
+    with pytest.raises(ValueError, match="class 3, of 6 images: n_samples=6 distinct training"):
         model.denoise(Z, 0.7, y=3)
 
 

@@ -351,7 +351,9 @@ def test_class_names_that_are_no_list(tmp_path, images, classes):
 def test_several_tables_of_labels(tmp_path, images):
     members = {"a/0.png": saved(picture_of(images[0])), "a/dataset.json": "{}"}
     members["b/dataset.json"] = "{}"
-    with pytest.raises(ValueError, match=r"several files dataset\.json \('a/dataset\.json', 'b/dataset"):
+    with pytest.raises(
+        ValueError, match=r"several files dataset\.json \('a/dataset\.json', 'b/dataset"
+    ):
         load_edm_zip(write_zip(tmp_path / "x.zip", members))
 
 
@@ -508,12 +510,14 @@ def test_hostile_schedules(tmp_path, content):
 def test_methods_of_unbounded_output(tmp_path, images, method):
     members = {"a.png": saved(picture_of(images[0]))}
     path = write_zip(tmp_path / "x.zip", members, method)
-    with pytest.raises(ValueError, match=r"'a\.png' in .*neither stored nor deflated, zip it with"):
+    with pytest.raises(
+        ValueError, match=r"'a\.png' in .*its compression is not deflate, zip it with"
+    ):
         load_edm_zip(path)
     stream = io.BytesIO()
     np.save(stream, np.zeros((2, 3, 4, 4), np.uint8))
     path = write_zip(tmp_path / "x.npz", {"images.npy": stream.getvalue()}, method)
-    with pytest.raises(ValueError, match=r"'images\.npy' in .*neither stored nor deflated"):
+    with pytest.raises(ValueError, match=r"'images\.npy' in .*its compression is not deflate"):
         load_npz(path)
 
 
@@ -568,7 +572,7 @@ def test_an_npz_of_very_many_images(tmp_path):
     path = with_header(tmp_path / "x.npz", (20 << 30, 3, 32, 32))
     refused(load_npz, path, r"'images\.npy' in .* takes 60 TiB, more than the 8 GiB that max_bytes")
     path = with_header(tmp_path / "x.npz", (1 << 20, 3, 32, 32))
-    refused(load_npz, path, "header declares 3221225472 bytes, and 0 follow")
+    refused(load_npz, path, "header declares 3221225472 bytes and 0 follow")
     path = with_header(tmp_path / "x.npz", (-1, 3, 32, 32))
     refused(load_npz, path, "negative")
 
@@ -576,7 +580,7 @@ def test_an_npz_of_very_many_images(tmp_path):
 @pytest.mark.parametrize(
     ("descr", "shape", "message"),
     [
-        ("|V0", (3,), "holds nothing"),  # numpy divides by its size
+        ("|V0", (3,), "holds no values"),  # numpy divides by its size
         ("<f8", (20 << 30, 3), "greater than file size"),
         ("<f8", (-1, 3), "negative"),
         ("|O", (3,), "Python objects"),

@@ -335,7 +335,7 @@ def test_what_torch_says_of_other_devices_and_dtypes_is_known(Z, layer):
         ({"condition": "int"}, "'condition' parameter"),
         ({"batch_size": 0}, "'batch_size' parameter"),
         ({"dtype": "int8"}, "'dtype' parameter"),
-        ({"device": "nowhere"}, "is no device of this torch"),
+        ({"device": "nowhere"}, "is not available to torch here"),
     ],
 )
 def test_bad_parameters(X, Z, parameters, sentence):

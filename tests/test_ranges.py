@@ -196,5 +196,5 @@ def test_an_answer_that_is_not_finite_is_never_returned():
 
 def test_schedules_are_finite():
     for parameters in (dict(sigma_max=1e300, rho=0.1), dict(sigma_min=1e-300, rho=0.1)):
-        with pytest.raises(ValueError, match=r"rho=0.1 takes .* out of the range of float64"):
+        with pytest.raises(ValueError, match=r"rho=0.1 makes .* exceed the range of float64"):
             edm_sigmas(3, **parameters)

@@ -791,7 +791,7 @@ def test_bad_heat_to_spread():
     heat, pixels = np.ones((1, 2, 3, 4)), [(0, 0), (1, 0)]
     with pytest.raises(ValueError, match="one for each of the maps"):
         spread_heat_maps(heat, [(0, 0)])
-    with pytest.raises(ValueError, match="must lie in an answer of 3 x 4"):
+    with pytest.raises(ValueError, match="must lie in the denoised image of 3 x 4"):
         spread_heat_maps(heat, [(0, 0), (3, 0)])
     with pytest.raises(ValueError, match="pairs of ints"):
         spread_heat_maps(heat[:, :0], np.empty((0, 2), int))
@@ -821,7 +821,7 @@ def test_bad_radii():
         locality_radius(heat[0, 0])
     with pytest.raises(ValueError, match="one for each of the maps"):
         locality_radius(heat[0, 0], pixels=[(0, 0)])
-    with pytest.raises(ValueError, match="must lie in an answer of 2 x 3"):
+    with pytest.raises(ValueError, match="must lie in the denoised image of 2 x 3"):
         locality_radius(heat[0, 0, :1], pixels=[(0, 3)])
 
 

@@ -266,12 +266,12 @@ def test_neighbours_by_sigma(digits):
         ({"algorithm": "exact", "tol": 0.1}, "leave n_neighbors and tol at None"),
         ({"n_remainder": 5}, "pass n_neighbors too"),
         ({"algorithm": "faiss", "index": "IVF64,Flat"}, "64 cells, but there are 40"),
-        ({"algorithm": "faiss", "index": "nonsense"}, "a factory string that faiss knows"),
+        ({"algorithm": "faiss", "index": "nonsense"}, "a factory string of faiss"),
         ({"tol": 0.1, "index": "L2norm,Flat"}, "compare them by their Euclidean distances"),
         ({"tol": 0.1, "index": "PCAW8,Flat"}, "compare them by their Euclidean distances"),
         ({"tol": 0.1, "index": "LSH"}, "compare them by their Euclidean distances"),
         ({"tol": 0.1, "index": "ITQ8,LSH"}, "compare them by their Euclidean distances"),
-        ({"tol": 0.1, "index": "IDMap,Flat"}, "does not number points by itself"),
+        ({"tol": 0.1, "index": "IDMap,Flat"}, "does not compare points by Euclidean distances"),
     ],
 )
 def test_bad_parameters(digits, parameters, message):

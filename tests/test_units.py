@@ -68,7 +68,7 @@ def test_sampling_from_too_little_noise(X):
     x = X.astype(np.float32)
     model = EmpiricalDenoiser().fit(x)
     (said,) = heard(lambda: model.sample(n_steps=2))
-    assert "sigma_max=80 is not large beside the standard deviation" in said
+    assert "sigma_max=80 is not large compared with the standard deviation" in said
     assert heard(lambda: model.sample(n_steps=2)) == []
     assert heard(lambda: EmpiricalDenoiser(data_range=(0, 255)).fit(x).sample(n_steps=2)) == []
     assert heard(lambda: EmpiricalDenoiser().fit(x).sample(n_steps=2, sigma_max=1e4)) == []

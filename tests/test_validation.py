@@ -355,7 +355,7 @@ def test_lists_of_images(X):
 
 @pytest.mark.parametrize("device", ["toaster", "meta"])
 def test_no_such_device(X, device):
-    with pytest.raises(ValueError, match=says("is no device of this torch", "device=None")):
+    with pytest.raises(ValueError, match=says("is not available to torch here", "device=None")):
         EmpiricalDenoiser(device=device).fit(X)
 
 

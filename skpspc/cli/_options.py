@@ -112,7 +112,7 @@ data_option = click.option(
     show_default=True,
     metavar="SPEC",
     help="Training images: a folder, a .zip in EDM layout, an .npz with the uint8 array 'images', "
-    "or scikit-learn's 'digits' (8 x 8, gray) or 'photos' (32 x 32 crops of two photographs).",
+    "or the built-in 'digits' (8 x 8, gray) or 'photos' (32 x 32 crops of photographs, colour).",
 )
 
 denoiser_options = _together(

@@ -1,4 +1,4 @@
-"""The training set, the windows that compare its images, and the search for neighbours."""
+"""The training set, the windows through which images are compared, and nearest neighbours."""
 
 from .labels import Labels
 from .search import Neighbours, Recall, check_index

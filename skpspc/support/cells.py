@@ -1,8 +1,8 @@
-r"""All patches of a training set, sorted into cells of similar patches.
+r"""All patches of a training set, grouped into cells of similar patches.
 
-A cell keeps the indices of its patches, and their mean and variances along the principal
-directions of all patches. If its n patches were distributed as a Gaussian, its mass in the
-posterior of a query patch q would be
+A cell stores the indices of its patches, their mean, and their variances along the principal
+directions of all patches. If the n patches of a cell had a Gaussian distribution, the mass of the
+cell in the posterior of a query patch q would be
 
 .. math::
 
@@ -20,23 +20,23 @@ from tqdm.auto import tqdm
 
 from .._threads import ForkSafeLock
 
-_PATCHES_A_CELL = 120
+_PATCHES_PER_CELL = 120
 _MOST_BRANCHES = 256
-_TRAINED_ON = 12  # patches per cell
+_TRAINED_ON = 12  # patches per cell for k-means
 _CHUNK = 2**16  # patches that are assigned to branches together
 _KEPT_VARIANCE = 0.995  # fraction of the variance of all patches along the leading directions
 
 
 class PatchCells:
-    """The patches of a dictionary, cell by cell.
+    """The patches of a dictionary, grouped into cells by k-means.
 
-    k-means divides all patches into branches, and the patches of each branch into cells.
+    k-means divides all patches into branches, and then the patches of each branch into cells.
 
     Parameters
     ----------
     dictionary : PatchDictionary
     verbose : int, default 0
-        Above zero, show a progress bar.
+        Above 0, show a progress bar.
 
     Attributes
     ----------
@@ -49,7 +49,7 @@ class PatchCells:
     def __init__(self, dictionary, verbose=0):
         rng = np.random.default_rng(0)
         n = self._n_divided = len(dictionary)
-        n_branches = min(_MOST_BRANCHES, max(1, round(math.sqrt(n / _PATCHES_A_CELL))))
+        n_branches = min(_MOST_BRANCHES, max(1, round(math.sqrt(n / _PATCHES_PER_CELL))))
         drawn = np.sort(rng.choice(n, min(n, 400 * n_branches), replace=False))
         sample = _patches(dictionary, drawn)
         self._centre = sample.mean(0)
@@ -68,10 +68,10 @@ class PatchCells:
         self._keep(dictionary, *_joined(divided))
 
     def extended(self, dictionary):
-        """Return the cells of a dictionary that begins with the present patches.
+        """Return the cells of a larger dictionary that begins with the present patches.
 
-        New patches go to the present cells. A dictionary more than twice as large as that of the
-        last division is divided anew.
+        New patches are assigned to the present cells. Once the dictionary has more than doubled
+        since the last division into cells, it is divided anew.
         """
         if len(dictionary) > 2 * self._n_divided:
             return PatchCells(dictionary)
@@ -88,7 +88,7 @@ class PatchCells:
         return extended
 
     def _members(self, dictionary, start):
-        """Return the indices of the patches of each branch, from patch ``start`` on."""
+        """Return the indices of the patches of each branch, without patches before ``start``."""
         starts = range(start, len(dictionary), _CHUNK)
         chunks = [np.arange(i, min(i + _CHUNK, len(dictionary))) for i in starts]
         branch = np.concatenate([self._trunk.predict(_patches(dictionary, ids)) for ids in chunks])
@@ -96,7 +96,7 @@ class PatchCells:
         return np.split(start + np.argsort(branch, kind="stable"), ends[:-1])
 
     def _divided(self, patches, branch):
-        """Return the cell of each patch of a branch, and the sums of each cell; see `_keep`."""
+        """Return the cell of each patch of a branch, and the sums over each cell; see `_keep`."""
         n_cells = 1 if branch is None else branch.n_clusters  # an empty branch has one cell
         cells = np.zeros(len(patches), np.int64)
         if branch is not None and len(patches):
@@ -107,7 +107,7 @@ class PatchCells:
         return cells, sums.numpy()
 
     def _keep(self, dictionary, ids, cells, sums):
-        """Sort patches by cell; ``sums`` (K, 2 r) are of coordinates and of their squares."""
+        """Sort patches by cell; ``sums`` (K, 2 r) add up coordinates and their squares."""
         small = np.int32 if len(ids) <= np.iinfo(np.int32).max else np.int64
         by_cell = np.argsort(cells, kind="stable")
         self.order = ids[by_cell].astype(small)
@@ -158,9 +158,9 @@ class PatchCells:
 
 
 class CellsByWindow:
-    """`PatchCells` of the patches of a training set, made once for each shape of window.
+    """`PatchCells` of a training set for every shape of window, each made at its first use.
 
-    Other threads wait while one makes cells. Patches of a larger training set are added to the
+    One thread makes cells while other threads wait. Patches of new training images are added to the
     present cells.
     """
 
@@ -169,14 +169,17 @@ class CellsByWindow:
         self._lock = ForkSafeLock()
 
     def extended(self):
-        """Return cells for a training set that begins with the present images, made when asked."""
+        """Return the cells of a training set that begins with the present images.
+
+        New patches are added at the first use of the cells.
+        """
         copied = CellsByWindow()
         with self._lock:
             copied._cells = dict(self._cells)
         return copied
 
     def of(self, dictionary, verbose=0):
-        """Return the cells of a dictionary; parameters as for `PatchCells`."""
+        """Return the `PatchCells` of a dictionary; above 0, ``verbose`` shows a progress bar."""
         with self._lock:
             cells = self._cells.get(dictionary.window)
             if cells is None:
@@ -194,7 +197,7 @@ class CellsByWindow:
 
 
 def _joined(branches):
-    """Concatenate ids, cells and sums of all branches, with cells numbered over all branches."""
+    """Concatenate ids, cells and sums of all branches; number the cells over all branches."""
     ids, cells, sums = zip(*branches, strict=True)
     starts = np.cumsum([0, *map(len, sums[:-1])])
     numbered = [start + cell for start, cell in zip(starts, cells, strict=True)]
@@ -202,15 +205,15 @@ def _joined(branches):
 
 
 def _patches(dictionary, ids):
-    """Return patches by their indices, (m, d) float32."""
+    """Return the patches with indices ``ids``, (m, d) float32."""
     ids = torch.from_numpy(ids).to(dictionary.training_set.device)
     patches = dictionary.take(ids).patches
     return dictionary.training_set.to_compute(patches, torch.float32).cpu().numpy()
 
 
 def _k_means(points, k, rng):
-    from sklearn.cluster import KMeans  # would double the time of `import skpspc.denoisers`
+    from sklearn.cluster import KMeans  # doubles the time of `import skpspc.denoisers` if above
 
     seed = int(rng.integers(2**31))
-    k = min(k, len(np.unique(points[: 4 * k], axis=0)))  # no more than different points
+    k = min(k, len(np.unique(points[: 4 * k], axis=0)))  # at most one cluster per distinct point
     return KMeans(k, init="random", n_init=1, max_iter=8, random_state=seed).fit(points)

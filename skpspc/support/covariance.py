@@ -7,8 +7,8 @@ With weights v_i that sum to one,
     \mu = \sum_i v_i x_i, \qquad
     \Sigma = \sum_i v_i (x_i - \mu)(x_i - \mu)^T = U \operatorname{diag}(S) U^T.
 
-The smaller eigenproblem is solved in float64: D x D from sums over the images, or N x N from
-products of the centred images. Where both are too large, repeated products with Sigma give the
+The smaller of two eigenproblems is solved in float64: D x D from sums over the images, or N x N
+from products of the centred images. If both are too large, repeated products with Sigma give the
 first directions.
 """
 
@@ -22,7 +22,7 @@ from .memory import rows_that_fit
 
 # Largest side of an eigenproblem (1.2 GB in float64).
 LARGEST_PROBLEM = 12_288
-# 1024 products of integers between -128 and 127 add up exactly in float32.
+# float32 adds 1024 products of integers between -128 and 127 exactly.
 _EXACT_ROWS = 1024
 _POWER_ITERATIONS = 6
 _EPS = torch.finfo(torch.float64).eps
@@ -66,18 +66,18 @@ class Spectrum:
 
 
 def exact_spectrum(training_set):
-    """Return the spectrum by the smaller of the two eigenproblems.
+    """Return the spectrum of a training set, from the smaller of the two eigenproblems.
 
     Raises
     ------
     ValueError
-        If both are too large.
+        If both eigenproblems are too large.
     """
     n, n_values = len(training_set), training_set.n_values
     if min(n, n_values) > LARGEST_PROBLEM:
         raise ValueError(
-            f"the covariance of {n} images of {n_values} values takes at most {LARGEST_PROBLEM} "
-            "images or values; pass fewer images, or smaller ones."
+            f"the covariance of {n} images of {n_values} values needs at most {LARGEST_PROBLEM} "
+            "images or values; pass fewer or smaller images."
         )
     if n < n_values:
         return spectrum_of_rows(training_set)
@@ -96,7 +96,7 @@ def spectrum_of_rows(training_set):
     for columns, block in _columns(training_set, weights, mean):
         components[columns] = block.T @ vectors
     if len(eigenvalues):
-        # the rounding of large directions spoils small ones; QR makes them orthogonal again
+        # rounding errors of large directions spoil small directions; QR restores orthogonality
         components = torch.linalg.qr(components)[0]
     return Spectrum(
         mean,
@@ -110,15 +110,16 @@ def spectrum_of_rows(training_set):
 
 
 def spectrum_by_iteration(training_set, rank):
-    """Return the first directions by randomised subspace iteration, with no large matrix.
+    """Return the first principal directions by randomised subspace iteration.
 
-    Halko, Martinsson and Tropp, SIAM Review 2011, Alg. 4.4, from a fixed random start.
-    ``squares`` is NaN.
+    Halko, Martinsson and Tropp, SIAM Review 2011, Alg. 4.4, from a fixed random start, without a
+    D x D or N x N matrix. ``squares`` of the result is NaN.
 
     Parameters
     ----------
     training_set : TrainingSet
     rank : int
+        Number of directions.
 
     Returns
     -------
@@ -149,15 +150,16 @@ def spectrum_by_iteration(training_set, rank):
 
 
 class Moments:
-    """Sums over images, from which mean and covariance follow.
+    """Running sums over images, from which mean and covariance follow.
 
-    Sums of uint8 images are exact, in stored steps: without weights they do not depend on how the
-    images are divided. Sums of floats are in float64, about the mean of the first images.
+    Sums of uint8 images are exact, in units of the stored values: without weights they do not
+    depend on the division into chunks. Sums of float images are in float64, about the mean of the
+    first training set.
 
     Parameters
     ----------
     training_set : TrainingSet
-        The first images.
+        First images to add.
     """
 
     def __init__(self, training_set):
@@ -185,7 +187,7 @@ class Moments:
         return self.image_dtype == torch.uint8
 
     def add(self, training_set):
-        """Add a training set of images of the first shape and dtype."""
+        """Add a training set with images of equal shape and dtype to the sums."""
         weight = training_set.sample_weight
         equal = 1.0
         if weight is not None and training_set.log_weight is None:
@@ -221,7 +223,7 @@ class Moments:
         offset = self.first / self.weight
         square = self.second / self.weight
         covariance = square - torch.outer(offset, offset)
-        # at a constant pixel the difference of squares is a rounding error, of either sign
+        # at a constant pixel the difference of squares is a rounding error of either sign
         constant = covariance.diagonal() <= 8 * _EPS * square.diagonal()
         covariance[constant] = 0.0
         covariance[:, constant] = 0.0
@@ -255,7 +257,7 @@ class Moments:
 
 
 def _in_image_units(stored, scale):
-    """Return the values of stored pixels; ``scale`` has ``unit`` and ``zero``."""
+    """Convert stored pixels to values; ``scale`` has ``unit`` and ``zero``."""
     return stored if scale.unit == 1.0 and scale.zero == 0.0 else stored / scale.unit + scale.zero
 
 
@@ -284,8 +286,8 @@ def _counts(training_set):
 
 
 def _mean(training_set, weights):
-    """Return the weighted mean, (D,) float64; it is exact at pixels where all images agree."""
-    # in stored steps: sums of integers are exact
+    """Return the weighted mean, (D,) float64; exact at pixels where all images are equal."""
+    # in stored units, as sums of integers are exact
     first = training_set.stored(slice(0, 1)).flatten(1).to(torch.float64)
     total = torch.zeros_like(first[0])
     uniform = training_set.log_weight is None
@@ -297,7 +299,7 @@ def _mean(training_set, weights):
 
 
 def _columns(training_set, weights, mean):
-    """Yield slices of values, and those of all images, centred, times the root of their weight."""
+    """Yield column slices, and the centred values of all images times their root weights."""
     n, n_values = len(training_set), training_set.n_values
     root = weights.sqrt()[:, None]
     n_columns = rows_that_fit(24 * n, n_values, what="One pixel of all training images")
@@ -309,7 +311,7 @@ def _columns(training_set, weights, mean):
 
 
 def _covariance_times(training_set, weights, mean, basis):
-    """Return Sigma @ basis, (D, k), from one pass over the images."""
+    """Return Sigma @ basis, (D, k), in one pass over the images."""
     out = torch.zeros_like(basis)
     for rows in training_set.slices(_rows(training_set)):
         centred = training_set.take(rows, torch.float64).flatten(1) - mean
@@ -327,27 +329,28 @@ def _centred_lengths(training_set, mean):
 
 
 def rounding_variance(mean):
-    """Return the variance along a direction from the rounding of images of this mean (D,)."""
+    """Return the variance that rounding errors of images with this mean (D,) can cause."""
     return float(_ROUNDING**2 * mean.square().sum())
 
 
 def leading(matrix, size, least=0.0):
-    """Return eigenvalues above rounding, decreasing, and their eigenvectors (columns).
+    """Return the eigenvalues above rounding errors, decreasing, and their eigenvectors.
 
     Parameters
     ----------
     matrix : Tensor of shape (m, m), float64
         Symmetric, positive semidefinite up to rounding.
     size : int
-        Number of terms in the sum of an entry of the matrix; at least m is used.
+        Number of terms that add up to an entry of the matrix; at least m is used.
     least : float, default 0.0
-        Largest eigenvalue that may come from rounding elsewhere.
+        Largest eigenvalue that rounding errors of the matrix entries may cause.
 
     Returns
     -------
     eigenvalues : Tensor of shape (r,)
         Positive.
     vectors : Tensor of shape (m, r)
+        Eigenvectors as columns.
     """
     eigenvalues, vectors = torch.linalg.eigh((matrix + matrix.T) / 2)
     eigenvalues, vectors = eigenvalues.flip(0), vectors.flip(1)

@@ -4,8 +4,9 @@ r"""Errors of denoisers on held-out images.
 
     E_{\ell s i} = \frac{1}{d} \| D_s(x_i + \sigma_\ell \epsilon_i; \sigma_\ell) - y_{\ell i} \|^2
 
-for held-out images :math:`x_i` of d values and standard normal noise, with y the clean image or
-the answer of a reference. Scores, calibrations and blends are weighted means of these errors.
+for held-out images :math:`x_i` of d values and standard normal noise. The target y is the clean
+image or the output of a reference denoiser. Scores, calibrations and blends are weighted means of
+these errors.
 """
 
 import numpy as np
@@ -16,37 +17,39 @@ from .memory import rows_that_fit
 
 
 def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_level=False):
-    """Return mean squared errors per pixel, of every denoiser on every held-out image.
+    """Return the mean squared error per pixel of every denoiser on every held-out image.
 
     Parameters
     ----------
     answers : callable, or iterable of S callables
-        ``answer(z, sigma)`` returns posterior means (m, ...) for noisy images z (m, C, H, W) and
-        noise levels (m,), float64. A generator makes the denoisers one after the other: each
-        answers for all held-out images before the next is made.
+        Denoisers: ``answer(z, sigma)`` returns posterior means (m, ...) for noisy images z
+        (m, C, H, W) and noise levels (m,), float64. A generator may make one denoiser at a time:
+        each denoises all held-out images before the next denoiser is made.
     held_out : TrainingSet
-        The n clean images.
+        n clean images.
     sigmas : array of float of shape (L,)
         Noise levels, in the units of the images. All levels of a block of images are denoised in
         one call, so that they share the passes over the training set.
     seed : int
         Seed of the noise; the noise of image i depends on the seed and on i only.
     target : callable, default None
-        ``target(clean, z, sigma)`` returns the tensor to compare answers with: an entry for each of
-        the m noisy images, or for each clean image. It is called once for each block, and its
-        results are kept. None: the clean images.
+        ``target(clean, z, sigma)`` returns the images to compare with: one for each of the m noisy
+        images, or one for each clean image. It is called once per block, and its results are kept.
+        None: compare with the clean images.
     noise_per_level : bool, default False
-        Draw other noise at each noise level; False: one draw for all levels of an image.
+        True: draw independent noise at each noise level. False: scale one draw per image to all
+        noise levels.
 
     Returns
     -------
     ndarray of shape (L, S, n), float64
-        S = 1 for a single callable. The mean over images is ``errors @ weight``.
+        S = 1 for a single callable. For weights that sum to one, ``errors @ weight`` is the mean
+        over images.
 
     Raises
     ------
     MemoryError
-        If ``working_memory`` does not hold one image at all noise levels.
+        If one image at all noise levels exceeds ``working_memory``.
     """
     targets: dict[int, torch.Tensor] = {}
     errors = []
@@ -67,7 +70,7 @@ def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_l
 def noisy_blocks(held_out, sigmas, seed, noise_per_level=False):
     """Yield held-out images with noise at all noise levels, in blocks that fit ``working_memory``.
 
-    For the parameters see `held_out_errors`.
+    See `held_out_errors` for the parameters.
 
     Yields
     ------
@@ -76,7 +79,7 @@ def noisy_blocks(held_out, sigmas, seed, noise_per_level=False):
     clean : Tensor of shape (m, C, H, W)
         float64 for images of float64, otherwise float32. May be a view: never write to it.
     z : Tensor of shape (L * m, C, H, W)
-        Level by level, in the dtype of ``clean``.
+        Noisy images of all levels, one level after the other, in the dtype of ``clean``.
     sigma : Tensor of shape (L * m,), float64
     """
     dtype = torch.float64 if held_out.images.dtype == torch.float64 else torch.float32

@@ -1,4 +1,4 @@
-"""Random subsets of the different images of a training set."""
+"""Random subsets of the distinct images of a training set."""
 
 import numpy as np
 import torch
@@ -6,58 +6,57 @@ import torch
 from .memory import rows_that_fit
 from .training_set import TrainingSet
 
-# Largest difference of the projections of equal images, relative to the largest projection.
+# Projections of equal images differ at most by this fraction of the largest possible projection.
 _TOLERANCE = 1e-12
 
 
 def hold_out(training_set, n_images, rng):
-    """Hold out ``n_images`` different images of a training set, with all their copies.
+    """Hold out ``n_images`` distinct images of a training set, with all their copies.
 
-    The split depends neither on the order of the images nor on whether copies or sample weights
-    count how often an image occurs.
+    The split does not depend on the order of the images. Copies of an image and an integer sample
+    weight give equal splits.
 
     Returns
     -------
     kept : TrainingSet
-        The other images, in their order.
+        All other images, in their order.
     held : TrainingSet
-        ``n_images`` different images in random order; copies are counted as weight.
+        ``n_images`` distinct images in random order; the number of copies becomes the weight.
 
     Raises
     ------
     ValueError
-        If no image would be kept.
+        If no image is left for ``kept``.
     """
     rank, n_groups = _random_ranks(training_set, rng)
     if n_groups <= n_images:
         raise ValueError(
-            f"n_samples={n_groups} different training images are too few to hold out "
-            f"n_images={n_images} and to fit on others; fit with more images, or a smaller "
-            "n_images."
+            f"n_samples={n_groups} distinct training images are too few to hold out "
+            f"n_images={n_images} and to fit on the rest; fit with more images, or lower n_images."
         )
     kept = training_set.subset((rank >= n_images).nonzero().squeeze(1))
     return kept, _one_each(training_set, rank, n_images)
 
 
 def different(training_set, n_images, rng):
-    """Draw at most ``n_images`` different training images in random order, a `TrainingSet`.
+    """Draw at most ``n_images`` distinct training images in random order, as a `TrainingSet`.
 
-    Copies are counted as weight; the draw depends neither on the order of the images nor on how
-    copies are counted.
+    The number of copies of an image becomes its weight. The draw does not depend on the order of
+    the images, and copies and integer weights give equal draws.
     """
     rank, n_groups = _random_ranks(training_set, rng)
     return _one_each(training_set, rank, min(n_images, n_groups))
 
 
 def n_different(training_set, codes, n_classes):
-    """Return the number of different images of each class, (n_classes,), by class codes (N,)."""
+    """Return the number of distinct images of each class, (n_classes,), from class codes (N,)."""
     group = _groups(training_set, np.random.default_rng(0)).cpu().numpy()
     pairs = np.unique(np.column_stack([codes, group]), axis=0)
     return np.bincount(pairs[:, 0], minlength=n_classes)
 
 
 def _one_each(training_set, rank, n_images):
-    """Return one image of each group of equal images of rank below ``n_images``, by rank."""
+    """Return one image of each group of equal images with a rank below ``n_images``, by rank."""
     rows = (rank < n_images).nonzero().squeeze(1)
     rank, weight = rank[rows], training_set.sample_weight
     count = torch.ones_like(rank, dtype=torch.float64) if weight is None else weight[rows]
@@ -68,16 +67,16 @@ def _one_each(training_set, rank, n_images):
 
 
 def _random_ranks(training_set, rng):
-    """Return a random rank of the group of equal images of each image, (N,), and their number."""
+    """Return the random rank of each image's group of equal images, (N,), and the group count."""
     group = _groups(training_set, rng)
     n_groups = int(group.max()) + 1
     return torch.from_numpy(rng.permutation(n_groups)).to(group.device)[group], n_groups
 
 
 def _groups(training_set, rng):
-    """Return the index of the group of equal images of each image, (N,).
+    """Return the index of each image's group of equal images, (N,).
 
-    Images are equal if their projections on a random direction are.
+    Images count as equal if their projections on a random direction are equal.
     """
     direction = torch.from_numpy(rng.standard_normal(training_set.n_values))
     direction /= direction.norm()

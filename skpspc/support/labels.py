@@ -1,4 +1,4 @@
-"""Labels: the class of each training image."""
+"""Labels of the training images and their classes."""
 
 from functools import cached_property
 
@@ -11,19 +11,19 @@ _REMEDY = "make them all numbers or all strings"
 
 
 class Labels:
-    """The classes of the training images.
+    """The class of each training image.
 
     Parameters
     ----------
     values : array of shape (n,)
-        One label of each image, of any sortable type.
+        One label per image, of any sortable type.
     used : array of shape (n,), bool, default None
-        True for images of the training set, which have a positive weight. None: all.
+        True for images with a positive weight, which make the training set. None: all images.
 
     Attributes
     ----------
     classes : array of shape (n_classes,)
-        The sorted distinct labels, also of images that are not used.
+        The sorted distinct labels, including those of images of weight zero.
     codes : array of shape (N,), int64
         Index in ``classes`` of the label of each image of the training set.
 
@@ -36,8 +36,8 @@ class Labels:
     def __init__(self, values, used=None):
         if values.dtype.kind in "fcmMO" and any(map(_is_missing, values.tolist())):
             raise ValueError(
-                "y holds labels that are missing (NaN, None or NA); give those images a label of "
-                "their own."
+                "y holds labels that are missing (NaN, None or NA); give these images another "
+                "label, such as 'unknown'."
             )
         try:
             self.classes, codes = np.unique(values, return_inverse=True)
@@ -51,9 +51,10 @@ class Labels:
     def joined(self, other):
         """Return these labels with others appended."""
         kinds = self.classes.dtype, other.classes.dtype
-        if len({kind.kind in "biuf" for kind in kinds}) > 1:  # numpy would make strings of both
+        if len({kind.kind in "biuf" for kind in kinds}) > 1:  # numpy would convert all to strings
             raise ValueError(
-                f"the labels so far are of dtype {kinds[0]}, these of {kinds[1]}; {_REMEDY}."
+                f"the new labels have dtype {kinds[1]}, but the present labels have dtype "
+                f"{kinds[0]}; {_REMEDY}."
             )
         both = Labels(_concatenated(self.classes, other.classes))
         ours, theirs = np.split(both.codes, [len(self.classes)])
@@ -65,7 +66,7 @@ class Labels:
         return {label: code for code, label in enumerate(self.classes.tolist())}
 
     def find(self, y):
-        """Return the codes of labels (n,), a list of int.
+        """Return the class codes of labels y (n,), as a list of int.
 
         Raises
         ------
@@ -79,13 +80,13 @@ class Labels:
             if len(classes) > _SHOWN:
                 listed += f", ... ({len(classes)} in all)"
             raise ValueError(
-                f"y holds {y.tolist()[codes.index(None)]!r}, and no training image has that label; "
-                f"the classes are {listed}."
+                f"y holds {y.tolist()[codes.index(None)]!r}, which is the label of no training "
+                f"image; the classes are {listed}."
             )
         return codes
 
     def rows(self, code):
-        """Return the rows of a class: a slice if they are contiguous, else indices (m,).
+        """Return the indices of the images of a class, as a slice or an array (m,).
 
         Raises
         ------
@@ -95,8 +96,8 @@ class Labels:
         rows = np.flatnonzero(self.codes == code)
         if not len(rows):
             raise ValueError(
-                f"{self.classes.tolist()[code]!r} is a class with no images: the sample weights of "
-                "all of its images are zero; give some a positive weight."
+                f"the class {self.classes.tolist()[code]!r} has no images of positive "
+                "sample_weight; give at least one of its images a positive weight."
             )
         if rows[-1] - rows[0] + 1 == len(rows):
             return slice(int(rows[0]), int(rows[-1]) + 1)
@@ -104,7 +105,7 @@ class Labels:
 
 
 def _is_missing(label):
-    """Return whether a label is None, NaN, NaT or pandas.NA."""
+    """Return True if a label is None, NaN, NaT or pandas.NA."""
     try:
         return label is None or bool(label != label)
     except TypeError:  # NA is neither equal nor unequal to anything
@@ -112,7 +113,7 @@ def _is_missing(label):
 
 
 def _concatenated(labels, others):
-    """Concatenate two arrays of labels; ints of different types stay ints."""
+    """Concatenate two arrays of labels; integers of different dtypes stay integers."""
     both = labels, others
     if np.result_type(*both).kind == "f" and all(array.dtype.kind in "iu" for array in both):
         return np.array([label for array in both for label in array.tolist()], dtype=object)

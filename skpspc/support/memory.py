@@ -1,22 +1,22 @@
-"""Number of rows of a computation that fit scikit-learn's ``working_memory``."""
+"""Chunk sizes that fit scikit-learn's ``working_memory``."""
 
 from sklearn import get_config
 
-# Larger chunks only raise the peak of memory; they are not faster.
+# Larger chunks are not faster, and only raise the peak of memory.
 _LARGEST_CHUNK = 128 * 2**20
 
 
 def rows_that_fit(row_bytes, max_rows, *, what):
-    """Return the number of rows to hold at once.
+    """Return the number of rows to compute at once.
 
     Parameters
     ----------
     row_bytes : int
-        Bytes of one row of the computation.
+        Bytes of memory for one row.
     max_rows : int
-        Upper limit of the answer.
+        Upper limit of the result.
     what : str
-        Name of a row, for the error message.
+        Name of one row, the subject of the error message.
 
     Returns
     -------
@@ -26,7 +26,7 @@ def rows_that_fit(row_bytes, max_rows, *, what):
     Raises
     ------
     MemoryError
-        If a single row does not fit ``sklearn.get_config()["working_memory"]`` (MiB).
+        If one row exceeds ``sklearn.get_config()["working_memory"]`` (MiB).
     """
     if not fits(row_bytes):
         allowed = get_config()["working_memory"] * 2**20
@@ -39,10 +39,10 @@ def rows_that_fit(row_bytes, max_rows, *, what):
 
 
 def fits(n_bytes):
-    """Return whether ``n_bytes`` fit ``working_memory``."""
+    """Return True if ``n_bytes`` fit ``working_memory``."""
     return n_bytes <= get_config()["working_memory"] * 2**20
 
 
 def working_bytes():
-    """Return the bytes of a chunk: ``working_memory``, or less where more is not faster."""
+    """Return the bytes of a chunk: ``working_memory``, but at most ``_LARGEST_CHUNK``."""
     return min(get_config()["working_memory"] * 2**20, _LARGEST_CHUNK)

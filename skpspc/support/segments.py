@@ -1,27 +1,27 @@
-"""Reductions over numbered segments of values, such as the candidates of each query."""
+"""Reductions over numbered segments of values, such as the candidates of every query."""
 
 import torch
 
 
 def segment_sum(values, segment, n):
-    """Sum of each of n segments, (n,); 0 for an empty segment."""
+    """Return the sum of each of n segments, (n,); 0 for an empty segment."""
     return values.new_zeros(n).index_add_(0, segment, values)
 
 
 def segment_max(values, segment, n):
-    """Largest value of each of n segments, (n,); -inf for an empty segment."""
+    """Return the largest value of each of n segments, (n,); -inf for an empty segment."""
     return values.new_full((n,), -torch.inf).scatter_reduce_(0, segment, values, "amax")
 
 
 def segment_logsumexp(values, segment, n):
-    """Log of the sum of exponentials of each of n segments, (n,); -inf for an empty segment."""
+    """Return the log of the sum of exponentials of each of n segments, (n,); -inf if empty."""
     top = segment_max(values, segment, n)
     shift = torch.where(top.isfinite(), top, 0.0)
     return shift + segment_sum((values - shift[segment]).exp(), segment, n).log()
 
 
 def segment_rank(values, segment, n):
-    """Rank of each value in its segment, 0 for the smallest; ties in the given order."""
+    """Return the rank of each value in its segment, 0 for the smallest; ties keep their order."""
     order = values.argsort(stable=True)
     order = order[segment[order].argsort(stable=True)]
     counts = torch.bincount(segment, minlength=n)
@@ -32,9 +32,9 @@ def segment_rank(values, segment, n):
 
 
 def segment_nearest(ids, distances, segment, default):
-    """Ids of the k nearest entries of each segment, nearest first, (n, k).
+    """Return the ids of the k nearest entries of each segment, nearest first, (n, k).
 
-    ``default`` (n, k) fills the row of a segment with fewer entries.
+    A segment with fewer than k entries keeps the last ids of its row of ``default`` (n, k).
     """
     nearest, k = default.clone(), default.shape[1]
     if k == 1:  # no need to sort

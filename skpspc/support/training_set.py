@@ -9,15 +9,15 @@ import torch
 from .._repr import dtype_name
 from .memory import rows_that_fit
 
-# Default values of the uint8 pixels 0 and 255; an estimator's `data_range` overrides them.
+# Values of the uint8 pixels 0 and 255, unless an estimator has a `data_range`.
 DEFAULT_RANGE = (-1.0, 1.0)
 
 
 def to_compute(images, dtype, data_range=DEFAULT_RANGE):
-    """Convert images to floats.
+    """Convert images to floats of ``dtype``.
 
-    uint8 ``u`` becomes ``low + u * (high - low) / 255``; floats keep their values. Never write to
-    the result: images of the requested dtype are returned without a copy.
+    A uint8 value u becomes ``low + u * (high - low) / 255``; floats keep their values. Never write
+    to the result: images of the requested dtype are returned without a copy.
     """
     if images.dtype == torch.uint8:
         return images.to(dtype).div_(steps_per_unit(data_range)).add_(data_range[0])
@@ -25,20 +25,20 @@ def to_compute(images, dtype, data_range=DEFAULT_RANGE):
 
 
 def steps_per_unit(data_range):
-    """Return the steps of a uint8 pixel in one unit of its values."""
+    """Return the number of uint8 steps per unit of the data range."""
     low, high = data_range
     return 255 / (high - low)
 
 
 class TrainingSet:
-    """Images and their weights, without images of weight zero, read in chunks.
+    """Training images and their weights, read in chunks; images of weight zero are removed.
 
     Parameters
     ----------
     images : Tensor of shape (N, C, H, W)
-        uint8 or floats. Copied only if images of weight zero are removed.
+        uint8 or float images. Copied only if images of weight zero are removed.
     sample_weight : Tensor of shape (N,) or None
-        Non-negative, float64, with a positive sum; None means all equal.
+        Non-negative float64 weights with a positive sum; None: equal weights.
     data_range : tuple of (low, high), default (-1, 1)
         Values of the uint8 pixels 0 and 255; floats keep their values.
     """
@@ -52,18 +52,18 @@ class TrainingSet:
         self.data_range = data_range
 
     def _of(self, images, sample_weight=None):
-        """Return a plain training set of other images in this data range."""
+        """Return a `TrainingSet` of other images with the present data range."""
         return TrainingSet(images, sample_weight, self.data_range)
 
     def _derived(self, images):
-        """Return a plain training set of crops or copies of the images, in their order."""
+        """Return a `TrainingSet` of crops or copies of the images, with their weights."""
         other = self._of(images, self.sample_weight)
         other.abs_max = self.abs_max  # without another pass over the images
         return other
 
     @property
     def is_uint8(self):
-        """True if the images are stored as uint8, in steps of the data range."""
+        """True if the images are stored as uint8."""
         return self.images.dtype == torch.uint8
 
     def to_compute(self, raw, dtype):
@@ -92,12 +92,12 @@ class TrainingSet:
 
     @property
     def device(self):
-        """Device of the images and of computations with them."""
+        """Device of the images, and of computations with the images."""
         return self.images.device
 
     @cached_property
     def log_weight(self):
-        """Log of the weights, normalised to sum to one, (N,) float64; None: ``-log N`` each."""
+        """Log of weights that sum to one, (N,) float64; None for equal weights."""
         weight = self.sample_weight
         if weight is None or (weight == weight[0]).all():
             return None
@@ -105,17 +105,17 @@ class TrainingSet:
 
     @property
     def log_uniform(self):
-        """Log weight of each image where `log_weight` is None, else 0."""
+        """Term to add to a log normaliser: ``-log N`` if `log_weight` is None, else 0."""
         return 0.0 if self.log_weight is not None else -math.log(len(self))
 
     def prior(self, rows):
-        """Return ``log_weight`` of a slice of rows, or None for equal weights."""
+        """Return ``log_weight[rows]``, or None for equal weights."""
         return None if self.log_weight is None else self.log_weight[rows]
 
     def extended(self, images, sample_weight=None):
         """Return a training set with ``images`` appended.
 
-        New weights are relative to the present ones; None means one each.
+        New weights are relative to the present weights; None means weight 1 for every image.
         """
         old, new = self.sample_weight, sample_weight
         if old is not None or new is not None:
@@ -126,14 +126,14 @@ class TrainingSet:
         return self._of(torch.cat([self.images, images]), sample_weight)
 
     def subset(self, rows):
-        """Return images of rows with their weights: a view for a slice, a copy for indices."""
+        """Return the images ``rows`` with their weights: a view for a slice, a copy for indices."""
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows, device=self.device)
         weight = self.sample_weight
         return self._of(self.images[rows], None if weight is None else weight[rows])
 
     def crop(self, top, left, height, width):
-        """Return one crop of every image, as a view."""
+        """Return one crop of every image as a view."""
         area = ..., slice(top, top + height), slice(left, left + width)
         return self._derived(self.images[area])
 
@@ -143,22 +143,22 @@ class TrainingSet:
         return self if is_contiguous else self._derived(self.images.contiguous())
 
     def slices(self, n_rows):
-        """Yield slices of ``n_rows`` rows that together cover the set."""
+        """Yield slices of at most ``n_rows`` images that together cover the training set."""
         n = len(self)
         return (slice(start, min(start + n_rows, n)) for start in range(0, n, n_rows))
 
     def stored(self, rows):
-        """Return images of rows (a slice or indices), (m, C, H, W), in the stored dtype."""
+        """Return the images ``rows`` (a slice or indices), (m, C, H, W), in the stored dtype."""
         if isinstance(rows, slice):
             return self.images[rows]
         return self.images.index_select(0, rows)  # faster than [rows]
 
     def values(self, columns):
-        """Return a slice of the values of every flat image, (N, m), in the stored dtype."""
+        """Return the values ``columns``, a slice, of every flat image, (N, m), as stored."""
         return self.images.flatten(1)[:, columns]
 
     def take(self, rows, dtype):
-        """Return images of rows (a slice or indices), (m, C, H, W), as floats.
+        """Return the images ``rows`` (a slice or indices), (m, C, H, W), as floats of ``dtype``.
 
         The result may be a view of the training set: never write to it.
         """
@@ -166,7 +166,7 @@ class TrainingSet:
 
     @cached_property
     def abs_max(self):
-        """Largest absolute value of any pixel, or of the data range for uint8 images."""
+        """Largest absolute value of any pixel; for uint8 images, of the data range."""
         if self.is_uint8:
             return max(map(abs, self.data_range))
         low, high = self.images.aminmax()
@@ -174,49 +174,49 @@ class TrainingSet:
 
     @cached_property
     def extremes(self):
-        """Smallest and largest value of every pixel, two Tensors of (C, H, W), float64."""
+        """Smallest and largest value of every pixel, two Tensors of shape (C, H, W), float64."""
         low, high = self.images.amin(0), self.images.amax(0)
         return self.to_compute(low, torch.float64), self.to_compute(high, torch.float64)
 
     @cached_property
     def span(self):
-        """Largest difference between two values of one pixel; positive."""
+        """Largest difference between two values of one pixel, at least the smallest float."""
         low, high = self.extremes
         return max(float((high - low).max()), torch.finfo(torch.float64).tiny)
 
     @property
     def unit(self):
-        """Stored steps in one unit of the values; 1 for floats."""
+        """Number of stored steps per unit of the values; 1 for floats."""
         return steps_per_unit(self.data_range) if self.is_uint8 else 1.0
 
     @property
     def zero(self):
-        """Value of a pixel stored as 0: a stored u is the value ``u / unit + zero``."""
+        """Value of a pixel that is stored as 0: the value of a stored u is ``u / unit + zero``."""
         return self.data_range[0] if self.is_uint8 else 0.0
 
     @cached_property
     def centre(self):
-        """The pixel value that `centred` subtracts, near the middle of the data."""
+        """Value that `centred` subtracts: middle of the data range, or mean of float images."""
         if self.is_uint8:
             return sum(self.data_range) / 2
         return float(self.images.mean(dtype=torch.float64))
 
     @property
     def stored_centre(self):
-        """`centre` as a stored value."""
+        """Stored value of a pixel of value `centre`."""
         return 127.5 if self.is_uint8 else self.centre
 
     def centred(self, rows, out):
-        """Write ``(x - centre) * unit`` of a slice of rows into a buffer (m, C, H, W).
+        """Write ``(x - centre) * unit`` of the images ``rows``, a slice, to a buffer (m, C, H, W).
 
-        Products of centred values do not cancel, and a reused buffer stays in the cache.
+        Products of centred values cancel less, and a reused buffer stays in the cache.
         """
         raw = self.stored(rows)
         return self.write_centred(raw, out[: len(raw)])
 
     def write_centred(self, raw, out):
-        """Write ``(x - centre) * unit`` of stored pixels into a buffer."""
-        # a subtraction that converts as well would be slower
+        """Write ``(x - centre) * unit`` of stored pixels to a buffer."""
+        # conversion within the subtraction is slower
         return out.copy_(raw).sub_(self.stored_centre)
 
     @cached_property
@@ -231,10 +231,11 @@ class TrainingSet:
 
 
 class MirroredTrainingSet(TrainingSet):
-    """A training set followed by the left-right mirror images of its images.
+    """A training set that also contains the left-right mirror image of every image.
 
-    Mirror images are made in chunks when they are read. ``images`` holds the N / 2 images without
-    them; all other attributes and methods count both halves.
+    Row ``N / 2 + i`` is the mirror image of row i. Mirror images are computed in chunks when they
+    are read. ``images`` holds the N / 2 images without mirror images; all other attributes and
+    methods count both halves.
     """
 
     def __init__(self, training_set):
@@ -253,7 +254,7 @@ class MirroredTrainingSet(TrainingSet):
         return MirroredTrainingSet(plain.extended(images, sample_weight))
 
     def subset(self, rows):
-        """Return a copy of images and mirror images of rows, with their weights."""
+        """Return a copy of the images and mirror images ``rows``, with their weights."""
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows, device=self.device)
         rows = torch.arange(len(self), device=self.device)[rows]
@@ -261,7 +262,7 @@ class MirroredTrainingSet(TrainingSet):
         return self._of(self.stored(rows), None if weight is None else weight[rows])
 
     def stored(self, rows):
-        """Return images of rows (a slice or indices), (m, C, H, W), in the stored dtype."""
+        """Return the images ``rows`` (a slice or indices), (m, C, H, W), in the stored dtype."""
         n = len(self.images)
         if isinstance(rows, slice):
             mirrored = self.images[max(rows.start, n) - n : max(rows.stop, n) - n].flip(-1)
@@ -270,14 +271,15 @@ class MirroredTrainingSet(TrainingSet):
         return images.where((rows < n).view(-1, 1, 1, 1), images.flip(-1))
 
     def values(self, columns):
-        """Return a slice of the values of every flat image, (N, m), in the stored dtype."""
+        """Return the values ``columns``, a slice, of every flat image, (N, m), as stored."""
         number = torch.arange(self.n_values, device=self.device).view(self.image_shape)
         flat = self.images.flatten(1)
         return torch.cat([flat[:, columns], flat[:, number.flip(-1).flatten()[columns]]])
 
     def crop(self, top, left, height, width):
-        """Return one crop of every image and mirror image, as a copy."""
-        starts = left, self.image_shape[2] - left - width  # of a crop, and of its mirror image
+        """Return one crop of every image and mirror image as a copy."""
+        # start of the crop in an image, and in the image whose mirror image is cropped
+        starts = left, self.image_shape[2] - left - width
         crops, opposite = (
             self.images[..., top : top + height, start : start + width] for start in starts
         )
@@ -291,13 +293,12 @@ class MirroredTrainingSet(TrainingSet):
 
 
 class TranslatedTrainingSet(TrainingSet):
-    """A training set followed by its images moved by rows and columns, move by move.
+    """A training set that also contains all images moved by up to ``max_shift`` pixels.
 
-    A moved image is empty beyond the edges of the image: a window compares it only where the move
-    `covers` the window. Moved images are made in chunks when they are read.
-
-    ``max_shift`` is the largest move along rows and along columns; ``moves`` is a list of (down,
-    right), (0, 0) first.
+    Moves are along rows and columns; ``moves`` lists them as (down, right), with (0, 0) first. Row
+    ``k * n + i`` is image i of n, moved by ``moves[k]``. A moved image has no pixels beyond the
+    edges of the original: a window is compared only for moves that cover the window, see `covers`.
+    Moved images are computed in chunks when they are read.
     """
 
     def __init__(self, training_set, max_shift):
@@ -313,14 +314,14 @@ class TranslatedTrainingSet(TrainingSet):
         return len(self.moves) * len(self.images)
 
     def moves_of(self, rows):
-        """Return the number of the move of each row (a slice or indices), (m,) int64."""
+        """Return the index of the move of each row (a slice or indices), (m,) int64."""
         return torch.arange(len(self), device=self.device)[rows] // len(self.images)
 
     def covers(self, windows):
-        """Return a mask (n_moves, K) of the moves that cover each window of `Masks`.
+        """Return a mask (n_moves, K) that is True if a move covers a window of `Masks`.
 
-        A move covers a window if it moves pixels of the image to all coordinates that the window
-        compares or answers for.
+        A move covers a window if the moved image has pixels at all coordinates of the window's
+        query and response.
         """
         used = (windows.query > 0) | (windows.response > 0)
         used = used.any(1)  # (K, H, W)
@@ -330,7 +331,7 @@ class TranslatedTrainingSet(TrainingSet):
         return ~torch.einsum("khw,mhw->mk", used.double(), (~inside).double()).bool()
 
     def stored(self, rows):
-        """Return images of rows (a slice or indices), (m, C, H, W), in the stored dtype."""
+        """Return the images ``rows`` (a slice or indices), (m, C, H, W), in the stored dtype."""
         moves = self.moves_of(rows)
         numbers = torch.arange(len(self), device=self.device)[rows] % len(self.images)
         images = self.images[numbers]
@@ -344,7 +345,7 @@ class TranslatedTrainingSet(TrainingSet):
         return moved
 
     def _areas(self, down, right):
-        """Return the indices of the pixels of a moved image, and of the pixels moved there."""
+        """Return indices of the pixels of a moved image, and of their origins in the image."""
 
         def along(shift, side):
             return slice(max(0, -shift), min(side, side - shift))

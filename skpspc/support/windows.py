@@ -1,11 +1,11 @@
-"""Windows: the coordinates that a posterior compares, and the coordinates for which it answers.
+"""Windows: the coordinates in which images are compared, and the coordinates that are denoised.
 
 There are four kinds of windows: `Whole`, `Squares`, `Masks` and `Centred`. Each is a frozen value;
-noisy images whose windows are equal share one call of a kernel.
+noisy images with equal windows share one call of a kernel.
 
-A square window of size ``s`` is every ``s x s`` crop that fits the image, in row-major order of the
-top left corners. Along an axis shorter than ``s`` it spans the whole axis, so that an image of
-shape (C, 1, W) is a signal with windows of ``s`` samples.
+Square windows of side ``s`` are all ``s x s`` crops that fit the image, in row-major order of the
+top left corners. Along an axis shorter than ``s`` a window spans the whole axis, so that an image
+of shape (C, 1, W) is a signal with windows of ``s`` samples.
 """
 
 import math
@@ -20,10 +20,10 @@ from .._repr import short_repr
 
 @dataclass(frozen=True)
 class Whole:
-    """One window, the whole image, which answers for all of it."""
+    """One window: the whole image is compared and denoised."""
 
     def n_values(self, image_shape):
-        """Return how many numbers of an image (C, H, W) the window compares."""
+        """Return the number of compared values of an image (C, H, W)."""
         return math.prod(image_shape)
 
     def masks(self, image_shape, device="cpu"):
@@ -34,13 +34,13 @@ class Whole:
 
 @dataclass(frozen=True)
 class Squares:
-    """All windows of h x w pixels that fit the image; each answers for its own pixels."""
+    """All windows of h x w pixels that fit the image; each denoises its own pixels."""
 
     h: int
     w: int
 
     def n_values(self, image_shape):
-        """Return how many numbers of an image (C, H, W) each window compares."""
+        """Return the number of values of an image (C, H, W) that each window compares."""
         return image_shape[0] * self.h * self.w
 
     def masks(self, image_shape, device="cpu"):
@@ -54,21 +54,21 @@ class Squares:
 
 @dataclass(frozen=True)
 class Masks:
-    """Windows of any shape.
+    """K windows of any shape.
 
     Attributes
     ----------
     level : hashable
-        Name of the windows, such as their noise level: Masks of equal levels are equal.
+        Name of the windows, such as their noise level: Masks of equal levels compare equal.
     query : Tensor of shape (K, c, H, W), bool or float
-        Precisions, the factors of squared differences in the distance; c = 1 where they are equal
-        in all channels, else c = C.
+        Precisions: factors of the squared differences in the distance of each window. c = 1 if
+        they are equal in all channels, else c = C.
     response : Tensor of shape (K, c, H, W), bool or float, or None
-        Weight of each window's answer at each coordinate; every coordinate has a positive sum.
-        None: each of K pixels (c = 1) or coordinates (c = C) has its own window.
+        Weight of each window's mean at each coordinate; the sum over windows is positive. None:
+        window k denoises pixel k (c = 1) or coordinate k (c = C) alone.
     batch_size : int, default None
-        Number of training images in a batch; weights are normalised within each batch, and the
-        batches averaged. Requires ``response=None``. None: one batch of all images.
+        Number of training images in a batch. Weights are normalised within each batch, and the
+        means of all batches are averaged. Requires ``response=None``. None: one batch.
     """
 
     level: object
@@ -79,9 +79,9 @@ class Masks:
     __repr__ = short_repr
 
     def n_values(self, image_shape):
-        """Return how many numbers of an image (C, H, W) each window compares, (K,) float64.
+        """Return the number of values that each window compares, (K,) float64.
 
-        The number of a soft window is the sum of its precisions.
+        Images have shape (C, H, W). A soft window counts the sum of its precisions.
         """
         repeats = image_shape[0] // self.query.shape[1]
         return repeats * self.query.flatten(1).sum(1, dtype=torch.float64)
@@ -91,7 +91,7 @@ class Masks:
         return self
 
     def shares(self):
-        """Return responses with a sum of one at each coordinate, (K, c, H, W) float64, or None."""
+        """Return responses divided by their sum over windows, (K, c, H, W) float64, or None."""
         if self.response is None:
             return None
         response = self.response.double()
@@ -99,7 +99,7 @@ class Masks:
 
     @property
     def answer_shape(self):
-        """Shape (c, H, W) of the answers with different windows; c = 1: all channels together."""
+        """Shape (c, H, W) of the coordinates with different windows; c = 1: equal in channels."""
         height, width = self.query.shape[2:]
         if self.response is None:
             return len(self.query) // (height * width), height, width
@@ -108,23 +108,23 @@ class Masks:
 
 @dataclass(frozen=True)
 class Centred:
-    """The odd square around each pixel, which answers for that pixel alone.
+    """One odd square around each pixel, which denoises that pixel alone.
 
     Attributes
     ----------
     size : int
         Side of the squares, odd.
     boundary : {"zero", "circular", "broken"}, default None
-        Padding of the noisy image, for windows that are compared with patches at all positions of
-        the training images; see `LocalScoreDenoiser`. None: windows are compared at their own
-        position, and cut at the edges.
+        Compare each window with the patches at all positions of the training images, with this
+        padding of the noisy image; see `LocalScoreDenoiser`. None: compare each window with the
+        patches at its own position, cut at the edges of the image.
     """
 
     size: int
     boundary: str | None = None
 
     def n_values(self, image_shape):
-        """Return how many numbers of an image (C, H, W) each window compares: an int, or (H*W,)."""
+        """Return the number of values that each window compares, an int or a Tensor (H*W,)."""
         channels, *sides = image_shape
         if self.boundary in ("zero", "circular"):
             return channels * math.prod(self.size for side in sides if side > 1)
@@ -133,7 +133,7 @@ class Centred:
     def masks(self, image_shape, device="cpu"):
         """Return the windows as `Masks` for images of shape (C, H, W).
 
-        Raise a ValueError if the windows are compared with patches at other positions.
+        Raises ValueError if the windows are compared with patches at all positions.
         """
         if self.boundary is not None:
             raise ValueError(
@@ -148,7 +148,7 @@ Windows = Whole | Squares | Masks | Centred
 
 
 def squares_of_side(size, image_shape):
-    """Return the square windows of a side in images of shape (C, H, W): Squares, or Whole."""
+    """Return the square windows of side ``size`` in images (C, H, W), as `Squares` or `Whole`."""
     h, w = clip_size(size, image_shape)
     return Whole() if (h, w) == image_shape[1:] else Squares(h, w)
 
@@ -160,19 +160,19 @@ def clip_size(size, image_shape):
 
 
 def square_corners(window, image_shape):
-    """Return the corners (top, left) of all h x w windows in images of shape (C, H, W), a list."""
+    """Return a list of the corners (top, left) of all h x w windows in images (C, H, W)."""
     (h, w), (_, height, width) = window, image_shape
     return [(top, left) for top in range(height - h + 1) for left in range(width - w + 1)]
 
 
 def overlap_counts(window, image_shape):
-    """Return the number of windows of shape (h, w) that cover each pixel, (H, W) float64."""
+    """Return the number of h x w windows that cover each pixel, (H, W) float64."""
     sides = zip(window, image_shape[1:], strict=True)
     return np.outer(*(np.convolve(np.ones(n), np.ones(side - n + 1)) for n, side in sides))
 
 
 def centred_counts(size, image_shape):
-    """Return the number of pixels in the odd square around each pixel, (H, W) float64."""
+    """Return the number of image pixels in the odd square around each pixel, (H, W) float64."""
 
     def along(length):
         at = np.arange(length)
@@ -183,35 +183,36 @@ def centred_counts(size, image_shape):
 
 
 def tapered_windows(image_shape, patch_size, width=None):
-    r"""Return all square windows that fit, with precisions that fall off from the centre.
+    r"""Return all square windows that fit the image, with weights that decrease from the centre.
 
     .. math::
 
         \pi_{kj} = \exp\bigl(-|j - c_k|^2 / 2 w^2\bigr) \text{ for } j \in P_k,
         \text{ else } 0
 
-    with :math:`c_k` the centre of square :math:`P_k`: pixels near the edge of a window count less
-    than pixels in its middle, and no pixel jumps in or out as a window moves. The windows serve as
-    ``query``, as ``response`` or as both for `PosteriorMeanCollection`.
+    with :math:`c_k` the centre of square :math:`P_k`. Pixels at the edge of a window count less
+    than pixels in the middle. Pass the windows to `PosteriorMeanCollection` as ``query``, as
+    ``response`` or as both.
 
     Parameters
     ----------
     image_shape : tuple of (C, H, W)
+        Shape of one image.
     patch_size : int
-        Side of the squares, at least 1; clipped to the image along each axis.
+        Side of the squares in pixels, at least 1; clipped to the image along each axis.
     width : float, default None
-        w, the standard deviation of the taper, in pixels, positive. None: ``patch_size / 4``.
-        inf: plain squares, as in `PSPCDenoiser`.
+        Standard deviation w of the taper in pixels, positive. None: ``patch_size / 4``. inf: equal
+        weights, the squares of `PSPCDenoiser`.
 
     Returns
     -------
     ndarray of shape (K, H, W), float64
-        One window a row, in row-major order of the corners, for all channels.
+        Weights of the K windows in row-major order of their corners, equal in all channels.
 
     Raises
     ------
     ValueError
-        If the size or the width is out of range.
+        If ``image_shape``, ``patch_size`` or ``width`` is out of range.
 
     References
     ----------
@@ -219,11 +220,22 @@ def tapered_windows(image_shape, patch_size, width=None):
 
     Examples
     --------
+    Two windows of three pixels fit a signal of four pixels:
+
     >>> from skpspc import tapered_windows
     >>> tapered_windows((1, 1, 4), patch_size=3, width=1.0).round(2)
     array([[[0.61, 1.  , 0.61, 0.  ]],
     <BLANKLINE>
            [[0.  , 0.61, 1.  , 0.61]]])
+
+    The first of nine windows in an image of 5 x 5 pixels, in percent:
+
+    >>> (100 * tapered_windows((1, 5, 5), patch_size=3)[0]).round().astype(int)
+    array([[ 17,  41,  17,   0,   0],
+           [ 41, 100,  41,   0,   0],
+           [ 17,  41,  17,   0,   0],
+           [  0,   0,   0,   0,   0],
+           [  0,   0,   0,   0,   0]])
     """
     if np.shape(image_shape) != (3,) or min(image_shape) < 1:
         raise ValueError(
@@ -234,7 +246,7 @@ def tapered_windows(image_shape, patch_size, width=None):
     width = patch_size / 4 if width is None else width
     if not (isinstance(width, (int, float, np.number)) and width > 0):
         raise ValueError(
-            f"width must be a positive number of pixels, got {width!r}; inf gives plain squares."
+            f"width must be a positive number of pixels, got {width!r}; pass inf for equal weights."
         )
     h, w = clip_size(int(patch_size), image_shape)
     column, row = (
@@ -249,7 +261,7 @@ def tapered_windows(image_shape, patch_size, width=None):
 
 
 def centred_windows(image_shape, size):
-    """Return the odd square around each pixel, cut at the edges, (H * W, H, W) bool."""
+    """Return masks of the odd square around each pixel, cut at the edges, (H * W, H, W) bool."""
 
     def along(length):
         at = np.arange(length)
@@ -261,11 +273,11 @@ def centred_windows(image_shape, size):
 
 
 def with_own_heat(heat, pixels):
-    """Write the largest value of each heat map, or 1 if it is zero, to the map's own pixel.
+    """Set each heat map at its own pixel to the map's largest value, or to 1 if that is zero.
 
     A window of the largest entries of a map then contains the map's own pixel, even if the map was
-    zero everywhere. The heat (m, H * W) is written to and returned; pixels (m,) are int64 numbers
-    y * W + x of the maps' own pixels.
+    zero everywhere. ``heat`` (m, H * W) is changed in place and returned; ``pixels`` (m,) int64 are
+    the flat indices y * W + x of the maps' own pixels.
     """
     largest = heat.amax(1)
     largest[largest == 0] = 1.0

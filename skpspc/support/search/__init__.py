@@ -1,4 +1,4 @@
-"""Search for the training images nearest to noisy images."""
+"""Search for the nearest training images of noisy images."""
 
 from .factory import check_index
 from .neighbours import Neighbours, Recall

@@ -12,7 +12,7 @@ from .results import LEADERS, Found, Within, rounding
 
 _COARSE = 64  # coordinates that the first pass compares one by one
 _PAIRS = 4096  # pairs whose distances are computed together: they stay in the cache
-_FEW = 1 / 40  # of all pairs, below which distances of single pairs are cheaper than all products
+_FEW = 1 / 40  # of all pairs: distances of fewer pairs are cheaper than all matrix products
 
 
 class BruteIndex:
@@ -37,10 +37,10 @@ class BruteIndex:
         return len(self._points)
 
     def check_size(self, n):
-        """Accept any number of points."""
+        """Accept any number n of points."""
 
     def train(self, points):
-        """Learn nothing."""
+        """Do nothing: exact search needs no training."""
 
     def add(self, points):
         """Add points (m, n_dims), float32, numbered in order."""
@@ -50,11 +50,11 @@ class BruteIndex:
         self._norms = torch.cat([self._norms, points.square().sum(1)])
 
     def copied(self):
-        """Return a copy, to which points can be added without changing this index."""
+        """Return a copy; points added to the copy do not change this index."""
         return copy.copy(self)  # `add` replaces the tensors
 
     def search(self, queries, k):
-        """Return the k points nearest to queries (b, n_dims), float32 and finite; see `Found`."""
+        """Return the k nearest points of queries (b, n_dims), float32 and finite; see `Found`."""
         queries = queries.to(self._points)
         blocks = queries.split(self._n_queries_at_once(queries))
         results = [self._nearest(block, min(k, len(self))) for block in blocks]
@@ -74,10 +74,10 @@ class BruteIndex:
         ----------
         queries : Tensor of shape (b, n_dims), float32, finite
         radius_of : callable
-            ``radius_of(rows, ids)`` gives the radii, (r,) float64, of a slice of the queries, from
-            the ids of a few points near to each, (r, k).
+            ``radius_of(rows, ids)`` returns the radii (r,), float64, of the queries ``rows``, a
+            slice. ``ids`` (r, k) are a few points close to each query.
         most : int
-            A query with more points gets none.
+            A query with more points gets no pairs.
         """
         queries = queries.to(self._points)
         n_rows = self._n_queries_at_once(queries)
@@ -92,7 +92,7 @@ class BruteIndex:
         return rows_that_fit(16 * len(self), len(queries), what="The distances of one image")
 
     def _block_within(self, queries, rows, radius_of, most):
-        """Compare coarse coordinates, then all coordinates of the remaining pairs."""
+        """Compare coarse coordinates first, and then all coordinates of the remaining pairs."""
         squares, offset = self._squares(band_norms(queries, self._ends), self._coarse)
         leaders = _range_minima(squares)
         radius = radius_of(rows, leaders)
@@ -105,7 +105,7 @@ class BruteIndex:
         else:
             query, ids = _nonzero(inside)
             distances = self._pair_distances(queries, query, ids)
-            for n_leaders in (1, LEADERS):  # one first: it leaves fewer pairs to sort
+            for n_leaders in (1, LEADERS):  # one leader first: fewer pairs remain to be sorted
                 default = leaders[:, :1].expand(-1, n_leaders)
                 leaders = segment_nearest(ids, distances, query, default)
                 radius = torch.minimum(radius, radius_of(rows, leaders))
@@ -116,7 +116,7 @@ class BruteIndex:
         return query[keep], ids[keep], torch.where(few, radius, 0.0)
 
     def _pair_distances(self, queries, query, ids):
-        """Lower bounds of the distances of pairs of a query and a point, (p,) float64."""
+        """Return lower bounds of the distances of pairs of a query and a point, (p,) float64."""
         squares = torch.empty(len(ids), dtype=torch.float64, device=queries.device)
         for start in range(0, len(ids), _PAIRS):
             pairs = slice(start, start + _PAIRS)
@@ -126,11 +126,12 @@ class BruteIndex:
         return (squares - self._rounding(queries)[query]).clamp_min_(0).sqrt_()
 
     def _squares(self, queries, points):
-        """Squared distances (b, N) less an offset of each query, and the offsets, (b,) float64.
+        """Return squared distances (b, N) minus an offset per query, and the offsets (b,) float64.
 
-        The rounding error is subtracted from the offset, so that sums are lower bounds.
+        The rounding error is subtracted from the offsets: a squared distance plus its offset is a
+        lower bound.
         """
-        # the bands keep the norm of a point, so that these norms serve coarse points too
+        # coarse points have the norms of the full points, so one array of norms serves both
         squares = torch.addmm(self._norms, queries, points.T, alpha=-2)
         return squares, queries.double().square().sum(1) - self._rounding(queries)
 
@@ -139,12 +140,12 @@ class BruteIndex:
 
 
 def _inside(squares, offset, radius):
-    """Return which squared distances (b, N), as `BruteIndex._squares` gives them, are inside."""
+    """Return a mask (b, N) of the `BruteIndex._squares` that are at most the squared radius."""
     return squares <= (radius.square() - offset).to(squares)[:, None]
 
 
 def _range_minima(squares):
-    """Columns (b, k) of the minima of k equal ranges of columns: half the time of `topk`."""
+    """Return the columns (b, k) of the minima of k equal column ranges, faster than `topk`."""
     n_points = squares.shape[1]
     n_ranges = min(LEADERS, n_points)
     size = n_points // n_ranges
@@ -153,7 +154,7 @@ def _range_minima(squares):
 
 
 def _nonzero(inside):
-    """Rows and columns of the true entries of a matrix, sorted by row and then by column."""
+    """Return rows and columns of the true entries of a matrix, sorted by row, then by column."""
     if inside.device.type != "cpu":
         return inside.nonzero().unbind(1)
     flat = torch.from_numpy(np.flatnonzero(inside.numpy()))  # a third of the time of `nonzero`

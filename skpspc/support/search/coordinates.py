@@ -1,13 +1,14 @@
-"""Coordinates of images for the search: few, and never farther apart than the images.
+"""Search coordinates of images: few numbers whose distances never exceed those of the images.
 
-The discrete cosine transform of an image (over channels, rows and columns; orthonormal) keeps all
-distances. The coefficients that vary most over the training set are coordinates; of the other
-coefficients, in bands, only the Euclidean norms are. As ``|norm(a) - norm(b)| <= norm(a - b)``,
+The orthonormal discrete cosine transform of an image (over channels, rows and columns) preserves
+distances. The first coordinates are the coefficients that vary most over the training set. All
+other coefficients are grouped in bands, and each band gives one coordinate, its Euclidean norm. As
+``|norm(a) - norm(b)| <= norm(a - b)``,
 
     |phi(z) - phi(x)| <= |z - x|.
 
-The bands make this bound tight for a noisy image: noise lies mostly in coefficients in which
-training images hardly differ, and the norms measure it.
+The bands make this bound tight for a noisy image: most of the noise is in coefficients in which
+training images hardly differ, and the norms measure that noise.
 """
 
 from itertools import pairwise
@@ -18,19 +19,19 @@ import torch
 
 from ..memory import rows_that_fit
 
-_LEADING = 256  # coefficients kept one by one
-_GROWTH = 2.0  # end of a band over its start
+_LEADING = 256  # coefficients that are coordinates
+_GROWTH = 2.0  # ratio of the end of a band to its start
 _SAMPLE = 4096  # training images from which variances are estimated
 
 
 class Coordinates:
-    """Map from images to coordinates, chosen on a training set.
+    """Map from images to search coordinates, chosen for a training set.
 
     Parameters
     ----------
     training_set : TrainingSet
     n_leading : int, default 256
-        Number of coefficients kept one by one.
+        Number of coefficients that are coordinates.
 
     Attributes
     ----------
@@ -56,7 +57,7 @@ class Coordinates:
         self.n_dims = n_coordinates(training_set.n_values, n_leading)
 
     def __call__(self, images):
-        """Coordinates (n, n_dims), float32, of images (n, C, H, W)."""
+        """Return the coordinates (n, n_dims), float32, of images (n, C, H, W)."""
         if not images.is_floating_point() or images.dtype == torch.float16:
             images = images.float()
         spectra = self._transform(images)
@@ -64,12 +65,12 @@ class Coordinates:
         return band_norms(spectra, self._ends).float()
 
     def of(self, training_set, rows=None):
-        """Yield coordinates of training images (rows: Tensor of int64; None: all), in blocks."""
+        """Yield coordinates of the training images ``rows`` (int64; None: all), in blocks."""
         for block in row_blocks(training_set, rows):
             yield self(training_set.take(block, torch.float32))
 
     def _transform(self, images):
-        """Cosine transforms (n, D) of images (n, C, H, W)."""
+        """Return the cosine transforms (n, D) of images (n, C, H, W)."""
         channels, height, width = (basis.to(images) for basis in self._bases)
         spectra = height @ (images @ width.T)  # (n, C, H, W)
         spectra = channels @ spectra.flatten(2)  # (n, C, H W)
@@ -77,7 +78,7 @@ class Coordinates:
 
 
 def row_blocks(training_set, rows=None):
-    """Split rows of a training set (Tensor of int64; None: all) into blocks to transform."""
+    """Split indices of training images (int64; None: all) into blocks that fit in memory."""
     if rows is None:
         rows = torch.arange(len(training_set), device=training_set.device)
     row_bytes = 24 * training_set.n_values  # float32 images, intermediate copies, float64 spectra
@@ -87,19 +88,19 @@ def row_blocks(training_set, rows=None):
 
 
 def spaced_rows(training_set, n):
-    """At most n evenly spaced rows of a training set."""
+    """Return the indices of at most n evenly spaced training images."""
     n = min(len(training_set), n)
     return torch.linspace(0, len(training_set) - 1, n).long().to(training_set.device)
 
 
 def n_coordinates(n_values, n_leading=_LEADING):
-    """Number of coordinates of an image of ``n_values`` values."""
+    """Return the number of coordinates of an image of ``n_values`` values."""
     ends = band_ends(n_leading, n_values)
     return ends[0] + len(ends) - 1
 
 
 def band_ends(n_leading, n_values):
-    """End of the leading coefficients, and then of each band, as a list of int."""
+    """Return the end of the leading coefficients, and then of each band, as a list of int."""
     ends = [min(n_leading, n_values)]
     while ends[-1] < n_values:
         ends.append(min(n_values, int(np.ceil(ends[-1] * _GROWTH))))
@@ -107,6 +108,6 @@ def band_ends(n_leading, n_values):
 
 
 def band_norms(points, ends):
-    """Norms of the bands of points (n, d), and then the leading coordinates."""
+    """Return the norms of the bands of points (n, d), followed by the leading coordinates."""
     norms = [points[:, start:stop].norm(dim=1, keepdim=True) for start, stop in pairwise(ends)]
     return torch.cat([*norms, points[:, : ends[0]]], dim=1)

@@ -1,4 +1,4 @@
-"""Choice of an index by a factory string."""
+"""Choice of an index from a factory string of FAISS."""
 
 from functools import cache
 
@@ -12,13 +12,14 @@ from .faiss import FaissIndex, gpu_search
 
 
 def make_index(factory, n_dims, device="cpu"):
-    """Return the empty index of a factory string.
+    """Return the empty index for a factory string.
 
     Parameters
     ----------
     factory : str
-        A string for `faiss.index_factory`. Torch searches "Flat" on the CPU, as its matrix products
-        are faster than those of faiss, and, with a warning, every index where faiss is missing.
+        A string for `faiss.index_factory`. "Flat" on the CPU becomes an exact search by torch,
+        whose matrix products are faster than those of faiss. If faiss is missing, every string
+        becomes that search, with a warning.
     n_dims : int
     device : torch.device
         Device of the training set.
@@ -32,7 +33,7 @@ def make_index(factory, n_dims, device="cpu"):
 
 
 def check_index(factory, training_set):
-    """Raise ValueError if an index cannot serve a training set; builds nothing."""
+    """Raise ValueError if an index cannot serve a training set; the index is not built."""
     index = make_index(factory, n_coordinates(training_set.n_values), training_set.device)
     index.check_size(len(training_set))
 
@@ -40,6 +41,6 @@ def check_index(factory, training_set):
 @cache
 def _warn_missing(factory):
     warn(
-        f"faiss is not installed, so index={factory!r} is replaced by an exact search in torch: "
-        'nothing is lost but time. pip install "skpspc[cpu]", or pass index="Flat".'
+        f"faiss is not installed, so index={factory!r} is replaced by an exact search in torch, "
+        'which is slower. Install faiss with pip install "skpspc[cpu]", or pass index="Flat".'
     )

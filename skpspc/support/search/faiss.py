@@ -1,4 +1,4 @@
-"""Search by FAISS: flat, cells, compressed codes, graphs; on a GPU where there is one."""
+"""Search by FAISS: flat indexes, cells, compressed codes and graphs, on a CPU or a GPU."""
 
 from contextlib import contextmanager
 from functools import cache
@@ -12,7 +12,7 @@ from ..._warnings import warn
 from .results import LEADERS, Found, Within, rounding
 
 _EXAMPLES = '"Flat", "IVF256,Flat", "PCA32,IVF256,SQ8", "SQ8", "HNSW32"'
-# Indexes that compare every decoded code of the cells that they visit.
+# Indexes that compare every decoded code of the visited cells.
 _EXHAUSTIVE = {
     "IndexFlat",
     "IndexFlatL2",
@@ -22,7 +22,7 @@ _EXHAUSTIVE = {
     "IndexIVFScalarQuantizer",
     "IndexIVFPQ",
 }
-# Distances other than Euclidean, or ids of their own.
+# Indexes with other distances than Euclidean, or with ids of their own.
 _FOREIGN = {
     "NormalizationTransform",
     "ITQTransform",
@@ -31,13 +31,13 @@ _FOREIGN = {
     "IndexIDMap",
     "IndexIDMap2",
 }
-_FIRST_K, _K_GROWTH = 512, 4  # neighbours of the first search within a radius, and growth of k
+_FIRST_K, _K_GROWTH = 512, 4  # k of the first search within a radius, and its growth factor
 _GPU_MAX_K, _GPU_SHARD_SIZE = 2048, 2**17
 
 
 @contextmanager
 def faiss_threads():
-    """Let faiss compute on `n_threads` threads, and then on as many as before."""
+    """Let faiss compute on `n_threads` threads within the context."""
     faiss = load("faiss")
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(n_threads())
@@ -48,26 +48,27 @@ def faiss_threads():
 
 
 class FaissIndex:
-    """An index by its factory string.
+    """An index of FAISS, made from its factory string.
 
-    Points are kept in shards, as the k of a search is limited in each shard on a GPU.
+    Points are stored in shards, as a GPU limits the k of a search in one shard.
 
     Parameters
     ----------
     factory : str
-        Such as "Flat", "IVF256,Flat", "HNSW32", "PCA32,IVF256,SQ8".
+        Factory string, such as "Flat", "IVF256,Flat", "HNSW32" or "PCA32,IVF256,SQ8".
     n_dims : int
+        Number of coordinates of a point.
     device : {"cpu", "cuda", "auto"}, default "cpu"
-        "auto" is "cuda" where there are a GPU build of FAISS and a device.
+        "auto" is "cuda" if there are a GPU build of FAISS and a CUDA device, else "cpu".
     max_k : int, default None
         Largest k of a search in one shard. None: unlimited on the CPU, 2048 on a GPU.
     shard_size : int, default None
-        Most points of a shard. None: unlimited on the CPU, 131,072 on a GPU.
+        Largest number of points in a shard. None: unlimited on the CPU, 131,072 on a GPU.
 
     Attributes
     ----------
     rigorous : bool
-        True if floors are lower bounds, False if they are estimates; False until trained.
+        True if floors are lower bounds, False if floors are estimates; False before training.
     cheap : bool
         True if the index is built faster than read from a file.
 
@@ -76,8 +77,8 @@ class FaissIndex:
     ImportError
         If faiss is missing.
     ValueError
-        For a factory string that faiss does not accept or that does not compare points by their
-        Euclidean distances, or "cuda" without a device.
+        If faiss does not accept the factory string, if the index does not compare points by
+        Euclidean distances, or if "cuda" is not available.
     """
 
     def __init__(self, factory, n_dims, device="cpu", *, max_k=None, shard_size=None):
@@ -102,20 +103,20 @@ class FaissIndex:
         return self._n_points
 
     def _keep_empty(self, whole):
-        """Keep an index without points, from which shards are cloned, and its transforms."""
+        """Store an index without points, from which shards are cloned, and its transforms."""
         self._whole = whole  # owns the other two
         self._transforms, self._empty_index = _unwrapped(load("faiss"), whole)
 
     @property
     def _keeps_points(self):
-        """True if distances are those of points, False if they are those of codes."""
+        """True if distances are those of the points, False if those of compressed codes."""
         return "Flat" in type(self._empty_index).__name__
 
     def _quantizer(self):
         return load("faiss").downcast_index(self._empty_index.quantizer)
 
     def check_size(self, n):
-        """Raise ValueError if n points are too few for the cells."""
+        """Raise ValueError if n points are too few for the number of cells."""
         if self._n_cells is not None and n < self._n_cells:
             raise ValueError(
                 f"index={self.factory!r} divides space into {self._n_cells} cells, but there are "
@@ -138,8 +139,8 @@ class FaissIndex:
         except RuntimeError as error:
             raise ValueError(
                 f"index={self.factory!r} cannot be trained on {n_points} training images of "
-                f"{n_dims} coordinates; use one with fewer cells, fewer coordinates or smaller "
-                "codes, or index='Flat'."
+                f"{n_dims} coordinates; use an index with fewer cells, fewer coordinates or "
+                "smaller codes, or index='Flat'."
             ) from error
         self.rigorous = _is_rigorous(self._transforms, self._empty_index)
         if self._n_cells is not None:
@@ -163,9 +164,9 @@ class FaissIndex:
                 points = points[n_added:]
 
     def copied(self):
-        """Return a copy, to which points can be added without changing this index.
+        """Return a copy; points added to the copy do not change this index.
 
-        Only the last shard is cloned, as `add` changes no other.
+        Only the last shard is cloned, as `add` changes no other shard.
         """
         other = object.__new__(FaissIndex)  # `copy.copy` would serialise the shards
         vars(other).update(vars(self), _radii=self._radii.copy())
@@ -178,7 +179,7 @@ class FaissIndex:
         return other
 
     def _fill_shard(self, points):
-        """Add points to the last shard, or to a new one if that is full; return their number."""
+        """Add points to the last shard, or to a new shard if it is full; return their number."""
         size = self._shard_size or len(points) + self._n_points
         if not self._shards or self._shards[-1][0].ntotal >= size:
             self._shards.append((self._to_device(self._empty_index), self._n_points))
@@ -188,18 +189,18 @@ class FaissIndex:
         return len(added)
 
     def _to_device(self, shard):
-        """Copy a shard from the CPU to the device of this index."""
+        """Return a copy of a shard on the CPU, on the device of this index."""
         faiss = load("faiss")
         if not self._on_gpu:
             return faiss.clone_index(shard)
         return faiss.index_cpu_to_gpu(_resources(faiss.StandardGpuResources), 0, shard)
 
     def _to_cpu(self, shard):
-        """Copy a shard from the GPU to the CPU; return a shard on the CPU itself."""
+        """Return a copy of a GPU shard on the CPU; return a shard on the CPU unchanged."""
         return load("faiss").index_gpu_to_cpu(shard) if self._on_gpu else shard
 
     def _leave_gpu(self, error):
-        """Move all shards to the CPU after an error of the GPU; raise an error of the CPU."""
+        """Move all shards to the CPU after an error on the GPU; raise errors of the CPU."""
         if not self._on_gpu:
             raise error
         warn(f"index={self.factory!r} does not fit the GPU ({error}); searching on the CPU.")
@@ -213,7 +214,7 @@ class FaissIndex:
         return points
 
     def _measure(self, points):
-        """Update the radii of cells and the largest error of codes, on which floors depend."""
+        """Update the radii of the cells and the largest error of codes, used for floors."""
         if not self.rigorous:
             return
         if self._n_cells is not None:
@@ -228,15 +229,16 @@ class FaissIndex:
 
     @faiss_threads()
     def search(self, queries, k, reach=None):
-        """Return the k points nearest to each query (b, n_dims); see `Found`.
+        """Return the k nearest points of each query (b, n_dims); see `Found`.
 
         Parameters
         ----------
         queries : Tensor of shape (b, n_dims), float32, finite
         k : int
+            Number of points.
         reach : Tensor of shape (b,), default None
-            Distances that the floors should reach: every cell that may hold a nearer point is
-            visited. None: the cells around the query are visited, enough for k points.
+            Visit every cell that may hold a point within these distances, so that the floors reach
+            them. None: visit the cells around the query, enough for k points.
         """
         k = min(k, len(self))
         points = self._transformed(queries)
@@ -259,7 +261,7 @@ class FaissIndex:
     def within(self, queries, radius_of, most):
         """Return all points within a radius; see `BruteIndex.within`.
 
-        The k nearest are searched for, with k growing until they reach the radius.
+        Searches for k nearest points are repeated with larger k until they reach the radius.
         """
         radius = radius_of(slice(0, len(queries)), self.search(queries, LEADERS).ids)
         pending, k = torch.arange(len(queries), device=queries.device), 0
@@ -269,7 +271,7 @@ class FaissIndex:
             found = self.search(queries[pending], k, reach=radius[pending])
             done = found.floor >= radius[pending]
             inside = found.ids >= 0
-            if self.rigorous or self._keeps_points:  # distances of other codes bound nothing
+            if self.rigorous or self._keeps_points:  # distances of other codes are no bounds
                 inside &= found.distances < radius[pending, None]
             row, column = (inside & done[:, None]).nonzero().unbind(1)
             pairs.append((pending[row], found.ids[row, column]))
@@ -281,7 +283,7 @@ class FaissIndex:
         return Within(query[order], ids[order], radius)
 
     def _nearest_left_out(self, results, distances, slack):
-        """Lower bound of the distances of points left out of the visited cells, (b,)."""
+        """Return lower bounds of the distances of unreturned points in visited cells, (b,)."""
         floor = np.full(len(distances), np.inf)
         k = distances.shape[1]
         if sum(squares.shape[1] for squares, _, _ in results) > k:
@@ -294,7 +296,7 @@ class FaissIndex:
         return floor
 
     def _search_shard(self, shard, first, points, k, cells):
-        """Squared distances (b, k'), ids (b, k'), and True if they are of the whole shard."""
+        """Return squared distances and ids, (b, k'), and True if these are the whole shard."""
         limit = min(k, shard.ntotal, self._max_k or k)
         if cells is None:
             squares, ids = shard.search(points, limit)
@@ -304,7 +306,7 @@ class FaissIndex:
         return squares, np.where(ids < 0, -1, ids + first), limit == shard.ntotal
 
     def _visits(self, points, k, reach):
-        """Cells to visit with their squared distances, (b, n), and a floor of all other cells."""
+        """Return cells to visit, their squared distances (b, n), and the floor of other cells."""
         if self._n_cells is None:
             return None, np.full(len(points), np.inf)
         squares, order = self._quantizer().search(points, self._n_cells)  # nearest first
@@ -319,13 +321,13 @@ class FaissIndex:
         return (np.where(visited, order, -1), squares), outside
 
     def _cell_bounds(self, points, squares, order):
-        """Lower bounds of the distances to the points of each cell, in the given order.
+        """Return lower bounds of the distances to the points of each cell, in the given order.
 
-        One bound is the distance of the centroid less the radius of the cell. The other is the
-        distance of the plane between the centroid and the one nearest to the query, as a point
-        lies in the cell of its nearest centroid.
+        The first bound is the distance of the centroid minus the radius of the cell. The second is
+        the distance of the plane halfway between the centroid and the query's nearest centroid: a
+        point is in the cell of its nearest centroid.
         """
-        if not self.rigorous:  # the cells need not be those of the nearest centroids
+        if not self.rigorous:  # points may be in other cells than that of the nearest centroid
             return np.zeros(squares.shape)
         slack = _pair_rounding(points, self._centroids)[:, None]
         least = np.sqrt(np.maximum(squares.astype(np.float64) - slack, 0))
@@ -354,7 +356,7 @@ class FaissIndex:
 
 
 def gpu_search(device):
-    """Return whether faiss can search on a torch device that is a GPU."""
+    """Return True if ``device`` is a GPU and faiss can search on it."""
     if torch.device(device).type != "cuda" or not available("faiss"):
         return False
     return _use_gpu(load("faiss"), "auto")
@@ -365,13 +367,13 @@ def _as_float32(points):
 
 
 def _pair_rounding(points, others):
-    """Error bounds of squared float32 distances of points to others, (len(points),)."""
+    """Return error bounds of squared float32 distances of points to others, (len(points),)."""
     largest_norm = float(np.linalg.norm(others, axis=1).max())
     return rounding(torch.from_numpy(points), largest_norm).numpy()
 
 
 def _use_gpu(faiss, device):
-    """Return whether to search on a GPU; raise ValueError if device="cuda" finds none."""
+    """Return True to search on a GPU; raise ValueError for device="cuda" without a GPU."""
     has_gpu = hasattr(faiss, "StandardGpuResources") and faiss.get_num_gpus() > 0
     if device == "cuda" and not has_gpu:
         raise ValueError(
@@ -386,38 +388,38 @@ def _use_gpu(faiss, device):
 @cache
 def _warn_no_gpu_build():
     warn(
-        "there is a CUDA device, but this faiss is built for the CPU; searching on the CPU. A GPU "
-        "build (faiss-gpu) replaces it."
+        "there is a CUDA device, but faiss is built for the CPU, so the search runs on the CPU; "
+        "install a GPU build of faiss (faiss-gpu) to use the device."
     )
 
 
 @cache
 def _resources(standard_gpu_resources):
-    """Resources of the GPU, made once: they reserve memory."""
+    """Return the resources of the GPU, made only once, as they reserve memory."""
     return standard_gpu_resources()
 
 
 def _from_factory(factory, n_dims):
-    """Return the untrained index of a factory string; raise ValueError if it does not serve."""
+    """Return the untrained index of a factory string; raise ValueError if it is unsuitable."""
     faiss = load("faiss")
     try:
         whole = faiss.index_factory(n_dims, factory)
     except RuntimeError as error:
         reason = str(error).rpartition(": ")[2]
         raise ValueError(
-            f"index must be a factory string that faiss knows, such as {_EXAMPLES} or, where codes "
-            f'do not divide the {n_dims} coordinates, "PCA64,PQ16"; got {factory!r} ({reason}).'
+            f"index must be a factory string of faiss, such as {_EXAMPLES} or, where codes do not "
+            f'divide the {n_dims} coordinates, "PCA64,PQ16"; got {factory!r} ({reason}).'
         ) from error
     transforms, index = _unwrapped(faiss, whole)
     _check_euclidean(factory, [*transforms, index])
     ivf = faiss.try_extract_index_ivf(index)
-    if ivf is not None:  # a search gives its own cells, with -1 for cells to skip
+    if ivf is not None:  # `search_preassigned` lists the cells, with -1 for skipped cells
         ivf.nprobe = ivf.nlist
     return whole
 
 
 def _unwrapped(faiss, index):
-    """Return the transforms before an index, and the index itself."""
+    """Return the transforms in front of an index, and the index itself."""
     if not isinstance(index, faiss.IndexPreTransform):
         return [], index
     chain = [faiss.downcast_VectorTransform(index.chain.at(i)) for i in range(index.chain.size())]
@@ -425,23 +427,23 @@ def _unwrapped(faiss, index):
 
 
 def _nested(faiss, index):
-    """Return the indexes inside an index: of its coarse search or of its cells."""
+    """Return the inner indexes of an index, for its coarse search or its cells."""
     names = ("base_index", "quantizer")
     return [faiss.downcast_index(getattr(index, name)) for name in names if hasattr(index, name)]
 
 
 def _check_euclidean(factory, steps):
-    """Raise ValueError if a transform or an index does not keep Euclidean distances."""
+    """Raise ValueError if a step does not preserve Euclidean distances or the ids."""
     whitens = any(getattr(step, "eigen_power", 0) for step in steps)
     if whitens or any(type(step).__name__ in _FOREIGN for step in steps):
         raise ValueError(
-            f"index={factory!r} does not number points by itself and compare them by their "
-            f"Euclidean distances; use one that does, such as {_EXAMPLES}."
+            f"index={factory!r} does not compare points by Euclidean distances, or needs ids of "
+            f"its own; use another index, such as {_EXAMPLES}."
         )
 
 
 def _silence_training(transforms, index):
-    """Keep k-means from printing that there are few points for its centres."""
+    """Suppress the message of k-means that there are few points per centre."""
     faiss = load("faiss")
     for step in (*transforms, index, *_nested(faiss, index)):
         if isinstance(step, faiss.OPQMatrix):
@@ -453,9 +455,9 @@ def _silence_training(transforms, index):
 
 
 def _is_rigorous(transforms, index):
-    """Return whether trained steps give lower bounds of distances, up to the errors of codes.
+    """Return True if trained steps give lower bounds of distances, up to errors of codes.
 
-    An index must also compare all points of the cells that it visits.
+    The index must also compare all points of the visited cells.
     """
     faiss = load("faiss")
     if type(index).__name__ not in _EXHAUSTIVE or not all(_shortens(faiss, t) for t in transforms):
@@ -464,7 +466,7 @@ def _is_rigorous(transforms, index):
 
 
 def _shortens(faiss, transform):
-    """Return whether a transform never lengthens a distance."""
+    """Return True if a transform never lengthens a distance."""
     if not isinstance(transform, faiss.LinearTransform):
         return False
     transform.set_is_orthonormal()

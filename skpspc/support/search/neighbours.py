@@ -1,4 +1,4 @@
-"""Search for the training images near noisy images, by an index over their coordinates."""
+"""Search for the nearest training images of noisy images, by an index of search coordinates."""
 
 import torch
 from tqdm.auto import tqdm
@@ -9,22 +9,22 @@ from .coordinates import Coordinates, row_blocks, spaced_rows
 from .factory import make_index
 
 _TRAINING_POINTS = 2**17  # training images from which cells and codes are learnt
-_TIE = 1e-6  # relative difference of equal distances, whose coordinates are float32
+_TIE = 1e-6  # distances with a smaller relative difference count as equal: coordinates are float32
 
 
 class Neighbours:
-    """Search of a training set; the first search builds the index.
+    """Search for nearest neighbours in a training set; the first search builds the index.
 
-    A pickle or a copy has no training set: assign ``training_set`` before the next search. It has
-    no index either where building one is faster than reading it.
+    A pickle or a copy has no training set: assign ``training_set`` before the next search. It also
+    has no index if building the index is faster than reading it.
 
     Parameters
     ----------
     training_set : TrainingSet
     factory : str, default "Flat"
-        See `make_index`.
+        Factory string of the index, see `make_index`.
     fallback : str, default None
-        Factory string of the index to use where there are too few images for ``factory``.
+        Factory string of the index to use if there are too few images for ``factory``.
     """
 
     def __init__(self, training_set, factory="Flat", *, fallback=None):
@@ -40,22 +40,22 @@ class Neighbours:
         return listed("Neighbours", {**size, "factory": self.factory})
 
     def search(self, z, k):
-        """Return the k training images nearest to each of (n, C, H, W); see `Found`.
+        """Return the k nearest training images of each image z (n, C, H, W); see `Found`.
 
-        Images are sorted by lower bounds of their distances.
+        Training images are sorted by lower bounds of their distances.
         """
         coordinates, index = self._built()
         return index.search(coordinates(z), k)
 
     def within(self, z, radius_of, most):
-        """Return all training images that may be within a radius of (n, C, H, W); see `Within`."""
+        """Return all training images that may be within a radius of images z; see `Within`."""
         coordinates, index = self._built()
         return index.within(coordinates(z), radius_of, most)
 
     def recall(self, z, k):
         """Return the fraction of the k nearest training images that the index finds, (n,).
 
-        Distances are those of the coordinates, as in `search`; ties with the k-th count.
+        Distances are those of the search coordinates. A tie with the k-th nearest image counts.
         """
         coordinates, index = self._built()
         points = coordinates(z)
@@ -68,12 +68,12 @@ class Neighbours:
         return (near & (ids >= 0)).sum(1) / k
 
     def coordinates(self, z):
-        """Return coordinates (n, n_dims) of images (n, C, H, W); they never lengthen a distance."""
+        """Return the search coordinates (n, n_dims) of images (n, C, H, W)."""
         return self._built()[0](z)
 
     @property
     def rigorous(self):
-        """True if the floors of `search` are lower bounds, False if they are estimates."""
+        """True if the floors of `search` are lower bounds, False if floors are estimates."""
         return self._built()[1].rigorous
 
     def extended(self, training_set):
@@ -93,14 +93,14 @@ class Neighbours:
         return other
 
     def build(self, verbose=0):
-        """Build the index, unless it is built; above zero, ``verbose`` shows a progress bar.
+        """Build the index if it is missing; above 0, ``verbose`` shows a progress bar.
 
-        The training set is then one block of memory, from which single images are read fast.
+        The training set becomes contiguous in memory, so that single images are read fast.
         """
         self._built(verbose)
 
     def _built(self, verbose=0):
-        """Return coordinates and index; the first call builds them."""
+        """Return the `Coordinates` and the index; the first call builds both."""
         with self._lock:
             if not self.training_set.images.is_contiguous():
                 self.training_set = self.training_set.contiguous()

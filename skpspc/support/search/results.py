@@ -1,10 +1,10 @@
-"""Results of a search, and the rounding error of the distances in them.
+"""Results of a search, and the rounding error of their distances.
 
-A result has a *floor*: every point that it leaves out is at least that far away. Exact search
-takes the distance of the last neighbour. Cells that are not visited are bounded by their radii and
-by the planes between them, compressed codes by their largest error. The error bound of a truncated
-posterior holds only with such a floor. An index that has none (a graph) is not ``rigorous``: its
-floors are estimates that assume complete results.
+A result has a *floor*: a lower bound of the distances of all points that are not in the result.
+Exact search uses the distance of the last neighbour. Cells that are not visited are bounded by
+their radii and by the planes between cells; compressed codes are bounded by their largest error.
+The error bound of a truncated posterior holds only with such a floor. An index without floors (a
+graph) is not ``rigorous``: its floors are estimates that assume a complete result.
 """
 
 from typing import NamedTuple
@@ -12,22 +12,22 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-LEADERS = 8  # nearest points of a query whose exact distances determine its radius
-# Error of squared distances from matrix products, per square of the largest norms.
+LEADERS = 8  # nearest points of a query, whose exact distances determine its radius
+# Error of squared distances from matrix products, relative to the square of the largest norms.
 _ROUNDING = 16 * np.finfo(np.float32).eps
 
 
 class Found(NamedTuple):
-    """The points nearest to each of b queries.
+    """The nearest points of each of b queries.
 
     Attributes
     ----------
     ids : Tensor of shape (b, k), int64
-        Nearest first; -1 fills the row of a query with fewer than k points.
+        Indices of the points, nearest first; -1 after the last of fewer than k points.
     distances : Tensor of shape (b, k), float64
-        Lower bounds of the distances; inf beside an id of -1.
+        Lower bounds of the distances; inf where the id is -1.
     floor : Tensor of shape (b,), float64
-        Lower bound of the distances of all other points; inf if there are none.
+        Lower bound of the distances of all other points; inf if there are no other points.
     """
 
     ids: torch.Tensor
@@ -41,7 +41,7 @@ class Within(NamedTuple):
     Attributes
     ----------
     query, ids : Tensor of shape (p,), int64
-        Pairs of a query and a point, sorted by query and then by point.
+        Pairs of the indices of a query and a point, sorted by query and then by point.
     radius : Tensor of shape (b,), float64
         Lower bound of the distances of all other points; 0 marks a query with more than ``most``
         points, which has no pairs.
@@ -53,5 +53,5 @@ class Within(NamedTuple):
 
 
 def rounding(queries, largest_norm):
-    """Error bounds of squared float32 distances to points of at most that norm, (b,)."""
+    """Return error bounds (b,) of squared float32 distances to points of at most this norm."""
     return _ROUNDING * (queries.double().norm(dim=1) + largest_norm).square()
