@@ -1,6 +1,6 @@
-"""Posteriors of noisy images over training images: arrays in, a posterior out.
+"""Posteriors of noisy images over training images, as functions of arrays.
 
-Nothing here depends on the estimators.
+This package does not depend on the estimators.
 """
 
 from .attribution import Attribution, attribution, means_without

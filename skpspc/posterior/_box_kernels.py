@@ -25,7 +25,7 @@ _TINY = np.float32(1e-16)  # weights too small for their rounding to show
 
 
 class Sources(NamedTuple):
-    """Training images, of which each may be followed by its mirror image."""
+    """Training images; each may be followed by its mirror image."""
 
     x: np.ndarray  # (N, C, H, W), uint8 or float32
     rows: np.ndarray  # (M,) int64, indices of the images to use
@@ -35,34 +35,34 @@ class Sources(NamedTuple):
 
 
 class Queries(NamedTuple):
-    """Noisy images in the unit of the training images."""
+    """Noisy images in the units of the training images."""
 
     z: np.ndarray  # (B, C, H, W) float32
     low: np.ndarray  # (B, C, H, W) float32, remainder of rounding z to float32
-    level: np.ndarray  # (B, H, W) float32, map that is added to -|z - x|^2
+    level: np.ndarray  # (B, H, W) float32, map to add to -|z - x|^2
     scale: np.ndarray  # (B,) float32, 1 / (2 sigma^2)
 
 
 class Cuts(NamedTuple):
-    """Limits of the logits of every chunk of windows."""
+    """Limits of logits for chunks of windows."""
 
-    bands: np.ndarray  # (chunks,) uint32, bits of the bands that each chunk of windows meets
+    bands: np.ndarray  # (chunks,) uint32, bits of the bands that each chunk of windows overlaps
     cut: np.float32  # logits this far below the maximum are negligible
     deepest: np.float32  # logits below it are summed again in float64
 
 
 class Plan(NamedTuple):
-    """Windows of one size, and the additions that sum a map over each of them."""
+    """Windows of one size, and the stages of additions that sum a map over each window."""
 
     box: tuple  # height and width of a window
     stages: np.ndarray  # (S, 3) int64: (k, r, rest) of `_add_stage`, first down the columns
     n_down: int  # stages down the columns
-    band: int  # rows of windows that one bit of `hits` stands for
+    band: int  # number of rows of windows per bit of `hits`
     cuts: Cuts
 
 
 class Running(NamedTuple):
-    """Softmax of every window over the sources so far."""
+    """Softmax of every window over the sources added so far."""
 
     m: np.ndarray  # (B, windows) float32, largest logit
     s: np.ndarray  # (B, windows) float32, sum of exp(logit - m)
@@ -77,10 +77,10 @@ class Normalised(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """The second pass leaves out what these say is negligible."""
+    """What the second pass may skip: bands and logits without weight."""
 
-    bits: np.ndarray  # (B, sources) uint32, bits of the bands where a source is not negligible
-    deep: np.ndarray  # (B,) bool, False where no logit of weight needs float64
+    bits: np.ndarray  # (B, sources) uint32, bits of the bands in which a source has weight
+    deep: np.ndarray  # (B,) bool, False if no logit of weight needs float64
 
 
 class Images(NamedTuple):
@@ -94,7 +94,7 @@ class Images(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Areas that one pass writes again and again."""
+    """Memory that one pass overwrites for every pair."""
 
     work: np.ndarray  # three slots for box sums
     weights: np.ndarray  # three slots, each after a margin of zeros, for transposed box sums
@@ -103,7 +103,7 @@ class Scratch(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Training image in a slot of the tile, and the noisy image that it is compared with."""
+    """A training image in a slot of the tile, and the noisy image to compare it with."""
 
     slot: int
     query: int
@@ -119,7 +119,7 @@ def _padded(n):
 
 @jit
 def _areas(sources, queries, plan):
-    """Return the flat images and the scratch areas of one pass."""
+    """Return the flat images and the scratch memory of one pass."""
     shape = sources.x.shape[1:]
     n_channels, height, width = shape
     n = height * width
@@ -161,9 +161,9 @@ def _load_source(sources, i, tile, slot):
 
 @jit
 def _squared_map(images, out, pair, lead, count):
-    """out[i] = level[lead + i] - sum_c (z[c, lead + i] - x[c, lead + i])^2 for i < count.
+    """Write out[i] = level[lead + i] - sum_c (z[c, lead + i] - x[c, lead + i])^2 for i < count.
 
-    uint8 is converted here: it travels through the caches at a quarter of the size.
+    uint8 is converted here, so that caches hold a quarter of the bytes.
     """
     x, z, level = images.tile, images.z, images.level
     n_channels, height, width = images.shape
@@ -199,7 +199,7 @@ def _squared_map(images, out, pair, lead, count):
 
 @jit
 def _add_stage(work, offsets, n, step, k, r):
-    """Make sums of k q + r values from sums of q values that lie a step of q values apart.
+    """Write sums of k q + r values from sums of q values that are a step of q values apart.
 
     work[out + i] = sum_{j<k} work[sums + i + j step] + (work[source + i + k step] if r), i < n,
     where offsets are (sums, source, out).
@@ -243,10 +243,10 @@ def _add_stage(work, offsets, n, step, k, r):
 
 @jit
 def _sum_windows(work, stages, n_down, n, width):
-    """Box sums of the map at work[0:], at its first n positions; return their offset in work.
+    """Write the box sums of a map at its first n positions; return their offset in work.
 
-    work has three slots, the map in the first. ``rest`` of a stage is the number of values that
-    later stages along its axis add.
+    ``work`` has three slots, with the map in the first. ``rest`` of a stage is the number of values
+    that later stages along its axis add.
     """
     slot = len(work) // 3
     source = sums = _I0
@@ -274,11 +274,11 @@ def _sum_windows(work, stages, n_down, n, width):
 
 @jit
 def _spread_windows(work, stages, n_down, margin, n_rows, width):
-    """Sum, at every pixel, over the windows that cover it; return the offset of the sums in work.
+    """Write the sum over all windows that cover each pixel; return the offset of the sums in work.
 
-    The transpose of `_sum_windows`: work has three slots, each with a margin of zeros before it,
-    and in the first n_rows rows of windows. Sums look back into the margin. They go along the
-    rows first: there are fewer rows of windows than of pixels.
+    This is the transpose of `_sum_windows`. ``work`` has three slots, each after a margin of zeros;
+    the first holds n_rows rows of windows. Sums read from the margin. Rows are summed before
+    columns, as there are fewer rows of windows than of pixels.
     """
     second = len(work) // 3 + margin
     all_three = 3 * second
@@ -301,7 +301,7 @@ def _spread_windows(work, stages, n_down, margin, n_rows, width):
         k, r = stages[stage, 0], stages[stage, 1]
         more = (k - 1) * step + r * width
         for i in range(np.uint64(sums + n), np.uint64(sums + n + more)):
-            work[i] = _ZERO  # no window reaches down here yet
+            work[i] = _ZERO  # windows of this stage do not reach these rows
         n += more
         offsets = sums - (k - 1) * step, source - 2 * k * step, out
         _add_stage(work, offsets, n, step, k, r)
@@ -313,7 +313,7 @@ def _spread_windows(work, stages, n_down, margin, n_rows, width):
 
 @jit
 def _refine(images, columns, pair, box, begin):
-    """columns[j] = box sums in float64 at positions begin + j, j < CHUNK."""
+    """Write columns[j] = box sums in float64 at positions begin + j, j < CHUNK."""
     tile, z, low, level = images.tile, images.z, images.low, images.level
     n_channels, height, width = images.shape
     n = height * width
@@ -340,10 +340,10 @@ def _refine(images, columns, pair, box, begin):
 
 @jit
 def _scan(work, at, pair, cuts, running, start):
-    """Add one source's logits to the running softmax, from the start-th chunk on.
+    """Add the logits of one source to the running softmax, beginning with chunk ``start``.
 
-    Return the bits of the bands where the source is not negligible, and the first chunk whose
-    logits must be refined (the number of chunks if none): the scan stops there.
+    Returns the bits of the bands in which the source has weight, and the first chunk whose logits
+    must be refined, at which the scan stops (the number of chunks if there is none).
     """
     m, s, q = running.m, running.s, running.q
     bands, cut, deepest = cuts.bands, cuts.cut, cuts.deepest
@@ -353,7 +353,7 @@ def _scan(work, at, pair, cuts, running, start):
     for k in range(start, len(bands)):
         a = np.uint64(at + k * CHUNK)
         o = np.uint64(mo + k * CHUNK)
-        # Flags, not a maximum: a float reduction would not vectorise.
+        # Flags instead of a maximum, as a float reduction would not vectorise.
         matters = np.int32(0)
         leads = np.int32(0)
         for j in range(np.uint64(CHUNK)):
@@ -389,13 +389,13 @@ def _scan(work, at, pair, cuts, running, start):
 
 @jit
 def _logit(rough, fine, pair, deepest):
-    """Return the logit from a box sum in float32 (rough) and in float64 (fine).
+    """Return the logit from a box sum in float32 (rough) or in float64 (fine).
 
-    The rough sum alone decides which of the two is used: both passes then use the same one, and
-    the weights of a window add up to one.
+    The rough sum alone decides between the two, so that both passes use equal logits and the
+    weights of a window add up to one.
     """
     v = fine * pair.scale + pair.log_weight
-    # Further down, float64 would exceed the float32 maximum by more than exp may be given.
+    # Below _ABYSS, float64 may exceed the float32 maximum by more than the range of exp.
     if rough * pair.scale < deepest and v > _ABYSS:
         return v
     return np.float64(rough * pair.scale + pair.log_weight)
@@ -405,7 +405,7 @@ def _logit(rough, fine, pair, deepest):
 def _add_refined(scratch, at, pair, cuts, running, k):
     """Add the logits of the k-th chunk, refined into `columns`, to the running softmax.
 
-    m is rounded to float32; s takes the remainder.
+    m is rounded to float32, and s absorbs the remainder.
     """
     work, columns, deepest = scratch.work, scratch.columns, cuts.deepest
     m, s, q = running.m, running.s, running.q
@@ -427,7 +427,7 @@ def _add_refined(scratch, at, pair, cuts, running, k):
 def first_pass(sources, queries, plan, block, running, bits):
     """Add the sources of a block (begin, end) to the running softmax of every window.
 
-    Write into ``bits`` (B, sources) the bands of windows where a source is not negligible.
+    Writes to ``bits`` (B, sources) the bands of windows in which a source has weight.
     """
     begin, end = block
     log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
@@ -458,7 +458,7 @@ def first_pass(sources, queries, plan, block, running, bits):
 
 @jit
 def _next_run(mask, start, band, gap, n_rows):
-    """Return [top, bottom), the next rows from ``start`` on whose band is set, over short gaps."""
+    """Return [top, bottom), the next rows from ``start`` whose band is set, across short gaps."""
     bit = (start + band - 1) // band  # start may be n_rows, inside the last band
     rest = np.int64(mask) >> bit
     if rest == 0:
@@ -490,7 +490,7 @@ def _write_weights(scratch, at, pair, softmax, first, size):
 
 @jit
 def _rounding_shows(scratch, at, scale, deepest, windows):
-    """Return whether a window in range(*windows) has weight, and a logit too deep for float32."""
+    """Return True if a window in range(*windows) has weight and a logit too deep for float32."""
     work, weights, margin = scratch.work, scratch.weights, scratch.margin
     for j in range(windows[0], windows[1]):
         if weights[margin + j] > _TINY and work[at + j] * scale < deepest:
@@ -500,7 +500,7 @@ def _rounding_shows(scratch, at, scale, deepest, windows):
 
 @jit
 def _rewrite_weights(scratch, at, pair, deepest, softmax, first, windows):
-    """Write the weights of the windows in range(*windows) again, from `columns`."""
+    """Overwrite the weights of the windows in range(*windows), computed from `columns`."""
     work, columns, out = scratch.work, scratch.columns, scratch.weights
     m, r = softmax.m, softmax.r
     begin, end = windows
@@ -511,7 +511,7 @@ def _rewrite_weights(scratch, at, pair, deepest, softmax, first, windows):
 
 @jit
 def _accumulate(total, images, weights, pair, at, lead, count):
-    """total[c, lead + i] += x[c, lead + i] * weights[at + i] for i < count."""
+    """Add x[c, lead + i] * weights[at + i] to total[c, lead + i] for i < count."""
     x = images.tile
     n_channels, height, width = images.shape
     n = height * width
@@ -596,7 +596,7 @@ def second_pass(sources, queries, plan, block, softmax, hits, total):
 def merge(state, blocks):
     """Merge the softmaxes of blocks into the running one, in order; its s and q are float64.
 
-    m becomes the log of the mass so far: a source is negligible against all of that mass.
+    m becomes the log of the total mass so far, against which later sources may be negligible.
     """
     m, s, q = state
     blocks_m, blocks_s, blocks_q = blocks

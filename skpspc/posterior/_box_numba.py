@@ -7,16 +7,15 @@ filter of the weights::
     logit_i^k = 1 / (2 sigma^2) * sum_{p in k} map_i(p) + log_weight_i
     mean(p)   = 1 / count(p) * sum_i x_i(p) * sum_{k contains p} softmax_i(logit^k)_i
 
-The softmax of each window has its own normaliser, hence two streaming passes over the training
-set. The first keeps a running maximum, normaliser and sum of squares per window and skips what is
-hopeless against the maximum so far; it remembers, per pair of images, the rows of windows that
-were not. The second computes weights and composite for those rows only.
+The softmax of each window has its own normaliser, which requires two streaming passes over the
+training set. The first pass updates a maximum, normaliser and sum of squares per window, and skips
+logits that are negligible against the maximum so far. For each pair of images it records the rows
+of windows with weight. The second pass computes weights and composite for these rows only.
 
-Box sums are built from additions alone (sums of q, then of k q + r, ...): a running sum that
-subtracts would lose what matters at small sigma. Two things keep float32 exact enough. The map is
-taken relative to the map of a Wiener estimate of z, which removes what the noise alone adds to
-every logit; and logits that are still large in absolute terms are summed again in float64 where
-they matter, which is rare.
+Box sums are built by additions alone (sums of q, then of k q + r, ...), as subtractions would
+cancel at small sigma. Two measures make float32 exact enough. The map of a Wiener estimate of z is
+subtracted from every map, which removes the term that the noise adds to all logits. Logits that are
+still large are summed again in float64 if they have weight, which is rare.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -40,20 +39,20 @@ from ._box_kernels import (
 )
 from ._math_numba import HUGE, LOWEST
 
-_TILE_BYTES = 96 * 1024  # training images at a time: they stay in the L2 cache
-_STATE_FRACTION = 0.4  # of the memory, for all the unmerged blocks together
-_HITS_FRACTION = 0.6  # of the memory, for the bands that mattered, four bytes a pair
-_SKIPPED_MASS = 1e-8  # at most this fraction of a window's mass is left out
-# Below these, rounding of a float32 logit shows in the weights. Images of equal weight that weigh
-# in one window are mostly near z; an image of larger weight may be that many nats further away.
+_TILE_BYTES = 96 * 1024  # bytes of training images in a tile, which stays in the L2 cache
+_STATE_FRACTION = 0.4  # fraction of the memory for all unmerged blocks
+_HITS_FRACTION = 0.6  # fraction of the memory for the bands with weight, four bytes per pair
+_SKIPPED_MASS = 1e-8  # largest fraction of a window's mass that is skipped
+# Rounding of float32 logits below these limits shows in the weights. Images of equal sample weight
+# that matter in a window are mostly close to z; an image of larger weight may be farther away.
 _DEEP, _DEEP_UNEQUAL = np.float32(-512.0), np.float32(-16.0)
-_UNEQUAL = 7.0  # nats between the largest and the smallest weight
-_SIGMA_MAX = 1e10  # beyond, only z / sigma counts
+_UNEQUAL = 7.0  # difference of the largest and smallest log weight from which _DEEP_UNEQUAL serves
+_SIGMA_MAX = 1e10  # beyond this sigma, only z / sigma counts
 
 
 @lru_cache(maxsize=256)
 def _cheapest(size):
-    """Return (cost, stages) of the cheapest sums of ``size`` values, in loads and stores."""
+    """Return cost, in loads and stores, and stages of the cheapest sums of ``size`` values."""
     if size == 1:
         return 0, ()
     options = []
@@ -66,7 +65,7 @@ def _cheapest(size):
 
 
 def _stages(size):
-    """Return the stages (k, r, rest) up to sums of ``size``: q -> k q + r, with rest to go."""
+    """Return the stages (k, r, rest) to sums of ``size`` values; a stage maps q to k q + r."""
     stages, reached = [], 1
     for k, r in _cheapest(size)[1]:
         reached = k * reached + r
@@ -93,30 +92,30 @@ def compiled_box_posterior(
     n_threads=1,
     memory=100 * 2**20,
 ):
-    """Posterior mean of every window of one size, composed, with evidence and sample size.
+    """Return the composite of all windows of one size, with normalisers and sample sizes.
 
     Parameters
     ----------
     z : float32 array (B, C, H, W)
         Noisy images.
     x : uint8 or float32 array (N, C, H, W)
-        Training images; read in tiles, never converted as a whole.
+        Training images, converted tile by tile.
     sigma : float64 array (B,)
         Noise levels, > 0; inf is allowed.
     size : (h, w)
         Height and width of the windows, 1 <= h <= H and 1 <= w <= W.
     data_range : tuple of (low, high), default (-1, 1)
-        Values that uint8 pixels 0 and 255 stand for.
+        Values of the uint8 pixels 0 and 255.
     log_weight : float32 array (N,), optional
-        Log weights of the training images; -inf excludes one.
+        Log weights of the training images; -inf excludes an image.
     rows : int64 array, optional
-        Training images to use; None means all.
+        Indices of the training images to use; None: all images.
     flip : bool
-        Use the mirror image (left-right) of every training image too.
+        Also use the left-right mirror image of every training image.
     n_threads : int
-        Threads. The answer does not depend on it, to the last bit.
+        Number of threads; results do not depend on it, to the last bit.
     memory : int
-        Bytes for what is kept between the passes; at least what one noisy image takes.
+        Bytes for the state between the passes; at least the state of one noisy image.
 
     Returns
     -------
@@ -152,7 +151,7 @@ def compiled_box_posterior(
     ess = np.empty_like(log_norm)
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), (n_images,))
     step = job.queries_at_once(n_images)
-    # Compiled code runs in the pool only: loading it must not meet Ctrl-C in the main thread.
+    # Compiled code runs in the pool only, so that Ctrl-C does not interrupt its loading.
     pool = ThreadPoolExecutor(max(1, int(n_threads)))
     try:
         for start in range(0, n_images, step):
@@ -166,7 +165,7 @@ def compiled_box_posterior(
 class _Job:
     """Tiles, blocks and the two passes for one training set and windows of one size.
 
-    uint8 images stay 0 .. 255 in here, and all else is in their unit.
+    uint8 images keep the values 0 to 255, and all other values are in their unit.
     """
 
     def __init__(self, x, data_range, sources, size, memory):
@@ -183,12 +182,12 @@ class _Job:
         self.centre = sum(x[i].astype(np.float64) for i in sample) / len(sample)
         self.spread = sum(np.square(x[i] - self.centre).mean() for i in sample) / len(sample)
 
-        # A flat map has windows that wrap around its right edge: they are masked.
+        # Windows that wrap around the right edge of a flat map are masked.
         n_rows = height - size[0] + 1
         self.length = -(-n_rows * width // CHUNK) * CHUNK
         position = np.arange(self.length)
         self.wrapped = (position % width > width - size[1]) | (position >= n_rows * width)
-        # 32 bits a pair remember the bands of rows of windows that mattered.
+        # 32 bits per pair mark the bands of rows of windows with weight.
         band = -(-n_rows // 32)
         ends = position.reshape(-1, CHUNK)[:, [0, -1]] // width // band
         last = (n_rows - 1) // band
@@ -213,12 +212,12 @@ class _Job:
         return int(np.clip(most, 1, min(n_images, 64)))
 
     def queries(self, z, sigma):
-        """Return the `Queries`, and the logit of every window that their level leaves out."""
+        """Return the `Queries`, and the term that their level removes from all logits."""
         far = np.maximum(sigma, _SIGMA_MAX)  # at sigma = inf, z does not count
         z = (z.astype(np.float64) + self.zero) * (_SIGMA_MAX / far * self.unit)[:, None, None, None]
         sigma = np.minimum(sigma, _SIGMA_MAX) * self.unit
         scale = 0.5 / sigma**2
-        # Keeps squares finite in float32 for any z.
+        # The limit keeps squares finite in float32 for any z.
         limit = np.minimum(1e15, np.sqrt(1e36 / (z[0].size * scale)))[:, None, None, None]
         exact = np.clip(z, -limit, limit)
         z = exact.astype(np.float32)
@@ -276,11 +275,11 @@ class _Job:
         return mean, m + np.log(s) - left_out, s * s / q
 
     def waves(self, count, floats, ends=()):
-        """Yield lists of blocks [begin, end) whose states, ``floats`` a query, fit in memory.
+        """Yield lists of blocks [begin, end) whose states, ``floats`` per query, fit in memory.
 
-        Waves end at ``ends`` at the latest: the maxima of short waves let later ones skip more.
-        They and their blocks do not depend on the number of threads, so the order of additions
-        does not either.
+        A list (a wave) ends at one of ``ends`` at the latest: maxima of short first waves let later
+        waves skip more. Waves and blocks do not depend on the number of threads, and neither does
+        the order of additions.
         """
         most = int(np.clip(_STATE_FRACTION * self.memory // (4 * floats * count), 1, 32))
         begin = 0
@@ -294,12 +293,12 @@ class _Job:
 
 
 def _rows(record, group):
-    """Return a record of arrays with a group of their rows only."""
+    """Return a record of arrays, reduced to a group of their rows."""
     return type(record)(*(array[group] for array in record))
 
 
 def _aligned(array):
-    """Return a float32 copy that starts a cache line: vector loads across two lines are slow."""
+    """Return a float32 copy aligned to a cache line, as loads across two lines are slow."""
     size = array.size
     room = np.empty(size + 16, np.float32)
     start = -(room.ctypes.data // 4) % 16

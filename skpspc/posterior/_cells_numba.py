@@ -8,11 +8,11 @@ from ._jit import jit
 from ._math_numba import LOWEST, exp_negative
 
 _ZERO = np.float32(0.0)
-_BINS = 256  # of log masses, from the largest down to their mean
+_BINS = 256  # bins of log masses, from the largest down to the mean
 
 
 class Patches(NamedTuple):
-    """Patches of the training images, cell by cell."""
+    """Patches of the training images, sorted by cell."""
 
     x: np.ndarray  # (N, C, H, W), uint8 or float32
     window: tuple  # height h and width w of a patch
@@ -21,11 +21,11 @@ class Patches(NamedTuple):
     middle: int  # index of the pixel, of h w, that is the value of a patch
     order: np.ndarray  # (M,) indices of the patches, cell by cell
     ends: np.ndarray  # (K + 1,) borders of the cells in `order`
-    log_weight: np.ndarray  # (N,), or (0,) where weights are equal, of the dtype of the queries
+    log_weight: np.ndarray  # (N,), or (0,) for equal weights, in the dtype of the queries
 
 
 class Queries(NamedTuple):
-    """Noisy patches in the unit of x, less the centre; distances are computed in their dtype."""
+    """Noisy patches in the unit of x, minus the centre; their dtype is that of the distances."""
 
     patches: np.ndarray  # (Q, C h w) float32 or float64
     squares: np.ndarray  # (Q,) squared norms
@@ -40,15 +40,15 @@ class Visits(NamedTuple):
 
 
 def fast(function):
-    """Compile with sums in any order."""
+    """Compile a function with sums in any order."""
     return jit(function, fastmath={"nnan", "nsz", "contract", "reassoc", "arcp"})
 
 
 @fast
 def choose(log_mass, sizes, goals, limit, chosen, ends, in_round):
-    """Assign the cells of most mass to rounds of visits, for every query.
+    """Assign the cells of largest mass to rounds of visits, for every query.
 
-    A round ends where its goal is met, up to the width of a bin of log masses: it may be empty.
+    A round ends once its goal is met, up to the width of a bin of log masses. It may be empty.
 
     Parameters
     ----------
@@ -57,15 +57,15 @@ def choose(log_mass, sizes, goals, limit, chosen, ends, in_round):
     sizes : int64 array (K,)
         Number of patches in each cell.
     goals : int64 array (R,)
-        Number of patches that a query has seen after each round, increasing.
+        Number of patches that a query has compared after each round, increasing.
     limit : int
-        Cells that would take a query beyond this number of patches are left out.
+        Largest number of patches of a query; cells beyond it are left out.
     chosen : int32 array (n,)
-        Result: indices of cells, query by query and round by round.
+        Output: indices of cells, query by query and round by round.
     ends : int64 array (Q, R + 1)
-        Result: borders of the rounds of each query in ``chosen``.
+        Output: borders of the rounds of each query in ``chosen``.
     in_round : float64 array (Q, R + 1)
-        Result: log of the estimated mass of each round, and of the cells left out.
+        Output: log of the estimated mass of each round, and of the cells left out.
     """
     count, n_patches = np.empty(_BINS, np.int64), np.empty(_BINS, np.int64)
     round_of, at = np.empty(_BINS, np.int64), np.empty(len(goals) + 1, np.int64)
@@ -116,9 +116,9 @@ def choose(log_mass, sizes, goals, limit, chosen, ends, in_round):
 
 @jit
 def by_cell(chosen, begins, ends, first, visitors):
-    """Write the queries by cell, into ``first`` (K + 1,) and ``visitors``.
+    """Write the queries that visit each cell to ``visitors``, and borders to ``first`` (K + 1,).
 
-    The q-th query visits the cells chosen[begins[q] : ends[q]].
+    Query q visits the cells chosen[begins[q] : ends[q]].
     """
     first[:] = 0
     for q in range(len(ends)):
@@ -144,10 +144,10 @@ def _square(row):
 
 @fast
 def _load(patches, ids, raw, tile):
-    """Write the patches of the given indices, less the centre, as (m, C h w).
+    """Write the patches with the indices ``ids``, minus the centre, as (m, C h w).
 
-    Pixels are copied first, and then converted all at once, since the rows of a patch are short.
-    Offsets are unsigned: numba tests signed ones for Python's negative indexing.
+    Pixels are copied first and then converted all at once, as the rows of a patch are short.
+    Offsets are unsigned: for signed offsets numba would test for negative indices.
     """
     n_down, n_across = patches.grid
     n_channels, height, width = patches.x.shape[1:]
@@ -183,9 +183,10 @@ def visit(patches, queries, visits, cells, cut, state):
     cells : tuple of two int
         First cell, and the cell after the last.
     cut : float
-        Weights below exp(cut) times the largest are left out.
+        Weights below exp(cut) times the largest are skipped.
     state : float64 array (Q, 3 + C)
-        Largest logit, sum of weights, sum of squared weights, and weighted sums of values; updated.
+        Largest logit, sum of weights, sum of squared weights, and weighted sums of values; updated
+        in place.
     """
     x, window, grid, middle = patches.x, patches.window, patches.grid, patches.middle
     order, ends, log_weight = patches.order, patches.ends, patches.log_weight

@@ -1,4 +1,4 @@
-"""Compilation of loops by numba."""
+"""Compilation of functions by numba."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from .._optional import load
 
 numba = load("numba")
 
-# A fork waits until no thread compiles: a child would wait for the compiling thread for ever.
+# A fork waits until no thread compiles: the child would wait for the compiling thread for ever.
 if hasattr(os, "register_at_fork"):
     _compiling = load("numba.core.compiler_lock").global_compiler_lock
     os.register_at_fork(
@@ -17,22 +17,22 @@ if hasattr(os, "register_at_fork"):
         after_in_child=_compiling.release,
     )
 
-# Without reassociation, for loops whose result depends on the order of additions or on rounding.
+# No reassociation, for loops whose result depends on the order of additions or on rounding.
 STRICT = {"nnan", "nsz", "contract"}
 
 
 def jit(function, fastmath=STRICT):
     """Compile a function without the GIL, cached on disk if a cache folder can be written.
 
-    A change to any file _*.py in the folder of the function invalidates the cache: functions that
-    are compiled into the function may lie in any of these files.
+    A change to any file _*.py in the folder of the function invalidates the cache, as a function
+    may call functions in any of these files.
     """
     options: dict = {"nogil": True, "fastmath": fastmath}
     try:
         compiled = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache can be written
+    except RuntimeError:  # no cache folder can be written
         return numba.njit(**options)(function)
-    # numba by itself checks the file of the function only
+    # numba itself checks the file of the function only
     index = compiled._cache._cache_file
     index._source_stamp = index._source_stamp, _stamp(function)
     save = compiled._cache.save_overload

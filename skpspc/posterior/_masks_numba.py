@@ -1,10 +1,10 @@
 """Windows of any shape, compiled for the CPU.
 
-Thirty-two training images lie side by side in the innermost axis of every array ("lanes"), so that
-a mask's pixels, wherever they lie, are summed for all of them by vector additions. The masks are
-rows of a sparse matrix. The first of two passes keeps a running maximum and normaliser per window
-and records, per pair of a noisy and a training image, the largest excess of a logit over the
-maximum. The second composes the posterior mean from the pairs whose excess is not negligible.
+The innermost axis of every array holds 32 training images ("lanes"), so that vector additions sum
+the pixels of a mask for 32 images at once, whatever the shape of the mask. The masks are rows of a
+sparse matrix. The first of two passes updates a maximum and normaliser per window. For each pair of
+a noisy and a training image it records the largest excess of a logit over the maximum. The second
+pass composes the posterior mean from pairs whose excess is not negligible.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -17,13 +17,13 @@ from ._jit import jit
 from ._math_numba import HUGE, LOWEST, exp_negative
 
 LANES = 32
-_BLOCK = 32 * LANES  # training images whose state is merged at once; independent of the threads
-_SKIPPED_MASS = 1e-8  # at most this fraction of a window's mass is left out
+_BLOCK = 32 * LANES  # training images with one common state; independent of the number of threads
+_SKIPPED_MASS = 1e-8  # largest fraction of a window's mass that is skipped
 _ZERO = np.float32(0.0)
 
 
 class Sources(NamedTuple):
-    """Training images, and their mirror images after them."""
+    """Training images, followed by all mirror images."""
 
     x: np.ndarray  # (N, C, H, W), uint8 or float32
     rows: np.ndarray  # (M,) int64, indices of the images to use, of mirror images from N on
@@ -39,7 +39,7 @@ class Queries(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """Windows, as CSR matrices: (indptr int64, indices int64, data float32)."""
+    """Windows as CSR matrices: (indptr int64, indices int64, data float32)."""
 
     precision: tuple  # (K, H W)
     response: tuple  # (H W, K)
@@ -47,12 +47,12 @@ class Plan(NamedTuple):
 
 
 class Running(NamedTuple):
-    """Softmax of every window over the sources so far."""
+    """Softmax of every window over the sources added so far."""
 
     m: np.ndarray  # (B, K) float32, largest logit
     s: np.ndarray  # (B, K) float32, sum of exp(logit - m)
     q: np.ndarray  # (B, K) float32, sum of exp(logit - m)^2
-    excess: np.ndarray  # (B, M) float32, largest logit of a source, less its window's m by then
+    excess: np.ndarray  # (B, M) float32, largest excess of a source's logit over m at its addition
 
 
 class Normalised(NamedTuple):
@@ -64,7 +64,7 @@ class Normalised(NamedTuple):
 
 @jit
 def _load(sources, start, count, tile):
-    """Write ``count`` sources as (C H W, lanes); spare lanes repeat the last."""
+    """Write ``count`` sources as (C H W, lanes); unused lanes repeat the last source."""
     x, rows, offset = sources.x, sources.rows, sources.offset
     flat = x.reshape(len(x), -1)
     width = x.shape[3]
@@ -82,7 +82,7 @@ def _load(sources, start, count, tile):
 
 @jit
 def _maps(z, scale, tile, maps):
-    """Write maps[p, j] = sum_c (z[c, p] - scale * tile[c, p, j])^2; z is scaled already."""
+    """Write maps[p, j] = sum_c (z[c, p] - scale * tile[c, p, j])^2 for a scaled z."""
     n_pixels = len(maps) // LANES
     for p in range(n_pixels):
         o = np.uint64(p * LANES)
@@ -178,7 +178,7 @@ def first_pass(sources, queries, plan, block, running):
 
 @jit
 def second_pass(sources, queries, b, plan, softmax, total):
-    """Add the composite of all sources, for the b-th noisy image, to total (C H W)."""
+    """Add the composite of all sources for noisy image b to total (C H W)."""
     log_weight, precision, response = sources.log_weight, plan.precision, plan.response
     z, scale, m, r = queries.z[b], queries.scale[b], softmax.m[b], softmax.r[b]
     n_channels, height, width = sources.x.shape[1:]
@@ -224,7 +224,7 @@ def second_pass(sources, queries, b, plan, softmax, total):
 
 
 def state_bytes(n_images, n_windows, n_values, n_threads):
-    """Return the bytes that `compiled_masked_posterior` takes for each noisy image."""
+    """Return the bytes that `compiled_masked_posterior` needs per noisy image."""
     n_blocks = -(-n_images // _BLOCK)
     windows = n_windows * (3 * n_blocks + 2 * LANES * n_threads)
     return 4 * (windows + n_images + n_values * n_blocks)
@@ -242,7 +242,7 @@ def compiled_masked_posterior(
     flip=False,
     n_threads=1,
 ):
-    """Posterior mean of every window, composed, with evidence and sample size.
+    """Return the composite of all windows, with normalisers and effective sample sizes.
 
     Parameters
     ----------
@@ -255,15 +255,15 @@ def compiled_masked_posterior(
     query : scipy CSR matrix (K, H W), float32
         Precisions of each window.
     response : scipy CSR matrix (H W, K), float32
-        Fraction that each window contributes to each pixel; rows sum to one.
+        Share of each window in each pixel; rows sum to one.
     data_range : tuple of (low, high), default (-1, 1)
-        Values that uint8 pixels 0 and 255 stand for.
+        Values of the uint8 pixels 0 and 255.
     log_weight : array (N,), optional
         Log weights of the training images, finite; (2 N,) with ``flip``.
     flip : bool
-        Use the mirror images (left-right) of all training images too, after the images.
+        Also use the left-right mirror images of all training images, after the images.
     n_threads : int
-        Threads. The answer does not depend on it, to the last bit.
+        Number of threads; results do not depend on it, to the last bit.
 
     Returns
     -------
@@ -274,7 +274,7 @@ def compiled_masked_posterior(
     x = np.asarray(x).view()
     x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
     n_images = len(x) * (2 if flip else 1)
-    # Pixels are read about the middle of their range.
+    # Pixels are centred at the middle of their range.
     unit, offset, middle = np.float32(1.0), _ZERO, 0.0
     if x.dtype == np.uint8:
         unit, offset = np.float32(steps_per_unit(data_range)), np.float32(127.5)
@@ -301,7 +301,7 @@ def compiled_masked_posterior(
 
 
 def _running_softmax(sources, queries, plan, pool):
-    """Return the `Running` softmax of every block, its m, s and q stacked: (blocks, B, K)."""
+    """Return the `Running` softmax of every block, with stacked m, s and q, (blocks, B, K)."""
     n_queries, n_images = len(queries.z), len(sources.rows)
     blocks = [(i, min(i + _BLOCK, n_images)) for i in range(0, n_images, _BLOCK)]
     m = np.full((len(blocks), n_queries, len(plan.precision[0]) - 1), LOWEST)
@@ -317,7 +317,7 @@ def _running_softmax(sources, queries, plan, pool):
 
 
 def _composite(sources, queries, plan, softmax, matters, pool):
-    """Return the sum of the sources that matter (B, M), times their weights, (B, C H W) float64."""
+    """Return the weighted sum of the sources that matter (B, M), as (B, C H W) float64."""
     tasks = []
     for b, row in enumerate(matters):
         images = np.flatnonzero(row)

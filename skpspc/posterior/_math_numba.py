@@ -1,10 +1,10 @@
-"""Stand-ins for infinity and a fast exponential, for compiled loops."""
+"""Finite substitutes for infinity, and a fast exponential, for compiled loops."""
 
 import numpy as np
 
 from ._jit import jit
 
-LOWEST = np.float32(-1e37)  # finite stand-ins for infinity: they can be subtracted
+LOWEST = np.float32(-1e37)  # finite substitutes for infinity, which can be subtracted
 HUGE = np.float32(1e38)
 
 _ONE = np.float32(1.0)
@@ -22,7 +22,7 @@ _E5 = np.float32(0.008290306123274329)
 
 @jit
 def exp_negative(v):
-    """Return exp of a float32 <= 0, never below exp(-43): its square is then no slow subnormal."""
+    """Return exp of a float32 <= 0, at least exp(-43), whose square is not a slow subnormal."""
     v = v if v > _EXP_MIN else _EXP_MIN
     t = np.float32(v * _LOG2E + _ROUND)
     f = v - (t - _ROUND) * _LN2

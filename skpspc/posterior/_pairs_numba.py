@@ -1,4 +1,4 @@
-"""Squared distances of chosen pairs of images, compiled for the CPU."""
+"""Squared distances of pairs of images, compiled for the CPU."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -12,7 +12,7 @@ _PAIRS = 2048  # pairs that one thread computes at a time
 
 @partial(jit, fastmath=True)  # sums in any order, to vectorise them
 def _squares(z, x, query, ids, out):
-    """Write out[p] = |z[query[p]] - x[ids[p]]|^2, of float32 rows and of rows of any type."""
+    """Write out[p] = |z[query[p]] - x[ids[p]]|^2 for float32 rows z and rows x of any dtype."""
     for p in range(len(out)):
         a = z[query[p]]
         b = x[ids[p]]
@@ -30,11 +30,11 @@ def compiled_pair_squares(z, x, query, ids, n_threads=1):
     ----------
     z : float32 array (n, D)
     x : uint8 or float32 array (N, D)
-        uint8 counts as 0 .. 255, and z is in this unit.
+        Training images; for uint8, z has the units 0 to 255.
     query, ids : int64 array (p,)
-        Rows of z and of x.
+        Row indices of z and of x.
     n_threads : int
-        Threads.
+        Number of threads.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def compiled_pair_squares(z, x, query, ids, n_threads=1):
         pairs = slice(start, start + _PAIRS)
         _squares(z, x, query[pairs], ids[pairs], out[pairs])
 
-    # Compiled code runs in the pool only: loading it must not meet Ctrl-C in the main thread.
+    # Compiled code runs in the pool only, so that Ctrl-C does not interrupt its loading.
     with ThreadPoolExecutor(n_threads) as pool:
         list(pool.map(write, range(0, len(ids), _PAIRS)))
     return out

@@ -1,21 +1,21 @@
-r"""Attribution: the training images of a posterior mean, and the mean without training images.
+r"""Attribution: shares of training images in a posterior mean, and the mean without some of them.
 
-A posterior mean is a convex combination of training images at each of its pixels,
+Each pixel of a posterior mean is a convex combination of pixels of the training images,
 
 .. math::
 
     D(z)_p = \sum_i s_{ip} x_{ip}, \qquad
     s_{ip} = \frac{\sum_k r_{kp} w_i^k}{\sum_k r_{kp}},
 
-and without the images S the weights of all other images grow by one factor per window,
+and without the images S, the weights of all other images grow by one factor per window,
 
 .. math::
 
     D_{-S}(z)_p = \frac{\sum_k r_{kp} \sum_{i \notin S} w_i^k x_{ip} / (1 - W_S^k)}
     {\sum_k r_{kp}}, \qquad W_S^k = \sum_{i \in S} w_i^k.
 
-Two passes over the training set give the normalisers of the windows, and then the shares s, which
-are never held for all pixels and images at once.
+The first of two passes over the training set computes the normalisers of the windows, the second
+the shares s, which are never in memory for all pixels and images at once.
 """
 
 import math
@@ -34,37 +34,39 @@ from .softmax import exact_scale, floored_sigma, precision_root
 from .weights import Weights
 
 _CHUNK_ROWS = 64  # training images whose patches are compared together
-# Where less of a window's weight is left, it is summed anew: a difference would cancel.
+# If less of a window's weight is left, it is summed again: a difference would cancel.
 _LEAST_LEFT = 1e-3
 
 
 @dataclass(frozen=True)
 class Attribution:
-    """Shares of the training images in n answers, and the positions in them.
+    """Training images that contribute most to n denoised images, pixel by pixel or by window.
 
-    Arrays have one entry for each pixel, (n, c, H, W), with c = 1 where the entries of all channels
-    are equal, else C; H and W are the sides of the patch for patches. By window they are (n, K).
+    Arrays have one entry per pixel, (n, c, H, W), with c = 1 if the entries are equal in all
+    channels, else C. H and W are the sides of the denoised image or patch. By window, the leading
+    shape is (n, K) instead.
 
     Attributes
     ----------
     index : int array of shape (n, c, H, W, top)
-        Training images with the largest shares, largest first, as rows of the X that was fitted
-        (images of weight zero included). -1 where no other image has a share above zero.
+        Training images with the largest shares, largest first, as row numbers of the fitted X
+        (images of weight zero included). -1 if fewer than ``top`` images have a positive share.
     share : float array of shape (n, c, H, W, top)
-        Shares of these images in the pixel, or weights in the window.
+        Shares of the listed images in the pixel, or their weights in the window.
     row, column : int array of shape (n, c, H, W, top)
-        Position from which the pixel comes: ``X[index, :, row, column]``. By window, the top left
-        corner of the patch with which the window is compared.
+        Position of the source pixel: ``X[index, :, row, column]``. By window, the top left corner
+        of the patch that is compared with the window.
     mirrored : bool array of shape (n, c, H, W, top)
-        True where the pixel comes from the left-right mirror image of the training image.
+        True if the pixel comes from the left-right mirror image of the training image.
     rest : float array of shape (n, c, H, W)
-        Share of all other training images together: ``share.sum(-1) + rest`` is one.
+        Total share of all training images that are not listed: ``share.sum(-1) + rest`` is one.
     effective_sample_size : float array of shape (n, c, H, W)
-        ``1 / sum_i share_i^2`` over all training images, between 1 and N: the number of images that
-        the pixel averages, in effect. Mirror images, and patches at other positions, count one by
-        one.
+        ``1 / sum_i share_i^2`` over all training images, between 1 and N: the effective number of
+        images that the pixel averages. Mirror images, and patches at other positions, count
+        separately.
     image_share : float array of shape (n, N)
-        Share of each of the N rows of X in the whole answer: the mean over pixels (or windows).
+        Share of each of the N rows of X in the whole denoised image: the mean over pixels (or
+        windows).
     """
 
     index: Any
@@ -80,7 +82,7 @@ class Attribution:
 
     @staticmethod
     def of(by_answer, shape, image_share):
-        """Return an attribution from arrays (n, P, ...), whose first axes take the shape given."""
+        """Return an `Attribution` of arrays (n, P, ...), whose first two axes become ``shape``."""
         arrays = (values.reshape(*shape, *values.shape[2:]) for values in by_answer)
         return Attribution(*[*arrays, image_share])
 
@@ -93,14 +95,14 @@ def attribution(z, sigma, source, windows, top, by_window=False):
     z, sigma, source, windows : see `select.compare`
         sigma = 0 is allowed as well.
     top : int
-        Number of training images to list.
+        Number of training images to list per pixel or window.
     by_window : bool, default False
-        List training images for every window, instead of for every pixel.
+        True: list training images for every window. False: for every pixel.
 
     Returns
     -------
     Attribution
-        ``index`` counts the images of the source. Where windows are compared with patches at all
+        ``index`` counts the images of the source. If windows are compared with patches at all
         positions, the effective sample size counts patches.
     """
     _check_attributable(source, windows)
@@ -130,9 +132,10 @@ def attribution(z, sigma, source, windows, top, by_window=False):
 
 
 def means_without(z, sigma, source, windows, groups):
-    """Return posterior means (G, n, C, H, W) without each group (G, N), bool, of training images.
+    """Return the posterior means (G, n, C, H, W) without each of G groups of training images.
 
-    No group may contain all training images. For the other parameters see `attribution`.
+    ``groups`` (G, N), bool, marks the images of each group, which may not be all images. See
+    `attribution` for all other parameters.
     """
     _check_attributable(source, windows)
     roots = precision_root(floored_sigma(sigma, z, source))
@@ -150,9 +153,12 @@ def means_without(z, sigma, source, windows, groups):
 
 
 def _check_attributable(source, windows):
-    """Raise if an answer is no mean of training images at equal coordinates."""
+    """Raise if the denoised image is not a mean of training images."""
     if isinstance(windows, Masks) and windows.batch_size is not None:
-        raise ValueError("softmax='batchwise' answers with means of means; use softmax='exact'.")
+        raise ValueError(
+            "softmax='batchwise' averages the means of batches, for which there is no attribution; "
+            "use softmax='exact'."
+        )
     if isinstance(source, TranslatedTrainingSet):
         raise ValueError(
             "source='translates' compares windows with moved training images, for which there is "
@@ -166,13 +172,13 @@ def _columns(masks):
 
 
 def _shares(masks, dtype, by_window=False):
-    """Return the windows' shares in the answers, (K, P), or None if every window is an answer."""
+    """Return the shares of K windows in P pixels, (K, P), or None for one window per pixel."""
     shares = None if by_window else masks.shares()
     return None if shares is None else shares.flatten(1).to(dtype)
 
 
 def _pixels(masks):
-    """Return row, column, and column in the mirror image, of every coordinate of the answer."""
+    """Return row, column, and column in the mirror image, of every coordinate with own windows."""
     channels, height, width = masks.answer_shape
     at = torch.arange(channels * height * width, device=masks.query.device)
     row, column = at // width % height, at % width
@@ -187,19 +193,19 @@ def _corners(masks):
 
 
 def _in_answers(weight, shares):
-    """Return weights (m, P) of training images in the answers, from weights (m, K) in windows."""
+    """Return the weights (m, P) of training images in pixels, from weights (m, K) in windows."""
     return weight if shares is None else weight.to(shares.dtype) @ shares
 
 
 def _largest(weights, shares, top, dtype):
-    """Return the largest weights of training images in the P answers to one noisy image.
+    """Return the largest weights of training images in the P pixels of one noisy image.
 
-    ``shares`` (K, P) are the shares of the windows in the answers; None: each window is an answer.
+    ``shares`` (K, P) are the shares of the windows in the pixels; None: one window per pixel.
 
     Returns
     -------
     index : Tensor of shape (P, top), int64
-        Numbers of images and positions, see `Weights.chunks`; -1 where there are no more.
+        Numbers of images and positions, see `Weights.chunks`; -1 if fewer have weight.
     best : Tensor of shape (P, top)
     effective_sample_size : Tensor of shape (P,)
     image_share : Tensor of shape (N,)
@@ -220,10 +226,10 @@ def _largest(weights, shares, top, dtype):
 
 
 def _means_of_groups(weigh, shares, groups, shape, dtype):
-    """Return means (G, *shape) of one noisy image without each group (G, N) of training images.
+    """Return the means (G, *shape) of one noisy image without each group (G, N) of training images.
 
-    ``weigh(without=None)`` returns the `Weights` of all images but ``without``, (N,) bool. For the
-    shares see `_largest`; the shape of an answer is (C, ...).
+    ``weigh(without=None)`` returns the `Weights` of all images except ``without``, (N,) bool. See
+    `_largest` for ``shares``; ``shape`` is the shape (C, ...) of a mean.
     """
     weights = weigh()
     left = weights.left_without(groups)  # (G, K)
@@ -235,7 +241,7 @@ def _means_of_groups(weigh, shares, groups, shape, dtype):
 
 
 def _means(weights, shares, groups, left, shape):
-    """Return means (G, *shape), float64, without groups of images, if the weight left is (G, K)."""
+    """Return means (G, *shape), float64, without groups of images; ``left`` (G, K) normalises."""
     means = weights.zeros(len(groups), *shape)
     for numbers, weight, x in weights.chunks():
         out = groups[:, numbers // weights.n_positions, None]  # (G, m, 1)
@@ -246,7 +252,7 @@ def _means(weights, shares, groups, left, shape):
 
 
 def _sliding_attribution(z, roots, source, windows, top, by_window):
-    """Return the attribution where windows are compared with patches at all positions."""
+    """Return the attribution for windows that are compared with patches at all positions."""
     n, _, height, width = z.shape
     lists = n, height * width, top
     index, row, column = torch.empty(3, *lists, dtype=torch.int64, device=z.device)

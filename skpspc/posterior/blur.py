@@ -1,7 +1,7 @@
-r"""The posterior under training images that are blurred along the covariance of the data.
+r"""The posterior over training images that are blurred along the covariance of the data.
 
-Every training image is moved towards the mean and blurred. Mean mu and covariance Sigma of the
-training set do not depend on the bandwidth h in [0, 1] (a smoothed bootstrap):
+Every training image is moved towards the mean and blurred, so that mean mu and covariance Sigma of
+the distribution do not depend on the bandwidth h in [0, 1] (a smoothed bootstrap):
 
 .. math::
 
@@ -19,15 +19,15 @@ With the linear part A and the filter F,
     w_i = \operatorname{softmax}_i\bigl(-|F (z - y_i)|^2 / 2 \sigma^2 + \log v_i\bigr), \qquad
     D(z; \sigma) = \mu + A (z - \mu) + F \sum_i w_i F (y_i - \mu):
 
-filtered images are compared at the noise level sigma, and the result is filtered again. At h = 0,
-F = I: the empirical denoiser. At h = 1 all y_i are mu: the Gaussian denoiser. There are two ways to
-compare less than the whole image:
+filtered images are compared at noise level sigma, and the result is filtered again. At h = 0, F = I
+gives the empirical denoiser. At h = 1, all y_i equal mu, which gives the Gaussian denoiser. With
+windows smaller than the image there are two variants:
 
 - *by window*: each window has the filter of its own covariance, and the means are averaged;
-- *globally*: one filter of the whole image, and the sum over i is the composite of windows in the
-  filtered images, ``D = mu + A (z - mu) + F composite(F (y - mu); F (z - mu))``. Composing the
-  y_i themselves by their posterior means, ``(I - A) composite(y - mu)``, is another denoiser
-  between empirical and Gaussian; on natural images it is farther from networks.
+- *globally*: one filter serves the whole image, and the sum over i becomes the composite of windows
+  in the filtered images, ``D = mu + A (z - mu) + F composite(F (y - mu); F (z - mu))``. The
+  composite of unfiltered images, ``(I - A) composite(y - mu)``, also lies between empirical and
+  Gaussian denoiser; on natural images it differs more from networks.
 """
 
 import math
@@ -44,19 +44,19 @@ from .gaussian import Gaussian
 from .posterior import PerWindow
 from .softmax import floored_sigma
 
-# Admissible rounding of a logit in products.
+# Largest admissible rounding error of a logit from matrix products.
 _TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-10}
 _EPS64 = torch.finfo(torch.float64).eps
-# Noise level, relative to the data, from which on posterior weights equal sample weights.
+# At noise levels beyond this multiple of the data, posterior weights equal sample weights.
 _FLAT = 1e12
 
 
 def shared_levels(z, sigma, gaussian):
-    """Return positive noise levels (n,), float64: few levels for many images z at sigma = 0.
+    """Return noise levels (n,), float64, with 0 replaced by small positive levels.
 
-    Zero is replaced by `floored_sigma`, which depends on the image alone, so that no answer depends
-    on the other images. The replacement is rounded up to a power of two, so that few filtered
-    copies of the training set serve all images.
+    The replacement is `floored_sigma`, which depends on the noisy image alone, so that results do
+    not depend on the batch. It is rounded up to a power of two, so that images share levels and a
+    few filtered copies of the training set serve all images.
     """
     _, exponent = torch.frexp(floored_sigma(torch.zeros_like(sigma), z, gaussian))
     return torch.maximum(sigma, torch.ldexp(torch.ones_like(sigma), exponent))
@@ -73,7 +73,7 @@ class Blur:
     bandwidth : float
         h, in (0, 1].
     by_window : bool, default False
-        True: each square window has the filter of its own covariance. False: one filter of the
+        True: each square window has the filter of its own covariance. False: one filter serves the
         whole image.
     """
 
@@ -90,7 +90,7 @@ class Blur:
 
 @dataclass(frozen=True, eq=False)
 class Filter:
-    """The linear maps A and F of a bandwidth and a positive noise level; see `Blur`."""
+    """The linear maps A and F for a bandwidth and a positive noise level; see `Blur`."""
 
     gaussian: Gaussian
     bandwidth: float
@@ -105,7 +105,7 @@ class Filter:
 
     @cached_property
     def _remainder(self):
-        """Eigenvalues of F along the components; they are one along every other direction."""
+        """Eigenvalues of F along the components; all other eigenvalues of F are one."""
         return 1 / torch.hypot(self._ratio, torch.ones_like(self._ratio))
 
     @property
@@ -131,7 +131,7 @@ class Filter:
     def training_set(self, source, dtype):
         """Return the filtered deviations ``F (y_i - mu)`` of all images, a `TrainingSet` of floats.
 
-        Raise a MemoryError if the N * D filtered numbers do not fit the working memory.
+        Raises MemoryError if the N * D filtered numbers exceed the working memory.
         """
         n, n_values = len(source), source.n_values
         image_bytes = n_values * dtype.itemsize
@@ -145,7 +145,7 @@ class Filter:
         return TrainingSet(out.view(n, *source.image_shape), source.sample_weight)
 
     def answer(self, z, result):
-        """Return the result for noisy images from the `PerWindow` of filtered deviations."""
+        """Convert the `PerWindow` of filtered deviations to the result for noisy images z."""
         change = self.linear(self._deviation(z)) + self.apply(result.mean.flatten(1))
         mean = (self.gaussian.mean + change).to(z.dtype)
         return result._replace(mean=mean.view(z.shape))
@@ -156,13 +156,11 @@ class Filter:
 
 
 def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
-    """Compare square windows, each with the filter of its own covariance.
+    """Return a `PerWindow` for each bandwidth: square windows, each with a filter of its own.
 
-    The eigenbases of the windows and the training images in them, most of the work, serve all
-    bandwidths.
-
-    For the parameters see `select.compare` and `Blur`. Noise levels are equal, see `shared_levels`.
-    Return a list with a `PerWindow` for each bandwidth.
+    Each window is filtered by its own covariance. All bandwidths share most of the work: the
+    eigenbases of the windows, and the training images in these bases. See `select.compare` and
+    `Blur` for the parameters; all noise levels are equal, see `shared_levels`.
     """
     level, shape = float(sigma[0]), (windows.h, windows.w)
     corners = square_corners(shape, z.shape[1:])
@@ -189,10 +187,11 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
 
 
 class _Crops:
-    """The crops of k square windows of one shape, d values each, compared together.
+    """The crops of k square windows of one shape, of d values each, compared together.
 
     Logits are products ``q.p - |p|^2 / 2`` of deviations from the mean, which cancel less than
-    products of images, in the windows' eigenbases, where the filter is diagonal.
+    products of images. They are computed in the eigenbasis of each window, in which the filter is
+    diagonal.
     """
 
     def __init__(self, corners, shape, training_set, gaussian, image_shape):
@@ -206,12 +205,12 @@ class _Crops:
         root = gaussian.eigenvalues.sqrt()[:, None] * gaussian.components
         root = root[:, self._index].transpose(0, 1)  # (k, r, d)
         variances, self._vectors = torch.linalg.eigh(root.mT @ root)  # (k, d), (k, d, d)
-        # smaller variances are rounding errors of the window's largest variance or of its mean
+        # smaller variances are rounding errors of the largest variance or of the mean
         least = variances.amax(1, keepdim=True) * (variances.shape[1] * _EPS64)
         least = torch.maximum(least, (1e-14 * self._mean.abs().amax(2)).square())
         self._variances = variances.where(variances > least, torch.zeros_like(variances))
         # an image of little weight may deviate where the variance is tiny: coordinates without
-        # variance are compared too, though not blurred
+        # variance are compared as well, but not blurred
         self._varies = (variances > least) | (training_set.log_weight is not None)
         self._projected: dict[torch.dtype, torch.Tensor] = {}  # of one dtype at a time
 
@@ -223,7 +222,7 @@ class _Crops:
         remainder = 1 / torch.hypot(ratio, torch.ones_like(ratio))[:, None]  # (k, 1, d)
         offset = (self._crops(z).double() - self._mean) @ self._vectors  # (k, n, d)
         query = offset * (remainder / sigma)
-        # where posterior weights equal sample weights, the mean of the points is zero
+        # if posterior weights equal sample weights, the mean of the points is zero
         unit = sigma if sigma < _FLAT * self._gaussian.abs_max else math.inf
         points = self._exact_points(query, shrink * remainder / unit, z.dtype)
         if points is None:
@@ -245,12 +244,12 @@ class _Crops:
             area += mean[:, k].view(area.shape)
 
     def _exact_points(self, query, scale, dtype):
-        """Return scaled points (k, N, d) in ``dtype``, else in float64, with exact enough logits.
+        """Return scaled points (k, N, d) in ``dtype``, or float64 if rounding would show in logits.
 
-        None where the logits of neither are exact enough.
+        Returns None if rounding would show even in float64.
         """
         length = (query * self._varies[:, None]).norm(dim=2).amax(1)  # (k,)
-        # a cheap estimate of the largest point, for images of equal weights
+        # a cheap estimate of the largest point of images of equal weights
         spread = 2 * (scale[:, 0].square() * self._variances).sum(1).sqrt()
         for candidate in (dtype, torch.float64):
             tolerance = _TOLERANCE[dtype] / torch.finfo(candidate).eps
@@ -281,7 +280,7 @@ class _Crops:
         )
 
     def compare_one_by_one(self, z, sigma, bandwidth):
-        """Return the results of `compare` from a kernel that compares near ties by subtraction."""
+        """Return the results of `compare`, from a kernel that computes near ties by subtraction."""
         results, (h, w) = [], self._shape
         for (top, left), index in zip(self._corners, self._index, strict=True):
             crop = self._training_set.crop(top, left, h, w)
@@ -300,7 +299,7 @@ class _Crops:
 def _product_posterior(query, points, training_set):
     """Return mean (k, n, d), log normaliser (k, n) float64 and effective sample size (k, n).
 
-    The noise has standard deviation one; a term equal in all logits of a query is left out.
+    The noise has standard deviation one. The term -|q|^2 / 2 of the logits of a query q is omitted.
     """
     row_bytes = 3 * points[..., 0].nbytes
     n_rows = rows_that_fit(row_bytes, query.shape[1], what="One row of posterior weights")

@@ -1,12 +1,12 @@
 """All square windows of one size at once, by box filters.
 
-The squared difference of a noisy and a training image is one H x W map (summed over channels); the
-distances of all h x w windows are its box sums, and the composite of the windows' means is
+The squared difference of a noisy and a training image, summed over channels, is one H x W map. Its
+box sums are the distances of all h x w windows, and the composite of the means of all windows is
 
     D(z)_p = (1 / count_p) sum_i x_ip B^T[w_i]_p
 
-with B^T the transposed box filter of image i's map of window weights. No patch is copied, and the
-work does not grow with the window.
+where B^T is the transposed box filter, applied to the map of the weights of image i. No patch is
+copied, and the work does not depend on the window size.
 """
 
 import math
@@ -21,14 +21,14 @@ from ..support.windows import overlap_counts
 from .posterior import PerWindow, by_blocks
 from .softmax import RunningSoftmax, difference_dtype, exact_scale, float32_serves, precision_root
 
-# Noisy images that share one pass over the training set.
+# Number of noisy images that share one pass over the training set.
 _NOISY_IMAGES = 8
 
 
 def box(z, sigma, training_set, windows, engine="torch"):
-    """Compare all square windows of one shape, and compose their means into whole images.
+    """Compare all square windows of one shape, and compose their means to whole images.
 
-    For the parameters see `select.compare`; ``engine`` is "torch" or "numba".
+    See `select.compare` for the parameters; ``engine`` is "torch" or "numba".
     """
     window = windows.h, windows.w
     serves = float32_serves(sigma, training_set) & (engine == "numba")
@@ -42,7 +42,7 @@ def box(z, sigma, training_set, windows, engine="torch"):
 
 def _by_numba(z, sigma, training_set, window):
     """Compare by compiled code."""
-    # twice the state of one noisy image: for its pixels, and for the training images
+    # twice the state of one noisy image: the state of its pixels and of the training images
     rows_that_fit(2 * (24 * z[0].numel() + 8 * len(training_set)), 1, what="One noisy image")
     from . import _box_numba
 
@@ -73,7 +73,7 @@ def _by_torch(z, sigma, training_set, window):
 
 
 def _pair_bytes(z):
-    """Return the bytes for one pair: the difference, its square, and a few maps, in float64."""
+    """Return the bytes for one pair of images: difference, square and a few maps, in float64."""
     _, channels, height, width = z.shape
     return 8 * height * width * (2 * channels + 7)
 
@@ -97,7 +97,7 @@ def _box_block(z, a, training_set, window):
     mean = torch.zeros_like(z)
     for rows in training_set.slices(n_rows):
         x = training_set.take(rows, dtype)
-        # not exp(logit - log_norm): at small sigma that difference of large numbers rounds
+        # not exp(logit - log_norm), a difference of large numbers at small sigma
         relative = softmax.relative(logits(x), training_set.prior(rows))
         weight = relative.exp_().div_(total)  # (b, m, h', w')
         mean += torch.einsum("bmhw,mchw->bchw", box_spread(weight, window), x.to(z.dtype))
@@ -106,7 +106,7 @@ def _box_block(z, a, training_set, window):
 
 
 def _logits(scaled, scale, factor, x, *, window):
-    """Return logits of every window, without sample weights, (b, m, h', w') float64."""
+    """Return the logits of all windows, without sample weights, (b, m, h', w') float64."""
     difference = scaled - scale * x  # (b, m, C, H, W)
     # float32 sums over a wide window would be the largest error of the logits
     return box_sum(difference.square_().sum(2).double(), window).mul_(-factor)
@@ -115,8 +115,8 @@ def _logits(scaled, scale, factor, x, *, window):
 def box_sum(maps, window):
     """Return the sum over every h x w window: (..., H, W) -> (..., H - h + 1, W - w + 1).
 
-    Sums of 1, 2, 4, ... entries are combined by the binary digits of the side. Unlike in a
-    difference of cumulative sums, only non-negative numbers are added, so nothing cancels.
+    Sums of 1, 2, 4, ... entries are combined by the binary digits of the side. Only non-negative
+    numbers are added, so that nothing cancels; differences of cumulative sums would cancel.
     """
     for axis, side in zip((-2, -1), window, strict=True):
         maps = _sum_along(maps, axis, side)
@@ -141,7 +141,7 @@ def _sum_along(maps, axis, side):
 
 
 def box_spread(weight, window):
-    """Add each window's value to every pixel it covers: the transpose of `box_sum`."""
+    """Add the value of each window to all pixels of the window: the transpose of `box_sum`."""
     h, w = window
     padded = torch.nn.functional.pad(weight, (w - 1, w - 1, h - 1, h - 1))
     return box_sum(padded, window)

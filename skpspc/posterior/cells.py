@@ -1,11 +1,11 @@
-"""Query patches against the patches near them, cell by cell.
+"""Compare query patches with similar training patches only, cell by cell.
 
-A query patch visits the cells (`PatchCells`) in which its posterior lies, in rounds that double the
-number of patches. Cells of large mass, as estimated from their moments, come first. The patches of
-a visited cell are compared exactly. The mass of all other cells is estimated twice, and the larger
-estimate counts: by the mass that the last round added, and by the moments, whose error is taken to
-be as large as it was for the visited cells. The result is no bound: patches at the edge of their
-cell may be missed.
+A query patch visits cells (`PatchCells`) in order of their mass, which is estimated from their
+moments. Visits are grouped in rounds that double the number of patches. The patches of a visited
+cell are compared exactly. The error of the mean is estimated from the mass of all other cells, as
+the larger of two estimates: one from the mass that the last round added, one from the moments,
+whose error is assumed to equal their error for visited cells. The result is an estimate and no
+bound: similar patches at the edge of a cell may be missed.
 """
 
 import math
@@ -24,29 +24,29 @@ from .patches import patch_posterior
 from .posterior import PerWindow
 from .softmax import precision_root
 
-_FRACTIONS = 2.0 ** np.arange(-9, 0)  # of the patches, compared after each round; then all are
-_LARGEST_FRACTION = 0.75  # of the patches; a round never takes a query past it
-_FIRST_ROUNDS = 5  # enough for most queries: later cells are chosen for the other queries only
-_HOPELESS = 1.0  # give up a query if so many times the mass of a round lie beyond the last one
-_WORTH_IT = 2**18  # patches; cells of fewer patches are too coarse
+_FRACTIONS = 2.0 ** np.arange(-9, 0)  # fraction of all patches compared after each round
+_LARGEST_FRACTION = 0.75  # largest fraction of all patches that a query compares cell by cell
+_FIRST_ROUNDS = 5  # enough for most queries; cells of later rounds are chosen for the rest only
+_HOPELESS = 1.0  # give up a query if this multiple of the visited mass lies outside all rounds
+_WORTH_IT = 2**18  # number of patches; cells of fewer patches are too coarse
 _QUERIES = 8192  # queries that share the patches of a visited cell
 _SCORED = 256  # queries whose estimates are computed together
-_TASKS = 16  # tasks of a round; independent of the threads
-_CUT = -20.0  # log of negligible weights, relative to the largest
+_TASKS = 16  # tasks of a round, independent of the number of threads
+_CUT = -20.0  # log of negligible weights, relative to the largest weight
 
 
 @dataclass(frozen=True, eq=False)
 class CellSearch:
-    """Search for the patches near a window, cell by cell.
+    """Search for the training patches that matter for a window, cell by cell.
 
     Attributes
     ----------
     cells : CellsByWindow
-        Cells of each shape of window; made at the first search.
+        Cells for each shape of window, made at the first search.
     tol : float
-        Largest admissible error of a value, as estimated.
+        Largest admissible estimate of the error of a pixel value.
     verbose : int, default 0
-        Above zero, show a progress bar while cells are made.
+        Above 0, show a progress bar while cells are made.
     """
 
     cells: CellsByWindow
@@ -59,11 +59,11 @@ class CellSearch:
 
 
 def visiting_posterior(queries, sigma, dictionary, search):
-    """Compare query patches with as few cells of a dictionary as a tolerance allows.
+    """Compare query patches with as few cells of a dictionary as the tolerance allows.
 
-    See `patch_posterior` for parameters and results; the search is a `CellSearch`, and the result
-    has an error bound (Q,), an estimate. Queries that need many cells, or that compiled code does
-    not serve, are compared with all patches, and ``bound_is_proved`` (Q,) is True.
+    See `patch_posterior` for parameters and results; ``search`` is a `CellSearch`. The result has
+    an estimated error (Q,) in place of an error bound. Queries that need many cells, or that
+    compiled code cannot serve, are compared with all patches; their ``bound_is_proved`` is True.
     """
     tol = search.tol
     dtype = _dtype_that_serves(sigma, dictionary, tol) if compiled_serves(queries) else None
@@ -86,7 +86,7 @@ def visiting_posterior(queries, sigma, dictionary, search):
 
 
 def _dtype_that_serves(sigma, dictionary, tol):
-    """Return the dtype in which products give distances that are exact enough, or None."""
+    """Return the dtype in which matrix products give sufficiently exact distances, or None."""
     training_set = dictionary.training_set
     if not sigma.isfinite().all():
         return None
@@ -115,10 +115,10 @@ class _Visits:
         )
         self._state = np.zeros((len(queries), 3 + dictionary.n_channels))
         self._state[:, 0] = -1e37
-        self.given_up = np.ones(len(queries), bool)  # queries to compare with all patches
+        self.given_up = np.ones(len(queries), bool)  # True: compare the query with all patches
 
     def posterior(self, tol):
-        """Return the posterior, a `PerWindow`; rows of `given_up` queries are undefined."""
+        """Return the posterior as a `PerWindow`; rows of `given_up` queries are undefined."""
         rows = np.arange(len(self._queries))
         bound = np.zeros(len(rows))
         with (
@@ -137,9 +137,10 @@ class _Visits:
         return PerWindow(mean, torch.from_numpy(log_norm), size, estimate, error, proved)
 
     def _visit_in_rounds(self, pool, rounds, rows, tol, bound):
-        """Let queries visit cells until ``bound`` (Q,), which is written, is at most ``tol``.
+        """Let queries visit cells until their estimated error is at most ``tol``.
 
-        Returns the queries that may still reach the tolerance in later rounds.
+        Writes the estimates to ``bound`` (Q,). Returns the queries that may still reach the
+        tolerance in later rounds.
         """
         if len(rows) == 0:
             return rows
@@ -162,7 +163,7 @@ class _Visits:
         return rows[left]
 
     def _log_missed(self, rows, log_added, in_round, last):
-        """Return the log fraction of mass outside visited cells, estimated after a round, (q,)."""
+        """Return the estimated log fraction of mass outside visited cells after a round, (q,)."""
         in_last, visited, left = (
             np.logaddexp.reduce(in_round[:, rounds], axis=1)
             for rounds in (slice(last, last + 1), slice(last + 1), slice(last + 1, None))
@@ -173,17 +174,17 @@ class _Visits:
         return np.maximum(by_round, by_moments)
 
     def _log_sums(self):
-        """Return logs of the sums of weights so far, (Q,)."""
+        """Return the log of the sum of weights in visited cells, (Q,)."""
         return self._state[:, 0] + np.log(np.maximum(self._state[:, 1], np.finfo(np.float64).tiny))
 
     def _mean(self):
-        """Return the means over visited cells, (Q, C)."""
+        """Return the posterior means over visited cells, (Q, C)."""
         total = np.maximum(self._state[:, 1:2], np.finfo(np.float64).tiny)
         return self._state[:, 3:] / total / self._known.unit + self._known.centre
 
     def _reach(self):
-        """Return the largest distance of any pixel value from the means, (Q,)."""
-        # not `span`: missed values may come from any pixel
+        """Return the largest difference of any pixel value from the means, (Q,)."""
+        # not `span`, as missed values may come from any pixel
         low, high = (t.flatten(1).numpy() for t in self._known.extremes)
         mean = self._mean()
         return np.maximum(high.max(1) - mean, mean - low.min(1)).max(1).clip(0)

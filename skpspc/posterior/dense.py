@@ -2,9 +2,9 @@
 
     |z - x|^2 = |z|^2 - 2 z.x + |x|^2
 
-costs one matrix product for all pairs, but cancels: at small sigma the difference of large numbers
-is divided by a small one. The product only *finds* the images that matter; their distances are
-computed again by subtraction in float64.
+needs one matrix product for all pairs. But the difference of large numbers cancels, which shows at
+small sigma. The product therefore only *finds* the images that matter; their distances are computed
+again by subtraction in float64.
 """
 
 import torch
@@ -13,8 +13,8 @@ from ..support.memory import rows_that_fit
 from .posterior import PerWindow, by_blocks
 from .softmax import exact_scale, floored_sigma, precision_root
 
-# Rounding errors of a matrix product in units of the last place of |z||x|. Where all its terms are
-# positive, as for nearly equal images, they grow like a random walk with the number of terms.
+# Rounding errors of a matrix product, in units of the last place of |z||x|. If all terms are
+# positive, as for nearly equal images, errors grow like a random walk with the number of terms.
 _ROUNDING = 4.0
 _WALK = 1 / 64
 # Training images converted at a time: they stay in the cache.
@@ -22,7 +22,7 @@ _CHUNK_ROWS = 256
 
 
 def dense(z, sigma, training_set):
-    """Compare images or crops with all of a training set; for parameters see `select.compare`."""
+    """Compare whole images or crops with all training images; see `select.compare`."""
     arrays = z.flatten(1), precision_root(sigma)
     row_bytes = 3 * len(training_set) * z.element_size()
     block = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
@@ -32,9 +32,10 @@ def dense(z, sigma, training_set):
 
 
 def dense_weights(z, sigma, training_set):
-    """Return posterior weights (n, N) of training images, in the dtype of z; see `select.compare`.
+    """Return the posterior weights (n, N) of the training images, in the dtype of z.
 
-    Rows sum to one, and negligible weights are zero. sigma = 0 is allowed as well.
+    Rows sum to one, and negligible weights are zero. See `select.compare` for the parameters;
+    sigma = 0 is allowed as well.
     """
     a = precision_root(floored_sigma(sigma, z, training_set))
     row_bytes = 3 * len(training_set) * z.element_size()
@@ -56,7 +57,7 @@ def _dense_block(z, a, training_set):
 
 
 def _chunks(training_set, z, used=None):
-    """Yield rows and centred images (m, D) of the chunks in which an image is used."""
+    """Yield slices and centred images (m, D) of the chunks that contain a used image."""
     row_bytes = training_set.n_values * z.element_size()
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
     buffer = z.new_empty((n_rows, *training_set.image_shape))
@@ -66,7 +67,7 @@ def _chunks(training_set, z, used=None):
 
 
 def _relative_weights(z, a, training_set):
-    """Return weights (b, N), the largest near one, and the logit of weight one, (b,) float64."""
+    """Return weights (b, N), whose largest is about 1, and the logit of weight 1, (b,) float64."""
     unit, norms = training_set.unit, training_set.centred_norms.to(z.dtype)
     offset = (z.double() - training_set.centre) * a[:, None]  # (b, D)
     scaled = offset.to(z.dtype)
@@ -88,13 +89,14 @@ def _relative_weights(z, a, training_set):
 
 
 def _recompute_decisive(logit, rounding, z, a, offset, training_set):
-    """Make decisive logits exact and subtract the largest, which is returned, (b,) float64.
+    """Compute decisive logits exactly, subtract the largest from all logits, and return it.
 
-    A logit is decisive if its weight times its rounding error is not negligible.
+    A logit is decisive if its weight times its rounding error is not negligible. The returned
+    logits are (b,) float64.
     """
     margin = (rounding / torch.finfo(logit.dtype).eps).clamp_min_(1e-30).log_()
     least = logit.logsumexp(1) - 2 * rounding - margin
-    square = offset.square().sum(1)  # left out of the products: equal for every training image
+    square = offset.square().sum(1)  # not in the products: equal for every training image
     peak = torch.empty_like(square)
     for row, relative in enumerate(logit):
         decisive = (relative >= least[row]).nonzero().squeeze(1)
@@ -107,10 +109,10 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
         leader = exact.argmax()
         nearest = exact[leader].clone()
         exact -= nearest
-        # other logits stay relative to the leader's product: beside the large square that all of
-        # them contain, their differences would be lost
+        # other logits stay relative to the leader's product: all contain a large square, in which
+        # their differences would be lost
         base = relative[decisive[leader]].clone()
-        if training_set.log_weight is not None:  # last: beside large logits it would be lost
+        if training_set.log_weight is not None:  # added last, or large logits would absorb it
             prior = training_set.log_weight[decisive]
             exact += prior
             base -= prior[leader].to(base)
@@ -123,7 +125,7 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
 
 
 def _exact_logits(z, a, training_set, rows):
-    """Return logits of the images ``rows`` by subtraction, without weights, (m,) float64."""
+    """Return the logits of the images ``rows``, by subtraction, without weights, (m,) float64."""
     z = z.double()
     n_rows = rows_that_fit(2 * z.nbytes, _CHUNK_ROWS, what="One training image")
     logits = [a.new_empty(0)]

@@ -11,15 +11,15 @@ ENGINES = ("auto", "numba", "torch")
 
 
 def compiled_serves(z):
-    """Return whether there is compiled code for images like z; warn once if numba is missing."""
+    """Return True if compiled code serves images like z; warn once if numba is missing."""
     return _is_plain(z) and _has_numba()
 
 
 def engine_for(z, engine):
     """Return the engine that computes windows of the images z: "numba" or "torch".
 
-    With ``engine="numba"`` raise an ImportError if numba is missing, and a ValueError if the images
-    are not float32 on the CPU.
+    For ``engine="numba"``, raises ImportError if numba is missing, and ValueError if the images are
+    not float32 on the CPU.
     """
     if engine == "auto":
         return "numba" if compiled_serves(z) else "torch"
@@ -36,8 +36,8 @@ def engine_for(z, engine):
 def engine_for_masks(z, engine, windows):
     """Return the engine that computes `Masks` of the images z: "numba", "torch" or "exact".
 
-    Compiled code skips the pixels of precision 0; where most pixels count, "auto" takes matrix
-    products, which are as fast.
+    Compiled code skips pixels of precision 0. If most pixels count, "auto" uses matrix products,
+    which are as fast.
     """
     has_kernel = windows.response is not None and windows.query.shape[1] == 1
     if engine == "exact" or not has_kernel:
@@ -47,17 +47,18 @@ def engine_for_masks(z, engine, windows):
 
 
 def _is_plain(z):
-    """Return whether compiled code takes the images z."""
+    """Return True if compiled code accepts the images z."""
     return z.dtype == torch.float32 and z.device.type == "cpu"
 
 
 @cache
 def _has_numba():
-    """Return whether numba is installed; warn once if it is not."""
+    """Return True if numba is installed; warn once if it is missing."""
     installed = available("numba")
     if not installed:
         warn(
-            "numba is not installed, so torch computes in place of compiled code: equal numbers, "
-            'slower. pip install "skpspc[cpu]", or pass engine="torch" where there is an engine.'
+            "numba is not installed, so torch computes in place of compiled code, with equal "
+            'results but slower. Install numba with pip install "skpspc[cpu]", or pass '
+            'engine="torch" if the denoiser has this parameter.'
         )
     return installed

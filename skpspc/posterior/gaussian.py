@@ -5,8 +5,8 @@ r"""The posterior under a Gaussian: the optimal linear denoiser.
     D(z; \sigma) = \mu + W (z - \mu), \qquad
     W = \Sigma (\Sigma + \sigma^2)^{-1} = U \operatorname{diag}\frac{S}{S + \sigma^2} U^T
 
-All quantities are written with the spread ``h = hypot(sqrt(S), sigma)`` of noisy images along a
-direction, so that no square overflows and sigma = 0 and inf are no special cases.
+All formulas use the standard deviation ``h = hypot(sqrt(S), sigma)`` of noisy images along a
+direction, so that no square overflows, and sigma = 0 and inf need no special code.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ from .softmax import floored_sigma
 
 @dataclass(frozen=True, eq=False)
 class Gaussian:
-    """A normal distribution of images, by its principal directions.
+    """A normal distribution of images, stored by its principal directions.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Gaussian:
     components : Tensor of shape (r, D), float64
         Orthonormal rows.
     eigenvalues : Tensor of shape (r,), float64
-        Variances along them.
+        Variances along the components.
     residual : float
         Variance along every other direction.
     sampled : Tensor of shape (r,), float64
@@ -51,7 +51,7 @@ class Gaussian:
 
     @cached_property
     def abs_max(self):
-        """Largest mean or standard deviation."""
+        """Largest absolute value of the mean and of the standard deviations."""
         largest = max(self.residual, float(self.eigenvalues.max()) if len(self.eigenvalues) else 0)
         return max(float(self.mean.abs().max()), largest**0.5)
 
@@ -65,21 +65,21 @@ class Gaussian:
         return self.components if dtype == torch.float64 else self._single
 
     def __getstate__(self):
-        """Return the fields that cannot be computed again."""
+        """Return all attributes except the cached float32 components."""
         return {key: value for key, value in vars(self).items() if key != "_single"}
 
     @classmethod
     def of(cls, training_set):
-        """Return mean and covariance of a training set, by the smaller D x D or N x N problem.
+        """Return the Gaussian with the mean and covariance of a training set.
 
-        Raise a ValueError if both are too large.
+        Raises ValueError if both the D x D and the N x N eigenproblem are too large.
         """
         s = exact_spectrum(training_set)
         return cls._sampled(s.mean, s.components, s.eigenvalues, s.n_effective)
 
     @classmethod
     def _sampled(cls, mean, components, eigenvalues, n_images):
-        """Return a Gaussian without the directions in which the variance is rounding alone."""
+        """Return a Gaussian without the directions whose variance is a rounding error."""
         kept = eigenvalues > rounding_variance(mean)
         eigenvalues = eigenvalues[kept]
         return cls(mean, components[kept], eigenvalues, 0.0, eigenvalues, n_images)
@@ -96,10 +96,11 @@ class Gaussian:
         return self._sampled(self.mean[index], components, eigenvalues, self.n_images)
 
     def gains(self, sigma):
-        """Return spreads and gains of deviations, for positive noise levels (n,), float64.
+        """Return standard deviations and gains for positive noise levels (n,), float64.
 
-        Spread (n, r) is the standard deviation of noisy images along the components; gain (n, r) is
-        S / (S + sigma^2). Spread and gain, (n, 1), along every other direction follow.
+        The first two results are along the components: the standard deviation (n, r) of noisy
+        images, and the gain (n, r), S / (S + sigma^2). The last two are the standard deviation and
+        gain, (n, 1), along every other direction.
         """
         root = self.eigenvalues.sqrt()
         rest = root.new_tensor([[self.residual]]).sqrt()
@@ -155,9 +156,10 @@ def _gaussian_block(z, sigma, gaussian):
 
 
 def gaussian_jacobian(z, sigma, gaussian, pixels):
-    """Return rows (n, m, C, C, H, W) of the Wiener filter as a Jacobian.
+    """Return rows (n, m, C, C, H, W) of the Jacobian, which are rows of the Wiener filter.
 
-    Pixels (m,) are int64 numbers y * W + x; for the other parameters see `gaussian_posterior`.
+    ``pixels`` (m,) are int64 flat indices y * W + x; see `gaussian_posterior` for the other
+    parameters.
     """
     _, channels, height, width = z.shape
     first = height * width * torch.arange(channels, device=z.device)

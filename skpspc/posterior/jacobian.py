@@ -1,14 +1,14 @@
 r"""Jacobians of posterior means.
 
-Through a window of query precisions pi and weights w, the derivative of the posterior mean of
-coordinate p by coordinate q is
+For one window with precisions pi and weights w, the derivative of the posterior mean of coordinate
+p by coordinate q is
 
 .. math::
 
     \frac{\partial}{\partial z_q} \sum_i w_i x_{ip}
-        = \frac{\pi_q}{\sigma^2} \operatorname{Cov}_w(x_p, x_q),
+        = \frac{\pi_q}{\sigma^2} \operatorname{Cov}_w(x_p, x_q).
 
-and the derivative of the answer is their mean over windows, weighted by the windows' shares.
+The derivative of the denoised image is the mean over windows, weighted by their shares.
 """
 
 import torch
@@ -21,28 +21,29 @@ _CHUNK_ROWS = 4096  # training images in a chunk
 
 
 def jacobian(z, sigma, source, windows, pixels, blur=None):
-    """Return rows of dD/dz of the posterior means of noisy images.
+    """Return rows of the Jacobian dD/dz of the posterior means of noisy images.
 
-    Each window's covariance is computed once for all of the pixels that it answers for.
+    The covariance of each window is computed once for all pixels that the window denoises.
 
     Parameters
     ----------
     z, sigma, source, windows : see `select.compare`
-        With a blur all noise levels are equal.
+        With a blur, all noise levels are equal.
     pixels : Tensor of shape (m,), int64
-        Numbers y * W + x of the pixels of the answer.
+        Flat indices y * W + x of pixels of the denoised image.
     blur : Blur, default None
+        Blur of the training images along their covariance.
 
     Returns
     -------
     Tensor of shape (n, m, C, C, H, W)
-        The first C counts the channels of the answer, the second C the channels of z.
+        The first C is the channel of the denoised image, the second C the channel of z.
 
     Raises
     ------
     ValueError
-        If there is no closed form: for windows that are compared with other positions or with moved
-        images, or that are blurred one by one.
+        If there is no closed form: for windows that are compared with patches at other positions or
+        with moved images, or that have blurs of their own.
     """
     _check_closed_form(source, windows, blur)
     masks = windows.masks(z.shape[1:], z.device)
@@ -60,7 +61,7 @@ def _check_closed_form(source, windows, blur):
             "equivariant=False"
         )
     elif isinstance(windows, Masks) and windows.batch_size is not None:
-        reason = "softmax='batchwise' answers with means of means; use softmax='exact'"
+        reason = "softmax='batchwise' averages the means of batches; use softmax='exact'"
     elif isinstance(source, TranslatedTrainingSet):
         reason = (
             "source='translates' compares windows with moved training images; use "
@@ -68,7 +69,7 @@ def _check_closed_form(source, windows, blur):
         )
     elif blur is not None and blur.by_window and isinstance(windows, Squares):
         reason = (
-            f"a bandwidth of {blur.bandwidth:g} blurs every window by its own covariance; use "
+            f"a bandwidth of {blur.bandwidth:g} blurs every window along its own covariance; use "
             "bandwidth=0, or smoothing='global'"
         )
     if reason is not None:
@@ -76,7 +77,7 @@ def _check_closed_form(source, windows, blur):
 
 
 def _masks_jacobian(z, sigma, source, masks, pixels):
-    """Return the Jacobian through `Masks`."""
+    """Return the Jacobian for windows that are `Masks`."""
     n, channels, height, width = z.shape
     n_pixels = height * width
     answers = (torch.arange(channels, device=z.device)[:, None] * n_pixels + pixels).flatten()
@@ -94,7 +95,7 @@ def _masks_jacobian(z, sigma, source, masks, pixels):
 
 
 def _blurred_jacobian(z, sigma, source, masks, pixels, blur):
-    r"""Return the Jacobian with one filter F that blurs whole images along their covariance.
+    r"""Return the Jacobian for a blur of whole images along their covariance, by one filter F.
 
     .. math::
 
@@ -117,9 +118,9 @@ def _blurred_jacobian(z, sigma, source, masks, pixels, blur):
 
 
 def _answering(masks, answers, channels):
-    """Yield windows that answer for coordinates: number, rows of the coordinates, shares (r,)."""
+    """Yield the windows that denoise coordinates: index, rows of the coordinates, shares (r,)."""
     shares = masks.shares()
-    if shares is None:  # one window for each pixel or coordinate, which answers for it alone
+    if shares is None:  # one window for each pixel or coordinate, which it denoises alone
         own = answers % len(masks.query)
         for number in own.unique().tolist():
             rows = (own == number).nonzero().squeeze(1)
@@ -135,7 +136,7 @@ def _answering(masks, answers, channels):
 def _covariances(weight, training_set, rows, columns, dtype):
     """Return covariances (n, r, q) between two sets of coordinates, under weights (n, N).
 
-    Deviations are taken from the image of the largest weight: nothing cancels where that image has
+    Deviations are from the image of the largest weight, so that nothing cancels if that image has
     nearly all the weight.
     """
     n, n_used = len(weight), len(rows) + len(columns)
@@ -146,8 +147,8 @@ def _covariances(weight, training_set, rows, columns, dtype):
     second = centre.new_zeros(n, len(rows), len(columns))
     row_bytes = training_set.n_values + 3 * centre.element_size() * n_used
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
-    # Weights that are lost in rounding, even all together, are skipped. The largest weight does not
-    # count as one to be lost beside: it belongs to the centre, which does not deviate.
+    # Weights are skipped if all of them together are below the rounding error of the other weights.
+    # The largest weight is not compared: its image is the centre, without deviation.
     rounding = torch.finfo(torch.float64).eps / weight.shape[1]
     others = weight.scatter(1, weight.argmax(1, keepdim=True), 0.0)
     matters = weight > rounding * others.amax(1, keepdim=True)

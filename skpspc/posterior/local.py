@@ -1,7 +1,7 @@
-"""One window around every pixel, which answers for that pixel alone.
+"""One window around every pixel, which denoises that pixel alone.
 
-The window is an odd square centred on its pixel. Where it overhangs the image, noisy and training
-image count as zero, so that only the coordinates in the image remain.
+The window is an odd square centred on its pixel. Beyond the edges, noisy and training image count
+as zero, so that only coordinates in the image are compared.
 """
 
 import math
@@ -13,21 +13,21 @@ from .box import box_sum
 from .posterior import PerWindow, by_blocks
 from .softmax import RunningSoftmax, difference_dtype, exact_scale, precision_root
 
-# Noisy images that share one pass over the training set.
+# Number of noisy images that share one pass over the training set.
 _NOISY_IMAGES = 8
 
 
 def local(z, sigma, training_set, windows):
     """Compare the window around every pixel with the crop at its position in every training image.
 
-    The distances of all windows are box sums of one squared difference map, padded by zeros: the
-    work does not grow with the window, whose size may exceed the image. For the parameters see
-    `select.compare`.
+    The distances of all windows are box sums of one map of squared differences, padded by zeros.
+    The work does not depend on the window size, which may exceed the image. See `select.compare`
+    for the parameters.
     """
     arrays = z, precision_root(sigma)
     _, channels, height, width = z.shape
     reach = [min(windows.size // 2, side - 1) for side in (height, width)]
-    # the difference and its square, the padded map and its sums, and the weights
+    # memory for the difference and its square, the padded map and its sums, and the weights
     padded = (height + 2 * reach[0]) * (width + 2 * reach[1])
     pair_bytes = 8 * (height * width * 2 * (channels + 1) + 3 * padded)
     block = rows_that_fit(pair_bytes, _NOISY_IMAGES, what="One pair of images")

@@ -7,11 +7,11 @@ r"""Windows of any shape, by matrix products: the general formula.
     \qquad
     D(z)_p = \frac{\sum_k r_{kp} \sum_i w_i^k x_{ip}}{\sum_k r_{kp}}
 
-The squared differences of a noisy and a training image are one row. The distances of all K windows
-are its product with the matrix of query precisions. Where windows are equal in all channels, a
-second pass over the training set spreads their weights by the matrix of responses. Otherwise one
-pass sums K weighted images, or one where every window answers for its own coordinate alone. Only
-non-negative numbers are added, so nothing cancels.
+The squared differences of a noisy and a training image make one row. The product of the row and the
+matrix of query precisions gives the distances of all K windows. If windows are equal in all
+channels, a second pass over the training set spreads their weights by the matrix of responses.
+Otherwise a single pass sums K weighted images, or one weighted image if every window denoises its
+own coordinate alone. Only non-negative numbers are added, so that nothing cancels.
 """
 
 import math
@@ -27,17 +27,17 @@ from .posterior import PerWindow
 from .softmax import RunningSoftmax, exact_scale, float32_serves, precision_root
 from .weights import Weights
 
-# Training images in a chunk: enough for the matrix products.
+# Training images in a chunk: enough for fast matrix products.
 _CHUNK_ROWS = 512
 # Rounding error of a sum of n numbers, in units in the last place over the root of n.
 _ROUNDING = 2.0
 
 
 def masked(z, sigma, training_set, windows, engine="torch"):
-    """Compare windows of any shape, and compose their means into whole images.
+    """Compare windows of any shape, and compose their means to whole images.
 
-    For the parameters see `select.compare`. The engine "numba" serves windows with responses, equal
-    in all channels; "torch" takes products in the dtype of z, "exact" in float64.
+    See `select.compare` for the parameters. The engine "numba" serves windows with responses that
+    are equal in all channels; "torch" computes products in the dtype of z, "exact" in float64.
     """
     shares = windows.shares()
     shares = None if shares is None else shares.flatten(1).to(z)  # (K, P)
@@ -54,7 +54,7 @@ def masked(z, sigma, training_set, windows, engine="torch"):
         covers = None
         if isinstance(training_set, TranslatedTrainingSet):
             covers = training_set.covers(windows)
-            repeats = z[0].numel() // len(query)  # one pass has windows of coordinates
+            repeats = z[0].numel() // len(query)  # a single pass needs windows of coordinates
             query = query.repeat(repeats, 1)
             shares = windows.shares().flatten(1).to(z).repeat(1, repeats)
         arguments = training_set, query, shares
@@ -66,7 +66,7 @@ def masked(z, sigma, training_set, windows, engine="torch"):
         ]
         mean, log_norm, ess = (torch.stack(column) for column in zip(*results, strict=True))
         log_norm = log_norm.double() + training_set.log_uniform
-        if covers is not None:  # a window counts the moves that cover it alone
+        if covers is not None:  # a window counts only moves that cover it
             log_norm -= covers.double().mean(0).log()
         groups.append(((~serves).nonzero()[:, 0], PerWindow(mean, log_norm, ess.to(z.dtype))))
     return PerWindow.gathered(groups, len(z))
@@ -109,7 +109,8 @@ def _two_passes(z, a, training_set, query, shares):
 def _one_pass(z, a, training_set, query, shares, covers, batch_size):
     """Return the results of `_two_passes`.
 
-    Weights are normalised within each batch of training images, and the batches averaged.
+    Weights are normalised within each batch of training images, and the means of the batches are
+    averaged.
     """
     n = len(training_set)
     starts = range(0, n, batch_size or n)
@@ -126,7 +127,7 @@ def _one_pass(z, a, training_set, query, shares, covers, batch_size):
 
 
 def _batch(z, a, training_set, query, shares, covers, batch):
-    """Return the results of `_two_passes` from a slice of the training images."""
+    """Return the results of `_two_passes` for a slice of the training images."""
     softmax = RunningSoftmax(torch.zeros_like(query[0]), rounding=_rounding(z, query))
     n_windows, own = query.shape[1], shares is None
     sums = torch.zeros_like(z) if own else z.new_zeros(n_windows, z.numel())
@@ -156,12 +157,12 @@ def _rounding(z, query):
 
 
 def window_logits(z, a, x, query):
-    """Return logits (m, K) of training images x (m, C, H, W) in windows, without sample weights.
+    """Return the logits (m, K) of training images x (m, C, H, W) in windows, without weights.
 
-    z (C, H, W) is one noisy image, and a is ``1 / (sigma sqrt(2))``, float64. The query (Q, K) has
-    precisions of pixels, equal in all channels, or of coordinates; products are taken in its dtype.
+    z (C, H, W) is one noisy image, and a is ``1 / (sigma sqrt(2))``, float64. ``query`` (Q, K) has
+    precisions of pixels, equal in all channels, or of coordinates; products have its dtype.
     """
-    # differences are scaled, not the images: equal distances stay equal
+    # scale differences instead of images, so that equal distances stay equal
     scale, factor = exact_scale(a)
     scale = scale.to(z.dtype)
     squared = (z * scale - scale * x).square_()
@@ -174,7 +175,7 @@ def window_logits(z, a, x, query):
 class WindowWeights(Weights):
     """Weights in windows that compare equal coordinates of noisy and training images.
 
-    For the parameters see `window_logits` and `Weights`.
+    See `window_logits` and `Weights` for the parameters.
     """
 
     def __init__(self, z, a, source, query, without=None):

@@ -1,4 +1,4 @@
-"""Squared distances of chosen pairs of a noisy and a training image."""
+"""Squared distances of pairs of a noisy and a training image."""
 
 import torch
 
@@ -11,7 +11,7 @@ _PAIRS = 256  # pairs of images that are compared together: they stay in the cac
 def pair_squares(z, training_set, query, ids):
     """Return squared distances (p,), float64, of pairs, by subtraction in the dtype of z (n, D).
 
-    Pairs are indices of rows of z, ``query`` (p,), and of training images, ``ids`` (p,), int64.
+    A pair is the index of a row of z, ``query`` (p,), and of a training image, ``ids`` (p,).
     """
     if not len(ids):
         return z.new_empty(0, dtype=torch.float64)

@@ -1,6 +1,6 @@
-r"""Query patches against the patches at all positions of the training images.
+r"""Compare query patches with the patches at all positions of the training images.
 
-For query patches q_1..q_Q and a dictionary of patches y_1..y_M with centre pixels v_j,
+For a query patch q and a dictionary of patches y_1, ..., y_M with centre pixels v_j,
 
 .. math::
 
@@ -8,14 +8,14 @@ For query patches q_1..q_Q and a dictionary of patches y_1..y_M with centre pixe
     \qquad
     D(q) = \sum_j w_j v_j
 
-The dictionary is a view of the training images; patches are copied a few hundred at a time, and one
-pass keeps the softmax of every query as a running maximum, normaliser and sums. The logits come
-from one matrix product per chunk,
+The dictionary is a view of the training images; a few hundred patches are copied at a time. One
+pass over the patches updates the softmax of every query: its maximum, normaliser and sums. The
+logits of a chunk are one matrix product,
 
     -a^2 |q - y|^2 = [2 a^2 q, -a^2, 1, -a^2 |q|^2] . [y, |y|^2, log v, 1],    a^2 = 1 / 2 sigma^2
 
-relative to the largest logit so far. The product cancels at small sigma: there it is computed in
-float64, and where even float64 is not enough, it only *finds* the decisive patches, whose distances
+relative to the largest logit so far. The product cancels at small sigma, where it is computed in
+float64. If float64 does not suffice, the product only *finds* the decisive patches, whose distances
 are computed again by subtraction.
 """
 
@@ -29,17 +29,17 @@ from ..support.memory import rows_that_fit
 from .posterior import PerWindow, by_blocks
 from .softmax import exact_scale, precision_root
 
-# Patches in a chunk, and queries that share one pass: their logits stay in the cache of a CPU, and
-# fill a GPU.
+# Number of patches in a chunk, and of queries that share one pass: their logits stay in the cache
+# of a CPU, and occupy a GPU.
 _CHUNK_ROWS = {"cpu": 1024}
 _CHUNK_ROWS_GPU = 8192
 _QUERY_ROWS = 2048
-# Admissible rounding errors of logits, bounded for the largest possible patch. A posterior mean is
-# off by a tenth of the bound at most, as measured on photographs.
+# Admissible rounding errors of logits, bounded for the largest possible patch. The measured error
+# of posterior means of photographs is at most a tenth of the bound.
 _TOLERANCE = {torch.float32: 3e-5, torch.float64: 1e-12}
-# Log of the largest weight before the reference ``top`` is moved.
+# The reference ``top`` moves once the log of the largest weight exceeds this value.
 _SLACK = 20.0
-# A matrix product with a few columns is slower than one with a whole register of columns.
+# A matrix product with few columns is slower than with a full register of columns.
 _COLUMNS = 16
 
 
@@ -70,8 +70,8 @@ def sliding_patches(images, window):
 class PatchDictionary:
     """All patches of shape ``window`` (h, w) in a training set, read in chunks.
 
-    Patches are numbered by image, then by the row and the column of the top left corner. The pixel
-    of a patch at ``centre`` (row, column) is its value.
+    Patches are numbered by image, then by row and by column of the top left corner. The value of a
+    patch is its pixel at ``centre`` (row, column).
     """
 
     def __init__(self, training_set, window, centre):
@@ -85,7 +85,7 @@ class PatchDictionary:
 
     @property
     def grid(self):
-        """Numbers (rows, columns) of patches in an image."""
+        """Number of patches in an image, as (rows, columns)."""
         return tuple(self._view.shape[1:3])
 
     @property
@@ -100,13 +100,13 @@ class PatchDictionary:
 
     @property
     def log_uniform(self):
-        """Term to add to a log normaliser that was summed over patches with `log_weight`."""
+        """Term to add to a log normaliser that is a sum over patches with `log_weight`."""
         return self.training_set.log_uniform - math.log(math.prod(self.grid))
 
     def chunks(self, n_rows):
-        """Yield the whole dictionary in order, in chunks of about ``n_rows`` patches.
+        """Yield all patches in order, in `PatchChunk`s of about ``n_rows`` patches.
 
-        A `PatchChunk` holds whole rows of patches, so one row may exceed ``n_rows``.
+        A chunk holds complete rows of patches; a row of more than ``n_rows`` patches is one chunk.
         """
         height, width = self.grid
         n_images = max(1, n_rows // (height * width))
@@ -118,14 +118,14 @@ class PatchDictionary:
                 yield self._chunk(view, images, math.prod(view.shape[1:3]))
 
     def weights(self, index):
-        """Return sample weights (m,), float64, of patches (array of int)."""
+        """Return the sample weights (m,), float64, of patches by their numbers (array of int)."""
         weight = self.training_set.log_weight
         if weight is None:
             return np.ones(len(index))
         return weight.exp().cpu().numpy()[index // math.prod(self.grid)]
 
     def take(self, index):
-        """Return patches by their numbers (Tensor of int64), a `PatchChunk`."""
+        """Return patches by their numbers (Tensor of int64), as a `PatchChunk`."""
         height, width = self.grid
         image = index.div(height * width, rounding_mode="floor")
         row = index.div(width, rounding_mode="floor") % height
@@ -167,14 +167,14 @@ def _patch_block(queries, a, dictionary, n_rows):
 
 
 class PatchStream:
-    """The running posterior of query patches over the chunks of a dictionary.
+    """The posterior of query patches over the chunks of a dictionary so far.
 
-    Weights are ``exp(logit - nearest + log v - top)`` with ``nearest`` the largest exact logit so
-    far, and ``top`` the excess of the largest exponent: added first, log v would be lost beside
-    the large logits of a small sigma.
+    Weights are ``exp(logit - nearest + log v - top)``, where ``nearest`` is the largest exact logit
+    so far and ``top`` the excess of the largest exponent. log v is added last, as the large logits
+    of a small sigma would absorb it.
 
     ``a`` (Q,) is ``1 / (sigma sqrt(2))``, float64 and finite. The dictionary is the source of the
-    chunks; only its first patch is read here.
+    chunks; the constructor reads only its first patch.
     """
 
     def __init__(self, queries, a, dictionary):
@@ -196,7 +196,7 @@ class PatchStream:
         product_dtype = self._dtype if fits else torch.float64
         self._rounding = torch.finfo(product_dtype).eps * size
         self._needs_exact = float(self._rounding.max()) > tolerance
-        # all skipped patches together weigh less than rounding does
+        # all skipped patches together have less weight than rounding errors
         self._negligible = math.log(eps / len(dictionary))
         self._margin = (self._rounding / eps).clamp_(min=1.0).log_()
         self._left = a.new_ones((n_queries, n_values + 3), dtype=product_dtype)
@@ -280,9 +280,9 @@ class PatchStream:
         return move
 
     def _exact_logits(self, query, patches, column=None):
-        """Return logits of pairs by subtraction, without weights, (p,) float64.
+        """Return the logits of pairs by subtraction, without weights, (p,) float64.
 
-        Pair i is query ``query[i]`` and patch ``column[i]``; without columns there is one patch.
+        Pair i is query ``query[i]`` and patch ``column[i]``; None: ``patches`` is a single patch.
         """
         n_rows = rows_that_fit(3 * 8 * patches.shape[1], len(query), what="A training patch")
         logits = []
@@ -297,7 +297,7 @@ class PatchStream:
         return torch.cat(logits)
 
     def _rise(self, peak, move):
-        """Return the rise of ``top`` with which weights neither overflow nor all vanish, (Q,)."""
+        """Return the rise of ``top``, (Q,), that keeps weights from overflow and underflow."""
         started = self._total > 0
         least = torch.where(started, move, -torch.inf)
         needed = ~started | (move < 0) | (peak > _SLACK)

@@ -1,4 +1,4 @@
-"""Priors: the values that denoisers learn, with the posteriors of noisy images."""
+"""Priors: what denoisers learn from training images, and the posteriors that follow from it."""
 
 import numbers
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from .truncated import NeighbourSearch
 
 
 class BasePrior:
-    """A distribution of clean images, or a network in its place: posteriors and derivatives.
+    """A distribution of clean images, or a network in its place, with posteriors and derivatives.
 
-    A subclass has ``device``, and gives ``posterior`` and ``jacobian``.
+    A subclass defines ``device``, ``posterior`` and ``jacobian``.
     """
 
     device: Any
 
-    # Error message for an answer that is no mean of training images.
-    no_attribution = "the answer is no mean of training images: it has no attribution."
+    # Error message of priors whose posterior means are not means of training images.
+    no_attribution = "the denoised image is not a mean of training images: it has no attribution."
 
     def posterior(self, z, sigma):
         """Return the `Posterior` of noisy images (n, C, H, W) at noise levels (n,), float64."""
@@ -43,9 +43,9 @@ class BasePrior:
         raise NotImplementedError
 
     def jacobian_block(self, z, n_pixels):
-        """Return how many noisy images and pixels fit one call of `jacobian`."""
+        """Return the number of noisy images and of pixels for one call of `jacobian`."""
         row_bytes = 3 * z.element_size() * z.shape[1] * z[0].numel()
-        # pixels first: a window's covariance serves all of its pixels
+        # as many pixels as possible: the covariance of a window serves all of its pixels
         together = rows_that_fit(row_bytes, n_pixels, what="A row of the Jacobian")
         return rows_that_fit(row_bytes * together, len(z), what="The Jacobian"), together
 
@@ -62,24 +62,24 @@ class BasePrior:
         return self
 
     def answered(self, images):
-        """Return the pixels of images (n, C, H, W) for which the prior answers."""
+        """Return the part of images (n, C, H, W) that the prior denoises."""
         return images
 
 
 @dataclass(frozen=True, eq=False)
 class Prior(BasePrior):
-    """The training images, the windows through which they are compared, and their blur.
+    """Training images, the windows through which they are compared, and their blur.
 
     Attributes
     ----------
     source, search, engine : see `select.compare`
     windows : Whole, Squares, Masks, Centred, or callable
-        A callable maps a noise level, a float, to windows.
+        Windows, or a callable that maps a noise level, a float, to windows.
     bandwidth : float or callable, default 0.0
-        Blur of the training images along their covariance, in [0, 1]; a callable maps a noise
-        level to it.
+        Blur of the training images along their covariance, in [0, 1], or a callable that maps a
+        noise level to the blur.
     gaussian : Gaussian or None, default None
-        Mean and covariance of the source, for a bandwidth other than 0.
+        Mean and covariance of the source; needed for a bandwidth other than 0.
     by_window : bool, default False
         Blur every square window along its own covariance.
     """
@@ -102,7 +102,7 @@ class Prior(BasePrior):
         return self.windows(sigma) if callable(self.windows) else self.windows
 
     def bandwidth_at(self, sigma):
-        """Return the bandwidth at a noise level, both floats; raise if it is not in [0, 1]."""
+        """Return the bandwidth at a noise level, both floats; raise if it is outside [0, 1]."""
         bandwidth = self.bandwidth(sigma) if callable(self.bandwidth) else self.bandwidth
         if not (isinstance(bandwidth, numbers.Real) and 0 <= float(bandwidth) <= 1):
             raise ValueError(
@@ -112,7 +112,7 @@ class Prior(BasePrior):
         return float(bandwidth)
 
     def blur_at(self, sigma):
-        """Return the `Blur` at a noise level, a float; None where the bandwidth is 0."""
+        """Return the `Blur` at a noise level, a float, or None if the bandwidth is 0."""
         bandwidth = self.bandwidth_at(sigma)
         return Blur(self.gaussian, bandwidth, self.by_window) if bandwidth else None
 
@@ -128,8 +128,8 @@ class Prior(BasePrior):
     def _groups(self, z, sigma):
         """Yield indices, noise levels, windows and blur of noisy images that share a kernel call.
 
-        Levels are taken in order, and neighbouring levels with equal windows and bandwidths merged,
-        so that soft masks of no more than two levels are held at once.
+        Levels are sorted, and adjacent levels with equal windows and bandwidths are merged. At most
+        two levels of soft masks are in memory at a time.
         """
         levels = sigma.unique()
 
@@ -150,12 +150,12 @@ class Prior(BasePrior):
     def jacobian(self, z, sigma, pixels):
         """Return rows (n, m, C, C, H, W) of the Jacobian, for pixels y * W + x, int64 (m,).
 
-        Raise a ValueError at sigma = 0, or where there is no closed form.
+        Raises ValueError at sigma = 0, or if there is no closed form.
         """
         if (sigma == 0).any():
             raise ValueError(
-                "sigma must be positive, got 0: there the answer jumps from image to image, and "
-                "has no Jacobian."
+                "sigma must be positive for a Jacobian, got 0: the denoised image at sigma = 0 is "
+                "a step function of z."
             )
         out = z.new_zeros(len(z), len(pixels), z.shape[1], *z.shape[1:])
         for level in sigma.unique().tolist():
@@ -174,24 +174,24 @@ class Prior(BasePrior):
         return means_without(z, sigma, self.source, self._plain_windows(float(sigma[0])), groups)
 
     def _plain_windows(self, sigma):
-        """Return the windows at a noise level; raise if training images are blurred there."""
+        """Return the windows at a noise level; raise if training images are blurred at it."""
         blur = self.blur_at(sigma)
         if blur is not None:
             raise ValueError(
                 f"a bandwidth of {blur.bandwidth:g}, as at sigma = {sigma:g}, blurs training "
-                "images, and the answer is no mean of them; use bandwidth=0."
+                "images, and the denoised image is not a mean of training images; use bandwidth=0."
             )
         return self.windows_at(sigma)
 
     def for_sampling(self):
-        """Return the prior for one run of a sampler, which recalls the neighbours of a step."""
+        """Return the prior for one run of a sampler, which reuses neighbours of the last step."""
         if isinstance(self.search, NeighbourSearch):
             return replace(self, search=self.search.recalling())
         return self
 
     def __setstate__(self, state):
         vars(self).update(state)
-        if isinstance(self.search, NeighbourSearch):  # its pickle leaves the images to the prior
+        if isinstance(self.search, NeighbourSearch):  # its pickle has no training images
             self.search.neighbours.training_set = self.source
 
     def with_bandwidth(self, bandwidth):
@@ -200,13 +200,13 @@ class Prior(BasePrior):
 
     @property
     def pixel_variance(self):
-        """Mean variance of a pixel over the training images, which must have a Gaussian."""
+        """Mean variance of a pixel over the training images; requires ``gaussian``."""
         return float(self.gaussian.eigenvalues.sum()) / len(self.gaussian.mean)
 
     def means_by_bandwidth(self, z, sigma, bandwidths):
         """Yield posterior means (n, C, H, W) at a positive noise level, for increasing bandwidths.
 
-        Bandwidths above zero share the work where windows are blurred one by one.
+        Bandwidths above 0 share most of the work if windows have blurs of their own.
         """
         level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
         windows = self.windows_at(sigma)

@@ -1,4 +1,4 @@
-"""The posterior of noisy images, from the kernel that serves their windows."""
+"""The posterior of noisy images, computed by the kernel for their windows."""
 
 from ..support import Centred, Masks, Squares, Whole
 from .blur import blurred_squares
@@ -21,8 +21,8 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
     z, sigma, source, windows, engine, search : see `compare`
         sigma = 0 is allowed as well.
     blur : Blur, default None
-        Blur of the training images along their covariance; `sigma` is then positive, and one for
-        all noisy images.
+        Blur of the training images along their covariance; ``sigma`` must then be positive and
+        equal for all noisy images.
 
     Returns
     -------
@@ -51,31 +51,31 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
 
 
 def compare(z, sigma, source, windows, engine, search):
-    """Compare noisy images with a training set by the kernel that serves the windows.
+    """Compare noisy images with a training set by the kernel for their windows.
 
-    All kernels have these parameters, or the first of them, and return a `PerWindow`.
+    All kernels take these parameters, or the first of them, and return a `PerWindow`.
 
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
         Noisy images, as large as the training images.
     sigma : Tensor of shape (n,), float64
-        Noise level of each, in the units of the images; positive, inf is allowed.
+        Noise level of each image, in the units of the images; positive, inf is allowed.
     source : TrainingSet
-        Named ``training_set`` in the kernels.
+        Training images; called ``training_set`` in the kernels.
     windows : Whole, Squares, Masks or Centred
         Windows through which the images are compared.
     engine : {"auto", "numba", "torch", "exact"}
-        "numba" is compiled, for float32 on the CPU; "torch" serves every dtype and device; "exact"
-        takes the products of `Masks` in float64; "auto" is the fastest of numba and torch.
+        "numba" is compiled code for float32 on the CPU; "torch" serves every dtype and device;
+        "exact" computes the products of `Masks` in float64; "auto" is the fastest of numba and
+        torch.
     search : NeighbourSearch, CellSearch or None
-        Search for the training images (Whole) or the patches (Centred) that matter. None: all are
-        compared.
+        Search for the training images (Whole) or patches (Centred) that matter. None: compare all.
 
     Returns
     -------
     PerWindow
-        Numbers of each window, in row-major order of the windows.
+        Results of each window, in row-major order of the windows.
     """
     match windows:
         case Whole() if search is not None:

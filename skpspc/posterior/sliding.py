@@ -1,8 +1,9 @@
 """Windows that are compared with the patches at all positions of the training images.
 
-The noisy image is divided into regions; all windows of a region are compared with equal patches. A
-padded image is one region. Where windows are cut at the edges, the regions are the inside, and
-every row, column and pixel along the edges whose windows are cut in their own way.
+The noisy image is divided into regions, and all windows of a region are compared with the same
+dictionary of patches. A padded image is one region. If windows are cut at the edges, the regions
+are the interior of the image, and the rows, columns and pixels near the edges, by how their windows
+are cut.
 """
 
 from typing import NamedTuple
@@ -15,22 +16,22 @@ from .local import local
 from .patches import PatchDictionary, patch_posterior, sliding_patches
 from .posterior import PerWindow
 
-# Windows of noisy images that share one pass over the training set.
+# Number of windows of noisy images that share one pass over the training set.
 _WINDOWS = 8192
 
 
 class Region(NamedTuple):
-    """Pixels whose windows are all compared with one dictionary of patches.
+    """Pixels whose windows are compared with one dictionary of patches.
 
     Attributes
     ----------
     pixels : Tensor of shape (h, w), int64
-        Numbers y * W + x of the pixels.
+        Flat indices y * W + x of the pixels.
     queries : Tensor of shape (n, h, w, C, size, size)
         Windows around the pixels of the noisy images, a view.
     dictionary : PatchDictionary
     corner : tuple of (top, left)
-        Position of the images of the dictionary, which may be crops, in the training images.
+        Position in the training images of the crops from which the dictionary is made.
     is_inner : bool
         True if no window is cut.
     """
@@ -45,15 +46,15 @@ class Region(NamedTuple):
 def sliding(z, sigma, training_set, windows, search=None):
     """Compare the window around every pixel with the patches at all positions of training images.
 
-    With boundary "circular" or "zero" the noisy image is padded, and compared with every patch that
-    lies inside a training image; the window may not exceed the image. With "broken" a window that
-    overhangs an edge is cut, and compared with patches that are cut equally; a search serves
-    windows that are not cut. Windows do not extend along an axis of length 1.
+    With boundary "circular" or "zero", the noisy image is padded, and windows are compared with
+    every patch inside a training image; the window may not exceed the image. With "broken", a
+    window that overhangs an edge is cut, and compared with patches that are cut equally. Windows
+    have length 1 along an axis of length 1.
 
-    For the parameters see `select.compare`; ``search`` is a CellSearch, or None for all patches.
-    Effective sample sizes count patches.
+    See `select.compare` for the parameters; ``search``, a CellSearch or None for all patches,
+    serves windows that are not cut. Effective sample sizes count patches.
     """
-    if windows.boundary == "broken":  # exact where a pixel is alone in its region; others follow
+    if windows.boundary == "broken":  # final for regions of one pixel; other regions follow below
         result = local(z, sigma, training_set, windows).with_bounds()
     else:
         n, _, height, width = z.shape
@@ -79,7 +80,7 @@ def sliding(z, sigma, training_set, windows, search=None):
 
 
 def _region_posterior(region, sigma, search):
-    """Return the posterior of a region's windows: mean (n, h * w, C), all else (n, h * w)."""
+    """Return the posterior of the windows of a region: mean (n, h * w, C), others (n, h * w)."""
     n, n_windows, dictionary = len(region.queries), region.pixels.numel(), region.dictionary
     image_bytes = n_windows * dictionary.n_values * region.queries.element_size()
     n_images = max(1, _WINDOWS // n_windows)
@@ -98,7 +99,7 @@ def _region_posterior(region, sigma, search):
 
 
 def regions(z, training_set, windows):
-    """Yield every `Region` of noisy images; for the parameters see `sliding`."""
+    """Yield every `Region` of noisy images; see `sliding` for the parameters."""
     _, _, height, width = z.shape
     number = torch.arange(height * width, device=z.device).view(height, width)
     size = windows.size
@@ -123,7 +124,7 @@ def regions(z, training_set, windows):
 
 
 def _padded(z, training_set, windows):
-    """Return padded noisy images, and the dictionary of patches for all of their windows."""
+    """Return padded noisy images, and the dictionary of patches for all windows."""
     h, w = (1 if side == 1 else windows.size for side in z.shape[2:])
     sides = (w // 2, w // 2, h // 2, h // 2)
     if windows.boundary == "circular":
@@ -134,7 +135,7 @@ def _padded(z, training_set, windows):
 
 
 def _bands(side, size):
-    """Return ranges (start, stop) along an axis: the inside, and each position beside an edge."""
+    """Return ranges (start, stop) along an axis: the interior, and each position near an edge."""
     reach = size // 2
     if side <= 2 * reach + 1:
         return [(at, at + 1) for at in range(side)]
@@ -143,9 +144,10 @@ def _bands(side, size):
 
 
 def _area(start, stop, size, side):
-    """Return the area that windows centred on start to stop cover, along an axis.
+    """Return the part of an axis that windows centred on start to stop cover, as a slice.
 
-    It is a slice; the first centre in it and the length of the windows follow.
+    The second result is the position of the first centre in the slice, the third the length of a
+    window.
     """
     reach = size // 2
     area = slice(max(start - reach, 0), min(stop + reach, side))

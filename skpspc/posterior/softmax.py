@@ -4,31 +4,32 @@ import math
 
 import torch
 
-_VISIBLE_ROUNDING = 1e-3  # error of a logit, and so the relative error of a weight
+_VISIBLE_ROUNDING = 1e-3  # error of a logit, which is the relative error of a weight
 
 
 class RunningSoftmax:
-    """Sums of softmax weights over training images that come in chunks.
+    """Sums of softmax weights over training images, updated chunk by chunk.
 
-    A weight is ``exp(logit - nearest + log v - top)`` with v the sample weight, ``nearest`` the
-    largest logit and ``top`` the largest of the first three terms (zero without sample weights):
-    added first, log v would be lost beside the large logits of a small sigma.
+    A weight is ``exp(logit - nearest + log v - top)``, where v is the sample weight, ``nearest``
+    the largest logit, and ``top`` the largest sum of the first three terms (0 without weights).
+    log v is added after the subtraction, as the large logits of a small sigma would absorb it.
 
     Parameters
     ----------
     like : Tensor of shape (...)
-        Gives shape, dtype and device of the sums.
+        Tensor with the shape, dtype and device of the sums.
     dim : int, default 0
-        Axis of the logits along which the images of a chunk lie.
+        Axis of the logits that counts the images of a chunk.
     dtype : torch.dtype, default None
         dtype of the weights; None: dtype of the sums.
     rounding : float, default 0.0
-        Relative rounding error of logits; logits nearer to the largest count as equal to it.
+        Relative rounding error of logits. Logits that differ less from the largest count as equal
+        to it.
 
     Attributes
     ----------
     nearest, top, total, squares : Tensor of shape (...)
-        The two references, the sum of the weights, and the sum of their squares.
+        Largest logit, largest exponent, sum of the weights, and sum of the squared weights.
     """
 
     def __init__(self, like, dim=0, dtype=None, rounding=0.0):
@@ -37,9 +38,9 @@ class RunningSoftmax:
         self.top, self.total, self.squares = (torch.zeros_like(like) for _ in range(3))
 
     def relative(self, logit, prior):
-        """Return logs of the weights of m images, from their logits (..., m, ...) (overwritten).
+        """Return the log weights of m images from their logits (..., m, ...), which it overwrites.
 
-        ``prior`` (m,) is log v; None: all weights are equal.
+        ``prior`` (m,) is log v; None: all sample weights are equal.
         """
         relative = logit.sub_(self.nearest.unsqueeze(self._dim)).to(self._dtype)
         if self._rounding:
@@ -51,10 +52,10 @@ class RunningSoftmax:
         return relative.sub_(self.top.unsqueeze(self._dim))
 
     def add(self, logit, prior):
-        """Add the weights of m images; parameters are those of `relative`.
+        """Add the weights of m images to the sums; see `relative` for the parameters.
 
-        Return the logs of the weights, the weights, both (..., m, ...), and the factor (...) by
-        which to multiply sums over the weights of earlier images.
+        Returns the log weights and the weights, both (..., m, ...), and the factor (...) by which
+        to multiply sums over earlier images.
         """
         dim = self._dim
         nearer = torch.maximum(self.nearest, logit.amax(dim))
@@ -85,11 +86,11 @@ class RunningSoftmax:
 
 
 def floored_sigma(sigma, z, data):
-    """Return noise levels with zero replaced by 1e-15 of the largest value of z and of the data.
+    """Return noise levels with zero replaced by 1e-15 of the largest value of z and the data.
 
-    At that level every weight but the nearest image's (and its exact ties') underflows to zero,
-    which is the limit, and the squares of scaled differences do not overflow yet. The data are a
-    TrainingSet or a Gaussian.
+    At this level all weights except those of the nearest image and its exact ties underflow to
+    zero, as in the limit sigma = 0, and squares of scaled differences do not overflow. ``data`` is
+    a TrainingSet or a Gaussian.
     """
     scale = z.abs().flatten(1).amax(1).to(torch.float64).clamp_min(data.abs_max)
     least = 1e-15 * scale.clamp_min(1e-16 if z.dtype == torch.float32 else 1e-60)
@@ -97,19 +98,19 @@ def floored_sigma(sigma, z, data):
 
 
 def float32_serves(sigma, training_set):
-    """Return a mask (n,) of the noise levels (n,) at which float32 logits of compiled code serve.
+    """Return a mask (n,) that is True for noise levels at which float32 logits are exact enough.
 
-    A logit of 1e8 (at a sigma of 1e-4 of the data) leaves no room for a log weight beside it, and
-    data far from one overflow sooner.
+    Logits of 1e8, at a sigma of 1e-4 of the data, absorb a log weight; squares of very small or
+    large data underflow or overflow.
     """
     size = training_set.abs_max
     return (sigma > 1e-4 * size) & sigma.isfinite() & (1e-6 < size < 1e6)
 
 
 def precision_root(sigma):
-    """Return ``a = 1 / (sigma sqrt(2))``, with which logits are ``-|a z - a x|^2``.
+    """Return ``a = 1 / (sigma sqrt(2))``; logits are ``-|a z - a x|^2``.
 
-    Scaling before squaring keeps huge noise from overflowing; at sigma = inf, a = 0.
+    Scaling before squaring avoids overflow at huge noise levels; at sigma = inf, a = 0.
     """
     return math.sqrt(0.5) / sigma
 
@@ -118,20 +119,20 @@ def exact_scale(a):
     """Return a power of two s and a factor f with ``a^2 = s^2 f``.
 
     Scaling differences by s is exact, so that equal distances stay equal; the sum of their squares
-    is then multiplied by f. Both are zero for a = 0, so that no difference is too large.
+    is then multiplied by f. For a = 0 both are zero, so that squares cannot overflow.
     """
     fraction, exponent = torch.frexp(a)
     return torch.ldexp((a > 0).to(a), exponent), fraction.square()
 
 
 def difference_dtype(z, a, training_set, n_values):
-    """Return the dtype in which to subtract training images from noisy images (n, ...).
+    """Return the dtype for differences of noisy images z (n, ...) and training images.
 
-    float64 where rounding could show, else the dtype of z. Rounding shows where a logit of
-    ``n_values`` terms, the numbers in a window, is so large that even ``u / 127.5 - 1`` in float32,
-    which devices round differently, moves weights. Rounding errors of the terms add up like a
-    random walk. The image with the largest logits decides for all images; ``a`` (n,) is float64,
-    see `precision_root`.
+    The dtype is float64 if rounding errors could show in weights, else the dtype of z. They show if
+    logits, sums of ``n_values`` squares, are so large that the rounding of ``u / 127.5 - 1`` in
+    float32, which differs between devices, changes weights. Rounding errors of the terms add up
+    like a random walk. The image with the largest logits decides for all images; ``a`` (n,) is
+    float64, see `precision_root`.
     """
     farthest = z.flatten(1).abs().amax(1).double() + training_set.abs_max
     term = float((a * farthest).max()) ** 2

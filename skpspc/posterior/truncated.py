@@ -1,22 +1,22 @@
-r"""The posterior from a few training images, with a bound of its error.
+r"""The posterior over a few training images, with a bound of its error.
 
-With exact logits for a set S of training images and all others at least a distance :math:`\rho`
-away,
+If logits are exact for a set S of training images, and all other images are at least a distance
+:math:`\rho` away, then
 
 .. math::
 
     \text{missed mass} \; f \le \frac{R}{R + \sum_{i \in S} v_i e^{l_i}}, \qquad
-    R = \Bigl(\sum_{i \notin S} v_i\Bigr) e^{-\rho^2 / 2 \sigma^2},
+    R = \Bigl(\sum_{i \notin S} v_i\Bigr) e^{-\rho^2 / 2 \sigma^2}.
 
-and as the exact mean is ``(1 - f) * approximate + f * (a value between the darkest and the lightest
-training value)``, pixel by pixel,
+At every pixel the exact mean is ``(1 - f) * approximate + f * v``, where v is between the smallest
+and the largest training value. Hence
 
 .. math::
 
     |D_p - \hat D_p| \le f \max(\max_i x_{ip} - \hat D_p,\; \hat D_p - \min_i x_{ip}).
 
-An index finds the images in coordinates that never lengthen a distance (`Coordinates`), so that its
-floor is a valid :math:`\rho`.
+An index finds the images by search coordinates, whose distances never exceed those of the images
+(`Coordinates`), so that its floor is a valid :math:`\rho`.
 """
 
 import math
@@ -34,12 +34,12 @@ from .dense import dense
 from .pairs import pair_squares
 from .posterior import PerWindow
 
-_LARGEST_FRACTION = 1 / 2  # of the training set; beyond, the exact kernel is faster
-_PROBES = 4  # noisy images to search for first: if most need many candidates, no others are tried
-_RECALLED = 64  # mean pairs per noisy image up to which neighbours of the last step are tried
+_LARGEST_FRACTION = 1 / 2  # of the training set; beyond it, the exact kernel is faster
+_PROBES = 4  # noisy images that are searched first: if most need many candidates, all use `dense`
+_RECALLED = 64  # neighbours of the last step are reused up to this mean number per noisy image
 _BLOCK = 256  # images that are summed together: they stay in the cache
-_NEGLIGIBLE = 40.0  # nats below the largest logit: lost in the rounding of float64
-_TAIL = 1e-3  # mass that images beyond the search radius may have, relative to the nearest, roughly
+_NEGLIGIBLE = 40.0  # nats below the largest logit: below the rounding error of float64
+_TAIL = 1e-3  # approximate mass of images beyond the search radius, relative to the nearest image
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,20 +51,20 @@ class NeighbourSearch:
     neighbours : Neighbours
         Search of the training set; its index is built at the first search.
     n_neighbors : int or callable, default None
-        Training images to use, between 1 and N; a callable maps a float sigma to an int. None: as
-        many as ``tol`` takes.
+        Number of training images to use, between 1 and N, or a callable that maps sigma, a float,
+        to this number. None: as many as ``tol`` needs.
     tol : float, default None
-        Largest admissible error bound, positive. With ``n_neighbors``, more training images are
-        used for noisy images whose bound is larger.
+        Largest admissible error bound, positive. With ``n_neighbors``, noisy images with a larger
+        bound use more training images.
     n_remainder : int, default 0
-        With ``n_neighbors``: training images that stand for all others, drawn with equal
-        probability and weighted accordingly (self-normalised importance sampling).
+        With ``n_neighbors``: number of random training images that represent all unused images,
+        drawn with equal probability (self-normalised importance sampling).
     seed : int, default 0
-        Seed of the draw.
+        Seed of the random images.
     recall : Recall, default None
         Neighbours of the previous sampler step, if the noisy images come from a sampler.
     verbose : int, default 0
-        Above zero, show a progress bar while the index is built.
+        Above 0, show a progress bar while the index is built.
     """
 
     neighbours: Neighbours
@@ -76,7 +76,7 @@ class NeighbourSearch:
     verbose: int = 0
 
     def recalling(self):
-        """Return the search for one run of a sampler, which recalls the neighbours of a step."""
+        """Return the search for one run of a sampler, which reuses neighbours of the last step."""
         return replace(self, recall=Recall())
 
     def extended(self, training_set):
@@ -84,9 +84,9 @@ class NeighbourSearch:
         return replace(self, neighbours=self.neighbours.extended(training_set))
 
     def counts(self, sigma):
-        """Return the number of neighbours at each noise level (n,), a list of int.
+        """Return the number of neighbours at each noise level (n,), as a list of int.
 
-        Raise a ValueError if a callable gives no int of at least 1.
+        Raises ValueError if a callable returns anything but an int of at least 1.
         """
         n_images = len(self.neighbours.training_set)
         counts = [
@@ -97,7 +97,7 @@ class NeighbourSearch:
             if not isinstance(k, numbers.Integral) or k < 1:
                 raise ValueError(
                     f"n_neighbors must be between 1 and the number of training images, {n_images}, "
-                    f"or a callable that gives such an int for every sigma; got {k!r}."
+                    f"or a callable that returns such an int for every sigma; got {k!r}."
                 )
         return [min(int(k), n_images) for k in counts]
 
@@ -105,9 +105,9 @@ class NeighbourSearch:
 def truncated(z, sigma, training_set, search):
     """Compare whole images with as few training images as a search allows.
 
-    For the parameters see `select.compare`. The error bound excludes rounding. Where the index is
-    not rigorous and images are left out, it is an estimate, which assumes that the index missed
-    nothing.
+    See `select.compare` for the parameters. The error bound excludes rounding errors. If the index
+    is not rigorous and images are left out, the bound is an estimate, which assumes that the index
+    found all near images.
     """
     neighbours = search.neighbours
     neighbours.build(search.verbose)
@@ -124,17 +124,17 @@ def truncated(z, sigma, training_set, search):
 
 
 def _tolerant(z, sigma, training_set, neighbours, tol, recall=None):
-    """Compare with as few training images as a tolerance allows, or with all."""
+    """Compare with as few training images as a tolerance allows, or with all images."""
     result = _from_few(z, sigma, training_set, neighbours, tol, recall)
-    # where float32 hardly distinguishes distances, a radius may be too small for the tolerance
+    # if float32 hardly distinguishes distances, a radius may be too small for the tolerance
     off = (result.error_bound > tol).nonzero().squeeze(1)
     return result.updated(off, dense(z[off], sigma[off], training_set)) if len(off) else result
 
 
 def _from_few(z, sigma, training_set, neighbours, tol, recall):
     """Compare noisy images with their candidates, or with all training images."""
-    # At worst all other images together have weight one, and the nearest has the smallest sample
-    # weight. The factor 2 allows for the rounding of logits.
+    # At worst, all other images together have weight one and the nearest image has the smallest
+    # sample weight. The factor 2 allows for rounding errors of logits.
     weight = training_set.log_weight
     lightest = -math.log(len(training_set)) if weight is None else float(weight.min())
     margin = 2 * sigma.square() * (math.log(2 * max(training_set.span / tol, 1)) - lightest)
@@ -167,7 +167,7 @@ def _from_few(z, sigma, training_set, neighbours, tol, recall):
 
 
 def _recalled(z, sigma, neighbours, margin, recall):
-    """Compare with neighbours of the previous step; None where they do not reach far enough."""
+    """Compare with the neighbours of the previous step; return None if these are too few."""
     candidates = recall.within(neighbours.coordinates(z))
     if candidates is None or len(candidates.ids) > _RECALLED * len(z):
         return None
@@ -179,12 +179,12 @@ def _recalled(z, sigma, neighbours, margin, recall):
 
 
 def _few_candidates(z, margin, neighbours):
-    """Return the training images that a tolerance needs, a `Within`; radius 0 where too many."""
+    """Return the training images that a tolerance needs as a `Within`; radius 0 marks too many."""
     training_set, flat = neighbours.training_set, z.flatten(1)
 
     def radius_of(rows, ids):
         query = torch.arange(len(z), device=z.device)[rows].repeat_interleave(ids.shape[1])
-        # where a graph returns fewer ids, -1, any image serves in their place
+        # a graph may return fewer ids, filled by -1; any image serves in their place
         squares = pair_squares(flat, training_set, query, ids.flatten().clamp_min(0))
         return _radius(squares.view(ids.shape).amin(1), margin[rows], z.dtype)
 
@@ -192,17 +192,17 @@ def _few_candidates(z, margin, neighbours):
 
 
 def _radius(nearest, margin, dtype):
-    """Return the distance beyond which weights are negligible, from the least square (n,)."""
+    """Return the distance beyond which weights are negligible, from the nearest square (n,)."""
     return (nearest + _rounding(nearest, dtype) + margin).sqrt()
 
 
 def _rounding(squares, dtype):
-    """Return the largest rounding error of squared distances computed in ``dtype``."""
+    """Return the largest rounding error of squared distances that are computed in ``dtype``."""
     return 64 * torch.finfo(dtype).eps * squares
 
 
 def _nearest(z, sigma, search):
-    """Compare with exactly the nearest training images, and with other images drawn at random."""
+    """Compare with the nearest training images, and with random images for all unused images."""
     neighbours, n_images = search.neighbours, len(search.neighbours.training_set)
     others = None
     if search.n_remainder:
@@ -220,9 +220,10 @@ def _nearest(z, sigma, search):
 
 
 def _candidates(z, sigma, neighbours, k):
-    """Return pairs that contain the k nearest, and the distance within which they are complete.
+    """Return pairs that contain the k nearest images, and the radius in which pairs are complete.
 
-    All pairs of a noisy image are returned if an index without guarantees finds fewer than k.
+    If an index without guarantees finds fewer than k images, all pairs of the noisy image are
+    returned.
     """
     training_set = neighbours.training_set
     ids = neighbours.search(z, k).ids
@@ -244,10 +245,10 @@ def _candidates(z, sigma, neighbours, k):
 
 
 class _Pairs:
-    """Pairs of a noisy image and a training image near it.
+    """Pairs of a noisy image and one of its candidates among the training images.
 
-    Distances in the dtype of z find the pairs that matter; their weights come from float64
-    distances. Where neighbours are not rigorous, the radius within which pairs are complete is an
+    Distances in the dtype of z find the pairs that matter; weights are computed from float64
+    distances. If ``neighbours`` is not rigorous, the radius in which pairs are complete is an
     estimate.
     """
 
@@ -259,7 +260,7 @@ class _Pairs:
         self._exact_z = z.flatten(1).double()
 
     def log_prior(self, ids):
-        """Return the log prior probability of training images, (m,)."""
+        """Return the log prior probability of training images, (m,), or one value, (1,)."""
         weight = self.training_set.log_weight
         if weight is None:
             return torch.full_like(self.squares[:1], -math.log(len(self.training_set)))
@@ -279,16 +280,16 @@ class _Pairs:
         return near
 
     def posterior(self, radius, near=None, others=None):
-        """Return the posterior over the pairs, a `PerWindow`.
+        """Return the posterior over the pairs as a `PerWindow`.
 
         Parameters
         ----------
         radius : Tensor of shape (n,)
             Lower bound of the distances of training images without a pair.
         near : Tensor of shape (p,), bool, default None
-            Pairs to use; None: all.
+            Pairs to use; None: all pairs.
         others : Tensor of shape (m,), int64, default None
-            Training images drawn at random, which stand for all unused training images.
+            Random training images that represent all unused training images.
         """
         near = torch.ones_like(self.query, dtype=torch.bool) if near is None else near
         query, ids, weight, scale = self._weights(near)
@@ -328,7 +329,7 @@ class _Pairs:
         return pair_squares(self._exact_z, self.training_set, self.query[rows], self.ids[rows])
 
     def _weights(self, near):
-        """Return query, ids and weights of near pairs that matter, and the log of weight one."""
+        """Return query, ids and weights of near pairs that matter, and the logit of weight 1."""
         n = len(self.z)
         logit = -self.precision[self.query] * self.squares + self.log_prior(self.ids)
         logit = logit.masked_fill(~near, -torch.inf)
@@ -338,13 +339,13 @@ class _Pairs:
         query, ids = self.query[rows], self.ids[rows]
         logit = -self.precision[query] * self._exact_squares(rows)
         nearest = segment_max(logit, query, n)
-        # the prior last: beside large logits it would be lost
+        # the prior is added last, as large logits would absorb it
         logit = logit - nearest[query] + self.log_prior(ids)
         top = segment_max(logit, query, n)
         return query, ids, (logit - top[query]).exp_(), nearest + top
 
     def _mean(self, query, ids, weight):
-        """Return weighted sums of training images, (n, C, H, W)."""
+        """Return the sums of weighted training images, (n, C, H, W)."""
         out = torch.zeros_like(self.z).flatten(1)
         for start in range(0, len(ids), _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -368,7 +369,7 @@ class _Pairs:
         return torch.logaddexp(paired, unpaired)
 
     def _sampled(self, near, others, scale):
-        """Return the `_Sampled` pairs of drawn images, with weights relative to ``exp(scale)``."""
+        """Return the `_Sampled` pairs, with weights relative to ``exp(scale)``."""
         n, n_images = len(self.z), len(self.training_set)
         query = torch.arange(n, device=self.z.device).repeat_interleave(len(others))
         ids = others.repeat(n)
@@ -384,7 +385,7 @@ class _Pairs:
 
 
 class _Sampled:
-    """Pairs with training images drawn at random, ``drawn`` (n,) to stand for ``left`` (n,)."""
+    """Pairs with random training images: ``drawn`` (n,) images represent ``left`` (n,) images."""
 
     def __init__(self, training_set, query, ids, weight, drawn, left):
         self.training_set, self.query, self.ids = training_set, query, ids
@@ -395,7 +396,7 @@ class _Sampled:
         self.concentration = segment_sum(weight.square() * one, query, n)
 
     def standard_error(self, mean, total):
-        """Return the standard error of the mean, a root mean square over its pixels, (n,)."""
+        """Return the standard error of the mean, as a root mean square over pixels, (n,)."""
         flat = mean.flatten(1)
         squares = pair_squares(flat, self.training_set, self.query, self.ids)
         variance = segment_sum(self.weight.square() * squares, self.query, len(flat))

@@ -1,6 +1,6 @@
-r"""Posterior weights of single training images, for attributions and derivatives.
+r"""Posterior weights of individual training images, for attributions and derivatives.
 
-For a window with flat coordinates P, precisions pi and training images of weights v,
+For a window with flat coordinates P and precisions pi, and training images of sample weights v,
 
 .. math::
 
@@ -15,7 +15,7 @@ import torch
 from ..support.memory import rows_that_fit
 from .softmax import RunningSoftmax, exact_scale, floored_sigma, precision_root
 
-# Training images in a chunk: their numbers stay in the cache.
+# Training images in a chunk, which stay in the cache.
 _CHUNK_ROWS = 512
 # Fraction of a window's mass that the second pass may leave out.
 _SKIPPED_MASS = {torch.float32: 1e-8, torch.float64: 1e-12}
@@ -24,24 +24,24 @@ _SKIPPED_MASS = {torch.float32: 1e-8, torch.float64: 1e-12}
 class Weights:
     """Posterior weights of one noisy image in K windows, in chunks of training images.
 
-    The constructor makes one pass over the training set, for the normalisers; `chunks` makes
-    another, over the images whose weights are not negligible. A subclass gives ``_logits``.
+    The constructor computes the normalisers in one pass over the training set. `chunks` makes a
+    second pass, over images whose weights are not negligible. A subclass defines ``_logits``.
 
     Parameters
     ----------
     source : TrainingSet
     sums : Tensor of shape (K,)
-        Zeros, in the dtype of the logits.
+        Zeros in the dtype of the logits.
     n_rows : int
-        Images in a chunk.
+        Number of images in a chunk.
     rounding : float, default 0.0
-        Relative rounding error of the logits. Logits that differ from the largest by no more are
-        equal, so that copies of an image share its weight at any noise level, though the order in
-        which a matrix product adds up a row depends on the position of the row.
+        Relative rounding error of the logits. Logits that differ less from the largest count as
+        equal to it, so that copies of an image share its weight at any noise level. (The order of
+        the additions in a matrix product depends on the position of a row.)
     n_positions : int, default 1
-        Patches of each image that are compared.
+        Number of compared patches of each image.
     without : Tensor of shape (N,), bool, default None
-        Training images that are left out.
+        Training images to leave out.
     """
 
     def __init__(self, source, sums, n_rows, rounding=0.0, n_positions=1, without=None):
@@ -60,7 +60,7 @@ class Weights:
         self._least = math.log(_SKIPPED_MASS[sums.dtype] / (len(source) * n_positions))
 
     def _logits(self, rows):
-        """Return logits (m, K) without sample weights, and answers of the windows (m, C, ...).
+        """Return logits (m, K) without sample weights, and the values (m, C, ...) to average.
 
         ``rows``, a slice or a Tensor of int64, are the indices of m / n_positions images.
         """
@@ -71,7 +71,7 @@ class Weights:
         return torch.zeros(shape, dtype=torch.float64, device=self._closest.device)
 
     def chunks(self):
-        """Yield numbers (m,), weights (m, K) and answers (m, C, ...), but for negligible weights.
+        """Yield numbers (m,), weights (m, K) and values (m, C, ...) of patches that have weight.
 
         Number j is position ``j % n_positions`` in the image ``j // n_positions``.
         """
@@ -84,22 +84,22 @@ class Weights:
             yield (every[rows][:, None] * self.n_positions + positions).flatten(), weight, answers
 
     def left_without(self, groups):
-        """Return the weight (G, K) left in every window without groups (G, N), bool, of images."""
+        """Return the weight (G, K) that remains in every window without each group (G, N)."""
         left = self.zeros(len(groups), self.n_windows).fill_(1.0)
         for numbers, weight, _ in self.chunks():
             left -= groups[:, numbers // self.n_positions].double() @ weight.double()
         return left
 
     def _relevant(self):
-        """Return chunks that hold every image whose weight is not negligible."""
+        """Return chunks of images that contain all images with a weight that is not negligible."""
         relevant = self._closest > self._least
         if self._closest.dtype == torch.float64:
             return relevant.nonzero().squeeze(1).split(self._n_rows)
-        # in the chunks of the first pass, so that float32 products round as they did there
+        # chunks of the first pass, so that float32 products round equally in both passes
         return [rows for rows in self._chunks if relevant[rows].any()]
 
     def _prior(self, rows):
-        """Return the log sample weight of every compared patch of images, or None."""
+        """Return the log sample weight of every compared patch of the images ``rows``, or None."""
         prior = self._source.prior(rows)
         return None if prior is None else prior.repeat_interleave(self.n_positions)
 
@@ -107,18 +107,18 @@ class Weights:
 def window_weights(z, sigma, training_set, columns, precision=None):
     """Return the posterior weights of the training images in one window.
 
-    Differences are taken directly, so that small noise levels lose nothing. A few hundred training
-    images are converted at a time, and only at the coordinates of the window.
+    Distances are computed by subtraction, which is exact at small noise levels. A few hundred
+    training images are converted at a time, at the coordinates of the window only.
 
     Parameters
     ----------
     z, sigma, training_set : see `select.compare`
-        z may also be flat, (n, D). sigma = 0 gives all weight to the nearest image, and shares it
-        among ties by sample weight; inf gives the sample weights.
+        z may also be flat, (n, D). At sigma = 0 the nearest image has all the weight, and ties
+        share it by sample weight. At inf the result is the sample weights.
     columns : Tensor of shape (m,), int64
-        Coordinates (c * H + y) * W + x that are compared.
+        Flat indices (c * H + y) * W + x of the compared coordinates.
     precision : Tensor of shape (m,), default None
-        Non-negative factor of each squared difference; None: one.
+        Non-negative factor of each squared difference; None: 1.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def window_weights(z, sigma, training_set, columns, precision=None):
     scaled = z.flatten(1)[:, columns] * scale[:, None]  # (n, m)
     precision = None if precision is None else precision.to(z.dtype)
     weight = z.new_empty(len(z), len(training_set), dtype=torch.float64)
-    # the compared coordinates of an image, and their scaled differences
+    # memory for the compared coordinates of an image and their scaled differences
     row_bytes = training_set.n_values + 3 * z.element_size() * len(columns)
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
     for rows in training_set.slices(n_rows):
@@ -139,12 +139,12 @@ def window_weights(z, sigma, training_set, columns, precision=None):
             squared = (scaled[i] - scale[i] * x).square_()
             if precision is not None:
                 squared *= precision
-            # a matrix product would round copies of an image differently
+            # not a matrix product, which rounds copies of an image differently
             weight[i, rows] = squared.sum(1, dtype=torch.float64)
     weight.mul_(-factor[:, None])
     weight -= weight.amax(1, keepdim=True)
     if training_set.log_weight is not None:
-        # added last: it would be lost beside the large logits of a small sigma
+        # added last, as the large logits of a small sigma would absorb it
         weight += training_set.log_weight
         weight -= weight.amax(1, keepdim=True)
     weight.exp_()
