@@ -95,9 +95,9 @@ def check_training_images(estimator, X, *, reset):
 def check_noisy_images(estimator, Z, shapes, device):
     """Return noisy images as a float tensor (n, *shape) on a device, and their `Layout`.
 
-    Z is an array or tensor (n, *shape) with one of ``shapes``, of which ``image_shape_`` is the
-    first, or flat (n, n_features_in_). The tensor is float64 if Z is float64 or of an integer type
-    other than uint8, else float32. uint8 pixels are mapped to the data range.
+    Z is an array or tensor (n, *shape) with one of ``shapes`` (``image_shape_`` comes first), or
+    flat (n, n_features_in_). The tensor is float64 if Z is float64 or of an integer type other than
+    uint8, else float32. uint8 pixels are mapped to the data range.
     """
     given, Z = Z, as_container(Z, "Z")
     shape = _noisy_shape(estimator, Z, shapes)

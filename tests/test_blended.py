@@ -333,7 +333,7 @@ def test_references_fitted_and_not(X):
         ({"sigmas": ["low"]}, "sigmas must be positive, finite"),
         ({"n_images": 1}, "'n_images' parameter"),
         ({"n_images": 80}, "n_samples=80 distinct training images are too few .* n_images=80"),
-        ({"n_images": 500}, "fit with more images, or a smaller n_images"),
+        ({"n_images": 500}, "fit with more images, or lower n_images"),
     ],
 )
 def test_bad_parameters(X, parameters, sentence):

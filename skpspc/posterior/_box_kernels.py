@@ -77,7 +77,7 @@ class Normalised(NamedTuple):
 
 
 class Hits(NamedTuple):
-    """What the second pass may skip: bands and logits without weight."""
+    """Bands and logits without weight, which the second pass skips."""
 
     bits: np.ndarray  # (B, sources) uint32, bits of the bands in which a source has weight
     deep: np.ndarray  # (B,) bool, False if no logit of weight needs float64

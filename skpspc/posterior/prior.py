@@ -154,8 +154,8 @@ class Prior(BasePrior):
         """
         if (sigma == 0).any():
             raise ValueError(
-                "sigma must be positive for a Jacobian, got 0: the denoised image at sigma = 0 is "
-                "a step function of z."
+                "sigma must be positive, got 0: there the denoised image is a step function of z, "
+                "which has no Jacobian; pass a positive sigma."
             )
         out = z.new_zeros(len(z), len(pixels), z.shape[1], *z.shape[1:])
         for level in sigma.unique().tolist():

@@ -22,7 +22,8 @@ noise, pass ``1 - t`` and ``-velocity``.
 
 Examples
 --------
-A sampler of flow matching asks for the velocity at time t of an image x_t. The denoiser answers:
+A denoiser in place of a network in a sampler of flow matching, which needs the velocity at time t
+of an image x_t:
 
 >>> import numpy as np
 >>> from skpspc import EmpiricalDenoiser
