@@ -175,7 +175,9 @@ def test_unknown_factory(factory):
 def test_what_does_not_suit_the_coordinates(points):
     with pytest.raises(ValueError, match='do not divide the 20 coordinates, "PCA64,PQ16"; got'):
         faiss_index("PQ16", 20)
-    with pytest.raises(ValueError, match="600 training images of 20 coordinates; use an index with"):
+    with pytest.raises(
+        ValueError, match="600 training images of 20 coordinates; use an index with"
+    ):
         faiss_index("PCA30,Flat", 20).train(points)
 
 

@@ -196,7 +196,7 @@ def test_too_large(digits, monkeypatch):
     from skpspc.support import covariance
 
     monkeypatch.setattr(covariance, "LARGEST_PROBLEM", 50)
-    with pytest.raises(ValueError, match="pass fewer images, or smaller ones"):
+    with pytest.raises(ValueError, match="pass fewer or smaller images"):
         PCALocalityDenoiser().fit(digits)
 
 
