@@ -102,15 +102,15 @@ class _Visits:
     """The running posterior of Q query patches over the cells that they visit."""
 
     def __init__(self, queries, sigma, dictionary, cells, dtype):
-        known = self._known = dictionary.training_set
+        training_set = self._training_set = dictionary.training_set
         self._queries, self._sigma = queries, sigma
         self._dictionary, self._cells, self._dtype = dictionary, cells, dtype
-        raw = (queries.double() - known.centre).numpy() * known.unit
-        weight = known.log_weight
+        raw = (queries.double() - training_set.centre).numpy() * training_set.unit
+        weight = training_set.log_weight
         self._data = (
             raw.astype(dtype),
             np.square(raw).sum(1).astype(dtype),
-            (0.5 / (sigma.numpy() * known.unit) ** 2).astype(dtype),
+            (0.5 / (sigma.numpy() * training_set.unit) ** 2).astype(dtype),
             np.empty(0, dtype) if weight is None else weight.numpy().astype(dtype),
         )
         self._state = np.zeros((len(queries), 3 + dictionary.n_channels))
@@ -180,12 +180,12 @@ class _Visits:
     def _mean(self):
         """Return the posterior means over visited cells, (Q, C)."""
         total = np.maximum(self._state[:, 1:2], np.finfo(np.float64).tiny)
-        return self._state[:, 3:] / total / self._known.unit + self._known.centre
+        return self._state[:, 3:] / total / self._training_set.unit + self._training_set.centre
 
     def _reach(self):
         """Return the largest difference of any pixel value from the means, (Q,)."""
         # not `span`, as missed values may come from any pixel
-        low, high = (t.flatten(1).numpy() for t in self._known.extremes)
+        low, high = (t.flatten(1).numpy() for t in self._training_set.extremes)
         mean = self._mean()
         return np.maximum(high.max(1) - mean, mean - low.min(1)).max(1).clip(0)
 
@@ -232,12 +232,12 @@ class _Visits:
         work = np.append(0, (np.diff(first) * np.diff(self._cells.ends)).cumsum())
         borders = np.searchsorted(work, np.linspace(0, work[-1], _TASKS + 1))
         borders[-1] = n_cells
-        window, known = self._dictionary.window, self._known
+        window, training_set = self._dictionary.window, self._training_set
         middle = self._dictionary.centre[0] * window[1] + self._dictionary.centre[1]
-        centre = self._dtype(known.stored_centre)
+        centre = self._dtype(training_set.stored_centre)
         noisy, squares, scale, log_weight = self._data
         patches = _cells_numba.Patches(
-            known.images.numpy(), window, self._dictionary.grid, centre, middle,
+            training_set.images.numpy(), window, self._dictionary.grid, centre, middle,
             self._cells.order, self._cells.ends, log_weight,
         )  # fmt: skip
         queries = _cells_numba.Queries(noisy, squares, scale)

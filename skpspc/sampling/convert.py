@@ -173,7 +173,7 @@ def eps_from_x0(x0: Container, z: Container, sigma: NoiseLevel) -> Container:
     Parameters
     ----------
     x0 : array or Tensor of shape (n, ...)
-        Clean images, such as the answer of a denoiser.
+        Clean images, such as the output of a denoiser.
     z : array or Tensor of shape (n, ...)
         Noisy images, VE.
     sigma : float, or array or Tensor of shape (n,)
@@ -231,7 +231,7 @@ def score_from_x0(x0: Container, z: Container, sigma: NoiseLevel) -> Container:
     Parameters
     ----------
     x0 : array or Tensor of shape (n, ...)
-        Clean images, such as the answer of a denoiser.
+        Clean images, such as the output of a denoiser.
     z : array or Tensor of shape (n, ...)
         Noisy images, VE.
     sigma : float, or array or Tensor of shape (n,)
@@ -283,7 +283,7 @@ def v_from_x0(x0: Container, z: Container, sigma: NoiseLevel) -> Container:
     Parameters
     ----------
     x0 : array or Tensor of shape (n, ...)
-        Clean images, such as the answer of a denoiser.
+        Clean images, such as the output of a denoiser.
     z : array or Tensor of shape (n, ...)
         Noisy images, VE.
     sigma : float, or array or Tensor of shape (n,)
@@ -336,7 +336,7 @@ def velocity_from_x0(x0: Container, z: Container, sigma: NoiseLevel) -> Containe
     Parameters
     ----------
     x0 : array or Tensor of shape (n, ...)
-        Clean images, such as the answer of a denoiser.
+        Clean images, such as the output of a denoiser.
     z : array or Tensor of shape (n, ...)
         Noisy images, VE.
     sigma : float, or array or Tensor of shape (n,)
