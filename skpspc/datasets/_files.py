@@ -119,14 +119,16 @@ def load_edm_zip(
     >>> from PIL import Image
     >>> from skpspc.datasets import load_digits_images, load_edm_zip
     >>> digits = load_digits_images()
+    >>> target = digits.target[:10].tolist()
     >>> with TemporaryDirectory() as folder:
     ...     with zipfile.ZipFile(f"{folder}/digits.zip", "w") as archive:
     ...         for i, image in enumerate(digits.images[:10]):
     ...             png = io.BytesIO()
     ...             Image.fromarray(image[0]).save(png, "png")
     ...             archive.writestr(f"{i}.png", png.getvalue())
-    ...         labels = {f"{i}.png": int(digits.target[i]) for i in range(10)}
-    ...         archive.writestr("dataset.json", json.dumps({"labels": labels}))
+    ...         labels = [[f"{i}.png", label] for i, label in enumerate(target)]
+    ...         table = json.dumps({"labels": labels})
+    ...         archive.writestr("dataset.json", table)
     ...     data = load_edm_zip(f"{folder}/digits.zip")
     >>> data.DESCR, data.target.tolist()
     ('10 images from digits.zip.', [0, 1, 2, 3, 4, 5, 6, 7, 8, 9])
@@ -214,14 +216,18 @@ def load_image_folder(
     >>> from PIL import Image
     >>> from sklearn.datasets import load_sample_images
     >>> from skpspc.datasets import load_image_folder
+    >>> photos = load_sample_images().images
     >>> with TemporaryDirectory() as folder:
-    ...     for name, photo in zip(["temple", "flower"], load_sample_images().images):
+    ...     for name, photo in zip(["temple", "flower"], photos):
     ...         os.mkdir(f"{folder}/{name}")
     ...         Image.fromarray(photo).save(f"{folder}/{name}/1.png")
     ...     data = load_image_folder(folder, size=32)
     >>> data.classes, data.target.tolist()
     (['flower', 'temple'], [0, 1])
-    >>> data.images.mean((2, 3)).round().astype(int).tolist()  # mean red, green and blue
+
+    The mean red, green and blue of the two images:
+
+    >>> data.images.mean((2, 3)).round().astype(int).tolist()
     [[81, 79, 56], [146, 145, 141]]
     """
     _check_options(max_images, size, channels, max_bytes)
@@ -372,8 +378,9 @@ def load_npz(
     >>> import numpy as np
     >>> from skpspc.datasets import load_digits_images, load_npz
     >>> digits = load_digits_images()
+    >>> arrays = {"images": digits.images, "labels": digits.target}
     >>> with TemporaryDirectory() as folder:
-    ...     np.savez(f"{folder}/digits.npz", images=digits.images, labels=digits.target)
+    ...     np.savez(f"{folder}/digits.npz", **arrays)
     ...     data = load_npz(f"{folder}/digits.npz", max_images=100)
     >>> data.DESCR
     '100 images from digits.npz.'

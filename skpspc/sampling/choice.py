@@ -25,7 +25,8 @@ def least_total(errors: np.ndarray) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> least_total(np.array([[3.0, 2.0, 9.0], [1.0, 5.0, 9.0], [9.0, 5.0, 4.0]]))
+    >>> errors = [[3.0, 2.0, 9.0], [1.0, 5.0, 9.0], [9.0, 5.0, 4.0]]
+    >>> least_total(np.array(errors))
     array([0, 0, 2])
     """
     total, came_from = np.zeros(errors.shape[1]), []

@@ -28,11 +28,13 @@ of an image x_t:
 >>> import numpy as np
 >>> from skpspc import EmpiricalDenoiser
 >>> from skpspc.sampling import convert
->>> denoiser = EmpiricalDenoiser().fit(np.array([[0.0, 1.0], [1.0, 0.0]]))
+>>> X = np.array([[0.0, 1.0], [1.0, 0.0]])
+>>> denoiser = EmpiricalDenoiser().fit(X)
 >>> t, x_t = 0.75, np.array([[0.2, 0.6]])
 >>> sigma = convert.sigma_from_flow_time(t)
 >>> z = convert.ve_from_flow(x_t, sigma)
->>> convert.velocity_from_x0(denoiser.denoise(z, sigma), z, sigma).round(2)
+>>> x0 = denoiser.denoise(z, sigma)
+>>> convert.velocity_from_x0(x0, z, sigma).round(2)
 array([[-0.77,  1.57]])
 """
 

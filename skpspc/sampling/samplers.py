@@ -73,7 +73,8 @@ def euler(
     z : Tensor or array of shape (n, ...)
         Noisy images at noise level ``sigmas[0]``.
     sigmas : sequence of float
-        Decreasing positive noise levels, such as `edm_sigmas` returns; a last step leads to 0.
+        Decreasing positive noise levels, such as those of :func:`~skpspc.edm_sigmas`; the last
+        step leads to 0.
 
     Yields
     ------
@@ -88,7 +89,9 @@ def euler(
     >>> import torch
     >>> from skpspc import edm_sigmas
     >>> from skpspc.sampling import euler
-    >>> *_, last = euler(lambda z, s: z / (1 + s**2), torch.tensor([[80.0]]), edm_sigmas(18))
+    >>> def denoise(z, sigma):
+    ...     return z / (1 + sigma**2)
+    >>> *_, last = euler(denoise, torch.tensor([[80.0]]), edm_sigmas(18))
     >>> round(float(last), 2)
     0.86
     """
@@ -112,7 +115,8 @@ def heun(
     z : Tensor or array of shape (n, ...)
         Noisy images at noise level ``sigmas[0]``.
     sigmas : sequence of float
-        Decreasing positive noise levels, such as `edm_sigmas` returns; a last step leads to 0.
+        Decreasing positive noise levels, such as those of :func:`~skpspc.edm_sigmas`; the last
+        step leads to 0.
 
     Yields
     ------
@@ -127,7 +131,9 @@ def heun(
     >>> import torch
     >>> from skpspc import edm_sigmas
     >>> from skpspc.sampling import heun
-    >>> *_, last = heun(lambda z, s: z / (1 + s**2), torch.tensor([[80.0]]), edm_sigmas(18))
+    >>> def denoise(z, sigma):
+    ...     return z / (1 + sigma**2)
+    >>> *_, last = heun(denoise, torch.tensor([[80.0]]), edm_sigmas(18))
     >>> round(float(last), 2)
     1.04
     """

@@ -180,12 +180,12 @@ class PatchSchedule(_Schedule):
     >>> from skpspc import PatchSchedule
     >>> schedule = PatchSchedule([0.1, 1.0, 10.0], [3, 7, 32])
     >>> for sigma in (0.02, 0.5, 0.6, 4.0, 80.0):
-    ...     print(f"sigma {sigma:5.2f}: patches of {schedule(sigma)} pixels")
-    sigma  0.02: patches of 3 pixels
-    sigma  0.50: patches of 3 pixels
-    sigma  0.60: patches of 7 pixels
-    sigma  4.00: patches of 7 pixels
-    sigma 80.00: patches of 32 pixels
+    ...     print(f"sigma {sigma:5.2f}: patch size {schedule(sigma)}")
+    sigma  0.02: patch size 3
+    sigma  0.50: patch size 3
+    sigma  0.60: patch size 7
+    sigma  4.00: patch size 7
+    sigma 80.00: patch size 32
     """
 
     _values = "sizes"

@@ -230,7 +230,8 @@ def tapered_windows(image_shape, patch_size, width=None):
 
     The first of nine windows in an image of 5 x 5 pixels, in percent:
 
-    >>> (100 * tapered_windows((1, 5, 5), patch_size=3)[0]).round().astype(int)
+    >>> windows = tapered_windows((1, 5, 5), patch_size=3)
+    >>> (100 * windows[0]).round().astype(int)
     array([[ 17,  41,  17,   0,   0],
            [ 41, 100,  41,   0,   0],
            [ 17,  41,  17,   0,   0],
