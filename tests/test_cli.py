@@ -297,8 +297,8 @@ def test_denoise_held_out_images(run):
     np.testing.assert_array_equal(saved["denoised"], expected)
     assert saved["sigma"] == 0.4
     error = np.square(saved["denoised"] - saved["clean"]).mean()
-    assert "6 images held out of the training set (54 others), sigma 0.4" in result.stdout
-    assert f"mean squared error {error:.4f} (noisy 0.1" in result.stdout
+    assert "6 held-out images denoised at sigma 0.4 with 54 training images" in result.stdout
+    assert f"mean squared error {error:.4f} (noisy images: 0.1" in result.stdout
 
     run(*arguments, "--out", "x.npy")
     np.testing.assert_array_equal(np.load("x.npy"), saved["denoised"])
@@ -340,7 +340,7 @@ def test_denoise_patches(run):
         *FEW,
     )
     assert Image.open("x.png").size == (3 * 66 + 2, 3 * 66 + 2)
-    assert "(noisy 0." in result.stdout
+    assert "(noisy images: 0." in result.stdout
 
 
 # Refusals

@@ -101,6 +101,6 @@ def summary(rows, n_train, sigma):
     clean, noisy, denoised = rows
     before, after = (np.square(row - clean).mean() for row in (noisy, denoised))
     return (
-        f"{len(clean)} images held out of the training set ({n_train} others), sigma {sigma:g}, "
-        f"mean squared error {after:.4f} (noisy {before:.4f})"
+        f"{len(clean)} held-out images denoised at sigma {sigma:g} with {n_train} training images; "
+        f"mean squared error {after:.4f} (noisy images: {before:.4f})"
     )
