@@ -183,7 +183,7 @@ def centred_counts(size, image_shape):
 
 
 def tapered_windows(image_shape, patch_size, width=None):
-    r"""Return all square windows that fit the image, with weights that decrease from the centre.
+    r"""Return all square windows that fit, with precisions that fall off from the centre.
 
     .. math::
 
