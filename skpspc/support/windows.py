@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from .._repr import short_repr
+from .._typing import ImageShape
 
 
 @dataclass(frozen=True)
@@ -182,32 +183,34 @@ def centred_counts(size, image_shape):
     return np.outer(along(height), along(width)).astype(np.float64)
 
 
-def tapered_windows(image_shape, patch_size, width=None):
-    r"""Return all square windows that fit, with precisions that fall off from the centre.
+def tapered_windows(
+    image_shape: ImageShape, patch_size: int, width: float | None = None
+) -> np.ndarray:
+    r"""Return all square windows inside an image, with precisions that fall off from the centre.
 
     .. math::
 
         \pi_{kj} = \exp\bigl(-|j - c_k|^2 / 2 w^2\bigr) \text{ for } j \in P_k,
         \text{ else } 0
 
-    with :math:`c_k` the centre of square :math:`P_k`. Pixels at the edge of a window count less
-    than pixels in the middle. Pass the windows to `PosteriorMeanCollection` as ``query``, as
-    ``response`` or as both.
+    with :math:`c_k` the centre of square :math:`P_k`. Pixels near the edge of a window count less
+    than pixels in its middle. Pass the windows to `PosteriorMeanCollection` as ``query``,
+    ``response`` or both.
 
     Parameters
     ----------
     image_shape : tuple of (C, H, W)
         Shape of one image.
     patch_size : int
-        Side of the squares in pixels, at least 1; clipped to the image along each axis.
+        Side of the squares, at least 1; clipped to the image along each axis.
     width : float, default None
-        Standard deviation w of the taper in pixels, positive. None: ``patch_size / 4``. inf: equal
-        weights, the squares of `PSPCDenoiser`.
+        w, the standard deviation of the taper, in pixels, positive. None: ``patch_size / 4``.
+        inf: squares of precision 1, the windows of `PSPCDenoiser`.
 
     Returns
     -------
     ndarray of shape (K, H, W), float64
-        Weights of the K windows in row-major order of their corners, equal in all channels.
+        Precisions of K windows, in row-major order of their corners. All channels share them.
 
     Raises
     ------
@@ -220,7 +223,7 @@ def tapered_windows(image_shape, patch_size, width=None):
 
     Examples
     --------
-    Two windows of three pixels fit a signal of four pixels:
+    The two windows of 3 pixels in a row of 4:
 
     >>> from skpspc import tapered_windows
     >>> tapered_windows((1, 1, 4), patch_size=3, width=1.0).round(2)
