@@ -270,7 +270,8 @@ print(f"largest difference between the two ranges: {difference:.1e}")
 #
 #    skpspc sample --data digits --denoiser pspc --patch-size 4 -n 16 \
 #        --seed 0 --out samples.png
-#    skpspc denoise --data digits --sigma 0.5 -n 8 --out denoised.png
+#    skpspc denoise --data digits --patch-size 4 --sigma 0.5 -n 8 \
+#        --out denoised.png
 #    skpspc calibrate --data digits --out schedule.json
 #
 # ``--data`` also takes a folder of images, an ``.npz`` file, or a zip file in the

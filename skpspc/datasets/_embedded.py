@@ -1,12 +1,13 @@
 """Images that need no download: scikit-learn's, and photographs that come with this package."""
 
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
-from sklearn.utils import check_random_state, check_scalar
+from sklearn.utils import Bunch, check_random_state, check_scalar
 
 from .._repr import ShortBunch
 
@@ -17,7 +18,7 @@ _SHORTER_SIDE = 143  # pixels of every reduced photograph
 _REDUCTION = 3  # brings scikit-learn's photographs, 427 x 640, to that size
 
 
-def load_digits_images():
+def load_digits_images() -> Bunch:
     """Return scikit-learn's 1,797 handwritten digits as 8 x 8 gray images.
 
     Returns
@@ -44,7 +45,13 @@ def load_digits_images():
     )
 
 
-def load_photo_patches(*, size=32, n_images=2000, photos=None, random_state=0):
+def load_photo_patches(
+    *,
+    size: int = 32,
+    n_images: int = 2000,
+    photos: Sequence[str] | None = None,
+    random_state: int | np.random.RandomState | None = 0,
+) -> Bunch:
     """Return random square crops of six colour photographs.
 
     The photographs are reduced to 143 pixels on their shorter side, so that a crop of 32 x 32
