@@ -44,7 +44,8 @@ def pictures(display, n_images):
 
 def labels(display):
     """What is written above the training images."""
-    return [text.get_text() for text in display.ax_.texts if "%" in text.get_text()]
+    written = [text.get_text() for text in display.ax_.texts]
+    return [text for text in written if text.startswith("no. ")]
 
 
 def test_from_estimator_shows_what_was_found(X, Z):
@@ -205,7 +206,7 @@ def test_pictures_that_cannot_be_drawn(X, Z):
 def test_attributions_of_other_answers(X, Z):
     model = EmpiricalDenoiser().fit(X)
     answer, found = model.denoise(Z, 0.5), attribute(model, Z, 0.5)
-    with pytest.raises(ValueError, match="what attribute returns, got NoneType"):
+    with pytest.raises(ValueError, match="must be an Attribution, got NoneType"):
         AttributionDisplay.from_predictions(Z, answer, None, X)
     one = attribute(model, Z[:1], 0.5)
     with pytest.raises(ValueError, match="of 1 answers of 8 x 8 pixels, and there are 2 noisy"):
@@ -235,3 +236,138 @@ def test_more_patches_than_images_are_on_the_scale(X, Z):
     shown = display.ax_.images[4]
     np.testing.assert_allclose(shown.get_array(), 40 * 64, rtol=1e-9)
     assert shown.norm.vmax >= 40 * 64 * (1 - 1e-9)
+
+
+# One pixel
+
+
+def story(display, n_images):
+    """The patches and the images of each answer, in the order of reading."""
+    shown = [np.asarray(image.get_array()) for image in display.ax_.images]
+    n = 2 * (n_images + 2)
+    return [(shown[i : i + n : 2], shown[i + 1 : i + n : 2]) for i in range(0, len(shown), n)]
+
+
+def sentences(display):
+    return [text.get_text() for text in display.ax_.texts if "dominates" in text.get_text()]
+
+
+def test_the_patches_of_a_pixel_are_those_with_the_largest_weights(X, Z):
+    model = PSPCDenoiser(2).fit(X)
+    row, column = 3, 5
+    display = AttributionDisplay.from_estimator(model, Z, 0.3, pixel=(row, column), n_images=4)
+    found = attribute(model, Z, 0.3, top=4)
+    answers = model.denoise(Z, 0.3)
+    around = slice(row - 1, row + 2), slice(column - 1, column + 2)  # windows of 2 x 2
+    for i, (patches, images) in enumerate(story(display, 4)):
+        np.testing.assert_allclose(images[0], (Z[i].transpose(1, 2, 0) + 1) / 2, atol=1e-6)
+        np.testing.assert_allclose(images[-1], (answers[i].transpose(1, 2, 0) + 1) / 2)
+        np.testing.assert_array_equal(patches[0], images[0][around])
+        for k, index in enumerate(found.index[i, 0, row, column]):
+            np.testing.assert_allclose(images[k + 1], X[index].transpose(1, 2, 0) / 255)
+            np.testing.assert_array_equal(patches[k + 1], images[k + 1][around])
+            share = labels(display)[4 * i + k].split("\n")[1].removeprefix("< ").removesuffix(" %")
+            percent = 100 * found.share[i, 0, row, column, k]
+            assert float(share) == pytest.approx(percent, abs=0.5)
+    assert "(3, 5); 2 noisy images, 40 training images" in display.ax_.get_title()
+    assert all("At σ = 0.3, " in sentence for sentence in sentences(display))
+
+
+def test_the_pixel_of_the_answer_is_the_mean_of_the_framed_pixels(X, Z):
+    display = AttributionDisplay.from_estimator(PSPCDenoiser(3).fit(X), Z, 0.3, pixel=(2, 2))
+    for i in range(2):
+        share = attribute(PSPCDenoiser(3).fit(X), Z, 0.3, top=40)
+        weights, index = share.share[i, 0, 2, 2], share.index[i, 0, 2, 2]
+        mean = weights[index >= 0] @ (X[index[index >= 0], :, 2, 2] / 127.5 - 1)
+        np.testing.assert_allclose(display.answer[i, :, 2, 2], mean, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("sigma", "says"), [(5.0, "no image dominates; "), (0.02, "dominates; its")]
+)
+def test_a_sentence_says_whether_one_image_dominates(sigma, says, X):
+    z = X[7:8] / 127.5 - 1
+    for pixel in (None, (4, 4)):
+        display = AttributionDisplay.from_estimator(PSPCDenoiser(3).fit(X), z, sigma, pixel=pixel)
+        (sentence,) = sentences(display)
+        assert says in sentence
+        if sigma < 1:
+            assert "no. 7 dominates" in sentence
+
+
+def test_mirrored_patches_are_shown_mirrored(X):
+    z = X[3:4, :, :, ::-1] / 127.5 - 1
+    model = PSPCDenoiser(3, flip=True).fit(X)
+    display = AttributionDisplay.from_estimator(model, z, 0.02, pixel=(2, 1), n_images=1)
+    ((patches, images),) = story(display, 1)
+    np.testing.assert_allclose(patches[1], patches[0], atol=1e-6)
+    np.testing.assert_allclose(images[1], X[3].transpose(1, 2, 0) / 255)
+
+
+def test_whole_images_are_shown_once(X, Z):
+    display = AttributionDisplay.from_estimator(
+        EmpiricalDenoiser().fit(X), Z[:1], 5.0, pixel=(0, 0), n_images=3
+    )
+    assert [image.get_array().shape for image in display.ax_.images] == [(8, 8, 3)] * 5
+
+
+def test_patches_from_other_positions_are_framed_there(X, Z):
+    model = LocalScoreDenoiser(3, equivariant=True, boundary="broken").fit(X)
+    display = AttributionDisplay.from_estimator(model, Z[:1], 0.2, pixel=(4, 4), n_images=2)
+    found = attribute(model, Z[:1], 0.2, top=2)
+    ((patches, images),) = story(display, 2)
+    for k in range(2):
+        row, column = (getattr(found, name)[0, 0, 4, 4, k] for name in ("row", "column"))
+        around = slice(row - 1, row + 2), slice(column - 1, column + 2)
+        np.testing.assert_array_equal(patches[k + 1], images[k + 1][around])
+
+
+@pytest.mark.parametrize("pixel", [(0, 0), (7, 3)])
+@pytest.mark.parametrize("size", [1, 3])
+def test_pixels_at_the_edge(size, pixel, X, Z):
+    model = LocalScoreDenoiser(size, equivariant=True).fit(X)
+    for one in (model, PSPCDenoiser(size).fit(X)):
+        display = AttributionDisplay.from_estimator(one, Z[:1], 0.2, pixel=pixel, n_images=2)
+        assert len(display.ax_.images) == 8
+        display.figure_.canvas.draw()
+
+
+def test_predictions_of_a_pixel(X, Z):
+    model = PSPCDenoiser(3).fit(X)
+    found = attribute(model, Z, 0.3, top=6)
+    display = AttributionDisplay.from_predictions(
+        Z, model.denoise(Z, 0.3), found, X, sigma=0.3, pixel=(4, 4), patch_size=3
+    )
+    other = AttributionDisplay.from_estimator(model, Z, 0.3, pixel=(4, 4))
+    for one, two in zip(display.ax_.images, other.ax_.images, strict=True):
+        np.testing.assert_allclose(one.get_array(), two.get_array())
+    same = found.plot(Z, model.denoise(Z, 0.3), X, pixel=(4, 4), patch_size=3)
+    assert isinstance(same, AttributionDisplay)
+
+
+def test_pixels_that_cannot_be_shown(X, Z):
+    with pytest.raises(ValueError, match="must lie in an answer of 8 x 8"):
+        AttributionDisplay.from_estimator(PSPCDenoiser(3).fit(X), Z, 0.3, pixel=(8, 0))
+    with pytest.raises(ValueError, match="pixel needs answers as large as the noisy images"):
+        AttributionDisplay.from_estimator(PatchDenoiser(4).fit(X), Z, 0.3, pixel=(0, 0))
+
+
+@pytest.mark.parametrize("make", [np.float32, np.uint8])
+def test_predictions_on_another_range(make, X, Z):
+    """Images on [0, 255] look as images on [-1, 1]."""
+    model = PSPCDenoiser(3).fit(X)
+    usual = AttributionDisplay.from_estimator(model, Z, 0.3)
+    found, answer = attribute(model, Z, 0.3), model.denoise(Z, 0.3)
+    display = AttributionDisplay.from_predictions(
+        (Z + 1) * 127.5, (answer + 1) * 127.5, found, make(X), sigma=0.3, data_range=(0, 255)
+    )
+    for one, two in zip(display.ax_.images, usual.ax_.images, strict=True):
+        np.testing.assert_allclose(one.get_array(), two.get_array(), atol=1e-5)
+
+
+def test_words_of_a_story_do_not_overlap(X, Z):
+    display = AttributionDisplay.from_estimator(PSPCDenoiser(3).fit(X), Z, 0.3, pixel=(4, 4))
+    display.figure_.canvas.draw()
+    boxes = [text.get_window_extent() for text in display.ax_.texts]
+    for i, box in enumerate(boxes):
+        assert not any(box.overlaps(other) for other in boxes[i + 1 :])

@@ -268,7 +268,7 @@ def test_display_of_a_wrapped_denoiser(digits, plt):
 
 
 def test_display_refuses(digits, plt):
-    with pytest.raises(ValueError, match="equivalence must be what local_equivalence returns"):
+    with pytest.raises(ValueError, match="equivalence must be a LocalEquivalence, got list"):
         LocalEquivalenceDisplay.from_predictions([1, 2])
     network = NetworkDenoiser(lambda x, c: x, image_shape=(1, 8, 8)).fit(digits[:3])
     with pytest.raises(ValueError, match="NetworkDenoiser holds no training images"):

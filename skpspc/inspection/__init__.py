@@ -1,8 +1,11 @@
 """Instruments: distances of denoisers to one another, to the optimum, and to copying."""
 
 from ._plot.attribution import AttributionDisplay
+from ._plot.calibration import CalibrationCurveDisplay
+from ._plot.comparison import ComparisonDisplay
 from ._plot.equivalence import LocalEquivalenceDisplay
 from ._plot.error_curve import ErrorCurveDisplay
+from ._plot.image_grid import ImageGridDisplay
 from ._plot.sample_grid import SampleGridDisplay
 from ._plot.sensitivity import SensitivityDisplay
 from ._plot.trajectory import TrajectoryDisplay
@@ -11,6 +14,7 @@ from .calibration import CalibrationTable, calibrate_patch_size, calibrate_thres
 from .curves import compare, error_curve
 from .distributions import fid, kid
 from .equivalence import LocalEquivalence, local_equivalence, suggest_patch_size
+from .images import show_images
 from .locality import locality_radius, spread_heat_maps
 from .memorisation import memorised_fraction, nearest_training_distance, nearest_training_images
 from .metrics import Measurement, cosine, mse, pearson_r, psnr, r2_score, ssim
@@ -20,10 +24,13 @@ from .tables import ComparisonTable, ErrorTable
 __all__ = [
     "Attribution",
     "AttributionDisplay",
+    "CalibrationCurveDisplay",
     "CalibrationTable",
+    "ComparisonDisplay",
     "ComparisonTable",
     "ErrorCurveDisplay",
     "ErrorTable",
+    "ImageGridDisplay",
     "LocalEquivalence",
     "LocalEquivalenceDisplay",
     "Measurement",
@@ -50,6 +57,7 @@ __all__ = [
     "psnr",
     "r2_score",
     "save_heat_maps",
+    "show_images",
     "spread_heat_maps",
     "ssim",
     "suggest_patch_size",

@@ -45,6 +45,20 @@ class CalibrationTable:
         Weight of each image; sums to one.
     chosen : ndarray of shape (L,)
         The candidate chosen at each noise level.
+    parameter : {"patch size", "threshold"}, default "patch size"
+        What the candidates are.
+    against : str, default "the clean images"
+        Reference of the errors, in words: the clean images, or the class of a denoiser.
+
+    Examples
+    --------
+    >>> from skpspc import PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import calibrate_patch_size
+    >>> X = load_digits_images().images[:500]
+    >>> _, table = calibrate_patch_size(PSPCDenoiser(), X, [0.1, 1.0], sizes=[1, 4, 8])
+    >>> table.errors.round(3)  # a row for each noise level, a column for each patch size
+    >>> display = table.plot()
     """
 
     sigmas: np.ndarray
@@ -52,8 +66,32 @@ class CalibrationTable:
     image_errors: np.ndarray
     weight: np.ndarray
     chosen: np.ndarray
+    parameter: str = "patch size"
+    against: str = "the clean images"
 
     __repr__ = short_repr
+
+    def plot(self, ax=None):
+        """Draw error against candidate, a curve for each noise level, the chosen ones marked.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default None
+            Axes to draw in; None: a new figure.
+
+        Returns
+        -------
+        CalibrationCurveDisplay
+            The drawn display, with ``figure_`` and ``ax_``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing; the extra ``plot`` installs it.
+        """
+        from ._plot.calibration import CalibrationCurveDisplay
+
+        return CalibrationCurveDisplay.from_predictions(self, ax=ax)
 
     @property
     def n(self):
@@ -181,7 +219,7 @@ def calibrate_patch_size(
     kept, held, seed = _split(denoiser, X, n_images, held_out, sample_weight, random_state)
     sizes = check_sizes(sizes, kept.image_shape, "sizes")
     models = (_fitted(denoiser, kept, patch_size=size) for size in sizes)
-    table = _table(models, sizes, held, grid, against, seed, monotone)
+    table = _table(models, sizes, held, grid, against, seed, monotone, "patch size")
     return PatchSchedule(grid.tolist(), table.chosen.tolist()), table
 
 
@@ -255,7 +293,8 @@ def calibrate_thresholds(
         _fitted(clone(denoiser).set_params(windows=windows), kept, windows__thresholds=value)
         for value in candidates.tolist()
     )
-    table = _table(models, candidates, held, np.sort(given), against, seed, monotone)
+    grid = np.sort(given)
+    table = _table(models, candidates, held, grid, against, seed, monotone, "threshold")
     return table.chosen[np.argsort(np.argsort(given))].tolist(), table
 
 
@@ -281,7 +320,7 @@ def _fitted(denoiser, training_set, **parameters):
         return model.fit(training_set.images, None, sample_weight=training_set.sample_weight)
 
 
-def _table(models, values, held_out, sigmas, against, seed, monotone):
+def _table(models, values, held_out, sigmas, against, seed, monotone, parameter):
     """Return the table of errors and choices; the models are made and asked one by one."""
     answers = (partial(answer_of, model, name="denoiser") for model in models)
     target = None if isinstance(against, str) else partial(_answer_of_reference, against)
@@ -291,7 +330,8 @@ def _table(models, values, held_out, sigmas, against, seed, monotone):
     weight = weight / weight.sum()
     mean, values = errors @ weight, np.asarray(values)
     chosen = least_total(mean) if monotone else mean.argmin(1)
-    return CalibrationTable(sigmas, values, errors, weight, values[chosen])
+    words = "the clean images" if target is None else f"the answers of {type(against).__name__}"
+    return CalibrationTable(sigmas, values, errors, weight, values[chosen], parameter, words)
 
 
 def _answer_of_reference(reference, _clean, z, sigma):

@@ -58,6 +58,30 @@ class LocalEquivalence:
 
     __repr__ = short_repr
 
+    def plot(self, ax=None, *, bound=True):
+        """Draw gap and bound against the noise level, a curve for each patch size.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default None
+            Axes to draw in; None: a new figure.
+        bound : bool, default True
+            Draw the bounds too.
+
+        Returns
+        -------
+        LocalEquivalenceDisplay
+            The drawn display, with ``figure_`` and ``ax_``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing; the extra ``plot`` installs it.
+        """
+        from ._plot.equivalence import LocalEquivalenceDisplay
+
+        return LocalEquivalenceDisplay.from_predictions(self, ax=ax, bound=bound)
+
     @property
     def n(self):
         """Number of noisy images at each noise level."""

@@ -92,6 +92,30 @@ class ErrorTable(_Table):
         ]
         return ["sigma", *self.names], rows
 
+    def plot(self, ax=None, *, line_kw=None):
+        """Draw error against noise level, a line for each denoiser.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default None
+            Axes to draw in; None: a new figure.
+        line_kw : dict, default None
+            Parameters of ``Axes.plot`` for all lines.
+
+        Returns
+        -------
+        ErrorCurveDisplay
+            The drawn display, with ``figure_`` and ``ax_``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing; the extra ``plot`` installs it.
+        """
+        from ._plot.error_curve import ErrorCurveDisplay
+
+        return ErrorCurveDisplay.from_predictions(self, ax=ax, line_kw=line_kw)
+
     def to_frame(self):
         """Return a pandas DataFrame (extra ``metrics``), a row for each noise level."""
         pandas = _optional.load("pandas")
@@ -131,6 +155,28 @@ class ComparisonTable(_Table):
             for name, row in zip(self.names, matrix, strict=True)
         ]
         return ["sigma", "denoiser", *self.names], rows
+
+    def plot(self, ax=None):
+        """Draw the root mean square differences, a heat map for each noise level.
+
+        Parameters
+        ----------
+        ax : array of n_sigmas matplotlib Axes, default None
+            Axes of the heat maps; None: a new figure.
+
+        Returns
+        -------
+        ComparisonDisplay
+            The drawn display, with ``figure_`` and ``axes_``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing; the extra ``plot`` installs it.
+        """
+        from ._plot.comparison import ComparisonDisplay
+
+        return ComparisonDisplay.from_predictions(self, ax=ax)
 
     def to_frame(self):
         """Return a pandas DataFrame (extra ``metrics``), a row for each level and denoiser."""

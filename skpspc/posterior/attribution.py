@@ -80,6 +80,39 @@ class Attribution:
 
     __repr__ = short_repr
 
+    def plot(self, noisy, answer, images, *, ax=None, **options):
+        """Draw the answers with the training images that make up each answer.
+
+        Parameters
+        ----------
+        noisy : array or Tensor of shape (n, C, H, W)
+            Noisy images.
+        answer : array or Tensor of shape (n, C, h, w)
+            Denoised images or patches.
+        images : array or Tensor of shape (N, C, H, W)
+            Training images.
+        ax : matplotlib Axes, default None
+            Emptied; legible from four inches. None: a new figure.
+        **options
+            ``sigma``, ``pixel``, ``patch_size``, ``n_images`` and ``data_range`` of
+            `inspection.AttributionDisplay.from_predictions`.
+
+        Returns
+        -------
+        AttributionDisplay
+            The drawn display, with ``figure_`` and ``ax_``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing; the extra ``plot`` installs it.
+        ValueError
+            If the shares belong to other answers.
+        """
+        from ..inspection._plot.attribution import AttributionDisplay
+
+        return AttributionDisplay.from_predictions(noisy, answer, self, images, ax=ax, **options)
+
     @staticmethod
     def of(by_answer, shape, image_share):
         """Return an `Attribution` of arrays (n, P, ...), whose first two axes become ``shape``."""

@@ -73,6 +73,66 @@ class Posterior:
             f"error_bound={extent(self.error_bound)}, {state})"
         )
 
+    def plot(self, *, n_columns=None, image_shape=None, data_range=None, ax=None):
+        """Draw the posterior means of up to 8 noisy images, with their effective sample sizes.
+
+        An error bound is written below an image where it is not zero, with ≤ where it is proved,
+        and ~ where it is an estimate.
+
+        Parameters
+        ----------
+        n_columns : int, default None
+            Images per row; None: all in one row of a new figure, or the number with the largest
+            images in ``ax``.
+        image_shape : tuple of (C, H, W), default None
+            Shape of one image where ``mean`` is flat; None: flat means are signals.
+        data_range : tuple of (low, high), default None
+            Values drawn black and white; None: -1 and 1.
+        ax : matplotlib Axes, default None
+            Emptied, and filled with images; None: a new figure.
+
+        Returns
+        -------
+        ImageGridDisplay
+            The drawn display, with ``figure_`` and ``ax_``.
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing; the extra ``plot`` installs it.
+
+        Examples
+        --------
+        >>> from skpspc import PSPCDenoiser
+        >>> from skpspc.datasets import load_digits_images
+        >>> X = load_digits_images().images
+        >>> posterior = PSPCDenoiser(4).fit(X[8:]).posterior(X[:8], sigma=0.5)
+        >>> posterior.plot().titles[0]
+        """
+        from ..inspection._plot.image_grid import ImageGridDisplay
+
+        n = len(self.mean)
+        shown = f"first {_SHOWN} of {n}" if n > _SHOWN else f"{n}"
+        heading = f"Posterior mean{'s' * (n > 1)} of {shown} noisy image{'s' * (n > 1)}"
+        return ImageGridDisplay.from_predictions(
+            self.mean[:_SHOWN],
+            titles=[self._described(i) for i in range(min(n, _SHOWN))],
+            heading=f"{heading}; below: effective sample size (ESS)",
+            n_columns=n_columns,
+            image_shape=image_shape,
+            data_range=data_range,
+            ax=ax,
+        )
+
+    def _described(self, i):
+        """Return the effective sample size of a noisy image, and its error bound unless zero."""
+        from ..inspection._plot._cells import number
+
+        size, bound = number(float(self.effective_sample_size[i])), float(self.error_bound[i])
+        if bound == 0:
+            return f"ESS {size}"
+        return f"ESS {size}\nerror {'≤' if self.bound_is_proved[i] else '~'} {bound:.2g}"
+
     def map(self, function):
         """Return the posterior with ``function`` applied to each of its arrays."""
         return Posterior(*(function(getattr(self, field.name)) for field in fields(self)))
@@ -106,6 +166,7 @@ class Posterior:
         return Posterior(**sums, bound_is_proved=proved)
 
 
+_SHOWN = 8  # posterior means in a plot
 _SCALARS = ("log_evidence", "effective_sample_size", "error_bound", "standard_error")
 
 

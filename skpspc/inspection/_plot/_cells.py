@@ -3,6 +3,8 @@
 Positions are in inches: boxes grow with the axes, text does not.
 """
 
+import textwrap
+
 import numpy as np
 import torch
 
@@ -12,9 +14,16 @@ from .._images import as_floats
 
 GREY = "0.35"
 WARNING = "#D55E00"  # vermilion of Okabe and Ito: distinct from gray to all eyes
-_POINTS = 8.3  # of letters
-_SMALLEST = 0.1  # inches
+SIGMA = "noise level σ (units of the images)"
+_POINTS = 8.5  # of letters
+_SMALLEST = 0.1  # side of a box, in inches
 _LETTERS = 12  # of a title to the inch
+_LABEL_LETTERS = 14  # of a label to the inch
+# A new figure, in inches: at 640 pixels for 8 inches, text of 8.5 points is 9.4 pixels high.
+_WIDEST = 8.0
+_USUAL = 4.0  # width that a few boxes fill
+_LARGEST = 2.0  # side of a box
+LABEL_LINE = 0.16  # height of a line of a label, in inches
 
 
 def as_array(values):
@@ -62,9 +71,13 @@ def limits(*images):
 
 
 def side_of_boxes(ax, boxes, text):
-    """Return the largest side of boxes in axes, in inches; 1 in a new figure. See `canvas`."""
+    """Return the largest side of boxes in axes, or their side in a new figure, in inches.
+
+    See `canvas`. A box of a new figure is 1 inch wide, larger among few boxes, smaller among many.
+    """
     if ax is None:
-        return 1.0
+        few = min(_LARGEST, (_USUAL - text[0]) / boxes[0])
+        return max(min(max(1.0, few), (_WIDEST - text[0]) / boxes[0]), _SMALLEST)
     place = ax.get_position(original=True).transformed(ax.figure.transSubfigure)
     inches = np.array(place.size) / ax.figure.dpi
     return max(float(((inches - text) / boxes).min()), _SMALLEST)
@@ -75,11 +88,11 @@ def canvas(ax, boxes, text, title=""):
 
     ``ax`` are emptied, or None for a new figure. ``boxes`` is the size (width, height) of all boxes
     with their gaps, in sides of a box, ``text`` the size of the text beside them, in inches. A
-    title wider than the axes is broken after semicolons.
+    title wider than the axes is broken, after semicolons first.
     """
     side = side_of_boxes(ax, boxes, text)
     width, height = side * np.array(boxes) + text
-    title = title.replace("; ", ";\n") if len(title) > _LETTERS * width else title
+    title = broken(title, _LETTERS * width)
     if ax is None:
         plt = _optional.load("matplotlib.pyplot")
         size = width, height + (0.1 + 0.17 * len(title.splitlines()))
@@ -90,6 +103,34 @@ def canvas(ax, boxes, text, title=""):
     ax.set_title(title, fontsize="medium")
     ax.axis("off")
     return ax, side
+
+
+def broken(title, width):
+    """Return a title in lines of ``width`` letters, broken after semicolons first."""
+    parts = title.replace("; ", ";\n") if len(title) > width else title
+    if max(map(len, title.split("; "))) > width:
+        return textwrap.fill(title, max(int(width), 12))
+    return parts
+
+
+def wrapped(label, width):
+    """Return the lines of a label that fit a box ``width`` inches wide; line breaks stay."""
+    letters = max(int(_LABEL_LETTERS * width), 4)
+    lines = str(label).splitlines()
+    return "\n".join(textwrap.fill(line, letters, break_long_words=False) for line in lines)
+
+
+def roomiest(ax, n, size):
+    """Return the number of columns, up to n, for which boxes in axes are largest.
+
+    ``size(n_columns)`` returns the sizes ``boxes`` and ``text`` of `canvas`.
+    """
+    return max(range(1, n + 1), key=lambda n_columns: side_of_boxes(ax, *size(n_columns)))
+
+
+def number(value):
+    """Return a positive number with three digits, a str without exponent."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def line_axes(ax, figsize):
@@ -106,9 +147,15 @@ def words(side, need=0.42):
     return {"va": "center", "fontsize": min(1.0, side / need) * _POINTS}
 
 
-def draw(ax, image, left, top, side, data_range, *, edge="0.8", linewidth=0.6):
-    """Draw an image (C, H, W) in the box whose upper left corner is (left, top)."""
+def draw(ax, image, left, top, side, data_range, label="", *, edge="0.8", linewidth=0.6, **style):
+    """Draw an image (C, H, W) in the box whose upper left corner is (left, top).
+
+    ``label`` is written below the box, in ``style``.
+    """
     width, height = side * np.array(box_size(image.shape))
+    if label:
+        middle = top + height + LABEL_LINE * (len(label.splitlines()) / 2 + 0.5)
+        ax.text(left + width / 2, middle, label, ha="center", **{**words(side), **style})
     low, high = data_range
     scaled = np.clip((image - low) / (high - low), 0, 1)
     frame = {"edge": edge, "linewidth": linewidth}

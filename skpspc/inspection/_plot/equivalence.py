@@ -8,7 +8,7 @@ from ..._repr import short_repr
 from ...support.training_set import DEFAULT_RANGE
 from .._training import training_set_of
 from ..equivalence import LocalEquivalence, local_equivalence
-from ._cells import line_axes
+from ._cells import SIGMA, broken, line_axes
 
 # Of the longer side of the image.
 _FRACTIONS = (0.1, 0.25, 0.5, 0.75)
@@ -109,8 +109,8 @@ class LocalEquivalenceDisplay:
         """
         if not isinstance(equivalence, LocalEquivalence):
             raise ValueError(
-                "equivalence must be what local_equivalence returns, got "
-                f"{type(equivalence).__name__}."
+                f"equivalence must be a LocalEquivalence, got {type(equivalence).__name__}; call "
+                "local_equivalence."
             )
         return cls(equivalence).plot(**options)
 
@@ -135,7 +135,7 @@ class LocalEquivalenceDisplay:
         a thousandth of the largest gap.
         """
         plt, table = load("matplotlib.pyplot"), self.equivalence
-        ax, legend = line_axes(ax, (8.0, 4.0))
+        ax, legend = line_axes(ax, (8.0, 4.4))
         # dark to light as sizes grow: an order visible without hues
         colours = plt.get_cmap("viridis")(np.linspace(0.0, 0.85, len(table.patch_sizes)))
         at, largest = table.sigmas, table.gap.max() or 1.0
@@ -151,15 +151,18 @@ class LocalEquivalenceDisplay:
             if bound:
                 self.bound_lines_ += ax.plot(at, table.bound[:, k], ls=":", lw=1.2, color=colour)
         ax.set(
-            xlabel=r"noise level $\sigma$",
-            ylabel="patch against global posterior mean,\nroot mean square on the patch",
+            xlabel=SIGMA,
+            ylabel="gap, root mean square on the patch\n(units of the images)",
         )
+        title = "Gap between the posterior means given patch and image, against σ; "
+        title = f"{title}{table.n} noisy training images"
+        ax.set_title(broken(title, 10 * ax.figure.get_figwidth()), fontsize="medium")
         handles = list(self.lines_)
         if bound:
             (dotted,) = ax.plot(
-                [], [], ls=":", color="0.3", label="its bound: total\nvariation × diameter"
+                [], [], ls=":", color="0.3", label="bound: total\nvariation × diameter"
             )
             handles.append(dotted)
-        ax.legend(handles=handles, title="patch", labelspacing=0.3, **legend)
+        ax.legend(handles=handles, title="patch (pixels)", labelspacing=0.3, **legend)
         self.ax_, self.figure_ = ax, ax.figure
         return self

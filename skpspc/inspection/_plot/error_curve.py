@@ -7,7 +7,7 @@ import numpy as np
 from ..._repr import short_repr
 from ..curves import error_curve
 from ..tables import ErrorTable
-from ._cells import line_axes
+from ._cells import SIGMA, broken, line_axes
 
 # Okabe and Ito, without yellow, which is too light for lines.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -84,8 +84,8 @@ class ErrorCurveDisplay:
         """
         if not isinstance(table, ErrorTable):
             raise ValueError(
-                f"table must be what error_curve returns, got {type(table).__name__}; one of "
-                "compare's columns is error_curve(..., against=denoiser)."
+                f"table must be an ErrorTable, got {type(table).__name__}; call error_curve, with "
+                "against=denoiser for the differences from one denoiser."
             )
         return cls(table).plot(ax, line_kw=line_kw)
 
@@ -104,15 +104,16 @@ class ErrorCurveDisplay:
         The axes are logarithmic, so a noise level of zero is left out. The axis of errors ends
         six decades below the largest; empty triangles at its foot mark smaller errors.
         """
-        ax, legend = line_axes(ax, (7.6, 4.2))
+        ax, legend = line_axes(ax, (8.0, 4.4))
         table = self.table
         self.ax_, self.figure_, self.lines_ = ax, ax.figure, []
         ax.set(xscale="log", yscale="log")
         for m, name in enumerate(table.names):
             self.lines_.append(self._line(m, name, line_kw or {}))
-        label = textwrap.fill(f"MSE against {table.against}", _LABEL)
-        ax.set(xlabel=r"noise level $\sigma$", ylabel=label)
-        ax.set_title(f"{table.n} {table.source}", fontsize="medium")
+        label = textwrap.fill(f"measured from {table.against}", _LABEL)
+        ax.set(xlabel=SIGMA, ylabel=f"mean squared error (squared units),\n{label}")
+        title = f"Mean squared error against σ; {table.n} {table.source}"
+        ax.set_title(broken(title, 10 * ax.figure.get_figwidth()), fontsize="medium")
         ax.spines[["top", "right"]].set_visible(False)
         ax.grid(True, which="major", color="0.9", linewidth=0.8)
         ax.set_axisbelow(True)

@@ -15,7 +15,7 @@ from ._cells import (
     canvas,
     draw,
     limits,
-    side_of_boxes,
+    roomiest,
     words,
 )
 
@@ -155,11 +155,12 @@ class SampleGridDisplay:
         """
         n = len(self.samples)
         if n_columns is None:
-            n_columns = 8 if ax is None else self._roomiest(ax)
+            n_columns = 8 if ax is None else roomiest(ax, n, self._size)
         check_count(n_columns, "n_columns")
         n_columns = min(n, int(n_columns))
-        title = f"{n} samples, nearest of {self.n_train} training images"
-        title = f"{title}; {self.memorised.sum()} copied (framed)"
+        copied = self.memorised.sum()
+        title = f"{n} samples above their nearest of {self.n_train} training images"
+        title = f"{title}; {copied} {'copy' if copied == 1 else 'copies'} (framed)"
         boxes, text = self._size(n_columns)
         self.ax_, side = canvas(ax, boxes, text, title)
         self.figure_ = self.ax_.figure
@@ -183,11 +184,6 @@ class SampleGridDisplay:
         n_bands = -(-len(self.samples) // n_columns)
         cell, band = self._pair_size()
         return (n_columns * cell, n_bands * band), (_MARGIN, n_bands * _TEXT)
-
-    def _roomiest(self, ax):
-        """Return the number of columns with the largest boxes."""
-        columns = range(1, len(self.samples) + 1)
-        return max(columns, key=lambda n: side_of_boxes(ax, *self._size(n)))
 
     def _pair(self, i, left, top, side, data_range):
         """Draw a sample, its nearest training image, and their distance."""

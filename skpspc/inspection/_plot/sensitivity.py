@@ -7,7 +7,7 @@ from ..._repr import short_repr
 from ..curves import named_denoisers
 from ..locality import locality_radius
 from ..sensitivity import heat_maps
-from ._cells import is_signal
+from ._cells import broken, is_signal
 
 _N_IMAGES = 16
 _BLUE = "#56b4e9"
@@ -57,12 +57,13 @@ class SensitivityDisplay:
 
     __repr__ = short_repr
 
-    def __init__(self, heatmaps, *, sigmas, pixels, fraction=0.5, name=None):
+    def __init__(self, heatmaps, *, sigmas, pixels, fraction=0.5, name=None, n_images=None):
         self.heatmaps = np.asarray(heatmaps)
         self.sigmas = [float(sigma) for sigma in np.atleast_1d(sigmas)]
         self.pixels = np.asarray(pixels)
         self.fraction = fraction
         self.name = name
+        self.n_images = n_images
         if len(self.sigmas) != len(self.heatmaps) or len(self.sigmas) == 0:
             raise ValueError(
                 f"sigmas must be one for each of the {len(self.heatmaps)} levels of heatmaps, got "
@@ -108,7 +109,8 @@ class SensitivityDisplay:
             denoiser, X, sigmas, pixels=pixels, n_images=n_images, random_state=random_state
         )
         name = type(denoiser).__name__ if name is None else name
-        display = cls(heat, sigmas=sigmas, pixels=pixels, fraction=fraction, name=name)
+        about = {"fraction": fraction, "name": name, "n_images": n_images}
+        display = cls(heat, sigmas=sigmas, pixels=pixels, **about)
         return display.plot(ax, **kwargs)
 
     @classmethod
@@ -168,13 +170,24 @@ class SensitivityDisplay:
                 row, column = self.pixels[k]
                 what = "\nheat / largest" if lines else ""
                 panel.set_ylabel(f"pixel ({row}, {column}){what}", fontsize=11)
-        if self.name is not None and ax is None:
-            self.figure_.suptitle(self.name)
+        if ax is None:
+            title = broken(self._title, 12 * self.figure_.get_figwidth())
+            self.figure_.suptitle(title, fontsize="medium")
         if colorbar and not lines:
             bar = self.figure_.colorbar(image, ax=self.axes_.ravel().tolist(), shrink=0.8)
             bar.set_label("heat / largest")
-            bar.set_ticks([0, 0.05, 0.25, 0.5, 1], labels=["0", ".05", ".25", ".5", "1"])
+            bar.set_ticks([0, 0.05, 0.25, 0.5, 1], labels=["0", "0.05", "0.25", "0.5", "1"])
         return self
+
+    @property
+    def _title(self):
+        """Title of a new figure."""
+        about = [] if self.name is None else [self.name]
+        if self.n_images is not None:
+            about.append(f"mean of {self.n_images} noisy image{'s' * (self.n_images > 1)}")
+        end = f"; {', '.join(about)}" if about else ""
+        n = len(self.pixels)
+        return f"Heat maps of {n} output pixel{'s' * (n > 1)} against σ{end}"
 
     def _axes(self, ax, n_rows, n_columns):
         """Return axes (m, L), given or of a new figure."""

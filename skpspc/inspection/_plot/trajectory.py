@@ -144,16 +144,17 @@ class TrajectoryDisplay:
         n_steps, n = self.estimates.shape[:2]
         width, height = box_size(self.estimates.shape[2:])
         step, row = width + _PAD, height + _PAD
+        samples = "sampling run" if n == 1 else "sampling runs"
         self.ax_, side = canvas(
             ax,
             (n_steps * step, n * row),
             (_MARGIN, _TEXT),
-            r"denoised estimate $D(z;\sigma)$ along the sampler's steps",
+            f"Denoised estimates against noise level σ; {n} {samples}, one per row",
         )
         self.figure_ = self.ax_.figure
         data_range = limits(*self.estimates) if data_range is None else data_range
         style = {"color": GREY, **words(side)}
-        self.ax_.text(_MARGIN - 0.06, _TEXT / 2, r"$\sigma$ =", ha="right", **style)
+        self.ax_.text(_MARGIN - 0.06, _TEXT / 2, "σ =", ha="right", **style)
         for j, sigma in enumerate(self.sigmas):
             left = _MARGIN + j * side * step
             label = f"{sigma:.3g}" if sigma > 0 else "sample"

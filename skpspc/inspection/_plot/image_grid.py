@@ -1,0 +1,214 @@
+"""Images in rows and columns, with a title below each."""
+
+import numpy as np
+
+from ..._repr import short_repr
+from ..._warnings import warn
+from ...support.training_set import DEFAULT_RANGE
+from .._images import as_images, check_count
+from ..metrics import check_range
+from ._cells import (
+    LABEL_LINE,
+    as_pictures,
+    box_size,
+    canvas,
+    draw,
+    is_signal,
+    limits,
+    roomiest,
+    side_of_boxes,
+    wrapped,
+)
+
+_PAD = 0.08  # between boxes, in their sides
+_MOST = 8  # columns of a new figure
+_MARGIN = 0.05  # beside the boxes, in inches
+
+
+class ImageGridDisplay:
+    """Images in rows and columns, with a title below each.
+
+    Images of 3 channels are drawn in colour, the mean over channels of other images in gray.
+    Signals, one pixel high or wide, are drawn as lines. Create one with :meth:`from_predictions` or
+    `show_images`.
+
+    Parameters
+    ----------
+    images : ndarray of shape (n, C, H, W)
+        Images as floats.
+    titles : list of str of length n, default None
+        Text below each image; None: no text.
+    heading : str, default ""
+        Title above all images.
+
+    Attributes
+    ----------
+    ax_ : matplotlib Axes
+        Axes that hold all images.
+    figure_ : matplotlib Figure
+        Figure of the axes.
+
+    Examples
+    --------
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import ImageGridDisplay
+    >>> digits = load_digits_images()
+    >>> display = ImageGridDisplay.from_predictions(digits.images[:10], titles=digits.target[:10])
+    >>> display.titles[:3]
+    ['0', '1', '2']
+    """
+
+    __repr__ = short_repr
+
+    def __init__(self, images, titles=None, heading=""):
+        self.images = images
+        self.titles = titles
+        self.heading = heading
+
+    @classmethod
+    def from_predictions(
+        cls,
+        X,
+        *,
+        titles=None,
+        heading="",
+        n_columns=None,
+        image_shape=None,
+        data_range=None,
+        ax=None,
+    ):
+        """Return a drawn display of images.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, C, H, W) or (n, d)
+            Images, of uint8 or floats.
+        titles : sequence of length n, default None
+            Text below each image; None: no text.
+        heading : str, default ""
+            Title above all images.
+        n_columns : int, default None
+            Images per row, at least 1. None: up to 8 in a new figure, or the number with the
+            largest images in ``ax``.
+        image_shape : tuple of (C, H, W), default None
+            Shape of one image where X is flat; None: flat images are signals, drawn as lines.
+        data_range : tuple of (low, high), default None
+            Values drawn black and white. None: 0 and 255 for uint8 images, -1 and 1 for float
+            images, the smallest and the largest value for signals.
+        ax : matplotlib Axes, default None
+            Emptied, and filled with images as large as possible. None: a new figure.
+
+        Returns
+        -------
+        ImageGridDisplay
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing; the extra ``plot`` installs it.
+        ValueError
+            For no images, NaN, infinity, another number of titles than images, or an
+            ``image_shape`` that does not fit.
+
+        Warns
+        -----
+        UserWarning
+            For float images without a negative value, unless ``data_range`` is given.
+        """
+        images = _checked(X, image_shape, data_range)
+        if titles is not None:
+            titles = [str(title) for title in titles]
+            if len(titles) != len(images):
+                raise ValueError(
+                    f"titles must hold one title for each of the {len(images)} images, got "
+                    f"{len(titles)}."
+                )
+        display = cls(images, titles, heading)
+        return display.plot(ax, n_columns=n_columns, data_range=data_range)
+
+    def plot(self, ax=None, *, n_columns=None, data_range=None):
+        """Draw the images, and return self.
+
+        Parameters
+        ----------
+        ax : matplotlib Axes, default None
+            Emptied, and filled with images as large as possible. None: a new figure.
+        n_columns : int, default None
+            Images per row, at least 1. None: up to 8 in a new figure, or the number with the
+            largest images in ``ax``.
+        data_range : tuple of (low, high), default None
+            Values drawn black and white. None: -1 and 1, for signals the smallest and the largest
+            value.
+
+        Returns
+        -------
+        ImageGridDisplay
+        """
+        n = len(self.images)
+        if n_columns is None:
+            n_columns = _even(n) if ax is None else roomiest(ax, n, self._size)
+        check_count(n_columns, "n_columns")
+        n_columns = min(n, int(n_columns))
+        boxes, text = self._size(n_columns)
+        labels = self._labels(side_of_boxes(ax, boxes, text))
+        n_lines = max((len(label.splitlines()) for label in labels), default=0)
+        below = LABEL_LINE * (n_lines + 0.5) if n_lines else 0.0
+        text = text[0], -(-n // n_columns) * below
+        self.ax_, side = canvas(ax, boxes, text, self.heading)
+        self.figure_ = self.ax_.figure
+        if data_range is None:
+            data_range = limits(self.images) if self._are_signals else DEFAULT_RANGE
+        step, row = self._steps()
+        for i, (image, label) in enumerate(zip(self.images, labels, strict=True)):
+            down, across = divmod(i, n_columns)
+            left, top = _MARGIN + across * side * step, down * (side * row + below)
+            draw(self.ax_, image, left, top, side, data_range, label)
+        return self
+
+    @property
+    def _are_signals(self):
+        return is_signal(self.images.shape[1:])
+
+    def _labels(self, side):
+        """Return the titles, broken into lines as wide as a box."""
+        width = side * box_size(self.images.shape[1:])[0]
+        titles = [""] * len(self.images) if self.titles is None else self.titles
+        return [wrapped(title, width) for title in titles]
+
+    def _steps(self):
+        """Return width and height of a box with its gap, in sides of a box."""
+        width, height = box_size(self.images.shape[1:])
+        return width + _PAD, height + _PAD
+
+    def _size(self, n_columns):
+        """Return the size of all boxes, in sides of a box, and of unbroken text, in inches."""
+        n_rows = -(-len(self.images) // n_columns)
+        step, row = self._steps()
+        lines = [len(title.splitlines()) + 0.5 for title in self.titles or []]
+        text = LABEL_LINE * max(lines, default=0.0)
+        return (n_columns * step, n_rows * row), (2 * _MARGIN, n_rows * text)
+
+
+def _even(n):
+    """Return columns for n images: as few rows as possible, equally long."""
+    return -(-n // -(-n // _MOST))
+
+
+def _checked(X, image_shape, data_range):
+    """Return images as float64 (n, C, H, W); warn if floats seem to be on another range."""
+    images = as_images(X, "X")
+    if images.ndim == 2 and image_shape is not None and images[0].size != np.prod(image_shape):
+        raise ValueError(
+            f"image_shape must have {images[0].size} values, as each row of X has, got "
+            f"{tuple(image_shape)}."
+        )
+    read_on = DEFAULT_RANGE if data_range is None else check_range(data_range)
+    pictures = as_pictures(images, image_shape, read_on)
+    if data_range is None and images.dtype != np.uint8 and not is_signal(pictures.shape[1:]):
+        low, high = float(pictures.min()), float(pictures.max())
+        if 0 <= low < high:
+            warn(
+                f"X has values from {low:.4g} to {high:.4g}, and {images.dtype} images are drawn "
+                f"on [-1, 1]; pass data_range=(0, {max(1.0, high):.4g}), the range of the images."
+            )
+    return pictures
