@@ -279,7 +279,7 @@ def test_reverse_process_walks_with_a_denoiser(shrinkage, digits, how):
         expected = ((0.5 * z - z / (1 + 1.5**2)) ** 2).mean()
         np.testing.assert_allclose(table.errors[1, 0], expected, rtol=1e-5)
         np.testing.assert_array_equal(table.errors[:, 1], 0)
-    assert "walks of NetworkDenoiser (reverse process)" in table.title
+    assert "sampler states of NetworkDenoiser (reverse process)" in table.title
 
 
 def test_reverse_process_needs_no_images(shrinkage):
@@ -413,7 +413,7 @@ def test_bad_noise_levels(digits, levels):
 
 
 def test_more_images_than_there_are(digits):
-    with pytest.raises(ValueError, match="n=11 images are asked for, but X holds 10"):
+    with pytest.raises(ValueError, match="n=11 is more than the 10 images of X"):
         error_curve(Recorder(0.5), digits[:10], [0.5], n=11, X_train=digits)
     for n in (0, 2.5):
         with pytest.raises(ValueError, match="n must be an int of at least 1"):

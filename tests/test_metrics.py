@@ -350,7 +350,7 @@ def test_bad_sets(metric, rng):
     x = rng.uniform(-1, 1, (5, 1, 2, 2))
     with pytest.raises(ValueError, match=r"shape \(5, n_features\), got shape \(5, 1, 2, 2\)"):
         metric(x, x, lambda images: images)
-    with pytest.raises(ValueError, match="two images or more"):
+    with pytest.raises(ValueError, match="at least two images"):
         metric(x, x[:1], numbers)
     with pytest.raises(ValueError, match="reshape one of them"):
         metric(x, x.reshape(5, 4), numbers)
@@ -449,7 +449,7 @@ def test_bad_training_images(rng):
         nearest_training_images(x, x, 5)
     with pytest.raises(ValueError, match=r"n_neighbors must be an int .* got 1\.5"):
         nearest_training_images(x, x, 1.5)
-    with pytest.raises(ValueError, match="needs 2 training images or more, got 1"):
+    with pytest.raises(ValueError, match="needs at least 2 training images, got 1"):
         memorised_fraction(x, x[:1])
     with pytest.raises(ValueError, match="ratio"):
         memorised_fraction(x, x, ratio=0)

@@ -635,7 +635,7 @@ def test_files_that_cannot_be_written(colours, tmp_path):
     for state in (None, np.random.RandomState(0)):
         with pytest.raises(ValueError, match="random_state must be an int"):
             save_heat_maps(tmp_path / "heat.npy", model, colours, [1.0], random_state=state)
-    with pytest.raises(ValueError, match="answers for a part of the image"):
+    with pytest.raises(ValueError, match="answers for patches, and FlexibleWindows"):
         patch = PatchDenoiser(2).fit(colours)
         save_heat_maps(tmp_path / "heat.npy", patch, colours, [1.0])
     with pytest.raises(ValueError, match="pass pixels"):

@@ -1,4 +1,4 @@
-"""Instruments: distances of denoisers to one another, to the optimum, and to copying."""
+"""Measurements and pictures of denoisers: errors, heat maps, attributions, copies and samples."""
 
 from ._plot.attribution import AttributionDisplay
 from ._plot.calibration import CalibrationCurveDisplay

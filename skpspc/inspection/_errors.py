@@ -20,7 +20,7 @@ def answer_of(denoiser, z, sigma, name):
         level = torch.as_tensor(sigma).expand(len(z))[wrong.cpu()][0]
         raise ValueError(
             f"{name} answers with NaN or infinity at sigma = {level:.4g}; leave out noise levels "
-            "for which it was not made."
+            f"outside the range of {name}."
         )
     return answer
 
@@ -28,8 +28,8 @@ def answer_of(denoiser, z, sigma, name):
 def standard_error(values, weight=None):
     r"""Return the standard error of a weighted mean, :math:`\sqrt{n / (n - 1) \sum_i w_i^2 e_i^2}`.
 
-    Of values (..., n), with deviations :math:`e_i` from their mean and weights (n,) that sum to
-    one (None: all equal). NaN for one image, and where values are not finite.
+    :math:`e_i` are the deviations of values (..., n) from their mean, :math:`w_i` their weights
+    (n,), which sum to one; None: equal weights. NaN for one image, and for values not finite.
     """
     n = values.shape[-1]
     if n < 2:

@@ -1,4 +1,4 @@
-"""Checks of images and counts that instruments take."""
+"""Checks of images and counts."""
 
 import math
 from numbers import Integral
@@ -64,8 +64,8 @@ def shared_range(denoisers, images):
     ranges = {data_range for data_range in given if data_range is not None}
     if len(ranges) > 1 and images.dtype == np.uint8:
         raise ValueError(
-            f"the denoisers were fitted with different data ranges, {sorted(ranges)}, and uint8 "
-            "images mean other values to each; fit all with one data_range."
+            f"the denoisers were fitted with different data ranges, {sorted(ranges)}, and read "
+            "uint8 images differently; fit all with one data_range."
         )
     return min(ranges) if ranges else DEFAULT_RANGE
 
@@ -81,7 +81,7 @@ def check_fits(images, denoiser, name):
     if images.shape[1:] not in (shape, (math.prod(shape),)):
         raise ValueError(
             f"{name} holds images of shape {images.shape[1:]}, and {type(denoiser).__name__} "
-            f"answers for images of shape {shape}; pass such images."
+            f"answers for images of shape {shape}; pass images of that shape."
         )
 
 

@@ -1,4 +1,4 @@
-"""Training sets of denoisers, and of images."""
+"""Training sets from images, and training sets that fitted denoisers keep."""
 
 import math
 
@@ -19,7 +19,7 @@ def checked_training_set(X, sample_weight=None, **parameters):
 def training_set_of(denoiser):
     """Return the training set of a fitted denoiser.
 
-    None where the denoiser keeps none, or mixes denoisers of several training sets.
+    None if the denoiser keeps no training set, or mixes denoisers of several training sets.
     """
     if hasattr(denoiser, "denoiser_"):
         return training_set_of(denoiser.denoiser_)
@@ -36,7 +36,7 @@ def training_set_of(denoiser):
 def shared_training_set(denoisers):
     """Return the training set that all fitted denoisers have in common.
 
-    None, too, where a denoiser answers for patches, which the images cannot be compared with.
+    None if the training sets differ, or if a denoiser keeps none or answers for patches.
     """
     return _common([training_set_of(d) if _of_images(d) else None for d in denoisers])
 
@@ -61,7 +61,7 @@ def _alike(a, b):
 
 
 def _equal(a, b):
-    """Return whether two tensors, or two None, are equal; tensors of one memory are not read."""
+    """Return whether two tensors, or two None, are equal; tensors in one memory are not read."""
     if a is None or b is None:
         return a is b
     if (a.shape, a.dtype, a.device) != (b.shape, b.dtype, b.device):

@@ -1,59 +1,72 @@
-"""Training images that an answer is made of, and answers without them."""
+"""Training images that an answer is made of, and answers without training images."""
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import Bunch
 
 from .._repr import ShortBunch
+from .._typing import ArrayLike, NoiseLevel
 from ..posterior.attribution import Attribution
 
 __all__ = ["Attribution", "attribute", "leave_out"]
 
 
-def attribute(denoiser, Z, sigma, *, y=None, top=10):
-    r"""Return the training images, and their pixels, that make each pixel of an answer.
+def attribute(
+    denoiser: Any,
+    Z: ArrayLike,
+    sigma: NoiseLevel,
+    *,
+    y: ArrayLike | None = None,
+    top: int = 10,
+) -> Attribution:
+    r"""Return the training images, and their pixels, that make up each pixel of an answer.
 
     .. math::
 
         D(z; \sigma)_p = \sum_i s_{ip} x_{ip}, \qquad
         s_{ip} = \frac{\sum_k r_{kp} w_i^k}{\sum_k r_{kp}}, \qquad \sum_i s_{ip} = 1
 
-    with :math:`w_i^k` the weight of training image i in the posterior of window k, and
-    :math:`r_k` the response weights of the window.
+    :math:`w_i^k` is the weight of training image i in the posterior of window k, :math:`r_{kp}`
+    the response weight of the window at pixel p, and :math:`s_{ip}` the share of the image in p.
 
     Parameters
     ----------
     denoiser : estimator
-        A fitted denoiser whose answers are means of training images.
+        Fitted denoiser whose answers are means of training images.
     Z : array or Tensor of shape (n, C, H, W) or (n, d)
         Noisy images.
     sigma : float or array of shape (n,)
         Noise level, in the units of the images; 0 and inf are allowed.
     y : label or array of shape (n,), default None
-        The class whose images count; None: all.
+        Class whose training images count; None: all training images.
     top : int, default 10
-        Training images to list for each pixel; ``rest`` is the total weight of all others.
+        Number of training images to list for each pixel.
 
     Returns
     -------
     Attribution
-        ``index``, ``share``, ``row``, ``column`` and ``mirrored`` of the top training images of
-        each pixel, (n, c, H, W, top); ``rest`` and ``effective_sample_size``, (n, c, H, W);
-        ``image_share``, the weights of training images in the whole answer, (n, N). Training
-        images are numbered by their rows in the X that was fitted.
+        ``index``, ``share``, ``row``, ``column`` and ``mirrored`` have shape (n, c, H, W, top)
+        and list the training images with the largest shares. ``rest``, the total share of all
+        other images, and ``effective_sample_size`` have shape (n, c, H, W). ``image_share``, of
+        shape (n, N), is the share of each training image in the whole answer. Training images are
+        numbered by their rows in the X of ``fit``.
 
     Raises
     ------
     TypeError
         For an object that is no denoiser of this library.
     ValueError
-        If the answers are no means of training images (Gaussians, networks, blends, smoothed
-        denoisers, bandwidths above zero, batchwise softmax), for a `PatchDenoiser` of all
-        locations and for a `PosteriorMeanCollection` of translates.
+        If the answers are no means of training images: for Gaussians, networks, blends, smoothed
+        denoisers, bandwidths above zero and batchwise softmax. Also for a `PatchDenoiser` of all
+        locations and a `PosteriorMeanCollection` of translates.
 
     See Also
     --------
-    AttributionDisplay : The picture.
-    leave_out : The answers without training images.
+    AttributionDisplay : Picture of an attribution.
+    leave_out : Answers without training images.
 
     References
     ----------
@@ -61,49 +74,72 @@ def attribute(denoiser, Z, sigma, *, y=None, top=10):
 
     Examples
     --------
+    The three training images with the largest shares in one pixel of a noisy digit:
+
+    >>> import numpy as np
     >>> from skpspc import PSPCDenoiser
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import attribute
     >>> X = load_digits_images().images
-    >>> model = PSPCDenoiser(patch_size=4).fit(X)
-    >>> sources = attribute(model, X[:1] / 127.5 - 1, sigma=0.05, top=3)
-    >>> sources.index.shape
-    (1, 1, 8, 8, 3)
-    >>> int(sources.image_share[0].argmax())
-    0
+    >>> Z = X[:1] / 127.5 - 1 + 0.4 * np.random.default_rng(0).standard_normal((1, 1, 8, 8))
+    >>> found = attribute(PSPCDenoiser(patch_size=4).fit(X[10:]), Z, sigma=0.4, top=3)
+    >>> found.index[0, 0, 4, 5], found.share[0, 0, 4, 5].round(2)
+    (array([1019,  120,  454]), array([0.08, 0.06, 0.04]))
     """
     _check_attributable(denoiser)
     return denoiser.attribute(Z, sigma, y, top=top)
 
 
-def leave_out(denoiser, Z, sigma, images, *, y=None):
-    r"""Return the answers of a denoiser if images were not in its training set.
+def leave_out(
+    denoiser: Any,
+    Z: ArrayLike,
+    sigma: NoiseLevel,
+    images: Sequence[Any],
+    *,
+    y: ArrayLike | None = None,
+) -> Bunch:
+    r"""Return the answers of a denoiser with training images left out.
 
-    Closed form and exact, without another fit: the weights of all other images grow by
-    :math:`1 / (1 - \sum_{i \in S} w_i^k)` in window k (see the denoisers' ``denoise_without``).
+    The answers are exact, in closed form, and need no further fit: without the images S, the
+    weights of all other images grow by :math:`1 / (1 - \sum_{i \in S} w_i^k)` in window k.
 
     Parameters
     ----------
-    denoiser, Z, sigma, y
-        As in `attribute`, with its errors.
+    denoiser : estimator
+        Fitted denoiser whose answers are means of training images.
+    Z : array or Tensor of shape (n, C, H, W) or (n, d)
+        Noisy images.
+    sigma : float or array of shape (n,)
+        Noise level, in the units of the images; 0 and inf are allowed.
     images : sequence of length m, of int or of sequences of int
-        Training images to leave out in turn, each entry one or several at once, numbered as in
-        `attribute`.
+        Training images to leave out in turn, numbered by their rows in the X of ``fit``. An entry
+        with several numbers leaves several images out together.
+    y : label or array of shape (n,), default None
+        Class whose training images count; None: all training images.
 
     Returns
     -------
     Bunch
-        ``answer``, like Z: with all images. ``without``, (m, n, ...): without each entry of
-        ``images``. ``change``, (m, n): root mean square of the difference between the two, in
-        the units of the images.
+        ``answer``, shaped like Z, is the answer of all training images. ``without``, of shape
+        (m, n, ...), holds the answers without each entry of ``images``. ``change``, of shape
+        (m, n), is the root mean square difference of both, in the units of the images.
 
     Raises
     ------
+    TypeError
+        For an object that is no denoiser of this library.
     ValueError
-        For numbers of no training image, or if no image is left.
+        If the answers are no means of training images, for a number that no training image has,
+        or if no training image is left.
+
+    See Also
+    --------
+    attribute : Training images that make up each pixel of an answer.
 
     Examples
     --------
+    Without the nearest of three training values, 1.0, the answer is the next one, 0.0:
+
     >>> from skpspc import EmpiricalDenoiser
     >>> from skpspc.inspection import leave_out
     >>> model = EmpiricalDenoiser().fit([[-1.0], [0.0], [1.0]])
@@ -124,6 +160,6 @@ def _check_attributable(denoiser):
     """Raise unless a denoiser has attributions."""
     if not (hasattr(denoiser, "attribute") and hasattr(denoiser, "denoise_without")):
         raise TypeError(
-            f"denoiser must be a fitted denoiser of this library, got {denoiser!r}; only "
-            "such denoisers attribute answers to training images."
+            f"denoiser must be a fitted denoiser of this library, got {denoiser!r}; pass one whose "
+            "answers are means of training images, such as PSPCDenoiser."
         )

@@ -1,13 +1,16 @@
-"""Patch sizes and thresholds of least error at each noise level."""
+"""Patch sizes and thresholds with the smallest error at each noise level."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import clone
 
 from .._repr import short_repr
+from .._typing import ArrayLike, RandomState
 from .._units import checked_range, half_width
 from ..denoisers import FlexibleWindows, GaussianDenoiser
 from ..sampling import PatchSchedule, noise_seed
@@ -20,7 +23,10 @@ from ._images import check_count
 from ._training import checked_training_set
 from .equivalence import check_sizes
 
-# On images in [-1, 1]: from hardly any noise to hardly anything else.
+if TYPE_CHECKING:
+    from ._plot.calibration import CalibrationCurveDisplay
+
+# On images in [-1, 1]: from hardly any noise to hardly any signal.
 _SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)
 _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 # Beside the seed, so that "calibrated" and BlendedDenoiser hold out other images.
@@ -29,7 +35,7 @@ _CALIBRATION = 3
 
 @dataclass(frozen=True, eq=False)
 class CalibrationTable:
-    """Errors of all candidates at all noise levels, and the candidates chosen.
+    """Errors of all candidates at all noise levels, and the chosen candidates.
 
     Attributes
     ----------
@@ -38,11 +44,11 @@ class CalibrationTable:
     values : ndarray of shape (S,)
         The candidates, patch sizes or thresholds, increasing.
     image_errors : ndarray of shape (L, S, n)
-        Mean squared error per pixel of each held-out image, in squared units of the images (on
-        [-1, 1], as for uint8 images, at most 4). All candidates and noise levels share the noise
-        of an image, so candidates can be compared image by image.
+        Mean squared error per pixel of each held-out image, in squared units of the images; at
+        most 4 on [-1, 1]. All candidates and noise levels share the noise of an image, so that
+        candidates can be compared image by image.
     weight : ndarray of shape (n,)
-        Weight of each image; sums to one.
+        Weights of the held-out images, which sum to one.
     chosen : ndarray of shape (L,)
         The candidate chosen at each noise level.
     parameter : {"patch size", "threshold"}, default "patch size"
@@ -58,6 +64,8 @@ class CalibrationTable:
     >>> X = load_digits_images().images[:500]
     >>> _, table = calibrate_patch_size(PSPCDenoiser(), X, [0.1, 1.0], sizes=[1, 4, 8])
     >>> table.errors.round(3)  # a row for each noise level, a column for each patch size
+    array([[0.005, 0.024, 0.078],
+           [0.187, 0.119, 0.107]])
     >>> display = table.plot()
     """
 
@@ -71,8 +79,8 @@ class CalibrationTable:
 
     __repr__ = short_repr
 
-    def plot(self, ax=None):
-        """Draw error against candidate, a curve for each noise level, the chosen ones marked.
+    def plot(self, ax: Any = None) -> "CalibrationCurveDisplay":
+        """Draw error against candidate, a curve for each noise level; stars mark the chosen ones.
 
         Parameters
         ----------
@@ -94,105 +102,107 @@ class CalibrationTable:
         return CalibrationCurveDisplay.from_predictions(self, ax=ax)
 
     @property
-    def n(self):
+    def n(self) -> int:
         """Number of held-out images."""
         return len(self.weight)
 
     @property
-    def errors(self):
+    def errors(self) -> np.ndarray:
         """Mean squared error per pixel, (L, S)."""
         return self.image_errors @ self.weight
 
     @property
-    def standard_errors(self):
+    def standard_errors(self) -> np.ndarray:
         """Standard error of ``errors`` over images and noise, (L, S); NaN for one image."""
         return standard_error(self.image_errors, self.weight)
 
 
 def calibrate_patch_size(
-    denoiser,
-    X,
-    sigmas=None,
+    denoiser: Any,
+    X: ArrayLike,
+    sigmas: ArrayLike | None = None,
     *,
-    sizes=None,
-    against="clean",
-    n_images=64,
-    held_out=None,
-    monotone=True,
-    sample_weight=None,
-    random_state=0,
-):
-    r"""Return the patch size of least error at each noise level.
+    sizes: Sequence[int] | None = None,
+    against: Any = "clean",
+    n_images: int = 64,
+    held_out: ArrayLike | None = None,
+    monotone: bool = True,
+    sample_weight: ArrayLike | None = None,
+    random_state: RandomState | None = 0,
+) -> tuple[PatchSchedule, CalibrationTable]:
+    r"""Return the patch size with the smallest error at each noise level.
 
     .. math::
 
         s(\sigma) = \operatorname*{argmin}_s \operatorname{E}
         \| D_s(x + \sigma \epsilon; \sigma) - y \|^2
 
-    over images x that the denoisers :math:`D_s` were not fitted on and standard normal noise,
-    with y = x, or the answer of another denoiser, such as a trained network, to :math:`x + \sigma
-    \epsilon`. With ``monotone``, the sizes never fall as sigma grows, and have the least sum of
-    errors over the noise levels.
+    The mean is over images x on which the denoisers :math:`D_s` were not fitted, and over standard
+    normal noise. The target y is the image x, or the answer of another denoiser, such as a trained
+    network, to :math:`x + \sigma \epsilon`. With ``monotone``, the sizes never fall as sigma
+    grows, and have the smallest sum of errors over the noise levels.
 
     Parameters
     ----------
-    denoiser : PSPCDenoiser or another with a parameter ``patch_size``
-        A clone is fitted for each size; it must answer with whole images.
+    denoiser : PSPCDenoiser or another denoiser with a parameter ``patch_size``
+        Denoiser of whole images, of which a clone is fitted for each size.
     X : array or Tensor of shape (n, C, H, W) or (n, d)
         Training images.
     sigmas : sequence of float, default None
         Noise levels, finite, non-negative and distinct, in any order, in the units of the
         images. None: 0.05, 0.1, 0.2, ..., 12.8 for images on [-1, 1], scaled to the
-        ``data_range`` of the denoiser. Against a network, stay within what it was trained on.
+        ``data_range`` of the denoiser. Against a network, pass noise levels of its training.
     sizes : sequence of int, default None
         Candidates, at least 1 and at most the longer side of the image. None: up to 15 sizes
         from 1 to the longer side, evenly spaced in their logarithm.
     against : "clean" or denoiser, default "clean"
-        Target of the answers: the held-out images, or the answers of a fitted denoiser, which is
-        asked once for each image and noise level.
+        Target of the answers: the held-out images, or the answers of a fitted denoiser, which
+        denoises each image once at each noise level.
     n_images : int, default 64
-        Different images of X to hold out, with all their copies; the other images are fitted.
+        Number of different images of X to hold out, with all their copies. The clones are fitted
+        on the other images.
     held_out : array or Tensor of shape (m, C, H, W) or (m, d), default None
-        Clean images to use instead; then all of X is fitted. Images that are also in X make the
-        largest size look best at small sigma. (The paper, against a network, uses training
-        images on purpose.)
+        Clean images to use instead; the clones are then fitted on all of X. Images that are also
+        in X make the largest size look best at small sigma. The paper uses training images on
+        purpose, against a network.
     monotone : bool, default True
         Forbid sizes that fall as sigma grows.
     sample_weight : array of shape (n,), default None
-        Of X; held-out images count by it.
+        Weights of the images of X, in the fits and in the mean over held-out images.
     random_state : int, RandomState, Generator or None, default 0
-        Decides which images are held out, and the noise of image i, which depends on
-        ``random_state`` and i only.
+        Seed or generator of the choice of held-out images and of their noise. The noise of image
+        i depends on ``random_state`` and i only.
 
     Returns
     -------
     schedule : PatchSchedule
-        For ``PSPCDenoiser(patch_size=schedule)``, at the noise levels in increasing order.
+        Patch sizes at the noise levels, for ``PSPCDenoiser(patch_size=schedule)``.
     table : CalibrationTable
-        The errors of all sizes at all noise levels.
+        Errors of all sizes at all noise levels; its method ``plot`` draws them.
 
     Raises
     ------
     ValueError
-        For invalid noise levels or sizes, too few images to hold out ``n_images``, a denoiser
-        without ``patch_size`` or of patches, or a reference that answers with NaN.
+        For invalid noise levels or sizes, too few images to hold out ``n_images``, a denoiser of
+        patches or without ``patch_size``, or a reference that answers with NaN.
 
     See Also
     --------
-    suggest_patch_size : The size from which patches must answer as the optimal denoiser does.
+    suggest_patch_size : Size from which patches must answer as the optimal denoiser does.
     skpspc.PSPCDenoiser : ``patch_size="calibrated"`` runs a small calibration in ``fit``.
+    CalibrationCurveDisplay : Picture of the errors.
 
     Notes
     -----
-    The monotone choice is exact, by dynamic programming. It has the best ``score`` at these noise
-    levels, in which levels of large error count most. Among sizes of equal error the smallest is
-    chosen. Errors of the chosen sizes on the images that chose them are optimistic: report errors
-    on images that are in neither X nor ``held_out``. More training images afford larger patches:
-    calibrate with as many as will be used.
+    The monotone choice is exact, by dynamic programming. It maximises ``score`` at these noise
+    levels, where levels with large errors count most. Among sizes of equal error the smallest is
+    chosen. The chosen sizes fit the held-out images: report errors on images that are in neither
+    X nor ``held_out``. More training images allow larger patches: calibrate with as many images as
+    the denoiser will have.
 
     References
     ----------
-    Niedoba et al., ICML 2025, arXiv:2411.19339, Sec. 5.1 (sizes nearest to a network) and App. B.
+    Niedoba et al., ICML 2025, arXiv:2411.19339, Sec. 5.1 (sizes closest to a network) and App. B.
 
     Examples
     --------
@@ -201,10 +211,8 @@ def calibrate_patch_size(
     >>> from skpspc.inspection import calibrate_patch_size
     >>> X = load_digits_images().images[:500]
     >>> schedule, table = calibrate_patch_size(PSPCDenoiser(), X, [0.1, 1.0], sizes=[1, 4, 8])
-    >>> schedule(0.1) < schedule(1.0)
-    True
-    >>> table.errors.shape, table.n
-    ((2, 3), 64)
+    >>> schedule
+    PatchSchedule(sigmas=[0.1, 1.0], sizes=[1, 8])
     """
     if "patch_size" not in getattr(denoiser, "get_params", dict)():
         raise ValueError(
@@ -224,43 +232,60 @@ def calibrate_patch_size(
 
 
 def calibrate_thresholds(
-    denoiser,
-    X,
+    denoiser: Any,
+    X: ArrayLike,
     *,
-    thresholds=_THRESHOLDS,
-    against="clean",
-    n_images=64,
-    held_out=None,
-    monotone=True,
-    sample_weight=None,
-    random_state=0,
-):
-    r"""Return the thresholds of `FlexibleWindows` of least error at their noise levels.
+    thresholds: Sequence[float] = _THRESHOLDS,
+    against: Any = "clean",
+    n_images: int = 64,
+    held_out: ArrayLike | None = None,
+    monotone: bool = True,
+    sample_weight: ArrayLike | None = None,
+    random_state: RandomState | None = 0,
+) -> tuple[list[float], CalibrationTable]:
+    r"""Return the thresholds of `FlexibleWindows` with the smallest errors.
 
-    As :func:`calibrate_patch_size`, with the threshold :math:`\lambda` in place of the size.
+    A threshold :math:`\lambda`, the fraction of the heat that a window holds, is chosen at each
+    noise level of the windows, by its error on held-out images. With ``monotone``, thresholds never
+    fall as sigma grows. :func:`calibrate_patch_size` chooses patch sizes likewise.
 
     Parameters
     ----------
     denoiser : PSPCDenoiser
-        With ``windows=FlexibleWindows(...)``; their own thresholds are not used.
+        Denoiser with ``windows=FlexibleWindows(...)``, whose own thresholds are not used.
+    X : array or Tensor of shape (n, C, H, W) or (n, d)
+        Training images.
     thresholds : sequence of float, default (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
         Candidates, in (0, 1].
-    X, against, n_images, held_out, monotone, sample_weight, random_state
-        As in :func:`calibrate_patch_size`, with its errors.
+    against : "clean" or denoiser, default "clean"
+        Target of the answers: the held-out images, or the answers of a fitted denoiser, which
+        denoises each image once at each noise level.
+    n_images : int, default 64
+        Number of different images of X to hold out, with all their copies. The clones are fitted
+        on the other images.
+    held_out : array or Tensor of shape (m, C, H, W) or (m, d), default None
+        Clean images to use instead; the clones are then fitted on all of X.
+    monotone : bool, default True
+        Forbid thresholds that fall as sigma grows.
+    sample_weight : array of shape (n,), default None
+        Weights of the images of X, in the fits and in the mean over held-out images.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed or generator of the choice of held-out images and of their noise.
 
     Returns
     -------
     thresholds : list of float
-        One for each of the ``sigmas`` of the windows, in their order:
+        Threshold at each of the ``sigmas`` of the windows, in their order, for
         ``FlexibleWindows(heatmaps, thresholds, sigmas)``.
     table : CalibrationTable
-        With the noise levels in increasing order.
+        Errors of all thresholds, by increasing noise level; its method ``plot`` draws them.
 
     Raises
     ------
     ValueError
-        For a denoiser without flexible windows, or a threshold that leaves a pixel outside all
-        windows.
+        For a denoiser without flexible windows, invalid thresholds or a threshold that leaves a
+        pixel outside all windows, too few images to hold out ``n_images``, or a reference that
+        answers with NaN.
 
     Examples
     --------
@@ -270,10 +295,8 @@ def calibrate_thresholds(
     >>> X = load_digits_images().images[:500]
     >>> denoiser = PSPCDenoiser(windows=FlexibleWindows("data", 0.5, [2.0, 0.2]))
     >>> chosen, table = calibrate_thresholds(denoiser, X, thresholds=[0.5, 0.8, 0.95])
-    >>> chosen[0] >= chosen[1]
-    True
-    >>> table.sigmas
-    array([0.2, 2. ])
+    >>> chosen  # at sigma = 2.0 and 0.2
+    [0.95, 0.5]
     """
     windows = getattr(denoiser, "windows", None)
     if not isinstance(windows, FlexibleWindows):
@@ -321,7 +344,7 @@ def _fitted(denoiser, training_set, **parameters):
 
 
 def _table(models, values, held_out, sigmas, against, seed, monotone, parameter):
-    """Return the table of errors and choices; the models are made and asked one by one."""
+    """Return the table of errors and choices; models are fitted and evaluated one by one."""
     answers = (partial(answer_of, model, name="denoiser") for model in models)
     target = None if isinstance(against, str) else partial(_answer_of_reference, against)
     errors = held_out_errors(answers, held_out, sigmas, seed, target=target)
@@ -335,7 +358,7 @@ def _table(models, values, held_out, sigmas, against, seed, monotone, parameter)
 
 
 def _answer_of_reference(reference, _clean, z, sigma):
-    """Return the answers of the denoiser that the others are compared with."""
+    """Return the answers of the reference denoiser."""
     return answer_of(reference, z, sigma, "against")
 
 

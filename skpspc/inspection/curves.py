@@ -1,19 +1,23 @@
-r"""Errors of denoisers against the optimum, clean images, and one another.
+r"""Errors of denoisers, measured from the optimal denoiser, from clean images or from one another.
 
-Noisy images come from one of two processes, as in the paper:
+Noisy images come from one of two processes:
 
-- *forward*: :math:`z = x + \sigma \epsilon` with x an image and :math:`\epsilon` standard normal;
-- *reverse*: the states that a sampler visits on its way from noise to an image. A denoiser in use
-  is given such states; they have no clean image.
+- *forward*: :math:`z = x + \sigma \epsilon`, with x an image and :math:`\epsilon` standard normal
+  noise;
+- *reverse*: the states that a sampler visits between noise and a sample. Samplers give denoisers
+  such states, which have no clean image.
 """
 
+from collections.abc import Callable, Iterable
 from numbers import Real
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
+from .._typing import ArrayLike, RandomState
 from .._units import middle, sampler_ends
 from ..denoisers import EmpiricalDenoiser
 from ..sampling import SAMPLERS, draw_noise, edm_sigmas, noise_seed
@@ -30,79 +34,88 @@ _INSPECTION = 3
 
 
 def error_curve(
-    denoisers,
-    X,
-    sigmas,
+    denoisers: Any,
+    X: ArrayLike | None,
+    sigmas: ArrayLike,
     *,
-    against="optimal",
-    process="forward",
-    n=None,
-    X_train=None,
-    along=None,
-    sampler="heun",
-    n_steps=18,
-    sigma_max=None,
-    random_state=0,
-):
+    against: Any = "optimal",
+    process: Literal["forward", "reverse"] = "forward",
+    n: int | None = None,
+    X_train: ArrayLike | None = None,
+    along: Any = None,
+    sampler: str | Callable[..., Iterable[torch.Tensor]] = "heun",
+    n_steps: int = 18,
+    sigma_max: float | None = None,
+    random_state: RandomState | None = 0,
+) -> ErrorTable:
     r"""Return the mean squared errors of denoisers at each noise level.
 
     .. math::
 
         E(\sigma) = \frac{1}{n D} \sum_{j=1}^n |D(z_j; \sigma) - R(z_j; \sigma)|^2
 
-    with R the optimal denoiser of the training set, another denoiser, or the clean image. All
-    denoisers share the noisy images.
+    R is the optimal denoiser of the training set, another denoiser, or the clean image. All
+    denoisers get equal noisy images.
 
     Parameters
     ----------
     denoisers : dict of str to denoiser, list of denoisers, or denoiser
-        Fitted, on any device and in any dtype. Wrap networks in `skpspc.NetworkDenoiser`.
+        Fitted denoisers, on any device and in any dtype. Wrap networks in
+        `skpspc.NetworkDenoiser`.
     X : array or Tensor of shape (N, C, H, W) or (N, d)
-        Clean images, to which noise is added. The paper takes training images: the error of
-        networks against the optimum is then small at both ends of the noise levels, and large in
-        between. For held-out images it is large at small noise levels too, where the optimum is
-        a training image.
+        Clean images, to which noise is added. On training images, as in the paper, networks
+        differ from the optimal denoiser most at medium noise levels, and little at both ends. On
+        held-out images they also differ much at small noise levels, where the optimal denoiser
+        returns a training image.
     sigmas : array of float of shape (n_sigmas,)
         Noise levels, non-negative, finite and distinct, in any order; in the units of the images.
     against : "optimal", "clean" or denoiser, default "optimal"
-        R: "optimal" is the exact `EmpiricalDenoiser` of the training set; "clean", images of X.
+        Reference R: "optimal" is the exact `EmpiricalDenoiser` of the training set, "clean" the
+        images of X.
     process : {"forward", "reverse"}, default "forward"
-        Source of the noisy images. "forward": images of X and noise. "reverse": the states at
-        ``sigmas`` of n runs of a sampler from noise; X may be None then.
+        Source of the noisy images. "forward": images of X with noise. "reverse": the states at
+        ``sigmas`` of n sampling runs; X may be None.
     n : int, default None
-        Noisy images at each noise level, drawn from X without replacement, or runs of the
-        sampler; None: 64, or as many as X holds.
+        Number of noisy images at each noise level, drawn from X without replacement, or number of
+        sampling runs. None: 64, or as many as X holds.
     X_train : array or Tensor of shape (N, C, H, W) or (N, d), default None
         Training images of "optimal". None: the training set, with weights, that all ``denoisers``
-        have in common. Networks keep no training set, nor does a `GaussianDenoiser` of more
-        images than values in an image.
+        have in common. Pass X_train for networks, which keep no training set, and for a
+        `GaussianDenoiser` of more images than values in an image.
     along : str or denoiser, default None
-        Denoiser of the sampler of "reverse": one of ``denoisers``, by name, or any other. None:
-        the denoiser of ``against``, which is the network in the paper.
+        Denoiser that samples if the process is "reverse": the name of one of ``denoisers``, or
+        another denoiser. None: the denoiser ``against``, which is the network in the paper.
     sampler : {"euler", "heun"} or callable, default "heun"
-        As in `EmpiricalDenoiser.sample`.
+        Sampler of the process "reverse", as for the method ``sample`` of a denoiser.
     n_steps : int, default 18
         Steps of the sampler from ``sigma_max`` to the smallest of ``sigmas`` on the grid of
-        `skpspc.edm_sigmas`; ``sigmas`` are further steps.
+        `skpspc.edm_sigmas`. The other ``sigmas`` are additional steps.
     sigma_max : float, default None
-        First noise level of the sampler, or the largest of ``sigmas`` if that is larger. None: 80
-        for images on [-1, 1], scaled to the ``data_range`` of the sampling denoiser.
+        First noise level of the sampler; a larger one of ``sigmas`` replaces it. None: 80 for
+        images on [-1, 1], scaled to the ``data_range`` of the sampling denoiser.
     random_state : int, RandomState, Generator or None, default 0
-        Decides which images are drawn, and their noise: one draw for each image, used at every
-        noise level. Neither depends on n or ``sigmas``.
+        Seed or generator of the drawn images and of their noise. Each image has one draw of
+        noise, used at every noise level; neither depends on n or ``sigmas``.
 
     Returns
     -------
     ErrorTable
+        Mean squared errors with their standard errors; its method ``plot`` draws them.
 
     Raises
     ------
     ValueError
-        For no noise levels, n larger than X, an unknown ``against``, ``process`` or ``along``,
-        ``against="clean"`` in reverse, ``against="optimal"`` without ``X_train`` or a common
-        training set, or answers of another shape, NaN or infinity.
+        For no noise levels, n above the number of images of X, an unknown ``against``,
+        ``process`` or ``along``, ``against="clean"`` for the process "reverse",
+        ``against="optimal"`` without ``X_train`` or a common training set, or answers that have
+        another shape or hold NaN or infinity.
     sklearn.exceptions.NotFittedError
         For a denoiser that is not fitted.
+
+    See Also
+    --------
+    ErrorCurveDisplay : Picture of the errors.
+    compare : Differences between any two denoisers.
 
     References
     ----------
@@ -115,17 +128,22 @@ def error_curve(
     >>> from skpspc.inspection import error_curve
     >>> X = load_digits_images().images
     >>> denoisers = {"Gaussian": GaussianDenoiser().fit(X), "PSPC": PSPCDenoiser(4).fit(X)}
-    >>> table = error_curve(denoisers, X, [0.01, 0.5, 50.0], n=8, X_train=X)
-    >>> table.errors.shape
-    (3, 2)
-    >>> bool((table.errors[1] > table.errors[[0, 2]].max()).all())  # the peak is in between
-    True
+
+    On training images, both differ from the optimal denoiser most at a medium noise level:
+
+    >>> error_curve(denoisers, X, [0.01, 0.5, 50.0], n=8, X_train=X)
+    Mean squared error against the optimal denoiser of X_train (1797 images),
+    8 noisy images (forward process)
+    sigma  Gaussian      PSPC
+     0.01  9.24e-05         0
+      0.5    0.0786    0.0397
+       50  1.02e-07  4.55e-05
     """
     members = named_denoisers(denoisers)
     reference, words = _reference(against, members, X_train)
     if process == "reverse" and reference is None:
         raise ValueError(
-            "against='clean' needs process='forward': a sampler's states have no clean images; "
+            "against='clean' needs process='forward', because sampler states have no clean images; "
             "pass a denoiser, or 'optimal'."
         )
     walker = _walker(along, members, reference, process)
@@ -143,40 +161,84 @@ def error_curve(
 
 
 def compare(
-    denoisers,
-    X,
-    sigmas,
+    denoisers: Any,
+    X: ArrayLike | None,
+    sigmas: ArrayLike,
     *,
-    process="forward",
-    n=None,
-    along=None,
-    sampler="heun",
-    n_steps=18,
-    sigma_max=None,
-    random_state=0,
-):
-    """Return the mean squared difference of each two denoisers at each noise level.
+    process: Literal["forward", "reverse"] = "forward",
+    n: int | None = None,
+    along: Any = None,
+    sampler: str | Callable[..., Iterable[torch.Tensor]] = "heun",
+    n_steps: int = 18,
+    sigma_max: float | None = None,
+    random_state: RandomState | None = 0,
+) -> ComparisonTable:
+    """Return the mean squared difference between any two denoisers at each noise level.
 
     Parameters
     ----------
-    denoisers, X, sigmas, process, n, sampler, n_steps, sigma_max, random_state
-        As in `error_curve`, with its errors. X may be None for ``process="reverse"``.
+    denoisers : dict of str to denoiser, list of denoisers, or denoiser
+        Fitted denoisers, on any device and in any dtype. Wrap networks in
+        `skpspc.NetworkDenoiser`.
+    X : array or Tensor of shape (N, C, H, W) or (N, d)
+        Clean images, to which noise is added; may be None if the process is "reverse".
+    sigmas : array of float of shape (n_sigmas,)
+        Noise levels, non-negative, finite and distinct, in any order; in the units of the images.
+    process : {"forward", "reverse"}, default "forward"
+        Source of the noisy images. "forward": images of X with noise. "reverse": the states at
+        ``sigmas`` of n sampling runs.
+    n : int, default None
+        Number of noisy images at each noise level, drawn from X without replacement, or number of
+        sampling runs. None: 64, or as many as X holds.
     along : str or denoiser, default None
-        Denoiser of the sampler of "reverse"; None: the first of ``denoisers``.
+        Denoiser that samples if the process is "reverse": the name of one of ``denoisers``, or
+        another denoiser. None: the first of ``denoisers``.
+    sampler : {"euler", "heun"} or callable, default "heun"
+        Sampler of the process "reverse", as for the method ``sample`` of a denoiser.
+    n_steps : int, default 18
+        Steps of the sampler from ``sigma_max`` to the smallest of ``sigmas`` on the grid of
+        `skpspc.edm_sigmas`. The other ``sigmas`` are additional steps.
+    sigma_max : float, default None
+        First noise level of the sampler; a larger one of ``sigmas`` replaces it. None: 80 for
+        images on [-1, 1], scaled to the ``data_range`` of the sampling denoiser.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed or generator of the drawn images and of their noise.
 
     Returns
     -------
     ComparisonTable
+        Mean squared differences with their standard errors; its method ``plot`` draws them.
+
+    Raises
+    ------
+    ValueError
+        For no noise levels, n above the number of images of X, an unknown ``process`` or
+        ``along``, or answers that have another shape or hold NaN or infinity.
+    sklearn.exceptions.NotFittedError
+        For a denoiser that is not fitted.
+
+    See Also
+    --------
+    ComparisonDisplay : Picture of the differences.
+    error_curve : Errors measured from one reference.
 
     Examples
     --------
     >>> from skpspc import EmpiricalDenoiser, GaussianDenoiser, PSPCDenoiser
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import compare
-    >>> X = load_digits_images().images[:500]
-    >>> denoisers = [model.fit(X) for model in (EmpiricalDenoiser(), GaussianDenoiser())]
-    >>> compare(denoisers, X, [0.5], n=4).errors.shape
-    (1, 2, 2)
+    >>> X = load_digits_images().images
+    >>> models = {
+    ...     "optimal": EmpiricalDenoiser().fit(X[100:]),
+    ...     "PSPC": PSPCDenoiser(patch_size=4).fit(X[100:]),
+    ...     "Gaussian": GaussianDenoiser().fit(X[100:]),
+    ... }
+    >>> compare(models, X[:100], [0.5], n=16)
+    Mean squared differences, 16 noisy images (forward process)
+    sigma  denoiser  optimal    PSPC  Gaussian
+      0.5   optimal        0  0.0569    0.0867
+      0.5      PSPC   0.0569       0    0.0299
+      0.5  Gaussian   0.0867  0.0299         0
     """
     members = named_denoisers(denoisers)
     walker = _walker(along, members, next(iter(members.values())), process)
@@ -250,7 +312,7 @@ def _optimum(members, X_train):
     if training_set is None:
         raise ValueError(
             f"against='optimal' needs one training set, and {', '.join(members)} keep none or "
-            "different ones; pass X_train, the images of the optimum."
+            "different ones; pass X_train, the training images of the optimal denoiser."
         )
     data_range = training_set.data_range if training_set.is_uint8 else None
     optimum = EmpiricalDenoiser(data_range=data_range)
@@ -293,7 +355,7 @@ class _Forward:
             raise ValueError("process='forward' adds noise to images of X, got None; pass images.")
         X = X if isinstance(X, (np.ndarray, torch.Tensor)) else as_images(X, "X")
         if n is not None and n > len(X):
-            raise ValueError(f"n={n} images are asked for, but X holds {len(X)}; pass more, or n.")
+            raise ValueError(f"n={n} is more than the {len(X)} images of X; pass more images.")
         self.n = min(_DEFAULT_N, len(X)) if n is None else int(n)
         chosen = rng.permutation(len(X))[: self.n]
         self.images = as_images(X[chosen], "X")
@@ -336,7 +398,7 @@ class _Reverse:
         self.seed = noise_seed(rng)
         self.walker, self.n_steps, self.sigma_max = walker, n_steps, sigma_max
         self.steps = SAMPLERS[sampler] if isinstance(sampler, str) else sampler
-        self.words = f"walks of {type(walker).__name__} (reverse process)"
+        self.words = f"sampler states of {type(walker).__name__} (reverse process)"
 
     def noisy(self, sigmas):
         """Yield index of the noise level, rows, None and states, by batches."""

@@ -1,51 +1,61 @@
-"""Distances of two sets of images, by the features of a network."""
+"""Distances between two sets of images, from the features of a network."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics.pairwise import polynomial_kernel
 from sklearn.utils import check_array, check_random_state, gen_batches
 
+from .._typing import ArrayLike, DataRange
 from ..support.training_set import to_compute
 from ._images import as_images, check_alike, check_count
 from .metrics import Measurement, check_range
 
 
-def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
+def fid(
+    X_true: ArrayLike,
+    X: ArrayLike,
+    feature: Callable[[torch.Tensor], Any],
+    *,
+    batch_size: int = 256,
+    data_range: DataRange = (-1, 1),
+) -> Measurement:
     r"""Return the Fréchet distance between the features of two sets of images.
 
     .. math::
 
         |\mu - \nu|^2 + \operatorname{tr}\bigl(S + T - 2 (S T)^{1/2}\bigr)
 
-    with :math:`\mu, \nu` the means and :math:`S, T` the (unbiased) covariances of the features.
+    :math:`\mu, \nu` are the means and :math:`S, T` the unbiased covariances of the features.
 
     Parameters
     ----------
     X_true : array or Tensor of shape (N, C, H, W) or (N, d)
-        Images of the data. uint8 pixels are read on ``data_range``, floats are used unscaled.
+        Real images. uint8 pixels are read on ``data_range``; floats are used unscaled.
     X : array or Tensor of shape (n, C, H, W) or (n, d)
-        Generated images, of the same shape.
+        Generated images, shaped like the real images.
     feature : callable
-        ``feature(images)`` maps a float32 Tensor (m, C, H, W), or (m, d), to an array or
-        Tensor (m, n_features). *The* FID takes the last pooling layer of an Inception network.
-        Values compare only for one feature and equal n: fewer images give larger values.
+        ``feature(images)`` maps a float32 Tensor (m, C, H, W), or (m, d), to an array or Tensor
+        (m, n_features). The usual FID takes the last pooling layer of an Inception network.
+        Compare values of one feature and of equal n only: fewer images give larger values.
     batch_size : int, default 256
         Images per call of ``feature``.
     data_range : tuple of (low, high), default (-1, 1)
-        Range of the values of images; only recorded.
+        Values that the uint8 pixels 0 and 255 stand for; recorded in the result.
 
     Returns
     -------
     Measurement
-        One value; ``n`` counts X and ``n_reference`` X_true.
+        The distance; ``n`` counts X and ``n_reference`` counts X_true.
 
     Raises
     ------
     ValueError
-        For fewer than two images, NaN, infinity, two shapes, or a ``feature`` that is no function
-        or does not return one row per image.
+        For fewer than two images, NaN, infinity, images of two shapes, or a ``feature`` that is
+        no function or does not return one row per image.
 
     References
     ----------
@@ -54,14 +64,16 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
 
     Examples
     --------
+    A shift of all four features by 2 is a squared distance of 4 x 2^2:
+
     >>> import numpy as np
     >>> from skpspc.inspection import fid
     >>> X = np.random.default_rng(0).normal(size=(100, 4))
     >>> round(fid(X, X + 2.0, feature=lambda images: images, data_range=(-3, 3)), 4)
     16.0
 
-    *The* FID, of images (n, 3, H, W), by the network of torchmetrics, which takes uint8 (it needs
-    torch-fidelity, and downloads its weights):
+    The usual FID of images (n, 3, H, W), from the Inception network of torchmetrics, which takes
+    uint8 images, needs torch-fidelity and downloads weights:
 
     >>> from torchmetrics.image.fid import FrechetInceptionDistance  # doctest: +SKIP
     >>> inception = FrechetInceptionDistance(feature=2048).inception  # doctest: +SKIP
@@ -81,16 +93,16 @@ def fid(X_true, X, feature, *, batch_size=256, data_range=(-1, 1)):
 
 
 def kid(
-    X_true,
-    X,
-    feature,
+    X_true: ArrayLike,
+    X: ArrayLike,
+    feature: Callable[[torch.Tensor], Any],
     *,
-    subset_size=1000,
-    n_subsets=100,
-    batch_size=256,
-    random_state=0,
-    data_range=(-1, 1),
-):
+    subset_size: int = 1000,
+    n_subsets: int = 100,
+    batch_size: int = 256,
+    random_state: int | np.random.RandomState | None = 0,
+    data_range: DataRange = (-1, 1),
+) -> Measurement:
     r"""Return the kernel distance between the features of two sets of images.
 
     .. math::
@@ -99,24 +111,39 @@ def kid(
         - 2 \operatorname{mean}_{i, j} k(a_i, b_j),
         \qquad k(a, b) = (a \cdot b / d + 1)^3
 
-    with :math:`a_i, b_j` the features of the two sets, d numbers each: the squared maximum mean
-    discrepancy. It is unbiased whatever the number of images, and may be negative.
+    :math:`a_i, b_j` are the features of the two sets, d numbers each. The distance is the squared
+    maximum mean discrepancy. It is unbiased for any number of images, and may be negative.
 
     Parameters
     ----------
-    X_true, X, feature, batch_size, data_range
-        As in `fid`, with its errors.
+    X_true : array or Tensor of shape (N, C, H, W) or (N, d)
+        Real images. uint8 pixels are read on ``data_range``; floats are used unscaled.
+    X : array or Tensor of shape (n, C, H, W) or (n, d)
+        Generated images, shaped like the real images.
+    feature : callable
+        ``feature(images)`` maps a float32 Tensor (m, C, H, W), or (m, d), to an array or Tensor
+        (m, n_features).
     subset_size : int, default 1000
-        Images of each set in a subset; all of a smaller set.
+        Images of each set in a subset; a smaller set is used whole.
     n_subsets : int, default 100
-        Random subsets to average; one where both sets are used whole.
+        Random subsets to average; one subset if both sets are used whole.
+    batch_size : int, default 256
+        Images per call of ``feature``.
     random_state : int, RandomState or None, default 0
-        Draws the subsets.
+        Seed or generator of the subsets.
+    data_range : tuple of (low, high), default (-1, 1)
+        Values that the uint8 pixels 0 and 255 stand for; recorded in the result.
 
     Returns
     -------
     Measurement
-        ``values`` holds one value per subset.
+        Mean distance; ``values`` holds one distance per subset.
+
+    Raises
+    ------
+    ValueError
+        For fewer than two images, NaN, infinity, images of two shapes, or a ``feature`` that is
+        no function or does not return one row per image.
 
     References
     ----------
@@ -126,11 +153,13 @@ def kid(
     --------
     >>> import numpy as np
     >>> from skpspc.inspection import kid
-    >>> X = np.random.default_rng(0).normal(size=(100, 4))
-    >>> kid(X[:50], X[50:], feature=lambda images: images, data_range=(-3, 3)).n
-    50
+    >>> X = np.random.default_rng(0).normal(size=(400, 4))
+    >>> near = kid(X[:200], X[200:], feature=lambda images: images, data_range=(-3, 3))
+    >>> far = kid(X[:200], X[200:] + 1, feature=lambda images: images, data_range=(-3, 3))
+    >>> print(f"one distribution {near:.2f}, shifted by 1 {far:.2f}")
+    one distribution 0.00, shifted by 1 9.91
 
-    The torchmetrics feature of `fid` works here too.
+    For the usual KID pass the Inception feature of the example of `fid`.
     """
     for name, count, least in (("subset_size", subset_size, 2), ("n_subsets", n_subsets, 1)):
         check_count(count, name, least)
@@ -154,14 +183,14 @@ def _features_of_both(X_true, X, feature, batch_size, data_range):
     """Return the features of both sets, (N, d) and (n, d), float64."""
     if not callable(feature):
         raise ValueError(
-            f"feature must be a function of images, or a network, got {feature!r}; to compare "
+            f"feature must be a function of images, such as a network, got {feature!r}; to compare "
             "pixels pass lambda images: images.flatten(1)."
         )
     true, other = as_images(X_true, "X_true"), as_images(X, "X")
     check_alike(true, other, "X_true", "X")
     if min(len(true), len(other)) < 2:
         raise ValueError(
-            f"two images or more of each set are needed, got {len(true)} and {len(other)}."
+            f"X_true and X must hold at least two images each, got {len(true)} and {len(other)}."
         )
     data_range = check_range(data_range)
     return tuple(_features(images, feature, batch_size, data_range) for images in (true, other))

@@ -1,12 +1,15 @@
-"""Distance of the posterior given a patch to the posterior given the whole image."""
+"""Distance between the posterior given a patch and the posterior given the whole image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from .._repr import short_repr
+from .._typing import ArrayLike, DataRange, ImageShape, RandomState
 from .._units import checked_range, half_width
 from ..posterior import dense_weights
 from ..sampling import draw_noise, noise_seed
@@ -19,6 +22,9 @@ from ._errors import standard_error
 from ._images import check_count
 from ._training import checked_training_set
 
+if TYPE_CHECKING:
+    from ._plot.equivalence import LocalEquivalenceDisplay
+
 # On images in [-1, 1]: at both ends every patch agrees with the whole image.
 _SIGMAS = tuple(np.geomspace(0.01, 100.0, 17).tolist())
 # Beside the seed.
@@ -27,7 +33,7 @@ _EQUIVALENCE = 4
 
 @dataclass(frozen=True, eq=False)
 class LocalEquivalence:
-    """Distances of patch and global posterior, by noise level and patch size.
+    """Distances between patch and global posterior, by noise level and patch size.
 
     All distances are root mean squares over the values of the patch, in the units of the images.
 
@@ -36,21 +42,34 @@ class LocalEquivalence:
     sigmas : ndarray of shape (L,)
         Noise levels, increasing.
     patch_sizes : ndarray of shape (S,)
-        Increasing.
+        Sides of the patch, increasing.
     image_shape : tuple of (C, H, W)
+        Shape of an image.
     image_gaps : ndarray of shape (L, S, n)
-        Distance of the two posterior means on the patch, of each noisy image.
+        Distance between the two posterior means on the patch, for each noisy image.
     image_variations : ndarray of shape (L, S, n)
-        Total variation of the two posteriors, between 0 and 1.
+        Total variation between the two posteriors, from 0 to 1, for each noisy image.
     diameters : ndarray of shape (S,)
-        Upper bound of the distance of two training patches.
+        Upper bounds of the distance between two training patches.
     weight : ndarray of shape (n,)
-        Weight of each noisy image; sums to one.
+        Weights of the noisy images, which sum to one.
+
+    Examples
+    --------
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import local_equivalence
+    >>> X = load_digits_images().images[:300]
+    >>> equivalence = local_equivalence(X, [0.05, 1.0, 100.0], [2, 4])
+    >>> equivalence.gap.round(2)  # a row for each noise level, a column for each patch size
+    array([[0.01, 0.  ],
+           [0.39, 0.32],
+           [0.01, 0.01]])
+    >>> display = equivalence.plot()
     """
 
     sigmas: np.ndarray
     patch_sizes: np.ndarray
-    image_shape: tuple
+    image_shape: tuple[int, ...]
     image_gaps: np.ndarray
     image_variations: np.ndarray
     diameters: np.ndarray
@@ -58,7 +77,7 @@ class LocalEquivalence:
 
     __repr__ = short_repr
 
-    def plot(self, ax=None, *, bound=True):
+    def plot(self, ax: Any = None, *, bound: bool = True) -> "LocalEquivalenceDisplay":
         """Draw gap and bound against the noise level, a curve for each patch size.
 
         Parameters
@@ -83,58 +102,58 @@ class LocalEquivalence:
         return LocalEquivalenceDisplay.from_predictions(self, ax=ax, bound=bound)
 
     @property
-    def n(self):
+    def n(self) -> int:
         """Number of noisy images at each noise level."""
         return len(self.weight)
 
     @property
-    def gap(self):
-        """Mean of ``image_gaps``, (L, S)."""
+    def gap(self) -> np.ndarray:
+        """Weighted mean of ``image_gaps`` over noisy images, (L, S)."""
         return self.image_gaps @ self.weight
 
     @property
-    def total_variation(self):
-        """Mean of ``image_variations``, (L, S)."""
+    def total_variation(self) -> np.ndarray:
+        """Weighted mean of ``image_variations`` over noisy images, (L, S)."""
         return self.image_variations @ self.weight
 
     @property
-    def bound(self):
+    def bound(self) -> np.ndarray:
         """Upper bound of the gap, ``total_variation * diameters``, (L, S)."""
         return self.total_variation * self.diameters
 
     @property
-    def gap_standard_error(self):
+    def gap_standard_error(self) -> np.ndarray:
         """Standard error of ``gap`` over noisy images, (L, S); NaN for one image."""
         return standard_error(self.image_gaps, self.weight)
 
     @property
-    def bound_standard_error(self):
+    def bound_standard_error(self) -> np.ndarray:
         """Standard error of ``bound`` over noisy images, (L, S); NaN for one image."""
         return standard_error(self.image_variations, self.weight) * self.diameters
 
 
 def local_equivalence(
-    X,
-    sigmas=None,
-    patch_sizes=None,
+    X: ArrayLike,
+    sigmas: ArrayLike | None = None,
+    patch_sizes: Sequence[int] | None = None,
     *,
-    n_images=64,
-    sample_weight=None,
-    image_shape=None,
-    data_range=None,
-    random_state=0,
-):
-    r"""Measure the distance of patch and global posterior mean, and its bound.
+    n_images: int = 64,
+    sample_weight: ArrayLike | None = None,
+    image_shape: ImageShape | None = None,
+    data_range: DataRange | None = None,
+    random_state: RandomState | None = 0,
+) -> LocalEquivalence:
+    r"""Measure the distance between patch and global posterior mean, and bound it.
 
     .. math::
 
         \| D_P(z; \sigma) - D(z; \sigma)_P \| \le
         \tfrac12 \sum_i | w_i^P - w_i | \cdot \max_{ij} \| x_{iP} - x_{jP} \|
 
-    with :math:`w^P` and :math:`w` the posteriors over the training images given the patch
-    :math:`z_P` alone and given all of z, and :math:`D_P, D` their means: the distance is at most
-    the total variation of the two posteriors times the diameter of the training patches. P is the
-    patch in the middle of the image, and z a noisy training image.
+    :math:`w^P` is the posterior over the training images given the patch :math:`z_P` alone,
+    :math:`w` the posterior given the whole noisy image z, and :math:`D_P, D` are their means. The
+    distance of the means is at most the total variation of the two posteriors times the diameter of
+    the training patches. P is the patch in the middle of the image, and z a noisy training image.
 
     Parameters
     ----------
@@ -147,21 +166,24 @@ def local_equivalence(
         Sides of the patch, at least 1 and at most the longer side of the image. None: up to 15
         sizes from 1 to the longer side, evenly spaced in their logarithm.
     n_images : int, default 64
-        Different training images to add noise to (all, if there are fewer); all noise levels and
-        sizes share images and noise.
+        Number of different training images to which noise is added; all if there are fewer. All
+        noise levels and sizes share images and noise.
     sample_weight : array of shape (N,), default None
+        Weights of the training images; None: equal weights.
     image_shape : tuple of (C, H, W), default None
-        Shape of one image where X is flat.
+        Shape of one image if X is flat.
     data_range : tuple of (low, high), default None
-        Range of the images, in whose units noise levels and distances are: uint8 pixels 0 to 255
-        stand for low to high, and floats must lie between them. None: uint8 images are read on
-        [-1, 1], float images are used unscaled.
+        Range of the images, which is the unit of noise levels and distances: the uint8 pixels 0
+        and 255 stand for low and high, and floats must lie between them. None: uint8 images are
+        read on [-1, 1], float images are used unscaled.
     random_state : int, RandomState, Generator or None, default 0
-        Decides which images, and the noise: of image i, by ``random_state`` and i only.
+        Seed or generator of the drawn images and of their noise. The noise of image i depends on
+        ``random_state`` and i only.
 
     Returns
     -------
     LocalEquivalence
+        Distances and bounds; its method ``plot`` draws them.
 
     Raises
     ------
@@ -170,18 +192,20 @@ def local_equivalence(
 
     See Also
     --------
-    suggest_patch_size : The smallest size of a small bound.
-    LocalEquivalenceDisplay : The picture.
+    suggest_patch_size : Smallest patch size with a small bound.
+    LocalEquivalenceDisplay : Picture of the distances.
 
     Notes
     -----
     As :math:`\sigma \to \infty` both posteriors tend to the sample weights. As :math:`\sigma \to
     0`, on a noisy training image, both tend to that image. If other images equal it on the patch,
-    they share :math:`w^P` and the total variation stays, but the means agree. So the gap vanishes
-    at both ends (*local equivalence*); in between a patch carries less information than the image.
+    they share :math:`w^P`; the total variation then stays positive, but the means agree. The gap
+    therefore vanishes at both ends (*local equivalence*). At medium noise levels a patch carries
+    less information than the image.
 
-    The diameter is replaced by an upper bound, twice the largest distance to the middle of the
-    range of each value. The work is one posterior over patches for each noisy image and size.
+    An upper bound replaces the diameter: twice the largest distance of a training patch to the
+    middle of the range of each value. The function computes one posterior over patches for each
+    noisy image, noise level and size.
 
     References
     ----------
@@ -193,10 +217,11 @@ def local_equivalence(
     >>> from skpspc.inspection import local_equivalence
     >>> X = load_digits_images().images[:300]
     >>> equivalence = local_equivalence(X, [0.05, 1.0, 100.0], [4])
+
+    The two means agree at a small and at a large noise level, and differ at a medium one:
+
     >>> equivalence.gap.round(2).tolist()
     [[0.0], [0.32], [0.01]]
-    >>> bool((equivalence.gap <= equivalence.bound).all())
-    True
     """
     data_range = None if data_range is None else checked_range(data_range, "data_range")
     usual = half_width(data_range) * np.array(_SIGMAS)
@@ -224,67 +249,90 @@ def local_equivalence(
 
 
 def suggest_patch_size(
-    X,
-    sigma,
+    X: ArrayLike,
+    sigma: float,
     *,
-    tol=0.1,
-    patch_sizes=None,
-    n_images=64,
-    sample_weight=None,
-    image_shape=None,
-    data_range=None,
-    random_state=0,
-):
-    r"""Return the smallest patch that must answer as the whole image does.
+    tol: float = 0.1,
+    patch_sizes: Sequence[int] | None = None,
+    n_images: int = 64,
+    sample_weight: ArrayLike | None = None,
+    image_shape: ImageShape | None = None,
+    data_range: DataRange | None = None,
+    random_state: RandomState | None = 0,
+) -> tuple[int, LocalEquivalence]:
+    r"""Return the smallest patch whose posterior mean must equal that of the whole image.
 
-    A patch denoiser of this size or larger is, on its patch, the optimal denoiser of the training
-    set, up to ``tol``. It is the smallest size for which, and for all larger ones of
-    ``patch_sizes``,
+    A patch denoiser of this size or larger equals, on its patch, the optimal denoiser of the
+    training set, up to ``tol``. The returned size is the smallest for which it and all larger ones
+    of ``patch_sizes`` satisfy
 
     .. math::
 
         \operatorname{E}_z\, \tfrac12 \sum_i | w_i^P - w_i | \cdot
         \max_{ij} \| x_{iP} - x_{jP} \| \le \mathrm{tol},
 
-    which bounds the mean distance of the two posterior means on the patch (see Notes). Smaller
-    patches may agree as well, but only smaller patches can generalise at this noise level and not
-    repeat training images. :func:`calibrate_patch_size` measures which of them denoises best.
+    The left side bounds the mean distance of the two posterior means on the patch (see Notes).
+    Smaller patches may agree with the image as well, but only smaller patches can generalise at
+    this noise level, and not repeat training images. :func:`calibrate_patch_size` measures which
+    size denoises best.
 
     Parameters
     ----------
+    X : array or Tensor of shape (N, C, H, W) or (N, d)
+        Training images.
     sigma : float
         Noise level, finite and non-negative, in the units of the images.
     tol : float, default 0.1
-        Admissible distance, a root mean square over the values of the patch, in the units of
-        the images; positive.
-    X, patch_sizes, n_images, sample_weight, image_shape, data_range, random_state
-        As in :func:`local_equivalence`, with its errors.
+        Admissible distance, positive: a root mean square over the values of the patch, in the
+        units of the images.
+    patch_sizes : sequence of int, default None
+        Candidates, at least 1 and at most the longer side of the image. None: up to 15 sizes
+        from 1 to the longer side, evenly spaced in their logarithm.
+    n_images : int, default 64
+        Number of different training images to which noise is added; all if there are fewer.
+    sample_weight : array of shape (N,), default None
+        Weights of the training images; None: equal weights.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image if X is flat.
+    data_range : tuple of (low, high), default None
+        Range of the images, which is the unit of ``sigma`` and ``tol``: the uint8 pixels 0 and
+        255 stand for low and high, and floats must lie between them. None: uint8 images are read
+        on [-1, 1], float images are used unscaled.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed or generator of the drawn images and of their noise.
 
     Returns
     -------
     size : int
-        The longer side of the image if the bound of every smaller size exceeds ``tol``.
+        Side of the patch; the longer side of the image if the bound of every smaller size exceeds
+        ``tol``.
     estimates : LocalEquivalence
         Total variation, bound and measured distance of all sizes, at this one noise level.
+
+    Raises
+    ------
+    ValueError
+        For an invalid noise level, ``tol`` or size, or float images outside ``data_range``.
 
     Notes
     -----
     Proof of the bound. Let t be the total variation: the positive and the negative part of
-    :math:`w^P - w` both sum to t. With p and q the two parts over t,
-    :math:`D_P - D = t (\sum_i p_i x_{iP} - \sum_i q_i x_{iP})`, t times the difference of two
-    points in the convex hull of the training patches, which has the diameter of the patches.
+    :math:`w^P - w` both sum to t. Let p and q be the two parts divided by t. Then
+    :math:`D_P - D = t (\sum_i p_i x_{iP} - \sum_i q_i x_{iP})`, which is t times the difference of
+    two points in the convex hull of the training patches. The diameter of the hull is the diameter
+    of the patches.
 
-    The suggestion rises and falls with sigma. As :math:`\sigma \to \infty` a pixel is large enough;
-    as :math:`\sigma \to 0`, any patch that no two training images share. The size that denoises
-    best is another one, which keeps growing with sigma.
+    The suggestion rises and falls with sigma. As :math:`\sigma \to \infty` a single pixel is
+    enough; as :math:`\sigma \to 0`, any patch in which no two training images are equal is enough.
+    The size that denoises best is another one, which keeps growing with sigma.
 
     Examples
     --------
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import suggest_patch_size
     >>> X = load_digits_images().images[:300]
-    >>> [suggest_patch_size(X, sigma)[0] for sigma in (0.1, 1.0, 100.0)]
-    [3, 8, 1]
+    >>> {sigma: suggest_patch_size(X, sigma)[0] for sigma in (0.1, 1.0, 100.0)}
+    {0.1: 3, 1.0: 8, 100.0: 1}
     """
     if not (np.ndim(tol) == 0 and not isinstance(tol, str) and tol > 0):
         raise ValueError(f"tol must be a positive float, got {tol!r}.")
@@ -293,7 +341,7 @@ def suggest_patch_size(
     except ValueError:
         raise ValueError(
             "sigma must be one noise level, a float, finite and non-negative, got "
-            f"{sigma!r}; call once for each of several."
+            f"{sigma!r}; call the function once for each noise level."
         ) from None
     estimates = local_equivalence(
         X,

@@ -1,7 +1,25 @@
 """Pictures of images."""
 
+from __future__ import annotations
 
-def show_images(X, *, titles=None, n_columns=None, image_shape=None, data_range=None, ax=None):
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from .._typing import ArrayLike, DataRange, ImageShape
+
+if TYPE_CHECKING:
+    from ._plot.image_grid import ImageGridDisplay
+
+
+def show_images(
+    X: ArrayLike,
+    *,
+    titles: Iterable[Any] | None = None,
+    n_columns: int | None = None,
+    image_shape: ImageShape | None = None,
+    data_range: DataRange | None = None,
+    ax: Any = None,
+) -> ImageGridDisplay:
     """Draw images in rows and columns, with a title below each.
 
     Images of 3 channels are drawn in colour, the mean over channels of other images in gray, and

@@ -1,31 +1,35 @@
-"""Sizes of heat maps, and heat maps of all pixels from a few."""
+"""Sizes of heat maps, and heat maps of all pixels estimated from the maps of a few."""
 
 import numbers
 
 import numpy as np
 
+from .._typing import ArrayLike
 from .._validation import check_pixels
 
 
-def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
+def locality_radius(
+    heatmaps: ArrayLike, fraction: float = 0.5, *, pixels: ArrayLike | None = None
+) -> np.ndarray:
     """Return the side of the smallest square around a pixel that holds a fraction of its heat.
 
-    Squares are odd and centred on the pixel. There is no heat beyond the edges of the image, so
-    the square of a corner pixel may be nearly twice as wide as the image.
+    Squares have odd sides and are centred on the pixel. They may extend beyond the edges of the
+    image, where there is no heat: the square of a corner pixel may be nearly twice as wide as the
+    image.
 
     Parameters
     ----------
     heatmaps : array of shape (..., m, H, W), or (..., H, W, H, W) without ``pixels``
-        Non-negative. A `numpy.memmap` is read pixel by pixel.
+        Heat maps, non-negative. A `numpy.memmap` is read pixel by pixel.
     fraction : float, default 0.5
-        In (0, 1].
+        Fraction of the heat that the square holds, in (0, 1].
     pixels : array of int, shape (m, 2), default None
-        (row, column) of the m maps; None: ``heatmaps`` has a map for every pixel.
+        (row, column) of the pixels of the m maps; None: ``heatmaps`` has a map for every pixel.
 
     Returns
     -------
     ndarray of shape (..., m) or (..., H, W), int
-        1, 3, 5, ...; 0 for a map that is zero everywhere.
+        Sides 1, 3, 5, ... in pixels; 0 for a map that is zero everywhere.
 
     Raises
     ------
@@ -34,6 +38,8 @@ def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
 
     Examples
     --------
+    With 70 % of the heat in the pixel itself, squares of 1, 3 and 5 pixels hold 50, 80 and 100 %:
+
     >>> import numpy as np
     >>> from skpspc.inspection import locality_radius
     >>> heat = np.zeros((1, 5, 5))
@@ -43,12 +49,11 @@ def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
     """
     if not (isinstance(fraction, numbers.Real) and 0 < float(fraction) <= 1):
         raise ValueError(f"fraction must be in (0, 1], got {fraction!r}; 1 holds all of the heat.")
-    if not hasattr(heatmaps, "ndim"):
-        heatmaps = np.asarray(heatmaps)
-    maps, pixels, shape = _maps_of_pixels(heatmaps, pixels)
+    heatmaps = heatmaps if hasattr(heatmaps, "ndim") else np.asarray(heatmaps)
+    maps, places, shape = _maps_of_pixels(heatmaps, pixels)
     height, width = maps.shape[-2:]
-    sides = np.empty((*maps.shape[:-3], len(pixels)), dtype=np.int64)
-    for k, (row, column) in enumerate(pixels):
+    sides = np.empty((*maps.shape[:-3], len(places)), dtype=np.int64)
+    for k, (row, column) in enumerate(places):
         heat = _checked_map(maps, k, row, column)
         away = np.maximum.outer(abs(np.arange(height) - row), abs(np.arange(width) - column))
         order = away.ravel().argsort(kind="stable")
@@ -62,28 +67,28 @@ def locality_radius(heatmaps, fraction=0.5, *, pixels=None):
     return sides.reshape(shape)
 
 
-def spread_heat_maps(heatmaps, pixels):
-    """Return heat maps of all pixels from a few, as if heat were translation-invariant.
+def spread_heat_maps(heatmaps: ArrayLike, pixels: ArrayLike) -> np.ndarray:
+    """Estimate the heat maps of all pixels from the maps of a few, by translation.
 
-    The heat between two pixels becomes the mean over all given pairs of equal displacement. Fifty
-    pixels of a 32 x 32 image give `FlexibleWindows` all windows, for a twentieth of the work of
-    `save_heat_maps`, and with less noise. Differences between positions, as at edges or between
-    tokens of a transformer, are lost.
+    The heat between two pixels becomes the mean heat over all given pairs of equal displacement.
+    The maps of 50 pixels of a 32 x 32 image give `FlexibleWindows` all windows, with a twentieth
+    of the work of `save_heat_maps`, and with less noise. Differences between positions, as at
+    edges or between tokens of a transformer, are lost.
 
     Parameters
     ----------
     heatmaps : array of shape (..., m, H, W)
-        Non-negative, as `heat_maps` gives them with ``pixels``.
+        Heat maps of m pixels, non-negative, returned by `heat_maps`.
     pixels : array of int, shape (m, 2)
-        (row, column) of the m maps. Choose them all over the image, and near its corners, which
-        have the largest displacements.
+        (row, column) of the pixels of the m maps. Choose pixels all over the image, and near its
+        corners, which have the largest displacements.
 
     Returns
     -------
     ndarray of shape (..., H, W, H, W), float64
-        (H W)^2 numbers per level. Displacements that no given pixel has within the image have no
-        heat. A pixel's own heat is raised to the largest of all (or to 1, if all is zero), so that
-        every window holds its own pixel.
+        Heat maps of all pixels, (H W)^2 numbers per noise level. Displacements that no given pixel
+        has within the image have no heat. A pixel's own heat is raised to the largest of its map
+        (or to 1, if the map is zero), so that every window contains its own pixel.
 
     Raises
     ------
@@ -97,6 +102,8 @@ def spread_heat_maps(heatmaps, pixels):
 
     Examples
     --------
+    The maps of 4 of 64 pixels give windows of 9 pixels on average, which hold 60 % of the heat:
+
     >>> from skpspc import FlexibleWindows, GaussianDenoiser, PSPCDenoiser
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import heat_maps, spread_heat_maps
@@ -104,16 +111,17 @@ def spread_heat_maps(heatmaps, pixels):
     >>> pixels = [(1, 1), (1, 6), (6, 1), (6, 6)]
     >>> heat = heat_maps(GaussianDenoiser().fit(X), X, [0.5], pixels=pixels, n_images=2)
     >>> windows = FlexibleWindows(spread_heat_maps(heat, pixels), thresholds=0.6, sigmas=[0.5])
-    >>> PSPCDenoiser(windows=windows).fit(X).denoise(X[:2], sigma=0.5).shape
-    (2, 1, 8, 8)
+    >>> model = PSPCDenoiser(windows=windows).fit(X)
+    >>> round(float(model.windows_.at(0).sum((1, 2), dtype=float).mean()), 1)
+    9.1
     """
     if pixels is None:
         raise ValueError("pixels must be the (row, column) of every heat map, got None.")
-    maps, pixels, shape = _maps_of_pixels(np.asarray(heatmaps), pixels)
+    maps, places, shape = _maps_of_pixels(np.asarray(heatmaps), pixels)
     height, width = maps.shape[-2:]
     total = np.zeros((*shape[:-1], 2 * height - 1, 2 * width - 1))
     count = np.zeros(total.shape[-2:])
-    for k, at in enumerate(pixels):
+    for k, at in enumerate(places):
         down, across = _displacements(at, height, width)
         total[..., down, across] += _checked_map(maps, k, *at)
         count[down, across] += 1

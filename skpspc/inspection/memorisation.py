@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils import gen_batches
 
+from .._typing import ArrayLike, DataRange
 from .._validation import as_tensor
 from ..posterior.pairs import pair_squares
 from ..support import TrainingSet
@@ -17,37 +18,46 @@ _SPARE = 8  # candidates beside the nearest: distances by matrix products are ro
 _COPY = 1e-5  # of the data range: between a copy by a float32 sampler and its original
 
 
-def nearest_training_images(X, X_train, n_neighbors=1, *, data_range=(-1, 1)):
+def nearest_training_images(
+    X: ArrayLike,
+    X_train: ArrayLike,
+    n_neighbors: int = 1,
+    *,
+    data_range: DataRange = (-1, 1),
+) -> tuple[np.ndarray, np.ndarray]:
     r"""Return the training images nearest to each image, and their distances.
 
     .. math::
 
         d(x, x_i) = \sqrt{|x - x_i|^2 / D}
 
-    over the D numbers of an image: a root mean square in the units of the images, the Euclidean
-    distance over :math:`\sqrt D`.
+    D is the number of values in an image. The distance is a root mean square over pixels, in the
+    units of the images: the Euclidean distance divided by :math:`\sqrt D`.
 
     Parameters
     ----------
     X : array or Tensor of shape (n, C, H, W) or (n, d)
-        uint8 pixels are read on ``data_range``; floats are used unscaled.
+        Images to look up, such as samples. uint8 pixels are read on ``data_range``; floats are
+        used unscaled.
     X_train : array or Tensor of shape (N, C, H, W) or (N, d)
-        Read in chunks: uint8 images are never converted as a whole.
+        Training images. uint8 images are converted in chunks, never as a whole.
     n_neighbors : int, default 1
+        Number of training images to return for each image.
     data_range : tuple of (low, high), default (-1, 1)
         Values that the uint8 pixels 0 and 255 stand for.
 
     Returns
     -------
     distances : ndarray of shape (n, n_neighbors), float64
-        Increasing. Exact, by subtraction in float64.
+        Distances in increasing order, computed by subtraction in float64.
     indices : ndarray of shape (n, n_neighbors), int64
         Rows of X_train.
 
     Raises
     ------
     ValueError
-        For no images, NaN, infinity, two shapes, or more neighbours than training images.
+        For no images, NaN, infinity, images of two shapes, or more neighbours than training
+        images.
 
     Examples
     --------
@@ -113,7 +123,8 @@ def _measured(name, X, X_train, data_range, n_neighbors, measure):
     images, train = as_images(X, "X"), as_images(X_train, "X_train")
     if len(train) < n_neighbors:
         raise ValueError(
-            f"{name} needs {n_neighbors} training images or more, got {len(train)}; pass them all."
+            f"{name} needs at least {n_neighbors} training images, got {len(train)}; pass the "
+            "whole training set."
         )
     if train.dtype != np.uint8:
         warn_outside(train.min(), train.max(), data_range, "X_train")
@@ -122,20 +133,31 @@ def _measured(name, X, X_train, data_range, n_neighbors, measure):
     return Measurement.of(name, values, data_range, n_reference=len(train))
 
 
-def nearest_training_distance(X, X_train, *, data_range=(-1, 1)):
+def nearest_training_distance(
+    X: ArrayLike, X_train: ArrayLike, *, data_range: DataRange = (-1, 1)
+) -> Measurement:
     r"""Return the distance to the nearest training image, :math:`\min_i \sqrt{|x - x_i|^2 / D}`.
 
     Parameters
     ----------
-    X, X_train
-        As in `nearest_training_images`, with its errors.
+    X : array or Tensor of shape (n, C, H, W) or (n, d)
+        Images to look up, such as samples. uint8 pixels are read on ``data_range``; floats are
+        used unscaled.
+    X_train : array or Tensor of shape (N, C, H, W) or (N, d)
+        Training images. uint8 images are converted in chunks, never as a whole.
     data_range : tuple of (low, high), default (-1, 1)
-        Range of the values of X_train; only recorded.
+        Range of the values of X_train, recorded in the result.
 
     Returns
     -------
     Measurement
-        Root mean square over pixels, for each image and on average.
+        Mean over images of the root mean square over pixels, in the units of the images;
+        ``values`` holds one distance per image.
+
+    Raises
+    ------
+    ValueError
+        For no images, NaN, infinity, or images of two shapes.
 
     Examples
     --------
@@ -148,31 +170,47 @@ def nearest_training_distance(X, X_train, *, data_range=(-1, 1)):
     )
 
 
-def memorised_fraction(X, X_train, *, ratio=1 / 3, data_range=(-1, 1)):
+def memorised_fraction(
+    X: ArrayLike,
+    X_train: ArrayLike,
+    *,
+    ratio: float = 1 / 3,
+    data_range: DataRange = (-1, 1),
+) -> Measurement:
     r"""Return the fraction of images that are copies of a training image.
 
-    An image is a copy where
+    An image is a copy if its nearest training image is at less than a third of the distance of
+    the second nearest,
 
     .. math::
 
         \min_i d(x, x_i) < \tfrac13\, d(x, x_j), \qquad x_j \text{ the second nearest},
 
-    or where the nearest is within 1e-5 of the data range, which finds copies of duplicate
-    training images too.
+    or if its nearest training image is within 1e-5 of the data range. The second rule finds copies
+    of training images that occur twice.
 
     Parameters
     ----------
-    X, X_train
-        As in `nearest_training_images`, with its errors; at least two training images.
+    X : array or Tensor of shape (n, C, H, W) or (n, d)
+        Images to look up, such as samples. uint8 pixels are read on ``data_range``; floats are
+        used unscaled.
+    X_train : array or Tensor of shape (N, C, H, W) or (N, d)
+        Training images, at least two. uint8 images are converted in chunks, never as a whole.
     ratio : float, default 1/3
-        In (0, 1].
+        Largest ratio of the two distances for a copy, in (0, 1].
     data_range : tuple of (low, high), default (-1, 1)
         Range of the values of X_train.
 
     Returns
     -------
     Measurement
-        Its ``values`` are 0 or 1.
+        Fraction of copies; ``values`` holds 1 for a copy and 0 for another image.
+
+    Raises
+    ------
+    ValueError
+        For no images, NaN, infinity, images of two shapes, fewer than two training images, or a
+        ratio out of range.
 
     References
     ----------
@@ -181,9 +219,16 @@ def memorised_fraction(X, X_train, *, ratio=1 / 3, data_range=(-1, 1)):
 
     Examples
     --------
+    All samples of the optimal denoiser are copies of training images, and no sample of PSPC is:
+
+    >>> from skpspc import EmpiricalDenoiser, PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import memorised_fraction
-    >>> memorised_fraction([[0.1, 0.0], [0.5, 0.5]], [[0.0, 0.0], [1.0, 1.0]])
-    memorised_fraction 0.5 (n=2, n_reference=2, data_range=(-1, 1))
+    >>> X = load_digits_images().images
+    >>> for model in EmpiricalDenoiser(), PSPCDenoiser(patch_size=4):
+    ...     memorised_fraction(model.fit(X).sample(n=20, random_state=0), X)
+    memorised_fraction 1 (n=20, n_reference=1797, data_range=(-1, 1))
+    memorised_fraction 0 (n=20, n_reference=1797, data_range=(-1, 1))
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio must be above 0 and at most 1, got {ratio!r}.")

@@ -1,12 +1,12 @@
-r"""Distances and similarities of pairs of images.
+r"""Distances and similarities between images and their estimates.
 
-With :math:`x` a true image and :math:`y` its estimate, D numbers each:
+For a true image :math:`x` and its estimate :math:`y`, D numbers each:
 
     MSE = |x - y|^2 / D,  PSNR = 10 log10(range^2 / MSE),  cosine = x.y / |x| |y|,
     Pearson r = cosine of x - mean(x) and y - mean(y),  R^2 = 1 - |x - y|^2 / |x - mean(x)|^2.
 
-In the literature "r2" means either of the last two, on [0, 1] or on [-1, 1]. Every result here has
-its own name, and records its range and n.
+In the literature "r2" means either of the last two, on images in [0, 1] or in [-1, 1]. Every
+result here has its own name, and records the data range and the number of images.
 """
 
 import math
@@ -16,30 +16,44 @@ import numpy as np
 from sklearn.utils import gen_batches
 
 from .. import _optional
+from .._typing import ArrayLike, DataRange
 from ..support.memory import rows_that_fit
 from ._errors import standard_error
 from ._images import as_floats, as_images, check_alike
 
 
 class Measurement(float):
-    """A float, the mean of ``values`` measured on images, with a record of the measurement.
+    """A mean over images, a float that records how it was measured.
 
     Parameters
     ----------
     value : float
+        The mean.
 
     Attributes
     ----------
     name : str
-        Of the measure.
+        Name of the measure, such as "psnr".
     values : ndarray of shape (n,)
-        One for each image; for a measure of whole sets, one for each draw of images.
+        One value for each image; for a measure of whole sets, one for each random subset.
     n : int
-        Images in the mean.
+        Number of images in the mean.
     n_reference : int or None
-        Images of the set that they are compared with, such as training images.
+        Number of images in the set that they are compared with, such as training images.
     data_range : tuple of (low, high)
-        Range of the values of images; the unit of errors and distances.
+        Range of the values of images, which is the unit of errors and distances.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpspc import PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import psnr
+    >>> X = load_digits_images().images
+    >>> Z = X[:100] / 127.5 - 1 + 0.5 * np.random.default_rng(0).standard_normal((100, 1, 8, 8))
+    >>> result = psnr(X[:100], PSPCDenoiser(patch_size=4).fit(X[100:]).denoise(Z, sigma=0.5))
+    >>> print(f"{result:.1f} dB, standard error {result.standard_error:.1f} dB, n = {result.n}")
+    18.9 dB, standard error 0.2 dB, n = 100
     """
 
     name: str
@@ -49,7 +63,7 @@ class Measurement(float):
     data_range: tuple[float, float]
 
     def __new__(cls, value, **about):
-        """Return a float with attributes."""
+        """Return the float ``value`` with ``about`` as attributes."""
         self = super().__new__(cls, value)
         vars(self).update(about)
         return self
@@ -70,7 +84,7 @@ class Measurement(float):
 
     @property
     def standard_error(self):
-        """Standard error of the mean; NaN for a single value, or if one is infinite."""
+        """Standard error of the mean; NaN for one value, and if a value is infinite."""
         return float(standard_error(self.values[~np.isnan(self.values)]))
 
     def __repr__(self):
@@ -97,8 +111,8 @@ def warn_outside(low, high, data_range, name):
     slack = 1e-6 * (data_range[1] - data_range[0])
     if low < data_range[0] - slack or high > data_range[1] + slack:
         warnings.warn(
-            f"{name} takes values from {low:.4g} to {high:.4g}, beyond data_range={data_range}; "
-            "pass the range of the images.",
+            f"{name} has values from {low:.4g} to {high:.4g}, beyond data_range={data_range}; "
+            "pass data_range=(low, high), the range of the images.",
             UserWarning,
             stacklevel=4,
         )
@@ -111,7 +125,7 @@ def _of_pairs(name, X_true, X_pred, data_range, measure, undefined="an image doe
     check_alike(true, pred, "X_true", "X_pred")
     if len(true) != len(pred):
         raise ValueError(
-            f"X_true holds {len(true)} images and X_pred {len(pred)}; give one for each."
+            f"X_true holds {len(true)} images and X_pred {len(pred)}; pass one estimate for each."
         )
     row_bytes = 8 * 6 * math.prod(true.shape[1:])
     n_rows = rows_that_fit(row_bytes, len(true), what="A pair of images")
@@ -157,26 +171,28 @@ def _cosines(x, y):
     return _ratio((x * y).sum(1), norms).clip(-1, 1)
 
 
-def mse(X_true, X_pred, *, data_range=(-1, 1)):
+def mse(X_true: ArrayLike, X_pred: ArrayLike, *, data_range: DataRange = (-1, 1)) -> Measurement:
     r"""Return the mean squared error, :math:`|x - y|^2 / D`.
 
     Parameters
     ----------
-    X_true, X_pred : array or Tensor of shape (n, C, H, W) or (n, d)
-        Clean images and their estimates, or the answers of two denoisers. Computed in float64.
+    X_true : array or Tensor of shape (n, C, H, W) or (n, d)
+        Clean images, or the answers of one denoiser.
+    X_pred : array or Tensor of shape (n, C, H, W) or (n, d)
+        Estimates of the clean images, or the answers of another denoiser.
     data_range : tuple of (low, high), default (-1, 1)
-        Range of the values of X_true: errors on (-1, 1) are four times those on (0, 1). uint8
-        pixels are read on it, floats are used unscaled, and values outside of it warn.
+        Range of the values of X_true; errors on (-1, 1) are four times errors on (0, 1). uint8
+        pixels are read on it, floats are used unscaled, and values of X_true beyond it warn.
 
     Returns
     -------
     Measurement
-        ``values`` holds one value per image.
+        Mean over images; ``values`` holds one error per image, computed in float64.
 
     Raises
     ------
     ValueError
-        For no images, NaN, infinity, or two shapes.
+        For no images, NaN, infinity, or images of two shapes.
 
     Examples
     --------
@@ -187,18 +203,28 @@ def mse(X_true, X_pred, *, data_range=(-1, 1)):
     return _of_pairs("mse", X_true, X_pred, data_range, _flat(_squares))
 
 
-def psnr(X_true, X_pred, *, data_range=(-1, 1)):
+def psnr(X_true: ArrayLike, X_pred: ArrayLike, *, data_range: DataRange = (-1, 1)) -> Measurement:
     r"""Return the peak signal-to-noise ratio in dB, :math:`10 \log_{10}((high - low)^2 / MSE)`.
 
     Parameters
     ----------
-    X_true, X_pred, data_range
-        As in `mse`, with its errors; the range matters here.
+    X_true : array or Tensor of shape (n, C, H, W) or (n, d)
+        Clean images, or the answers of one denoiser.
+    X_pred : array or Tensor of shape (n, C, H, W) or (n, d)
+        Estimates of the clean images, or the answers of another denoiser.
+    data_range : tuple of (low, high), default (-1, 1)
+        Range of the values of X_true, on which the result depends. uint8 pixels are read on it,
+        floats are used unscaled, and values of X_true beyond it warn.
 
     Returns
     -------
     Measurement
-        The mean of the ratios of the images; infinite if an estimate is exact.
+        Mean over images of their ratios in dB; infinite if an estimate is exact.
+
+    Raises
+    ------
+    ValueError
+        For no images, NaN, infinity, or images of two shapes.
 
     Examples
     --------
@@ -215,18 +241,28 @@ def psnr(X_true, X_pred, *, data_range=(-1, 1)):
     return _of_pairs("psnr", X_true, X_pred, data_range, _flat(measure))
 
 
-def cosine(X_true, X_pred, *, data_range=(-1, 1)):
+def cosine(X_true: ArrayLike, X_pred: ArrayLike, *, data_range: DataRange = (-1, 1)) -> Measurement:
     r"""Return the cosine of the angle between images, :math:`x \cdot y / |x| |y|`.
 
     Parameters
     ----------
-    X_true, X_pred, data_range
-        As in `mse`, with its errors.
+    X_true : array or Tensor of shape (n, C, H, W) or (n, d)
+        Clean images, or the answers of one denoiser.
+    X_pred : array or Tensor of shape (n, C, H, W) or (n, d)
+        Estimates of the clean images, or the answers of another denoiser.
+    data_range : tuple of (low, high), default (-1, 1)
+        Range of the values of X_true. uint8 pixels are read on it, floats are used unscaled, and
+        values of X_true beyond it warn.
 
     Returns
     -------
     Measurement
-        NaN, with a warning, for an image of zeros.
+        Mean over images; ``values`` holds NaN, with a warning, for an image of zeros.
+
+    Raises
+    ------
+    ValueError
+        For no images, NaN, infinity, or images of two shapes.
 
     Examples
     --------
@@ -239,25 +275,37 @@ def cosine(X_true, X_pred, *, data_range=(-1, 1)):
     )
 
 
-def pearson_r(X_true, X_pred, *, data_range=(-1, 1)):
+def pearson_r(
+    X_true: ArrayLike, X_pred: ArrayLike, *, data_range: DataRange = (-1, 1)
+) -> Measurement:
     r"""Return the Pearson correlation of the D numbers of two images.
 
     .. math::
 
         r = \frac{(x - \bar x) \cdot (y - \bar y)}{|x - \bar x| |y - \bar y|}
 
-    with :math:`\bar x` the mean over all pixels and channels. It is not squared; Kamb and Ganguli
-    report it as "r2".
+    :math:`\bar x` is the mean over all pixels and channels. The correlation is not squared; Kamb
+    and Ganguli report it as "r2".
 
     Parameters
     ----------
-    X_true, X_pred, data_range
-        As in `mse`, with its errors.
+    X_true : array or Tensor of shape (n, C, H, W) or (n, d)
+        Clean images, or the answers of one denoiser.
+    X_pred : array or Tensor of shape (n, C, H, W) or (n, d)
+        Estimates of the clean images, or the answers of another denoiser.
+    data_range : tuple of (low, high), default (-1, 1)
+        Range of the values of X_true. uint8 pixels are read on it, floats are used unscaled, and
+        values of X_true beyond it warn.
 
     Returns
     -------
     Measurement
-        NaN, with a warning, where one of the two images is constant.
+        Mean over images; ``values`` holds NaN, with a warning, if one of two images is constant.
+
+    Raises
+    ------
+    ValueError
+        For no images, NaN, infinity, or images of two shapes.
 
     References
     ----------
@@ -273,18 +321,31 @@ def pearson_r(X_true, X_pred, *, data_range=(-1, 1)):
     return _of_pairs("pearson_r", X_true, X_pred, data_range, measure)
 
 
-def r2_score(X_true, X_pred, *, data_range=(-1, 1)):
+def r2_score(
+    X_true: ArrayLike, X_pred: ArrayLike, *, data_range: DataRange = (-1, 1)
+) -> Measurement:
     r"""Return the coefficient of determination of images, :math:`1 - |x - y|^2 / |x - \bar x|^2`.
 
     Parameters
     ----------
-    X_true, X_pred, data_range
-        As in `mse`, with its errors; X_true is the image to be explained.
+    X_true : array or Tensor of shape (n, C, H, W) or (n, d)
+        Clean images, or the answers of one denoiser.
+    X_pred : array or Tensor of shape (n, C, H, W) or (n, d)
+        Estimates of the clean images, or the answers of another denoiser.
+    data_range : tuple of (low, high), default (-1, 1)
+        Range of the values of X_true. uint8 pixels are read on it, floats are used unscaled, and
+        values of X_true beyond it warn.
 
     Returns
     -------
     Measurement
-        ``values`` are at most 1; NaN, with a warning, where X_true is constant.
+        Mean over images; ``values`` are at most 1, and NaN, with a warning, where X_true is
+        constant.
+
+    Raises
+    ------
+    ValueError
+        For no images, NaN, infinity, or images of two shapes.
 
     Examples
     --------
@@ -299,32 +360,52 @@ def r2_score(X_true, X_pred, *, data_range=(-1, 1)):
     return _of_pairs("r2_score", X_true, X_pred, data_range, _flat(measure))
 
 
-def ssim(X_true, X_pred, *, data_range=(-1, 1)):
-    """Return the structural similarity, by scikit-image (the extra ``metrics``).
+def ssim(X_true: ArrayLike, X_pred: ArrayLike, *, data_range: DataRange = (-1, 1)) -> Measurement:
+    """Return the structural similarity, computed by scikit-image.
 
-    Gaussian windows of standard deviation 1.5 and the constants of the paper. The average is over
-    channels and over pixels at least 5 from the border; images smaller than 11 pixels are
-    continued by reflection, and their one or two middle pixels count.
+    Windows are Gaussian with a standard deviation of 1.5 pixels; the constants are those of the
+    paper. The mean is over channels and over pixels at least 5 pixels from the border. Images
+    smaller than 11 pixels are continued by reflection, and their one or two middle pixels count.
 
     Parameters
     ----------
-    X_true, X_pred, data_range
-        As in `mse`, with its errors; the range matters here. Flat images, and images one pixel
-        high or wide, are signals.
+    X_true : array or Tensor of shape (n, C, H, W) or (n, d)
+        Clean images, or the answers of one denoiser.
+    X_pred : array or Tensor of shape (n, C, H, W) or (n, d)
+        Estimates of the clean images, or the answers of another denoiser. Flat
+        images, and images one pixel high or wide, are compared as signals.
+    data_range : tuple of (low, high), default (-1, 1)
+        Range of the values of X_true, on which the result depends. uint8 pixels are read on it,
+        floats are used unscaled, and values of X_true beyond it warn.
 
     Returns
     -------
     Measurement
+        Mean over images; ``values`` are at most 1.
 
     Raises
     ------
     ImportError
-        Without scikit-image.
+        If scikit-image is missing; the extra ``metrics`` installs it.
+    ValueError
+        For no images, NaN, infinity, or images of two shapes.
 
     References
     ----------
     Wang et al., "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE
     Transactions on Image Processing 13, 2004, Eq. 13 and sec. III-C.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skpspc import PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import ssim
+    >>> X = load_digits_images().images
+    >>> Z = X[:100] / 127.5 - 1 + 0.5 * np.random.default_rng(0).standard_normal((100, 1, 8, 8))
+    >>> denoised = PSPCDenoiser(patch_size=4).fit(X[100:]).denoise(Z, sigma=0.5)
+    >>> ssim(X[:100], denoised)  # doctest: +SKIP
+    ssim 0.5971 (n=100, data_range=(-1, 1))
     """
     similarity = _optional.load("skimage.metrics").structural_similarity
     low, high = check_range(data_range)

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .._input import load_arrays, map_array, reading
 from .._output import check_output, write_output
+from .._typing import ArrayLike, Path, RandomState
 from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid
 from ..support import with_own_heat
@@ -22,8 +23,16 @@ from ._images import as_clean, as_images, check_count, check_fits
 _SAME_ANSWERS = 1e-4
 
 
-def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0):
-    r"""Return how much each input pixel moves pixels of the answer, at each noise level.
+def heat_maps(
+    denoiser: Any,
+    X: ArrayLike,
+    sigmas: ArrayLike,
+    *,
+    pixels: ArrayLike | None = None,
+    n_images: int | None = None,
+    random_state: RandomState | None = 0,
+) -> np.ndarray:
+    r"""Return how strongly each input pixel changes pixels of the answer, at each noise level.
 
     .. math::
 
@@ -31,41 +40,43 @@ def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0
         \Bigl|\frac{\partial D(z_b; \sigma)_{c,y,x}}{\partial z_{b,d,i,j}}\Bigr|, \qquad
         z_b = x_b + \sigma \epsilon_b
 
-    over channels c of the answer and d of the noisy image. The Jacobian is in closed form for
-    denoisers that are posterior means or linear, and by automatic differentiation for networks.
+    The sum is over channels c of the answer and d of the noisy image. Denoisers that are posterior
+    means or linear have a Jacobian in closed form. Networks are differentiated automatically.
 
     Parameters
     ----------
     denoiser : denoiser
-        Fitted. A network is wrapped in `NetworkDenoiser`.
+        Fitted denoiser; wrap a network in `NetworkDenoiser`.
     X : array or Tensor of shape (N, C, H, W) or (N, d)
         Clean images; uint8 images are read on the ``data_range`` of the denoiser. Training
         images and held-out images may give different maps.
-    sigmas : sequence of float
+    sigmas : sequence of L floats
         Noise levels, distinct, finite and non-negative, in the order of the maps.
     pixels : array of int, shape (m, 2), default None
         (row, column) of pixels of the answer; None: all pixels, (H W)^2 numbers per level.
     n_images : int, default None
-        Images to draw from X with ``random_state``; None: all.
+        Number of images to draw from X at random; None: all images of X.
     random_state : int, RandomState, Generator or None, default 0
-        Decides which images, and their noise, which all levels share up to its size.
+        Seed or generator of the drawn images and of their noise. All noise levels share the noise
+        of an image, up to its scale.
 
     Returns
     -------
     ndarray of shape (L, m, H, W) or, without ``pixels``, (L, H, W, H, W), float64
+        Mean absolute derivatives of the answer at the pixel, by pixel of the noisy image.
 
     Raises
     ------
     ValueError
-        For no or repeated sigmas, pixels outside the image, ``n_images`` above the size of X, or
-        a denoiser without a Jacobian (see its ``jacobian``).
+        For no or repeated noise levels, pixels outside the image, ``n_images`` above the number
+        of images of X, or a denoiser without a ``jacobian``.
 
     See Also
     --------
     save_heat_maps : Heat maps of all pixels, in a file.
-    spread_heat_maps : Heat maps of all pixels from a few.
-    locality_radius : The size of heat maps.
-    NetworkDenoiser.jacobian : Signed rows of the Jacobian, at given noisy images.
+    spread_heat_maps : Heat maps of all pixels, estimated from the maps of a few.
+    locality_radius : Size of heat maps.
+    SensitivityDisplay : Picture of heat maps.
 
     References
     ----------
@@ -81,10 +92,12 @@ def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0
     >>> X = load_digits_images().images
     >>> model = PSPCDenoiser(patch_size=3).fit(X)
     >>> heat = heat_maps(model, X, [0.2, 1.0], pixels=[(4, 4)], n_images=4)
-    >>> heat.shape
-    (2, 1, 8, 8)
-    >>> bool((locality_radius(heat, pixels=[(4, 4)]) <= 5).all())  # two patches of 3 meet in 5
-    True
+
+    All heat lies within 5 x 5 pixels, which hold all patches of 3 x 3 over the pixel:
+
+    >>> locality_radius(heat, fraction=1.0, pixels=[(4, 4)])
+    array([[5],
+           [5]])
     """
     images = _Noisy.of(denoiser, X, n_images, random_state)
     levels = check_grid(sigmas).tolist()
@@ -94,22 +107,37 @@ def heat_maps(denoiser, X, sigmas, *, pixels=None, n_images=None, random_state=0
     return _by_pixel(heat, heat.shape[2:])
 
 
-def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, verbose=0):
-    """Write the heat maps of all pixels to a file, which `FlexibleWindows` reads.
+def save_heat_maps(
+    path: Path,
+    denoiser: Any,
+    X: ArrayLike,
+    sigmas: ArrayLike,
+    *,
+    n_images: int | None = None,
+    random_state: int = 0,
+    verbose: int = 0,
+) -> np.memmap:
+    """Write the heat maps of all pixels to a file that `FlexibleWindows` reads.
 
-    The file is written row by row of the image. ``maps.run.npz`` beside ``maps.npy`` records the
-    arguments and progress of the run: an equal call continues an interrupted run, and only opens
-    the file of a finished one. On one machine, with equal settings, an interrupted run gives the
-    bits of an uninterrupted one.
+    The file is written row by row of the image. A second file, ``maps.run.npz`` for ``maps.npy``,
+    records the arguments and the progress of the run. Repeat the call to continue an interrupted
+    run, or to open the file of a finished run. On one machine, with equal settings, an interrupted
+    and an uninterrupted run write the same bits.
 
     Parameters
     ----------
     path : str or path
-        Of a ``.npy`` file: (L, H, W, H, W), float32.
-    denoiser, X, sigmas, n_images
-        As in `heat_maps`.
+        File of the maps, ending in ``.npy``.
+    denoiser : denoiser
+        Fitted denoiser; wrap a network in `NetworkDenoiser`.
+    X : array or Tensor of shape (N, C, H, W) or (N, d)
+        Clean images; uint8 images are read on the ``data_range`` of the denoiser.
+    sigmas : sequence of L floats
+        Noise levels, distinct, finite and non-negative, in the order of the maps.
+    n_images : int, default None
+        Number of images to draw from X at random; None: all images of X.
     random_state : int, default 0
-        As in `heat_maps`; an int, so that a run can continue.
+        Seed of the drawn images and of their noise.
     verbose : int, default 0
         Above zero, show a progress bar.
 
@@ -117,18 +145,21 @@ def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, 
     -------
     numpy.memmap of shape (L, H, W, H, W), float32
         The file, read-only. A pixel's own heat is raised to the largest of its map (or to 1, if
-        the map is zero), so that every window holds its own pixel.
+        the map is zero), so that every window contains its own pixel.
 
     Raises
     ------
     ValueError
-        As `heat_maps`; if the file belongs to a run with other sigmas, images, random_state or
-        answers of the denoiser; or if no run has written the file.
+        For invalid noise levels, ``n_images`` above the number of images of X, or a denoiser
+        without a ``jacobian``. Also if the file belongs to a run with other noise levels, images,
+        random_state or answers of the denoiser, or if no run has written the file.
     OSError
         If the folder is missing or read-only.
 
     Examples
     --------
+    Windows that hold 90 % of the heat of a denoiser of 5 x 5 patches have 8 pixels on average:
+
     >>> import tempfile, pathlib
     >>> from skpspc import FlexibleWindows, LocalScoreDenoiser, PSPCDenoiser
     >>> from skpspc.datasets import load_digits_images
@@ -139,19 +170,20 @@ def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, 
     ...     model = LocalScoreDenoiser(patch_size=5).fit(X)
     ...     heat = save_heat_maps(path, model, X, sigmas=[0.5], n_images=2)
     ...     windows = FlexibleWindows(path, thresholds=0.9, sigmas=[0.5])
-    ...     PSPCDenoiser(windows=windows).fit(X).windows_.at(0).shape
-    torch.Size([64, 8, 8])
+    ...     masks = PSPCDenoiser(windows=windows).fit(X).windows_.at(0)
+    ...     round(float(masks.sum((1, 2), dtype=float).mean()), 1)
+    8.3
     """
-    path = check_output(path)
-    if path.suffix.lower() != ".npy":
-        raise ValueError(f"heat maps are written to a .npy file, got '{path}'; change its suffix.")
+    file = check_output(path)
+    if file.suffix.lower() != ".npy":
+        raise ValueError(f"heat maps are written to a .npy file, got '{file}'; change its suffix.")
     if not isinstance(random_state, Integral):
         raise ValueError(
             f"random_state must be an int, so that an interrupted run can continue, got "
             f"{random_state!r}."
         )
     images = _Noisy.of(denoiser, X, n_images, random_state)
-    run = _Run(path, denoiser, images, check_grid(sigmas))
+    run = _Run(file, denoiser, images, check_grid(sigmas))
     maps = run.opened()
     height, width = maps.shape[1:3]
     todo = range(run.done, len(maps) * height)
@@ -164,7 +196,7 @@ def save_heat_maps(path, denoiser, X, sigmas, *, n_images=None, random_state=0, 
         maps[level, row] = with_own_heat(heat.flatten(1), own).view(heat.shape).numpy()
         maps.flush()
         run.note(block + 1)
-    return np.load(path, mmap_mode="r")
+    return np.load(file, mmap_mode="r")
 
 
 def _by_pixel(heat, sides):
@@ -172,7 +204,7 @@ def _by_pixel(heat, sides):
     if heat.shape[1] != sides[0] * sides[1]:
         raise ValueError(
             f"the denoiser answers for {heat.shape[1]} pixels of an image of {sides[0]} x "
-            f"{sides[1]}; pass pixels."
+            f"{sides[1]}; pass pixels, a list of (row, column)."
         )
     return heat.reshape(len(heat), *sides, *sides)
 
@@ -238,8 +270,8 @@ class _Run:
         sides = tuple(denoiser.image_shape_[1:])
         if answers[0][0].size != images.clean[0].numel():
             raise ValueError(
-                f"{type(denoiser).__name__} answers for a part of the image, and FlexibleWindows "
-                "needs heat maps of all pixels; pass a denoiser of whole images."
+                f"{type(denoiser).__name__} answers for patches, and FlexibleWindows needs heat "
+                "maps of all pixels; pass a denoiser of whole images."
             )
         self._shape = (len(grid), *sides, *sides)
         self.done = 0

@@ -1,12 +1,19 @@
-"""Tables of error curves and comparisons."""
+"""Tables of errors of denoisers, and of differences between denoisers."""
+
+from __future__ import annotations
 
 import html
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import _optional
+
+if TYPE_CHECKING:
+    from ._plot.comparison import ComparisonDisplay
+    from ._plot.error_curve import ErrorCurveDisplay
 
 
 class _Table(ABC):
@@ -14,7 +21,7 @@ class _Table(ABC):
 
     @property
     @abstractmethod
-    def title(self):
+    def title(self) -> str:
         """Title of the table, one line."""
 
     @abstractmethod
@@ -39,8 +46,8 @@ class _Table(ABC):
             f"<thead><tr>{line(header, 'th')}</tr></thead><tbody>{body}</tbody></table>"
         )
 
-    def to_rst(self):
-        """Return a simple table of reStructuredText, a str."""
+    def to_rst(self) -> str:
+        """Return the table in reStructuredText."""
         header, rows = self._cells()
         widths = _widths(header, rows)
         rule = "  ".join("=" * width for width in widths)
@@ -55,24 +62,40 @@ class ErrorTable(_Table):
     Attributes
     ----------
     sigmas : ndarray of shape (n_sigmas,)
-        Increasing.
+        Noise levels, increasing.
     names : list of str
         Names of the denoisers.
     errors : ndarray of shape (n_sigmas, n_denoisers)
-        Mean over images of the mean squared error of their pixels.
+        Mean squared errors, over images and pixels, in squared units of the images.
     standard_errors : ndarray of shape (n_sigmas, n_denoisers)
-        Standard error of the mean over images; NaN for one image.
+        Standard errors of the mean over images; NaN for one image.
     n : int
-        Number of images.
+        Number of noisy images at each noise level.
     process : {"forward", "reverse"}
+        Process that made the noisy images.
     against : str
-        Reference of the errors, in words; for the optimal denoiser, with its training set.
+        Reference of the errors, in words, with the training set of an optimal denoiser.
     source : str
         Source of the noisy images, in words.
+
+    Examples
+    --------
+    >>> from skpspc import EmpiricalDenoiser, PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import error_curve
+    >>> X = load_digits_images().images
+    >>> models = {"optimal": EmpiricalDenoiser().fit(X[100:]), "PSPC": PSPCDenoiser(4).fit(X[100:])}
+    >>> table = error_curve(models, X[:100], [0.2, 1.0], against="clean")
+    >>> table
+    Mean squared error against the clean images, 64 noisy images (forward process)
+    sigma  optimal    PSPC
+      0.2   0.0870  0.0238
+        1    0.123   0.134
+    >>> display = table.plot()
     """
 
     sigmas: np.ndarray
-    names: list
+    names: list[str]
     errors: np.ndarray
     standard_errors: np.ndarray
     n: int
@@ -81,7 +104,7 @@ class ErrorTable(_Table):
     source: str
 
     @property
-    def title(self):
+    def title(self) -> str:
         """Title of the table, one line."""
         return f"Mean squared error against {self.against}, {self.n} {self.source}"
 
@@ -92,7 +115,7 @@ class ErrorTable(_Table):
         ]
         return ["sigma", *self.names], rows
 
-    def plot(self, ax=None, *, line_kw=None):
+    def plot(self, ax: Any = None, *, line_kw: dict[str, Any] | None = None) -> ErrorCurveDisplay:
         """Draw error against noise level, a line for each denoiser.
 
         Parameters
@@ -116,8 +139,11 @@ class ErrorTable(_Table):
 
         return ErrorCurveDisplay.from_predictions(self, ax=ax, line_kw=line_kw)
 
-    def to_frame(self):
-        """Return a pandas DataFrame (extra ``metrics``), a row for each noise level."""
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row for each noise level.
+
+        pandas is installed by the extra ``metrics``.
+        """
         pandas = _optional.load("pandas")
         index = pandas.Index(self.sigmas, name="sigma")
         return pandas.DataFrame(self.errors, index=index, columns=self.names)
@@ -125,18 +151,46 @@ class ErrorTable(_Table):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ComparisonTable(_Table):
-    """Mean squared differences of denoisers from one another, returned by `compare`.
+    """Mean squared differences between any two denoisers, returned by `compare`.
 
     Attributes
     ----------
-    sigmas, names, n, process, source
-        As in `ErrorTable`.
-    errors, standard_errors : ndarray of shape (n_sigmas, n_denoisers, n_denoisers)
-        As in `ErrorTable`; symmetric, with zeros on the diagonal.
+    sigmas : ndarray of shape (n_sigmas,)
+        Noise levels, increasing.
+    names : list of str
+        Names of the denoisers.
+    errors : ndarray of shape (n_sigmas, n_denoisers, n_denoisers)
+        Mean squared differences, over images and pixels, in squared units of the images; symmetric,
+        with zeros on the diagonal.
+    standard_errors : ndarray of shape (n_sigmas, n_denoisers, n_denoisers)
+        Standard errors of the mean over images; NaN for one image.
+    n : int
+        Number of noisy images at each noise level.
+    process : {"forward", "reverse"}
+        Process that made the noisy images.
+    source : str
+        Source of the noisy images, in words.
+
+    Examples
+    --------
+    >>> from skpspc import EmpiricalDenoiser, PSPCDenoiser
+    >>> from skpspc.datasets import load_digits_images
+    >>> from skpspc.inspection import compare
+    >>> X = load_digits_images().images
+    >>> models = {"optimal": EmpiricalDenoiser().fit(X[100:]), "PSPC": PSPCDenoiser(4).fit(X[100:])}
+    >>> table = compare(models, X[:100], [0.2, 1.0])
+    >>> table
+    Mean squared differences, 64 noisy images (forward process)
+    sigma  denoiser  optimal    PSPC
+      0.2   optimal        0  0.0603
+      0.2      PSPC   0.0603       0
+        1   optimal        0  0.0474
+        1      PSPC   0.0474       0
+    >>> display = table.plot()
     """
 
     sigmas: np.ndarray
-    names: list
+    names: list[str]
     errors: np.ndarray
     standard_errors: np.ndarray
     n: int
@@ -144,7 +198,7 @@ class ComparisonTable(_Table):
     source: str
 
     @property
-    def title(self):
+    def title(self) -> str:
         """Title of the table, one line."""
         return f"Mean squared differences, {self.n} {self.source}"
 
@@ -156,7 +210,7 @@ class ComparisonTable(_Table):
         ]
         return ["sigma", "denoiser", *self.names], rows
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> ComparisonDisplay:
         """Draw the root mean square differences, a heat map for each noise level.
 
         Parameters
@@ -178,8 +232,11 @@ class ComparisonTable(_Table):
 
         return ComparisonDisplay.from_predictions(self, ax=ax)
 
-    def to_frame(self):
-        """Return a pandas DataFrame (extra ``metrics``), a row for each level and denoiser."""
+    def to_frame(self) -> Any:
+        """Return a pandas DataFrame with a row for each noise level and denoiser.
+
+        pandas is installed by the extra ``metrics``.
+        """
         pandas = _optional.load("pandas")
         index = pandas.MultiIndex.from_product(
             [self.sigmas, self.names], names=["sigma", "denoiser"]

@@ -21,17 +21,21 @@ the shares s, which are never in memory for all pixels and images at once.
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from .._repr import short_repr
+from .._typing import ArrayLike
 from ..support import Centred, Masks, MirroredTrainingSet, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
 from .masks import WindowWeights
 from .sliding import regions
 from .softmax import exact_scale, floored_sigma, precision_root
 from .weights import Weights
+
+if TYPE_CHECKING:
+    from ..inspection._plot.attribution import AttributionDisplay
 
 _CHUNK_ROWS = 64  # training images whose patches are compared together
 # If less of a window's weight is left, it is summed again: a difference would cancel.
@@ -80,7 +84,15 @@ class Attribution:
 
     __repr__ = short_repr
 
-    def plot(self, noisy, answer, images, *, ax=None, **options):
+    def plot(
+        self,
+        noisy: ArrayLike,
+        answer: ArrayLike,
+        images: Any,
+        *,
+        ax: Any = None,
+        **options: Any,
+    ) -> "AttributionDisplay":
         """Draw the answers with the training images that make up each answer.
 
         Parameters

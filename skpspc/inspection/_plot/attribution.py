@@ -1,13 +1,18 @@
 """Pictures of the training images that answers are made of."""
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from ... import _optional
 from ..._repr import ShortBunch, short_repr
+from ..._typing import ArrayLike, DataRange, NoiseLevel
 from ..._validation import check_pixels
 from ...support.training_set import DEFAULT_RANGE
 from .._images import as_floats, check_count
@@ -90,7 +95,8 @@ class AttributionDisplay:
     >>> Z = X[:1] / 127.5 - 1 + 0.4 * np.random.default_rng(0).standard_normal((1, 1, 8, 8))
     >>> model = PSPCDenoiser(patch_size=4).fit(X[10:])
     >>> display = AttributionDisplay.from_estimator(model, Z, sigma=0.4, pixel=(4, 5))
-    >>> display.attribution.share[0, 0, 4, 5].round(3)  # weights of the patches that are drawn
+    >>> display.attribution.share[0, 0, 4, 5].round(2)  # weights of the six patches
+    array([0.08, 0.06, 0.04, 0.04, 0.04, 0.03])
     """
 
     __repr__ = short_repr
@@ -98,26 +104,36 @@ class AttributionDisplay:
     def __init__(
         self,
         *,
-        noisy,
-        answer,
-        attribution,
-        images,
-        sigma=None,
-        data_range=None,
-        pixel=None,
-        patches=None,
-    ):
+        noisy: np.ndarray,
+        answer: np.ndarray,
+        attribution: Attribution,
+        images: Any,
+        sigma: np.ndarray | None = None,
+        data_range: DataRange | None = None,
+        pixel: tuple[int, int] | None = None,
+        patches: Sequence[Patch] | None = None,
+    ) -> None:
         self.noisy = noisy
         self.answer = answer
         self.attribution = attribution
         self.images = images
         self.sigma = sigma
         self.data_range = data_range
-        self.pixel = pixel
-        self.patches = patches
+        self.pixel: Any = pixel
+        self.patches: Any = patches
 
     @classmethod
-    def from_estimator(cls, denoiser, Z, sigma, *, y=None, pixel=None, n_images=6, ax=None):
+    def from_estimator(
+        cls,
+        denoiser: Any,
+        Z: ArrayLike,
+        sigma: NoiseLevel,
+        *,
+        y: ArrayLike | None = None,
+        pixel: tuple[int, int] | None = None,
+        n_images: int = 6,
+        ax: Any = None,
+    ) -> AttributionDisplay:
         """Return a drawn display of the attributions of answers of a denoiser.
 
         Parameters
@@ -181,18 +197,18 @@ class AttributionDisplay:
     @classmethod
     def from_predictions(
         cls,
-        noisy,
-        answer,
-        attribution,
-        images,
+        noisy: ArrayLike,
+        answer: ArrayLike,
+        attribution: Attribution,
+        images: Any,
         *,
-        sigma=None,
-        pixel=None,
-        patch_size=None,
-        n_images=6,
-        data_range=None,
-        ax=None,
-    ):
+        sigma: NoiseLevel | None = None,
+        pixel: tuple[int, int] | None = None,
+        patch_size: int | None = None,
+        n_images: int = 6,
+        data_range: DataRange | None = None,
+        ax: Any = None,
+    ) -> AttributionDisplay:
         """Return a drawn display of given answers and attributions.
 
         Parameters
@@ -235,29 +251,30 @@ class AttributionDisplay:
             If ``attribution`` belongs to other answers, for other numbers of channels than 1 and
             3, or for a pixel outside the image.
         """
-        answer, noisy = as_array(answer), as_array(noisy)
-        _check_attribution(attribution, noisy, answer)
+        images_in, images_out = as_array(noisy), as_array(answer)
+        _check_attribution(attribution, images_in, images_out)
         if data_range is not None:
             data_range = check_range(data_range)
         patches = None
         if pixel is not None:
-            pixel = _checked_pixel(pixel, noisy, answer)
-            reach = max(noisy.shape[2:]) if patch_size is None else _checked_side(patch_size) - 1
-            patches = [Patch.around(pixel, reach, noisy.shape[2:])] * len(noisy)
-        sigma = None if sigma is None else np.broadcast_to(as_array(sigma), len(answer))
+            pixel = _checked_pixel(pixel, images_in, images_out)
+            sides = images_in.shape[2:]
+            reach = max(sides) if patch_size is None else _checked_side(patch_size) - 1
+            patches = [Patch.around(pixel, reach, sides)] * len(images_in)
+        n = len(images_out)
         display = cls(
-            noisy=as_floats(noisy, data_range or DEFAULT_RANGE),
-            answer=answer,
+            noisy=as_floats(images_in, data_range or DEFAULT_RANGE),
+            answer=images_out,
             attribution=_as_arrays(attribution),
             images=images,
-            sigma=sigma,
+            sigma=None if sigma is None else np.broadcast_to(as_array(sigma), n),
             data_range=data_range,
             pixel=pixel,
             patches=patches,
         )
         return display.plot(ax, n_images=n_images)
 
-    def plot(self, ax=None, *, n_images=6):
+    def plot(self, ax: Any = None, *, n_images: int = 6) -> AttributionDisplay:
         """Draw, and return self.
 
         Parameters
@@ -307,7 +324,7 @@ class AttributionDisplay:
 
     @property
     def _sees_all(self):
-        """Whether the patches are whole images."""
+        """True if the patches are whole images."""
         return all(patch.covers(self.noisy.shape[2:]) for patch in self.patches)
 
     def _check_channels(self):

@@ -1,5 +1,9 @@
 """Errors of patch sizes and thresholds on held-out images."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from ..._optional import load
@@ -46,16 +50,18 @@ class CalibrationCurveDisplay:
     >>> schedule, table = calibrate_patch_size(PSPCDenoiser(), X, [0.1, 1.0], sizes=[1, 2, 4, 8])
     >>> display = CalibrationCurveDisplay.from_predictions(table)
     >>> display.table.chosen
-    array([4, 8])
+    array([1, 8])
     """
 
     __repr__ = short_repr
 
-    def __init__(self, table):
+    def __init__(self, table: CalibrationTable) -> None:
         self.table = table
 
     @classmethod
-    def from_predictions(cls, table, *, ax=None):
+    def from_predictions(
+        cls, table: CalibrationTable, *, ax: Any = None
+    ) -> CalibrationCurveDisplay:
         """Return a drawn display of a table.
 
         Parameters
@@ -76,7 +82,7 @@ class CalibrationCurveDisplay:
             )
         return cls(table).plot(ax)
 
-    def plot(self, ax=None):
+    def plot(self, ax: Any = None) -> CalibrationCurveDisplay:
         """Draw the curves, and return self.
 
         Parameters

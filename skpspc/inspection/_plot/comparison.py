@@ -1,9 +1,14 @@
 """Differences between denoisers as heat maps."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from ..._optional import load
 from ..._repr import short_repr
+from ..._typing import ArrayLike
 from ..tables import ComparisonTable
 from ._cells import broken, wrapped
 
@@ -50,11 +55,19 @@ class ComparisonDisplay:
 
     __repr__ = short_repr
 
-    def __init__(self, table):
+    def __init__(self, table: ComparisonTable) -> None:
         self.table = table
 
     @classmethod
-    def from_estimator(cls, denoisers, X, sigmas, *, ax=None, **parameters):
+    def from_estimator(
+        cls,
+        denoisers: Any,
+        X: ArrayLike | None,
+        sigmas: ArrayLike,
+        *,
+        ax: Any = None,
+        **parameters: Any,
+    ) -> ComparisonDisplay:
         """Return a drawn display of the differences between fitted denoisers.
 
         Parameters
@@ -79,7 +92,7 @@ class ComparisonDisplay:
         return cls.from_predictions(compare(denoisers, X, sigmas, **parameters), ax=ax)
 
     @classmethod
-    def from_predictions(cls, table, *, ax=None):
+    def from_predictions(cls, table: ComparisonTable, *, ax: Any = None) -> ComparisonDisplay:
         """Return a drawn display of a table.
 
         Parameters
@@ -99,7 +112,7 @@ class ComparisonDisplay:
             )
         return cls(table).plot(ax)
 
-    def plot(self, ax=None, *, cmap="cividis"):
+    def plot(self, ax: Any = None, *, cmap: Any = "cividis") -> ComparisonDisplay:
         """Draw the heat maps, and return self.
 
         Parameters

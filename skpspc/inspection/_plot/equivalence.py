@@ -1,10 +1,16 @@
-"""Distance of patch and global posterior mean against the noise level."""
+"""Distance between patch and global posterior mean against the noise level."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from sklearn.utils.validation import check_is_fitted
 
 from ..._optional import load
 from ..._repr import short_repr
+from ..._typing import ArrayLike, RandomState
 from ...support.training_set import DEFAULT_RANGE
 from .._training import training_set_of
 from ..equivalence import LocalEquivalence, local_equivalence
@@ -19,20 +25,25 @@ _RANGE = 1000  # of the axis, from the largest gap down
 class LocalEquivalenceDisplay:
     """The gap between patch and global posterior mean against the noise level, with its bound.
 
-    At small noise one training image has all the weight, at large noise every image has its sample
-    weight: at both ends a patch answers as the whole image does. In between it does not, and a
-    composite of patches differs from the optimal denoiser.
+    At small noise levels one training image has all the weight; at large noise levels every image
+    has its sample weight. At both ends the posterior means given a patch and given the whole image
+    agree. At medium noise levels they differ, and a composite of patches differs from the optimal
+    denoiser.
 
-    Create one with :meth:`from_estimator` or :meth:`from_predictions`.
+    Create one with :meth:`from_estimator`, :meth:`from_predictions` or the ``plot`` method of a
+    `LocalEquivalence`.
 
     Parameters
     ----------
     equivalence : LocalEquivalence
-        Returned by `local_equivalence`.
+        Distances to draw, returned by `local_equivalence`.
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib Axes
+        Axes of the curves.
+    figure_ : matplotlib Figure
+        Figure of the axes.
     lines_ : list of matplotlib Line2D
         Gaps, by patch size.
     bound_lines_ : list of matplotlib Line2D
@@ -40,51 +51,72 @@ class LocalEquivalenceDisplay:
 
     Examples
     --------
+    >>> from skpspc import EmpiricalDenoiser
     >>> from skpspc.datasets import load_digits_images
-    >>> from skpspc.inspection import LocalEquivalenceDisplay, local_equivalence
-    >>> X = load_digits_images().images[:300]
-    >>> display = LocalEquivalenceDisplay(local_equivalence(X, [0.1, 1.0, 10.0], [2, 4]))
-    >>> display.equivalence.gap.shape
-    (3, 2)
+    >>> from skpspc.inspection import LocalEquivalenceDisplay
+    >>> model = EmpiricalDenoiser().fit(load_digits_images().images[:300])
+    >>> display = LocalEquivalenceDisplay.from_estimator(model, [0.1, 1.0, 10.0], [2, 4])
+    >>> display.equivalence.gap.round(2)  # the points of the two curves
+    array([[0.03, 0.  ],
+           [0.39, 0.32],
+           [0.07, 0.05]])
     """
 
     __repr__ = short_repr
 
-    def __init__(self, equivalence):
+    def __init__(self, equivalence: LocalEquivalence) -> None:
         self.equivalence = equivalence
 
     @classmethod
     def from_estimator(
-        cls, estimator, sigmas=None, patch_sizes=None, *, n_images=64, random_state=0, **options
-    ):
+        cls,
+        estimator: Any,
+        sigmas: ArrayLike | None = None,
+        patch_sizes: Sequence[int] | None = None,
+        *,
+        n_images: int = 64,
+        random_state: RandomState | None = 0,
+        **options: Any,
+    ) -> LocalEquivalenceDisplay:
         """Return a drawn display of the gap on the training images of a denoiser.
 
         Parameters
         ----------
         estimator : denoiser
-            Fitted; only its training images and their weights matter.
+            Fitted denoiser, of which only the training images and their weights are used.
+        sigmas : sequence of float, default None
+            Noise levels, in the units of the images. None: 17 from 0.01 to 100 for images on
+            [-1, 1], scaled to the ``data_range`` of the denoiser.
         patch_sizes : sequence of int, default None
-            None: a tenth, a quarter, half and three quarters of the longer side.
-        sigmas, n_images, random_state
-            As in `local_equivalence`.
+            Sides of the patch. None: a tenth, a quarter, half and three quarters of the longer
+            side of the image.
+        n_images : int, default 64
+            Number of different training images to which noise is added; all if there are fewer.
+        random_state : int, RandomState, Generator or None, default 0
+            Seed or generator of the drawn images and of their noise.
         **options : dict
-            Of :meth:`plot`.
+            Parameters of :meth:`plot`.
+
+        Returns
+        -------
+        LocalEquivalenceDisplay
 
         Raises
         ------
         ValueError
-            If the denoiser keeps no training images, or as `local_equivalence`.
+            If the denoiser keeps no training images, or for invalid noise levels or sizes.
         """
         check_is_fitted(estimator)
         training_set = training_set_of(estimator)
         if training_set is None:
             raise ValueError(
                 f"{type(estimator).__name__} holds no training images; pass a fitted "
-                "EmpiricalDenoiser, or a result of local_equivalence to from_predictions."
+                "EmpiricalDenoiser, or pass a result of local_equivalence to from_predictions."
             )
         if patch_sizes is None:
             side = max(training_set.image_shape[1:])
-            patch_sizes = np.unique(np.rint(np.multiply(_FRACTIONS, side)).astype(int).clip(1))
+            fractions = np.rint(np.multiply(_FRACTIONS, side)).astype(int)
+            patch_sizes = np.unique(fractions.clip(1)).tolist()
         data_range = training_set.data_range
         equivalence = local_equivalence(
             training_set.images,
@@ -98,14 +130,21 @@ class LocalEquivalenceDisplay:
         return cls.from_predictions(equivalence, **options)
 
     @classmethod
-    def from_predictions(cls, equivalence, **options):
+    def from_predictions(
+        cls, equivalence: LocalEquivalence, **options: Any
+    ) -> LocalEquivalenceDisplay:
         """Return a drawn display of a result of `local_equivalence`.
 
         Parameters
         ----------
         equivalence : LocalEquivalence
+            Returned by `local_equivalence`; anything else raises ValueError.
         **options : dict
-            Of :meth:`plot`.
+            Parameters of :meth:`plot`.
+
+        Returns
+        -------
+        LocalEquivalenceDisplay
         """
         if not isinstance(equivalence, LocalEquivalence):
             raise ValueError(
@@ -114,25 +153,29 @@ class LocalEquivalenceDisplay:
             )
         return cls(equivalence).plot(**options)
 
-    def plot(self, ax=None, *, bound=True):
+    def plot(self, ax: Any = None, *, bound: bool = True) -> LocalEquivalenceDisplay:
         """Draw gaps with a band of one standard error, and bounds; return self.
 
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            With the legend inside; None: a new figure, with the legend beside.
+            Axes to draw in, with the legend inside. None: a new figure, with the legend beside.
         bound : bool, default True
-            Show the bounds.
+            Draw the bounds as dotted lines.
+
+        Returns
+        -------
+        LocalEquivalenceDisplay
 
         Raises
         ------
         ImportError
-            If matplotlib is missing.
+            If matplotlib is missing; the extra ``plot`` installs it.
 
         Notes
         -----
-        The axis of gaps is logarithmic, as bounds are several times larger than gaps, and ends at
-        a thousandth of the largest gap.
+        Bounds are several times larger than gaps. The axis of gaps is therefore logarithmic; it
+        ends at a thousandth of the largest gap.
         """
         plt, table = load("matplotlib.pyplot"), self.equivalence
         ax, legend = line_axes(ax, (8.0, 4.4))

@@ -1,8 +1,14 @@
 """Images in rows and columns, with a title below each."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
 import numpy as np
 
 from ..._repr import short_repr
+from ..._typing import ArrayLike, DataRange, ImageShape
 from ..._warnings import warn
 from ...support.training_set import DEFAULT_RANGE
 from .._images import as_images, check_count
@@ -60,7 +66,9 @@ class ImageGridDisplay:
 
     __repr__ = short_repr
 
-    def __init__(self, images, titles=None, heading=""):
+    def __init__(
+        self, images: np.ndarray, titles: list[str] | None = None, heading: str = ""
+    ) -> None:
         self.images = images
         self.titles = titles
         self.heading = heading
@@ -68,15 +76,15 @@ class ImageGridDisplay:
     @classmethod
     def from_predictions(
         cls,
-        X,
+        X: ArrayLike,
         *,
-        titles=None,
-        heading="",
-        n_columns=None,
-        image_shape=None,
-        data_range=None,
-        ax=None,
-    ):
+        titles: Iterable[Any] | None = None,
+        heading: str = "",
+        n_columns: int | None = None,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        ax: Any = None,
+    ) -> ImageGridDisplay:
         """Return a drawn display of images.
 
         Parameters
@@ -116,17 +124,22 @@ class ImageGridDisplay:
             For float images without a negative value, unless ``data_range`` is given.
         """
         images = _checked(X, image_shape, data_range)
-        if titles is not None:
-            titles = [str(title) for title in titles]
-            if len(titles) != len(images):
-                raise ValueError(
-                    f"titles must hold one title for each of the {len(images)} images, got "
-                    f"{len(titles)}."
-                )
-        display = cls(images, titles, heading)
+        words = None if titles is None else [str(title) for title in titles]
+        if words is not None and len(words) != len(images):
+            raise ValueError(
+                f"titles must hold one title for each of the {len(images)} images, got "
+                f"{len(words)}."
+            )
+        display = cls(images, words, heading)
         return display.plot(ax, n_columns=n_columns, data_range=data_range)
 
-    def plot(self, ax=None, *, n_columns=None, data_range=None):
+    def plot(
+        self,
+        ax: Any = None,
+        *,
+        n_columns: int | None = None,
+        data_range: DataRange | None = None,
+    ) -> ImageGridDisplay:
         """Draw the images, and return self.
 
         Parameters

@@ -1,9 +1,14 @@
 """Heat maps of pixels at several noise levels."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
 from ..._optional import load
 from ..._repr import short_repr
+from ..._typing import ArrayLike, RandomState
 from ..curves import named_denoisers
 from ..locality import locality_radius
 from ..sensitivity import heat_maps
@@ -16,31 +21,36 @@ _BLUE = "#56b4e9"
 class SensitivityDisplay:
     """Heat maps of pixels at several noise levels, with their locality radius.
 
-    A row of panels for each pixel, a column for each noise level. Each panel is a heat map over
-    its largest value, with a cross at the pixel, and the smallest square around it that holds a
-    fraction of the heat. Maps of signals, one pixel high or wide, are drawn as lines, with a band
-    for the square.
+    Each pixel of the answer has a row of panels, each noise level a column. A panel shows the heat
+    map divided by its largest value, a cross at the pixel, and the smallest square around the
+    pixel that holds a fraction of the heat. Maps of signals, one pixel high or wide, are drawn as
+    lines, with a band in place of the square.
 
     Create one with :meth:`from_estimator` or :meth:`from_predictions`.
 
     Parameters
     ----------
     heatmaps : ndarray of shape (L, m, H, W)
-        Non-negative, returned by `heat_maps`.
+        Heat maps, non-negative, returned by `heat_maps`.
     sigmas : sequence of L floats
+        Noise levels of the maps.
     pixels : array of int, shape (m, 2)
         (row, column) of each pixel.
     fraction : float, default 0.5
-        Of the heat, in the square.
+        Fraction of the heat that the square holds.
     name : str, default None
-        Title of the figure.
+        Name of the denoiser, for the title.
+    n_images : int, default None
+        Number of noisy images in the mean, for the title.
 
     Attributes
     ----------
     radii : ndarray of shape (L, m), int
-        Sides of the squares, by `locality_radius`.
+        Sides of the squares in pixels, by `locality_radius`.
     axes_ : ndarray of matplotlib Axes, shape (m, L)
+        Axes of the panels.
     figure_ : matplotlib Figure
+        Figure of the axes.
 
     Examples
     --------
@@ -50,14 +60,24 @@ class SensitivityDisplay:
     >>> X = load_digits_images().images
     >>> sigmas, pixels = [0.2, 1.0], [(4, 4), (2, 2)]
     >>> heat = heat_maps(PSPCDenoiser(3).fit(X), X, sigmas, pixels=pixels, n_images=4)
-    >>> display = SensitivityDisplay(heat, sigmas=sigmas, pixels=pixels)
-    >>> display.radii.shape
-    (2, 2)
+    >>> display = SensitivityDisplay.from_predictions(heat, sigmas, pixels=pixels)
+    >>> display.radii  # sides of the squares that hold half of the heat, in pixels
+    array([[3, 1],
+           [3, 3]])
     """
 
     __repr__ = short_repr
 
-    def __init__(self, heatmaps, *, sigmas, pixels, fraction=0.5, name=None, n_images=None):
+    def __init__(
+        self,
+        heatmaps: ArrayLike,
+        *,
+        sigmas: ArrayLike,
+        pixels: ArrayLike,
+        fraction: float = 0.5,
+        name: str | None = None,
+        n_images: int | None = None,
+    ) -> None:
         self.heatmaps = np.asarray(heatmaps)
         self.sigmas = [float(sigma) for sigma in np.atleast_1d(sigmas)]
         self.pixels = np.asarray(pixels)
@@ -74,33 +94,47 @@ class SensitivityDisplay:
     @classmethod
     def from_estimator(
         cls,
-        denoiser,
-        X,
-        sigmas,
+        denoiser: Any,
+        X: Any,
+        sigmas: ArrayLike,
         *,
-        pixels=None,
-        n_images=None,
-        random_state=0,
-        fraction=0.5,
-        name=None,
-        ax=None,
-        **kwargs,
-    ):
+        pixels: ArrayLike | None = None,
+        n_images: int | None = None,
+        random_state: RandomState | None = 0,
+        fraction: float = 0.5,
+        name: str | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> SensitivityDisplay:
         """Return a drawn display of the heat maps of a denoiser.
 
         Parameters
         ----------
-        denoiser, X, sigmas, random_state
-            As in `heat_maps`, with its errors.
+        denoiser : denoiser
+            Fitted denoiser; wrap a network in `NetworkDenoiser`.
+        X : array or Tensor of shape (N, C, H, W) or (N, d)
+            Clean images, to which noise is added.
+        sigmas : sequence of L floats
+            Noise levels, in the units of the images.
         pixels : array of int, shape (m, 2), default None
             (row, column) of each pixel; None: the middle of the image, and the pixel at a quarter
             of its height and width.
         n_images : int, default None
             Images of X in the mean; None: 16, or as many as X holds.
-        fraction, name
-            As in the class; ``name=None`` is the class of the denoiser.
-        ax, **kwargs
-            As in :meth:`plot`.
+        random_state : int, RandomState, Generator or None, default 0
+            Seed or generator of the drawn images and of their noise.
+        fraction : float, default 0.5
+            Fraction of the heat that the square holds.
+        name : str, default None
+            Name of the denoiser, for the title; None: its class.
+        ax : array of m * L matplotlib Axes, or one of them, default None
+            Axes of the panels, row by row. None: a new figure.
+        **kwargs
+            Further parameters of :meth:`plot`.
+
+        Returns
+        -------
+        SensitivityDisplay
         """
         named_denoisers([denoiser])  # raises
         n_images = min(_N_IMAGES, len(X)) if n_images is None else n_images
@@ -109,25 +143,52 @@ class SensitivityDisplay:
             denoiser, X, sigmas, pixels=pixels, n_images=n_images, random_state=random_state
         )
         name = type(denoiser).__name__ if name is None else name
-        about = {"fraction": fraction, "name": name, "n_images": n_images}
-        display = cls(heat, sigmas=sigmas, pixels=pixels, **about)
+        display = cls(
+            heat, sigmas=sigmas, pixels=pixels, fraction=fraction, name=name, n_images=n_images
+        )
         return display.plot(ax, **kwargs)
 
     @classmethod
     def from_predictions(
-        cls, heatmaps, sigmas, *, pixels=None, fraction=0.5, name=None, ax=None, **kwargs
-    ):
+        cls,
+        heatmaps: Any,
+        sigmas: ArrayLike,
+        *,
+        pixels: ArrayLike | None = None,
+        fraction: float = 0.5,
+        name: str | None = None,
+        ax: Any = None,
+        **kwargs: Any,
+    ) -> SensitivityDisplay:
         """Return a drawn display of given heat maps.
 
         Parameters
         ----------
         heatmaps : array of shape (L, H, W, H, W) or (L, m, H, W)
-            Returned by `heat_maps` or `save_heat_maps`: of all pixels, or of ``pixels``.
+            Heat maps of all pixels, or of ``pixels``, returned by `heat_maps` or
+            `save_heat_maps`.
         sigmas : sequence of L floats
+            Noise levels of the maps.
         pixels : array of int, shape (m, 2), default None
-            Pixels to draw, as in :meth:`from_estimator`; other shapes raise ValueError.
-        fraction, name, ax, **kwargs
-            As in the class, and in :meth:`plot`.
+            (row, column) of each pixel to draw. None, for maps of all pixels: the middle of the
+            image, and the pixel at a quarter of its height and width.
+        fraction : float, default 0.5
+            Fraction of the heat that the square holds.
+        name : str, default None
+            Name of the denoiser, for the title.
+        ax : array of m * L matplotlib Axes, or one of them, default None
+            Axes of the panels, row by row. None: a new figure.
+        **kwargs
+            Further parameters of :meth:`plot`.
+
+        Returns
+        -------
+        SensitivityDisplay
+
+        Raises
+        ------
+        ValueError
+            For heat maps, noise levels and pixels whose shapes do not fit.
         """
         heatmaps = heatmaps if hasattr(heatmaps, "ndim") else np.asarray(heatmaps)
         if heatmaps.ndim not in (4, 5) or (heatmaps.ndim == 4 and pixels is None):
@@ -141,16 +202,28 @@ class SensitivityDisplay:
         display = cls(heatmaps, sigmas=sigmas, pixels=pixels, fraction=fraction, name=name)
         return display.plot(ax, **kwargs)
 
-    def plot(self, ax=None, *, cmap="magma", colorbar=True):
-        """Draw, and return self.
+    def plot(
+        self, ax: Any = None, *, cmap: Any = "magma", colorbar: bool = True
+    ) -> SensitivityDisplay:
+        """Draw the heat maps, and return self.
 
         Parameters
         ----------
         ax : array of m * L matplotlib Axes, or one of them, default None
-            Row by row; another number raises ValueError. None: a new figure.
+            Axes of the panels, row by row; another number raises ValueError. None: a new figure.
         cmap : str or Colormap, default "magma"
+            Colours of the heat; not used for signals.
         colorbar : bool, default True
-            Unused for signals, as ``cmap``.
+            Draw the scale of the colours; not used for signals.
+
+        Returns
+        -------
+        SensitivityDisplay
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing; the extra ``plot`` installs it.
         """
         colors = load("matplotlib.colors")
         n_levels, n_pixels = self.heatmaps.shape[:2]

@@ -1,8 +1,15 @@
 """Denoised estimates along the steps of a sampler."""
 
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import numpy as np
+import torch
 
 from ..._repr import short_repr
+from ..._typing import ArrayLike, DataRange, RandomState
 from ..._units import sampler_ends
 from ...sampling import edm_sigmas
 from .._images import check_count
@@ -14,21 +21,24 @@ _MARGIN = 0.35  # width of the sigma before them, in inches
 
 
 class TrajectoryDisplay:
-    r"""The denoised estimates :math:`D(z_\sigma; \sigma)` along a sampler's steps.
+    r"""Denoised estimates :math:`D(z_\sigma; \sigma)` at the steps of a sampler.
 
-    A row for each sample, a column for each noise level. Create one with :meth:`from_estimator`
+    Each sampling run has a row, each noise level a column. Create one with :meth:`from_estimator`
     or :meth:`from_predictions`.
 
     Parameters
     ----------
     estimates : ndarray of shape (n_steps, n, C, H, W)
-        In the order of the steps.
+        Denoised images, in the order of the steps.
     sigmas : array of float of shape (n_steps,)
         Noise levels of the estimates; the estimates at 0 are the samples.
 
     Attributes
     ----------
-    ax_, figure_ : matplotlib Axes and Figure
+    ax_ : matplotlib Axes
+        Axes that hold all images.
+    figure_ : matplotlib Figure
+        Figure of the axes.
 
     Examples
     --------
@@ -36,48 +46,70 @@ class TrajectoryDisplay:
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import TrajectoryDisplay
     >>> model = GaussianDenoiser().fit(load_digits_images().images)
-    >>> TrajectoryDisplay.from_estimator(model, n=2, n_columns=5).estimates.shape
-    (5, 2, 1, 8, 8)
+    >>> display = TrajectoryDisplay.from_estimator(model, n=2, n_columns=5)
+    >>> [f"{sigma:.3g}" for sigma in display.sigmas]  # noise levels of the columns
+    ['80', '19.4', '1.92', '0.0599', '0']
     """
 
     __repr__ = short_repr
 
-    def __init__(self, estimates, sigmas):
+    def __init__(self, estimates: np.ndarray, sigmas: np.ndarray) -> None:
         self.estimates = estimates
         self.sigmas = sigmas
 
     @classmethod
     def from_estimator(
         cls,
-        estimator,
+        estimator: Any,
         *,
-        n=4,
-        y=None,
-        guidance=1.0,
-        n_steps=18,
-        sigma_min=None,
-        sigma_max=None,
-        sampler="heun",
-        random_state=0,
-        n_columns=8,
-        ax=None,
-        data_range=None,
-    ):
+        n: int = 4,
+        y: ArrayLike | None = None,
+        guidance: float = 1.0,
+        n_steps: int = 18,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        sampler: str | Callable[..., Iterable[torch.Tensor]] = "heun",
+        random_state: RandomState | None = 0,
+        n_columns: int = 8,
+        ax: Any = None,
+        data_range: DataRange | None = None,
+    ) -> TrajectoryDisplay:
         """Return a drawn display of the estimates along sampling runs of a fitted denoiser.
 
         Parameters
         ----------
         estimator : denoiser
-            Fitted.
+            Fitted denoiser.
         n : int, default 4
-            Number of samples.
-        y, guidance, n_steps, sigma_min, sigma_max, sampler
-            As in `EmpiricalDenoiser.sample`, with its errors.
+            Number of sampling runs.
+        y : label or array of shape (n,), default None
+            Class to sample; None: all training images.
+        guidance : float, default 1.0
+            Weight of the class against all training images; 1 is the class alone.
+        n_steps : int, default 18
+            Number of sampler steps.
+        sigma_min : float, default None
+            Smallest noise level above zero. None: 0.002 for images on [-1, 1], scaled to the
+            ``data_range`` of the denoiser.
+        sigma_max : float, default None
+            Largest noise level. None: 80 for images on [-1, 1], scaled likewise.
+        sampler : {"euler", "heun"} or callable, default "heun"
+            Sampler, as for the method ``sample`` of the denoiser.
         random_state : int, RandomState, Generator or None, default 0
+            Seed or generator of the initial noise.
         n_columns : int, default 8
-            States to show, at least 1, evenly spaced among n_steps + 1, with both ends.
-        ax, data_range
-            As in :meth:`plot`.
+            Number of states to draw, at least 1: evenly spaced among the n_steps + 1 states, with
+            the first and the last.
+        ax : matplotlib Axes, default None
+            Emptied, and filled with images as large as possible. None: a new figure.
+        data_range : tuple of (low, high), default None
+            Values drawn black and white. None: the declared ``data_range`` of the denoiser;
+            without one, (-1, 1) for images on that range, otherwise the smallest and the largest
+            value shown.
+
+        Returns
+        -------
+        TrajectoryDisplay
         """
         check_count(n_columns, "n_columns")
         _, states = estimator.sample(
@@ -103,43 +135,68 @@ class TrajectoryDisplay:
         return cls(pictures, np.array(sigmas)[shown]).plot(ax, data_range=shown_range)
 
     @classmethod
-    def from_predictions(cls, estimates, sigmas, *, ax=None, data_range=None):
+    def from_predictions(
+        cls,
+        estimates: ArrayLike,
+        sigmas: ArrayLike,
+        *,
+        ax: Any = None,
+        data_range: DataRange | None = None,
+    ) -> TrajectoryDisplay:
         """Return a drawn display of given estimates.
 
         Parameters
         ----------
         estimates : array or Tensor of shape (n_steps, n, C, H, W) or (n_steps, n, d)
-            Flat estimates are signals.
+            Denoised images, in the order of the steps; flat estimates are signals.
         sigmas : array of float of shape (n_steps,)
-        ax, data_range
-            As in :meth:`plot`.
+            Noise levels of the estimates; the estimates at 0 are the samples.
+        ax : matplotlib Axes, default None
+            Emptied, and filled with images as large as possible. None: a new figure.
+        data_range : tuple of (low, high), default None
+            Values drawn black and white. None: (-1, 1) for images on that range, otherwise the
+            smallest and the largest value shown.
+
+        Returns
+        -------
+        TrajectoryDisplay
 
         Raises
         ------
         ValueError
             For another number of noise levels than steps, or no step.
         """
-        if len(estimates) == 0:
+        steps: list[Any] = list(estimates)  # type: ignore[arg-type]
+        if not steps:
             raise ValueError("estimates must hold at least one step, got none.")
-        sigmas = np.asarray(sigmas, dtype=np.float64)
-        if sigmas.shape != (len(estimates),):
+        levels = np.asarray(sigmas, dtype=np.float64)
+        if levels.shape != (len(steps),):
             raise ValueError(
-                f"sigmas must hold one noise level for each of the {len(estimates)} steps, got "
-                f"shape {sigmas.shape}."
+                f"sigmas must hold one noise level for each of the {len(steps)} steps, got "
+                f"shape {levels.shape}."
             )
-        pictures = np.stack([as_pictures(X) for X in estimates])
-        return cls(pictures, sigmas).plot(ax, data_range=data_range)
+        pictures = np.stack([as_pictures(X) for X in steps])
+        return cls(pictures, levels).plot(ax, data_range=data_range)
 
-    def plot(self, ax=None, *, data_range=None):
-        """Draw, and return self.
+    def plot(self, ax: Any = None, *, data_range: DataRange | None = None) -> TrajectoryDisplay:
+        """Draw the estimates, and return self.
 
         Parameters
         ----------
         ax : matplotlib Axes, default None
-            Emptied, and filled with boxes as large as it allows. None: a new figure.
+            Emptied, and filled with images as large as possible. None: a new figure.
         data_range : tuple of (low, high), default None
-            Values of black and white. None: (-1, 1) for images on that range, otherwise the
+            Values drawn black and white. None: (-1, 1) for images on that range, otherwise the
             smallest and the largest value shown.
+
+        Returns
+        -------
+        TrajectoryDisplay
+
+        Raises
+        ------
+        ImportError
+            If matplotlib is missing; the extra ``plot`` installs it.
         """
         n_steps, n = self.estimates.shape[:2]
         width, height = box_size(self.estimates.shape[2:])
