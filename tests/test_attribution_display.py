@@ -371,3 +371,14 @@ def test_words_of_a_story_do_not_overlap(X, Z):
     boxes = [text.get_window_extent() for text in display.ax_.texts]
     for i, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[i + 1 :])
+
+
+def test_the_patches_of_a_class_are_from_its_images(X, Z):
+    y = np.arange(len(X)) % 2
+    model = PSPCDenoiser(lambda sigma: 2 if sigma < 1 else 3).fit(X, y)
+    display = AttributionDisplay.from_estimator(
+        model, Z, [0.3, 2.0], y=[1, 0], pixel=(4, 4), n_images=3
+    )
+    assert [patch.bottom - patch.top for patch in display.patches] == [3, 5]
+    numbers = [int(label.split("\n")[0].removeprefix("no. ")) for label in labels(display)]
+    assert [number % 2 for number in numbers] == [1, 1, 1, 0, 0, 0]

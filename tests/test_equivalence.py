@@ -172,7 +172,11 @@ def test_bad_input_gets_a_sentence(digits, options, sentence):
 @pytest.mark.parametrize(
     ("sigma", "options", "sentence"),
     [
-        ([0.5, 1.0], {}, r"sigma must be one noise level, .* got \[0.5, 1.0\]; call the function once"),
+        (
+            [0.5, 1.0],
+            {},
+            r"sigma must be one noise level, .* got \[0.5, 1.0\]; call the function once",
+        ),
         (-0.5, {}, r"sigma must be .* finite and non-negative, got -0\.5"),
         (np.inf, {}, "sigma must be one noise level, .* got inf"),
         ("high", {}, "sigma must be one noise level, a float, .* got 'high'"),

@@ -179,9 +179,7 @@ class AttributionDisplay:
         patches = None
         if pixel is not None:
             pixel = _checked_pixel(pixel, noisy, answer)
-            prior, shape = denoiser._prior_of(), denoiser.image_shape_
-            by_level = {s: Patch.of_windows(prior.windows_at(s), pixel, shape) for s in set(sigma)}
-            patches = [by_level[level] for level in sigma]
+            patches = _patches(denoiser, pixel, sigma.tolist(), y)
         display = cls(
             noisy=as_floats(noisy, denoiser.training_set_.data_range),
             answer=answer,
@@ -484,6 +482,18 @@ def _in_colours(index, largest):
     for image, colour in zip(largest, _COLOURS, strict=False):
         picture[index == image] = colours.to_rgb(colour)
     return picture
+
+
+def _patches(denoiser, pixel, sigma, y):
+    """Return the patch around a pixel that a denoiser compares in each noisy image."""
+    codes = [None] * len(sigma) if y is None else denoiser._codes(y, len(sigma))
+    keys = list(zip(codes, sigma, strict=True))
+    shape = denoiser.image_shape_
+    by_key = {
+        (code, level): Patch.of_windows(denoiser._prior_of(code).windows_at(level), pixel, shape)
+        for code, level in set(keys)
+    }
+    return [by_key[key] for key in keys]
 
 
 def _checked_count(n_images):
