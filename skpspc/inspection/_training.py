@@ -11,7 +11,7 @@ from ..denoisers import EmpiricalDenoiser
 def checked_training_set(X, sample_weight=None, **parameters):
     """Return images (n, C, H, W) or (n, d) as a TrainingSet, checked as in any ``fit``.
 
-    ``parameters`` are ``image_shape``, ``data_range`` and ``device`` of `EmpiricalDenoiser`.
+    ``parameters`` are ``image_shape``, ``data_range`` and ``device`` of `skpspc.EmpiricalDenoiser`.
     """
     return EmpiricalDenoiser(**parameters).fit(X, sample_weight=sample_weight).training_set_
 

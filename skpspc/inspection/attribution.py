@@ -60,8 +60,8 @@ def attribute(
         For an object that is no denoiser of this library.
     ValueError
         If the answers are no means of training images: for Gaussians, networks, blends, smoothed
-        denoisers, bandwidths above zero and batchwise softmax. Also for a `PatchDenoiser` of all
-        locations and a `PosteriorMeanCollection` of translates.
+        denoisers, bandwidths above zero and batchwise softmax. Also for a `skpspc.PatchDenoiser`
+        of all locations and a `skpspc.PosteriorMeanCollection` of translates.
 
     See Also
     --------
@@ -81,8 +81,10 @@ def attribute(
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import attribute
     >>> X = load_digits_images().images
-    >>> Z = X[:1] / 127.5 - 1 + 0.4 * np.random.default_rng(0).standard_normal((1, 1, 8, 8))
-    >>> found = attribute(PSPCDenoiser(patch_size=4).fit(X[10:]), Z, sigma=0.4, top=3)
+    >>> noise = np.random.default_rng(0).standard_normal((1, 1, 8, 8))
+    >>> Z = X[:1] / 127.5 - 1 + 0.4 * noise
+    >>> model = PSPCDenoiser(patch_size=4).fit(X[10:])
+    >>> found = attribute(model, Z, sigma=0.4, top=3)
     >>> found.index[0, 0, 4, 5], found.share[0, 0, 4, 5].round(2)
     (array([1019,  120,  454]), array([0.08, 0.06, 0.04]))
     """

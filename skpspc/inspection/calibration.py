@@ -62,8 +62,9 @@ class CalibrationTable:
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import calibrate_patch_size
     >>> X = load_digits_images().images[:500]
-    >>> _, table = calibrate_patch_size(PSPCDenoiser(), X, [0.1, 1.0], sizes=[1, 4, 8])
-    >>> table.errors.round(3)  # a row for each noise level, a column for each patch size
+    >>> sigmas, sizes = [0.1, 1.0], [1, 4, 8]
+    >>> _, table = calibrate_patch_size(PSPCDenoiser(), X, sigmas, sizes=sizes)
+    >>> table.errors.round(3)  # rows: noise levels, columns: patch sizes
     array([[0.005, 0.024, 0.078],
            [0.187, 0.119, 0.107]])
     >>> display = table.plot()
@@ -210,7 +211,9 @@ def calibrate_patch_size(
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import calibrate_patch_size
     >>> X = load_digits_images().images[:500]
-    >>> schedule, table = calibrate_patch_size(PSPCDenoiser(), X, [0.1, 1.0], sizes=[1, 4, 8])
+    >>> sigmas, sizes = [0.1, 1.0], [1, 4, 8]
+    >>> model = PSPCDenoiser()
+    >>> schedule, table = calibrate_patch_size(model, X, sigmas, sizes=sizes)
     >>> schedule
     PatchSchedule(sigmas=[0.1, 1.0], sizes=[1, 8])
     """
@@ -243,7 +246,7 @@ def calibrate_thresholds(
     sample_weight: ArrayLike | None = None,
     random_state: RandomState | None = 0,
 ) -> tuple[list[float], CalibrationTable]:
-    r"""Return the thresholds of `FlexibleWindows` with the smallest errors.
+    r"""Return the thresholds of `skpspc.FlexibleWindows` with the smallest errors.
 
     A threshold :math:`\lambda`, the fraction of the heat that a window holds, is chosen at each
     noise level of the windows, by its error on held-out images. With ``monotone``, thresholds never
@@ -294,7 +297,8 @@ def calibrate_thresholds(
     >>> from skpspc.inspection import calibrate_thresholds
     >>> X = load_digits_images().images[:500]
     >>> denoiser = PSPCDenoiser(windows=FlexibleWindows("data", 0.5, [2.0, 0.2]))
-    >>> chosen, table = calibrate_thresholds(denoiser, X, thresholds=[0.5, 0.8, 0.95])
+    >>> thresholds = [0.5, 0.8, 0.95]
+    >>> chosen, table = calibrate_thresholds(denoiser, X, thresholds=thresholds)
     >>> chosen  # at sigma = 2.0 and 0.2
     [0.95, 0.5]
     """

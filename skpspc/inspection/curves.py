@@ -70,8 +70,8 @@ def error_curve(
     sigmas : array of float of shape (n_sigmas,)
         Noise levels, non-negative, finite and distinct, in any order; in the units of the images.
     against : "optimal", "clean" or denoiser, default "optimal"
-        Reference R: "optimal" is the exact `EmpiricalDenoiser` of the training set, "clean" the
-        images of X.
+        Reference R: "optimal" is the exact `skpspc.EmpiricalDenoiser` of the training set,
+        "clean" the images of X.
     process : {"forward", "reverse"}, default "forward"
         Source of the noisy images. "forward": images of X with noise. "reverse": the states at
         ``sigmas`` of n sampling runs; X may be None.
@@ -81,7 +81,7 @@ def error_curve(
     X_train : array or Tensor of shape (N, C, H, W) or (N, d), default None
         Training images of "optimal". None: the training set, with weights, that all ``denoisers``
         have in common. Pass X_train for networks, which keep no training set, and for a
-        `GaussianDenoiser` of more images than values in an image.
+        `skpspc.GaussianDenoiser` of more images than values in an image.
     along : str or denoiser, default None
         Denoiser that samples if the process is "reverse": the name of one of ``denoisers``, or
         another denoiser. None: the denoiser ``against``, which is the network in the paper.
@@ -127,7 +127,8 @@ def error_curve(
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import error_curve
     >>> X = load_digits_images().images
-    >>> denoisers = {"Gaussian": GaussianDenoiser().fit(X), "PSPC": PSPCDenoiser(4).fit(X)}
+    >>> gauss, pspc = GaussianDenoiser().fit(X), PSPCDenoiser(4).fit(X)
+    >>> denoisers = {"Gaussian": gauss, "PSPC": pspc}
 
     On training images, both differ from the optimal denoiser most at a medium noise level:
 

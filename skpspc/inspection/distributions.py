@@ -69,14 +69,15 @@ def fid(
     >>> import numpy as np
     >>> from skpspc.inspection import fid
     >>> X = np.random.default_rng(0).normal(size=(100, 4))
-    >>> round(fid(X, X + 2.0, feature=lambda images: images, data_range=(-3, 3)), 4)
+    >>> result = fid(X, X + 2.0, feature=lambda x: x, data_range=(-3, 3))
+    >>> round(result, 4)
     16.0
 
     The usual FID of images (n, 3, H, W), from the Inception network of torchmetrics, which takes
     uint8 images, needs torch-fidelity and downloads weights:
 
-    >>> from torchmetrics.image.fid import FrechetInceptionDistance  # doctest: +SKIP
-    >>> inception = FrechetInceptionDistance(feature=2048).inception  # doctest: +SKIP
+    >>> from torchmetrics.image import fid as metric  # doctest: +SKIP
+    >>> inception = metric.FrechetInceptionDistance().inception  # doctest: +SKIP
     >>> def feature(images):
     ...     return inception(((images.clamp(-1, 1) + 1) * 127.5).round().byte())
     >>> fid(X_true, X, feature)  # doctest: +SKIP
@@ -154,8 +155,9 @@ def kid(
     >>> import numpy as np
     >>> from skpspc.inspection import kid
     >>> X = np.random.default_rng(0).normal(size=(400, 4))
-    >>> near = kid(X[:200], X[200:], feature=lambda images: images, data_range=(-3, 3))
-    >>> far = kid(X[:200], X[200:] + 1, feature=lambda images: images, data_range=(-3, 3))
+    >>> options = {"feature": lambda images: images, "data_range": (-3, 3)}
+    >>> near = kid(X[:200], X[200:], **options)
+    >>> far = kid(X[:200], X[200:] + 1, **options)
     >>> print(f"one distribution {near:.2f}, shifted by 1 {far:.2f}")
     one distribution 0.00, shifted by 1 9.91
 

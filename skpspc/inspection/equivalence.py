@@ -60,7 +60,7 @@ class LocalEquivalence:
     >>> from skpspc.inspection import local_equivalence
     >>> X = load_digits_images().images[:300]
     >>> equivalence = local_equivalence(X, [0.05, 1.0, 100.0], [2, 4])
-    >>> equivalence.gap.round(2)  # a row for each noise level, a column for each patch size
+    >>> equivalence.gap.round(2)  # rows: noise levels, columns: patch sizes
     array([[0.01, 0.  ],
            [0.39, 0.32],
            [0.01, 0.01]])

@@ -44,8 +44,11 @@ def locality_radius(
     >>> from skpspc.inspection import locality_radius
     >>> heat = np.zeros((1, 5, 5))
     >>> heat[0, 2, 2], heat[0, 2, 3], heat[0, 2, 4] = 0.7, 0.2, 0.1
-    >>> [int(locality_radius(heat, f, pixels=[(2, 2)])[0]) for f in (0.5, 0.8, 1.0)]
-    [1, 3, 5]
+    >>> for fraction in (0.5, 0.8, 1.0):
+    ...     print(locality_radius(heat, fraction, pixels=[(2, 2)]))
+    [1]
+    [3]
+    [5]
     """
     if not (isinstance(fraction, numbers.Real) and 0 < float(fraction) <= 1):
         raise ValueError(f"fraction must be in (0, 1], got {fraction!r}; 1 holds all of the heat.")
@@ -71,9 +74,9 @@ def spread_heat_maps(heatmaps: ArrayLike, pixels: ArrayLike) -> np.ndarray:
     """Estimate the heat maps of all pixels from the maps of a few, by translation.
 
     The heat between two pixels becomes the mean heat over all given pairs of equal displacement.
-    The maps of 50 pixels of a 32 x 32 image give `FlexibleWindows` all windows, with a twentieth
-    of the work of `save_heat_maps`, and with less noise. Differences between positions, as at
-    edges or between tokens of a transformer, are lost.
+    The maps of 50 pixels of a 32 x 32 image give `skpspc.FlexibleWindows` all windows, with a
+    twentieth of the work of `save_heat_maps`, and with less noise. Differences between positions,
+    as at edges or between tokens of a transformer, are lost.
 
     Parameters
     ----------
@@ -109,8 +112,10 @@ def spread_heat_maps(heatmaps: ArrayLike, pixels: ArrayLike) -> np.ndarray:
     >>> from skpspc.inspection import heat_maps, spread_heat_maps
     >>> X = load_digits_images().images
     >>> pixels = [(1, 1), (1, 6), (6, 1), (6, 6)]
-    >>> heat = heat_maps(GaussianDenoiser().fit(X), X, [0.5], pixels=pixels, n_images=2)
-    >>> windows = FlexibleWindows(spread_heat_maps(heat, pixels), thresholds=0.6, sigmas=[0.5])
+    >>> gauss = GaussianDenoiser().fit(X)
+    >>> heat = heat_maps(gauss, X, [0.5], pixels=pixels, n_images=2)
+    >>> spread = spread_heat_maps(heat, pixels)
+    >>> windows = FlexibleWindows(spread, thresholds=0.6, sigmas=[0.5])
     >>> model = PSPCDenoiser(windows=windows).fit(X)
     >>> round(float(model.windows_.at(0).sum((1, 2), dtype=float).mean()), 1)
     9.1

@@ -62,7 +62,8 @@ def nearest_training_images(
     Examples
     --------
     >>> from skpspc.inspection import nearest_training_images
-    >>> nearest_training_images([[0.2, 0.0]], [[0.0, 0.0], [1.0, 0.0]], n_neighbors=2)
+    >>> X_train = [[0.0, 0.0], [1.0, 0.0]]
+    >>> nearest_training_images([[0.2, 0.0]], X_train, n_neighbors=2)
     (array([[0.1414..., 0.5656...]]), array([[0, 1]]))
     """
     images, train = as_images(X, "X"), as_images(X_train, "X_train")

@@ -50,10 +50,12 @@ class Measurement(float):
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import psnr
     >>> X = load_digits_images().images
-    >>> Z = X[:100] / 127.5 - 1 + 0.5 * np.random.default_rng(0).standard_normal((100, 1, 8, 8))
-    >>> result = psnr(X[:100], PSPCDenoiser(patch_size=4).fit(X[100:]).denoise(Z, sigma=0.5))
-    >>> print(f"{result:.1f} dB, standard error {result.standard_error:.1f} dB, n = {result.n}")
-    18.9 dB, standard error 0.2 dB, n = 100
+    >>> noise = np.random.default_rng(0).standard_normal((100, 1, 8, 8))
+    >>> Z = X[:100] / 127.5 - 1 + 0.5 * noise
+    >>> denoised = PSPCDenoiser(patch_size=4).fit(X[100:]).denoise(Z, sigma=0.5)
+    >>> result = psnr(X[:100], denoised)
+    >>> print(f"{result:.1f} dB, standard error {result.standard_error:.1f} dB")
+    18.9 dB, standard error 0.2 dB
     """
 
     name: str
@@ -402,7 +404,8 @@ def ssim(X_true: ArrayLike, X_pred: ArrayLike, *, data_range: DataRange = (-1, 1
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import ssim
     >>> X = load_digits_images().images
-    >>> Z = X[:100] / 127.5 - 1 + 0.5 * np.random.default_rng(0).standard_normal((100, 1, 8, 8))
+    >>> noise = np.random.default_rng(0).standard_normal((100, 1, 8, 8))
+    >>> Z = X[:100] / 127.5 - 1 + 0.5 * noise
     >>> denoised = PSPCDenoiser(patch_size=4).fit(X[100:]).denoise(Z, sigma=0.5)
     >>> ssim(X[:100], denoised)  # doctest: +SKIP
     ssim 0.5971 (n=100, data_range=(-1, 1))

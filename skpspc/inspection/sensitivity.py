@@ -46,7 +46,7 @@ def heat_maps(
     Parameters
     ----------
     denoiser : denoiser
-        Fitted denoiser; wrap a network in `NetworkDenoiser`.
+        Fitted denoiser; wrap a network in `skpspc.NetworkDenoiser`.
     X : array or Tensor of shape (N, C, H, W) or (N, d)
         Clean images; uint8 images are read on the ``data_range`` of the denoiser. Training
         images and held-out images may give different maps.
@@ -117,7 +117,7 @@ def save_heat_maps(
     random_state: int = 0,
     verbose: int = 0,
 ) -> np.memmap:
-    """Write the heat maps of all pixels to a file that `FlexibleWindows` reads.
+    """Write the heat maps of all pixels to a file that `skpspc.FlexibleWindows` reads.
 
     The file is written row by row of the image. A second file, ``maps.run.npz`` for ``maps.npy``,
     records the arguments and the progress of the run. Repeat the call to continue an interrupted
@@ -129,7 +129,7 @@ def save_heat_maps(
     path : str or path
         File of the maps, ending in ``.npy``.
     denoiser : denoiser
-        Fitted denoiser; wrap a network in `NetworkDenoiser`.
+        Fitted denoiser; wrap a network in `skpspc.NetworkDenoiser`.
     X : array or Tensor of shape (N, C, H, W) or (N, d)
         Clean images; uint8 images are read on the ``data_range`` of the denoiser.
     sigmas : sequence of L floats

@@ -84,7 +84,8 @@ class ErrorTable(_Table):
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import error_curve
     >>> X = load_digits_images().images
-    >>> models = {"optimal": EmpiricalDenoiser().fit(X[100:]), "PSPC": PSPCDenoiser(4).fit(X[100:])}
+    >>> models = {"optimal": EmpiricalDenoiser(), "PSPC": PSPCDenoiser(4)}
+    >>> models = {name: model.fit(X[100:]) for name, model in models.items()}
     >>> table = error_curve(models, X[:100], [0.2, 1.0], against="clean")
     >>> table
     Mean squared error against the clean images, 64 noisy images (forward process)
@@ -177,7 +178,8 @@ class ComparisonTable(_Table):
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import compare
     >>> X = load_digits_images().images
-    >>> models = {"optimal": EmpiricalDenoiser().fit(X[100:]), "PSPC": PSPCDenoiser(4).fit(X[100:])}
+    >>> models = {"optimal": EmpiricalDenoiser(), "PSPC": PSPCDenoiser(4)}
+    >>> models = {name: model.fit(X[100:]) for name, model in models.items()}
     >>> table = compare(models, X[:100], [0.2, 1.0])
     >>> table
     Mean squared differences, 64 noisy images (forward process)

@@ -62,7 +62,8 @@ class Posterior:
     >>> from skpspc.datasets import load_digits_images
     >>> X = load_digits_images().images
     >>> model = EmpiricalDenoiser().fit(X[4:])
-    >>> Z = X[:4] / 127.5 - 1 + 0.5 * np.random.default_rng(0).standard_normal((4, 1, 8, 8))
+    >>> noise = np.random.default_rng(0).standard_normal((4, 1, 8, 8))
+    >>> Z = X[:4] / 127.5 - 1 + 0.5 * noise
     >>> model.posterior(Z, sigma=0.5).effective_sample_size.round(1)
     array([4.8, 1. , 1. , 2. ])
     """
@@ -131,8 +132,10 @@ class Posterior:
         >>> from skpspc import PSPCDenoiser
         >>> from skpspc.datasets import load_digits_images
         >>> X = load_digits_images().images
-        >>> Z = X[:8] / 127.5 - 1 + 0.5 * np.random.default_rng(0).standard_normal((8, 1, 8, 8))
-        >>> display = PSPCDenoiser(patch_size=4).fit(X[8:]).posterior(Z, sigma=0.5).plot()
+        >>> noise = np.random.default_rng(0).standard_normal((8, 1, 8, 8))
+        >>> Z = X[:8] / 127.5 - 1 + 0.5 * noise
+        >>> model = PSPCDenoiser(patch_size=4).fit(X[8:])
+        >>> display = model.posterior(Z, sigma=0.5).plot()
         >>> display.titles[:4]
         ['ESS 26.2', 'ESS 17.5', 'ESS 7.56', 'ESS 17']
         """

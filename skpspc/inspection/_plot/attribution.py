@@ -92,10 +92,11 @@ class AttributionDisplay:
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import AttributionDisplay
     >>> X = load_digits_images().images
-    >>> Z = X[:1] / 127.5 - 1 + 0.4 * np.random.default_rng(0).standard_normal((1, 1, 8, 8))
+    >>> noise = np.random.default_rng(0).standard_normal((1, 1, 8, 8))
+    >>> Z = X[:1] / 127.5 - 1 + 0.4 * noise
     >>> model = PSPCDenoiser(patch_size=4).fit(X[10:])
-    >>> display = AttributionDisplay.from_estimator(model, Z, sigma=0.4, pixel=(4, 5))
-    >>> display.attribution.share[0, 0, 4, 5].round(2)  # weights of the six patches
+    >>> display = AttributionDisplay.from_estimator(model, Z, 0.4, pixel=(4, 5))
+    >>> display.attribution.share[0, 0, 4, 5].round(2)  # weights of six patches
     array([0.08, 0.06, 0.04, 0.04, 0.04, 0.03])
     """
 

@@ -47,7 +47,8 @@ class CalibrationCurveDisplay:
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import CalibrationCurveDisplay, calibrate_patch_size
     >>> X = load_digits_images().images[:500]
-    >>> schedule, table = calibrate_patch_size(PSPCDenoiser(), X, [0.1, 1.0], sizes=[1, 2, 4, 8])
+    >>> sigmas, sizes = [0.1, 1.0], [1, 2, 4, 8]
+    >>> _, table = calibrate_patch_size(PSPCDenoiser(), X, sigmas, sizes=sizes)
     >>> display = CalibrationCurveDisplay.from_predictions(table)
     >>> display.table.chosen
     array([1, 8])

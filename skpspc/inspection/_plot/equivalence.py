@@ -55,7 +55,8 @@ class LocalEquivalenceDisplay:
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import LocalEquivalenceDisplay
     >>> model = EmpiricalDenoiser().fit(load_digits_images().images[:300])
-    >>> display = LocalEquivalenceDisplay.from_estimator(model, [0.1, 1.0, 10.0], [2, 4])
+    >>> sigmas = [0.1, 1.0, 10.0]
+    >>> display = LocalEquivalenceDisplay.from_estimator(model, sigmas, [2, 4])
     >>> display.equivalence.gap.round(2)  # the points of the two curves
     array([[0.03, 0.  ],
            [0.39, 0.32],

@@ -50,7 +50,8 @@ class ErrorCurveDisplay:
     >>> from skpspc.inspection import ErrorCurveDisplay
     >>> X = load_digits_images().images
     >>> models = {"Gaussian": GaussianDenoiser().fit(X)}
-    >>> display = ErrorCurveDisplay.from_estimator(models, X, [0.1, 1.0, 10.0], n=4, X_train=X)
+    >>> show = ErrorCurveDisplay.from_estimator
+    >>> display = show(models, X, [0.1, 1.0, 10.0], n=4, X_train=X)
     >>> display.table.errors[:, 0].round(4)  # the points of the line
     array([0.0075, 0.0551, 0.0001])
     """

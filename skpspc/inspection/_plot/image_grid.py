@@ -59,7 +59,8 @@ class ImageGridDisplay:
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import ImageGridDisplay
     >>> digits = load_digits_images()
-    >>> display = ImageGridDisplay.from_predictions(digits.images[:10], titles=digits.target[:10])
+    >>> images, titles = digits.images[:10], digits.target[:10]
+    >>> display = ImageGridDisplay.from_predictions(images, titles=titles)
     >>> display.titles[:3]
     ['0', '1', '2']
     """

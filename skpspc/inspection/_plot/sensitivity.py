@@ -59,7 +59,8 @@ class SensitivityDisplay:
     >>> from skpspc.inspection import SensitivityDisplay, heat_maps
     >>> X = load_digits_images().images
     >>> sigmas, pixels = [0.2, 1.0], [(4, 4), (2, 2)]
-    >>> heat = heat_maps(PSPCDenoiser(3).fit(X), X, sigmas, pixels=pixels, n_images=4)
+    >>> model = PSPCDenoiser(3).fit(X)
+    >>> heat = heat_maps(model, X, sigmas, pixels=pixels, n_images=4)
     >>> display = SensitivityDisplay.from_predictions(heat, sigmas, pixels=pixels)
     >>> display.radii  # sides of the squares that hold half of the heat, in pixels
     array([[3, 1],
@@ -111,7 +112,7 @@ class SensitivityDisplay:
         Parameters
         ----------
         denoiser : denoiser
-            Fitted denoiser; wrap a network in `NetworkDenoiser`.
+            Fitted denoiser; wrap a network in `skpspc.NetworkDenoiser`.
         X : array or Tensor of shape (N, C, H, W) or (N, d)
             Clean images, to which noise is added.
         sigmas : sequence of L floats
