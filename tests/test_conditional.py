@@ -337,10 +337,10 @@ def test_partial_fit_brings_new_classes(model, X, Z):
 
 def test_partial_fit_wants_labels_always_or_never(model, X):
     model.partial_fit(X[:9], SHUFFLED[:9])
-    with pytest.raises(ValueError, match="so far came with some labels, and these with no"):
+    with pytest.raises(ValueError, match="have labels, but the new images have none"):
         model.partial_fit(X[9:])
     fresh = clone(model).partial_fit(X[:9])
-    with pytest.raises(ValueError, match="so far came with no labels, and these with some"):
+    with pytest.raises(ValueError, match="have no labels, but the new images have labels"):
         fresh.partial_fit(X[9:], SHUFFLED[9:])
     with pytest.raises(
         ValueError,

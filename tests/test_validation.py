@@ -174,7 +174,7 @@ def test_bad_sigma_parameter(X, sigma):
 
 def test_bad_score_sigmas(model, X):
     for sigmas in ([], [0.1, np.inf], [np.nan], "a", [None]):
-        with pytest.raises(ValueError, match="sigmas must be finite and at least one"):
+        with pytest.raises(ValueError, match="sigmas must be one or more finite numbers"):
             model.score(X, sigmas=sigmas)
     with pytest.raises(ValueError, match="non-negative, got -1"):
         model.score(X, sigmas=[0.1, -1])
@@ -266,7 +266,7 @@ def test_bad_sampling_arguments(model, arguments, message):
 
 def test_n_that_contradicts_initial(X):
     model = EmpiricalDenoiser().fit(X)
-    with pytest.raises(ValueError, match="n is 4, but initial holds 7 images; leave n out"):
+    with pytest.raises(ValueError, match="n is 4, but initial holds 7 images; omit n"):
         model.sample(4, initial=X)
 
 

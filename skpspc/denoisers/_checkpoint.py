@@ -1,5 +1,6 @@
 """Load networks from files without running their code."""
 
+import os
 import pickle
 import warnings
 import zipfile
@@ -24,7 +25,13 @@ from .._input import (
 _WRAPPERS = ("ema", "state_dict", "model_state_dict", "model")
 
 
-def load_network(path, network=None, *, trust=False, max_bytes=MAX_BYTES):
+def load_network(
+    path: str | os.PathLike[str],
+    network: torch.nn.Module | None = None,
+    *,
+    trust: bool = False,
+    max_bytes: int = MAX_BYTES,
+) -> torch.nn.Module:
     """Load a trained network, for `NetworkDenoiser`.
 
     Parameters

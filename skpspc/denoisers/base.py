@@ -3,15 +3,19 @@
 import math
 import numbers
 import os
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin, _fit_context
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from .._threads import torch_threads
+from .._typing import Array, ArrayLike, DataRange, Device, ImageShape, NoiseLevel, RandomState
 from .._units import (
     half_width,
     middle,
@@ -29,7 +33,7 @@ from .._validation import (
     check_sigma,
     check_weights,
 )
-from ..posterior import Posterior
+from ..posterior import Attribution, Posterior
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
 from ..support.held_out import held_out_errors
@@ -37,6 +41,13 @@ from ..support.training_set import DEFAULT_RANGE
 
 # On images in [-1, 1]: noise levels at which patch sizes differ.
 _SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+
+Method = TypeVar("Method", bound=Callable)
+
+
+def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Method]:
+    """Return scikit-learn's decorator of ``fit``, which validates parameters, with a type."""
+    return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
 
 
 class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
@@ -56,8 +67,14 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     }
 
     def __init__(
-        self, *, sigma=0.5, image_shape=None, data_range=None, device=None, random_state=0
-    ):
+        self,
+        *,
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.sigma = sigma
         self.image_shape = image_shape
         self.data_range = data_range
@@ -86,7 +103,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def _codes(self, y, n):
         """Return the classes of n noisy images, a list of int, from one label or n labels."""
         raise ValueError(
-            f"{type(self).__name__} has no classes; leave y out, or use a denoiser that was fitted "
+            f"{type(self).__name__} has no classes; omit y, or use a denoiser that was fitted "
             "with labels."
         )
 
@@ -99,39 +116,39 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Return the shapes that one noisy image may have; the last is the shape of an answer."""
         return [self.image_shape_]
 
-    def posterior(self, Z, sigma, y=None):
+    def posterior(self, Z: ArrayLike, sigma: NoiseLevel, y: ArrayLike | None = None) -> Posterior:
         """Return the posterior over training images of each noisy image.
 
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
-            Noisy images ``x0 + sigma * noise``. float64 and integers wider than uint8 are
-            computed in float64, every other dtype in float32 (errors: :ref:`accuracy`). Gradients
-            are not tracked.
+            Noisy images ``x0 + sigma * noise``. float64 images and integers wider than uint8 are
+            computed in float64, every other dtype in float32 (:ref:`accuracy` lists the errors).
+            Gradients are not tracked.
         sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
-            Noise level, in the units of the images; 0 and inf are allowed.
+            Noise level, in the units of the images. 0 and inf are allowed.
         y : label or array of shape (n,), default None
-            Class of all noisy images, or of each: the posterior is over the training images of
-            the class. None: over all training images.
+            Class of all noisy images, or one class for each. The posterior then covers the
+            training images of the class. None: all training images.
 
         Returns
         -------
         Posterior
-            Its mean has the container, layout and float dtype of Z (float32 for uint8 and half
-            precision). With y, its evidence is log p(z | y).
+            The mean has the container, layout and float dtype of Z (float32 for uint8 and half
+            precision). With y, the evidence is log p(z | y).
 
         Warns
         -----
         UserWarning
-            Once after each fit, if ``error_bound`` is an estimate for a noisy image
+            Once after each fit, if ``error_bound`` is an estimate for at least one noisy image
             (``bound_is_proved`` is False).
 
         Raises
         ------
         ValueError
-            For NaN, values over 1e16 in float32 or 1e60 in float64, shapes that were not fitted, a
-            negative sigma, or a class that was not fitted or whose images all have weight zero; if
-            the posterior mean is not finite.
+            If Z holds NaN, values over 1e16 (float32) or 1e60 (float64), or images of another
+            shape than the fitted images; if sigma is negative; if a class was not fitted, or has
+            only images of weight zero; if the posterior mean is not finite.
         """
         self = self._now()
         z, levels, layout = self._checked(Z, sigma)
@@ -157,7 +174,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     @property
     def _proved_by(self):
         """Remedy for error bounds that are estimates."""
-        return "use denoisers inside that keep the bound true, or all training images"
+        return "for a proved bound, let the inner denoisers use all training images"
 
     def _warn_of_estimates(self, proved):
         """Warn, once after each fit, if an error bound is not proved; ``proved`` is bool (n,)."""
@@ -167,32 +184,50 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 self,
                 "estimates",
                 f"{type(self).__name__}: error_bound is an estimate for {n_estimates} of "
-                f"{len(proved)} noisy images, which single pixels may exceed (bound_is_proved is "
-                f"False there); {self._proved_by}.",
+                f"{len(proved)} noisy images (bound_is_proved is False), and single pixels may "
+                f"exceed it; {self._proved_by}.",
             )
 
+    @overload
+    def denoise(
+        self,
+        Z: torch.Tensor,
+        sigma: NoiseLevel,
+        y: ArrayLike | None = None,
+        guidance: float = 1.0,
+    ) -> torch.Tensor: ...
+    @overload
+    def denoise(
+        self,
+        Z: npt.ArrayLike,
+        sigma: NoiseLevel,
+        y: ArrayLike | None = None,
+        guidance: float = 1.0,
+    ) -> np.ndarray: ...
     def denoise(self, Z, sigma, y=None, guidance=1.0):
-        r"""Return the posterior mean D(z; sigma): an estimate of the clean images.
+        r"""Return the posterior mean D(z; sigma), an estimate of the clean images.
 
-        With labels y and guidance w, the denoiser of the class is blended with the denoiser of all
-        images,
+        With labels y and guidance w, the result blends the denoiser of the class and the denoiser
+        of all images,
 
         .. math::
 
-            D_w(z; \sigma) = D(z; \sigma) + w\,\bigl(D(z; \sigma, y) - D(z; \sigma)\bigr),
+            D_w(z; \sigma) = D(z; \sigma) + w\,\bigl(D(z; \sigma, y) - D(z; \sigma)\bigr).
 
-        whose score at noise level sigma is the score of :math:`p(z)^{1 - w} p(z \mid y)^w`, that
-        is of :math:`p(z)\, p(y \mid z)^w` up to a factor.
+        Its score at noise level sigma is the score of :math:`p(z)^{1 - w} p(z \mid y)^w`, which
+        is :math:`p(z)\, p(y \mid z)^w` up to a factor.
 
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images ``x0 + sigma * noise``.
         sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
+            Noise level, in the units of the images. 0 and inf are allowed.
         y : label or array of shape (n,), default None
-            As in :meth:`posterior`.
+            Class of all noisy images, or one class for each. None: any class.
         guidance : float, default 1.0
-            w: 1 is the class alone, 0 all images. Above 1 the class is overstated, and the answer
-            may leave the convex hull of the images. The paper writes w - 1.
+            Weight w. 1: the class alone. 0: all images. Above 1 the class is exaggerated, and the
+            result may leave the convex hull of the images. The paper's weight is w - 1.
 
         Returns
         -------
@@ -203,7 +238,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            As :meth:`posterior`; for a guidance that is not finite, or other than 1 without y.
+            For the reasons that :meth:`posterior` lists; if guidance is not finite, or differs
+            from 1 without y.
 
         References
         ----------
@@ -211,6 +247,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         Examples
         --------
+        Three images of one pixel, two of them of class "b":
+
         >>> from skpspc import EmpiricalDenoiser
         >>> model = EmpiricalDenoiser().fit([[-1.0], [0.0], [1.0]], ["a", "b", "b"])
         >>> model.denoise([[0.5]], sigma=1.0, y="b")
@@ -226,12 +264,16 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         with np.errstate(over="ignore", invalid="ignore"):  # refused below, in words
             answer = _guided(self.posterior(Z, sigma).mean, mean, guidance)
         tensor = torch.as_tensor(answer)
-        name = f"the answer with guidance={guidance:g}"
+        name = f"the denoised image with guidance={guidance:g}"
         check_finite(tensor, tensor.dtype, name, "pass a smaller guidance")
         return answer
 
+    @overload
+    def transform(self, X: torch.Tensor) -> torch.Tensor: ...
+    @overload
+    def transform(self, X: npt.ArrayLike) -> np.ndarray: ...
     def transform(self, X):
-        """Denoise at the noise level ``sigma`` of the constructor, for pipelines.
+        """Denoise at the noise level of the parameter ``sigma``, for pipelines.
 
         Parameters
         ----------
@@ -241,40 +283,53 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         array or Tensor
-            See :meth:`denoise`. ``set_output`` needs flat input: a data frame has two axes.
+            Estimates of the clean images, see :meth:`denoise`. ``set_output`` needs flat images,
+            because a data frame has two axes.
         """
         check_is_fitted(self)
         return self.denoise(X, self.sigma)
 
+    @overload
+    def score_samples(
+        self, Z: torch.Tensor, sigma: NoiseLevel | None = None, y: ArrayLike | None = None
+    ) -> torch.Tensor: ...
+    @overload
+    def score_samples(
+        self, Z: npt.ArrayLike, sigma: NoiseLevel | None = None, y: ArrayLike | None = None
+    ) -> np.ndarray: ...
     def score_samples(self, Z, sigma=None, y=None):
         """Return the log evidence log p(z; sigma) of noisy images.
 
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images.
         sigma : float or array of shape (n,), default None
-            None: the parameter ``sigma``.
+            Noise level. None: the parameter ``sigma``.
         y : label or array of shape (n,), default None
-            Given, return log p(z | y; sigma), from the training images of the class alone.
+            Class of all noisy images, or one class for each: return log p(z | y; sigma), from the
+            training images of the class.
 
         Returns
         -------
         array or Tensor of shape (n,)
-            Equal to ``KernelDensity(bandwidth=sigma)`` for the empirical denoiser; see `Posterior`
-            for denoisers with many windows.
+            For `EmpiricalDenoiser`, ``score_samples`` of scikit-learn's
+            ``KernelDensity(bandwidth=sigma)``. `Posterior` defines the log evidence of denoisers
+            with many windows.
         """
         check_is_fitted(self)
         return self.posterior(Z, self.sigma if sigma is None else sigma, y).log_evidence
 
-    def score(self, X, y=None, *, sigmas=None):
+    def score(self, X: ArrayLike, y: Any = None, *, sigmas: npt.ArrayLike | None = None) -> float:
         """Return minus the mean squared denoising error on clean images; higher is better.
 
         Parameters
         ----------
         X : array or Tensor of shape (n, C, H, W) or (n, d)
-            Clean images, best held out from training.
+            Clean images, preferably held out from training.
         y : ignored
-            Searches pass labels; the denoiser of all training images is scored.
+            Accepted because scikit-learn's searches pass labels. The denoiser of all training
+            images is scored.
         sigmas : array of float, default None
             Noise levels to average over. None: 0.1, 0.2, 0.4, 0.8, 1.6, 3.2 for images on
             [-1, 1], scaled to ``data_range``.
@@ -282,8 +337,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Returns
         -------
         float
-            The noise of image i depends on ``random_state`` and i only, so that scores of denoisers
-            compare.
+            Minus the mean over images, pixels and noise levels. The noise of image i depends only
+            on ``random_state`` and i, so scores of different denoisers are comparable.
         """
         self = self._now()
         check_is_fitted(self)
@@ -293,7 +348,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             sigmas = half_width(self.data_range_) * np.array(_SCORE_SIGMAS)
         sigmas = np.atleast_1d(sigmas)
         if len(sigmas) == 0 or sigmas.dtype.kind not in "iuf" or not np.isfinite(sigmas).all():
-            raise ValueError(f"sigmas must be finite and at least one, got {sigmas!r}.")
+            raise ValueError(f"sigmas must be one or more finite numbers, got {sigmas!r}.")
         check_sigma(sigmas, len(sigmas))
         check_noise_range(images.dtype, sigmas=float(sigmas.max()))
         prior = self._prior_of()
@@ -311,62 +366,64 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def sample(
         self,
-        n=1,
+        n: int = 1,
         *,
-        y=None,
-        guidance=1.0,
-        random_state=None,
-        sampler="heun",
-        n_steps=18,
-        sigma_min=None,
-        sigma_max=None,
-        initial=None,
-        return_trajectory=False,
-        callback=None,
-        verbose=0,
-    ):
-        """Draw images by walking the probability-flow ODE from noise.
+        y: ArrayLike | None = None,
+        guidance: float = 1.0,
+        random_state: RandomState | None = None,
+        sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
+        n_steps: int = 18,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        initial: ArrayLike | None = None,
+        return_trajectory: bool = False,
+        callback: Callable[[int, float, torch.Tensor], object] | None = None,
+        verbose: int = 0,
+    ) -> Array:
+        """Draw images: solve the probability-flow ODE from noise to noise level 0.
 
         Parameters
         ----------
         n : int, default 1
-            Number of samples; an array y or ``initial`` sets it too.
+            Number of samples. An array y or ``initial`` also sets it.
         y : label or array of shape (n,), default None
-            Class of all samples, or of each. None: any.
+            Class of all samples, or one class for each. None: any class.
         guidance : float, default 1.0
             Weight of the class, see :meth:`denoise`.
         random_state : int, RandomState, Generator or None, default None
-            Sample i depends on ``random_state``, i and its class, not on n.
+            Seed of the noise. Sample i depends on ``random_state``, i and its class, not on n.
         sampler : {"euler", "heun"} or callable, default "heun"
-            A callable ``sampler(denoise, z, sigmas)`` yields the state after each of
-            ``len(sigmas)`` steps, the last at sigma = 0.
+            Solver of the ODE. A callable ``sampler(denoise, z, sigmas)`` yields the state after
+            each of ``len(sigmas)`` steps, the last at sigma = 0.
         n_steps : int, default 18
+            Number of steps.
         sigma_min, sigma_max : float, default None
-            Ends of the grid `edm_sigmas`. None: 0.002 and 80 for images on [-1, 1], scaled to
-            ``data_range``.
+            Smallest and largest noise level of the grid `edm_sigmas`. None: 0.002 and 80 for
+            images on [-1, 1], scaled to ``data_range``.
         initial : array or Tensor of shape (n, C, H, W) or (n, d), default None
-            Noisy images at ``sigma_max`` to start from instead of drawing noise.
+            Noisy images at ``sigma_max``, the start of the ODE. None: draw noise.
         return_trajectory : bool, default False
             Also return the states after 0, 1, ..., n_steps steps.
         callback : callable, default None
-            Called as ``callback(step, sigma, z)`` after each step 1, 2, ..., with the noise level
-            reached and the state, a tensor (n, C, H, W).
+            Called as ``callback(step, sigma, z)`` after each step 1, 2, ..., with the reached
+            noise level and the state, a tensor (n, C, H, W).
         verbose : int, default 0
             Above zero, show a progress bar.
 
         Returns
         -------
         samples : array or Tensor
-            In the container and layout of the training images; float64 if they are, else float32.
+            Images in the container and layout of the training images: float64 for float64
+            training images, otherwise float32.
         trajectory : array or Tensor of shape (n_steps + 1, n, ...)
-            If ``return_trajectory``.
+            States, only with ``return_trajectory=True``.
 
         Raises
         ------
         ValueError
-            For an unknown sampler or class, or parameters out of range.
+            If the sampler or a class is unknown, or a parameter is out of range.
         SamplingInterrupted
-            On Ctrl-C; holds the state reached.
+            On Ctrl-C. The exception holds the last state.
         """
         self = self._now()
         check_is_fitted(self)
@@ -378,8 +435,9 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             warn_if_small(self, sigma_max)
         sigmas = [*edm_sigmas(n_steps, sigma_min, sigma_max).tolist(), 0.0]
         check_noise_range(self._layout.dtype, sigma_min=sigma_min, sigma_max=sigma_max)
-        if initial is None and n == 1 and np.ndim(y):
-            n = len(y)
+        labels: Any = y
+        if initial is None and n == 1 and np.ndim(labels):
+            n = len(labels)
         z = self._initial(n, initial, random_state, sigma_max)
         states, done = [z], 0
         try:
@@ -402,7 +460,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             ) from None
         if done != n_steps:
             raise ValueError(
-                f"sampler {sampler!r} must yield once for each of the {n_steps} steps, but "
+                f"sampler {sampler!r} must yield one state for each of the {n_steps} steps, but "
                 f"yielded {'more' if done > n_steps else done}."
             )
         if guidance != 1:
@@ -442,7 +500,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if initial is not None:
             z, _ = check_noisy_images(self, initial, [shape], self._device)
             if n not in (1, len(z)):
-                raise ValueError(f"n is {n}, but initial holds {len(z)} images; leave n out.")
+                raise ValueError(f"n is {n}, but initial holds {len(z)} images; omit n.")
             return z.to(self._layout.dtype, copy=True)  # a callable sampler may write to it
         if not isinstance(n, numbers.Integral) or isinstance(n, bool) or n < 1:
             raise ValueError(f"n must be an int of at least 1, got {n!r}.")
@@ -451,8 +509,16 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         noise += middle(self.data_range_)
         return noise.to(device=self._device, dtype=self._layout.dtype)
 
+    @overload
+    def jacobian(
+        self, Z: torch.Tensor, sigma: NoiseLevel, pixels: ArrayLike | None = None
+    ) -> torch.Tensor: ...
+    @overload
+    def jacobian(
+        self, Z: npt.ArrayLike, sigma: NoiseLevel, pixels: ArrayLike | None = None
+    ) -> np.ndarray: ...
     def jacobian(self, Z, sigma, pixels=None):
-        r"""Return rows of the Jacobian of the answer by the noisy image.
+        r"""Return rows of the Jacobian: derivatives of the denoised image by the noisy image.
 
         .. math::
 
@@ -460,18 +526,19 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             = \frac{\sum_k r_{kp}\, \pi_{kq} \operatorname{Cov}_{w^k}(x_p, x_q)}
             {\sigma^2 \sum_k r_{kp}}
 
-        for posterior means through windows k, with query precisions :math:`\pi_k`, response
-        weights :math:`r_k` and posterior weights :math:`w^k`, in closed form. The Jacobian of a
-        `GaussianDenoiser` is its Wiener filter; a mean of denoisers has the mean Jacobian; a
-        `NetworkDenoiser` differentiates its network.
+        This closed form holds for posterior means through windows k, with query precisions
+        :math:`\pi_k`, response weights :math:`r_k` and posterior weights :math:`w^k`. The Jacobian
+        of a `GaussianDenoiser` is its Wiener filter. A mean of denoisers has the mean of their
+        Jacobians. A `NetworkDenoiser` differentiates its network.
 
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images.
         sigma : float or array of shape (n,)
-            As in :meth:`posterior`.
+            Noise level, positive.
         pixels : array of int, shape (m, 2), default None
-            (row, column) of pixels of the answer. None: all pixels in row-major order,
+            (row, column) of the pixels of the denoised image. None: all pixels in row-major order,
             (C * H * W)^2 numbers for each image.
 
         Returns
@@ -483,16 +550,18 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            For pixels outside the answer; at sigma = 0, where a posterior mean jumps from image to
-            image; for a denoiser without a Jacobian in closed form; for a network that torch cannot
-            differentiate.
+            If pixels lie outside the denoised image; at sigma = 0, where a posterior mean jumps
+            between images; if the denoiser has no Jacobian in closed form; if torch cannot
+            differentiate the network.
 
         Notes
         -----
-        With ``n_neighbors`` or ``tol``, this is the Jacobian of the exact denoiser.
+        With ``n_neighbors`` or ``tol``, the result is the Jacobian of the exact denoiser.
 
         Examples
         --------
+        Both pixels of the denoised image depend equally on both noisy pixels:
+
         >>> from skpspc import EmpiricalDenoiser
         >>> model = EmpiricalDenoiser().fit([[-1.0, -1.0], [1.0, 1.0]])
         >>> model.jacobian([[0.0, 0.0]], sigma=2.0).reshape(2, 2)
@@ -507,33 +576,58 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             check_finite(jacobian, z.dtype, "the Jacobian")
             return layout.restore(jacobian, images=False)
 
+    @overload
+    def sensitivity(
+        self,
+        Z: torch.Tensor,
+        sigma: NoiseLevel,
+        pixels: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> torch.Tensor: ...
+    @overload
+    def sensitivity(
+        self,
+        Z: npt.ArrayLike,
+        sigma: NoiseLevel,
+        pixels: ArrayLike | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> np.ndarray: ...
     def sensitivity(self, Z, sigma, pixels=None, sample_weight=None):
-        r"""Return heat maps: the mean absolute Jacobian of pixels of the answer.
+        r"""Return heat maps: the mean absolute Jacobian of pixels of the denoised image.
 
         .. math::
 
             G_{p}(i, j) = \sum_b v_b \sum_{c, d}
             \Bigl|\frac{\partial D(z_b; \sigma)_{c,p}}{\partial z_{b,d,i,j}}\Bigr|
 
-        with c and d the channels of the answer and of the noisy image, and :math:`v_b` the sample
-        weights, which sum to one. `FlexibleWindows` are chosen by such heat maps.
+        with c and d the channels of the denoised and of the noisy image, and :math:`v_b` the sample
+        weights, which sum to one. `FlexibleWindows` takes its windows from such heat maps.
 
         Parameters
         ----------
-        Z, sigma, pixels
-            As in :meth:`jacobian`. Rows of the Jacobian are held for as many pixels at a time as
-            fit ``working_memory``.
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images.
+        sigma : float or array of shape (n,)
+            Noise level, positive.
+        pixels : array of int, shape (m, 2), default None
+            (row, column) of the pixels of the denoised image. None: all pixels in row-major order.
         sample_weight : array of shape (n,), default None
-            Weights of the noisy images, non-negative; None: equal.
+            Weights of the noisy images, non-negative. None: equal.
 
         Returns
         -------
         array or Tensor of shape (m, H, W), float64
+            One heat map for each pixel, in the container of Z.
 
         Raises
         ------
         ValueError
-            As :meth:`jacobian`.
+            For the reasons that :meth:`jacobian` lists.
+
+        Notes
+        -----
+        Rows of the Jacobian are held for as many pixels at a time as fit scikit-learn's
+        ``working_memory``.
 
         References
         ----------
@@ -546,10 +640,18 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         >>> from skpspc.datasets import load_digits_images
         >>> X = load_digits_images().images
         >>> heat = PSPCDenoiser(patch_size=3).fit(X).sensitivity(X[:2], 0.5, pixels=[(4, 4)])
-        >>> (heat[0] > 0).astype(int)[2:7, 2:7].tolist()
-        [[1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1], [1, 1, 1, 1, 1]]
-        >>> int((heat[0] > 0).sum())
-        25
+
+        Pixel (4, 4) depends on the 5 x 5 square that its 3 x 3 patches cover:
+
+        >>> (heat[0] > 0).astype(int)
+        array([[0, 0, 0, 0, 0, 0, 0, 0],
+               [0, 0, 0, 0, 0, 0, 0, 0],
+               [0, 0, 1, 1, 1, 1, 1, 0],
+               [0, 0, 1, 1, 1, 1, 1, 0],
+               [0, 0, 1, 1, 1, 1, 1, 0],
+               [0, 0, 1, 1, 1, 1, 1, 0],
+               [0, 0, 1, 1, 1, 1, 1, 0],
+               [0, 0, 0, 0, 0, 0, 0, 0]])
         """
         self = self._now()
         z, sigma, layout = self._checked(Z, sigma)
@@ -581,13 +683,27 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Return the indices of pixels of the answer, a tensor."""
         return check_pixels(pixels, self._input_shapes()[-1][-2:]).to(self._device)
 
-    def attribute(self, Z, sigma, y=None, *, top=10, by="pixel"):
-        """Raise ValueError: the answer is no mean of training images."""
+    def attribute(
+        self,
+        Z: ArrayLike,
+        sigma: NoiseLevel,
+        y: ArrayLike | None = None,
+        *,
+        top: int = 10,
+        by: Literal["pixel", "window"] = "pixel",
+    ) -> Attribution:
+        """Raise ValueError: the denoised image is no mean of training images."""
         check_is_fitted(self)
         raise ValueError(self._prior_of().no_attribution)
 
-    def denoise_without(self, Z, sigma, images, y=None):
-        """Raise ValueError, which names the remedy, as in :meth:`attribute`."""
+    def denoise_without(
+        self,
+        Z: ArrayLike,
+        sigma: NoiseLevel,
+        images: Iterable[npt.ArrayLike],
+        y: ArrayLike | None = None,
+    ) -> Array:
+        """Raise ValueError: the denoised image is no mean of training images."""
         check_is_fitted(self)
         raise ValueError(self._prior_of().no_attribution)
 
@@ -597,12 +713,12 @@ def check_guidance(guidance, y):
     is_number = isinstance(guidance, numbers.Real) and not isinstance(guidance, bool)
     if not is_number or not math.isfinite(guidance):
         raise ValueError(
-            f"guidance must be a finite number, got {guidance!r}; 1 is the class alone, 0 all "
+            f"guidance must be a finite number, got {guidance!r}; 1 is the class alone, 0 is all "
             "images."
         )
     if y is None and guidance != 1:
         raise ValueError(
-            f"guidance={guidance!r} weighs a class against all images; pass y, or leave it out."
+            f"guidance={guidance!r} weighs a class against all images; pass y, or omit guidance."
         )
     return float(guidance)
 

@@ -1,10 +1,12 @@
 """Convex combinations of denoisers with the least error at each noise level."""
 
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import scipy.optimize
 import torch
 from sklearn import config_context
@@ -15,6 +17,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
+from .._typing import DataRange, Device, ImageShape, RandomState
 from .._units import half_width, warn_if_unusual
 from .._warnings import warn
 from ..posterior import BasePrior, Posterior
@@ -30,6 +33,8 @@ _SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
 # Added to the seed, so that the draws differ from the noise of `score` and `sample`.
 _CALIBRATION = 2
 _SHOWN = 10  # classes that a warning lists
+
+Self = TypeVar("Self", bound="BlendedDenoiser")
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,6 +188,11 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
     True
     """
 
+    weights_: np.ndarray
+    sigmas_: np.ndarray
+    errors_: np.ndarray
+    denoisers_: list[Denoiser]
+
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
         "denoisers": [list, tuple],
@@ -193,17 +203,17 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
 
     def __init__(
         self,
-        denoisers,
-        against="clean",
+        denoisers: Sequence[tuple[str, Denoiser | FrozenEstimator]],
+        against: Denoiser | FrozenEstimator | Literal["clean"] = "clean",
         *,
-        sigmas=None,
-        n_images=128,
-        sigma=0.5,
-        image_shape=None,
-        data_range=None,
-        device=None,
-        random_state=0,
-    ):
+        sigmas: npt.ArrayLike | None = None,
+        n_images: int = 128,
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.denoisers = denoisers
         self.against = against
         self.sigmas = sigmas
@@ -214,7 +224,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         self.device = device
         self.random_state = random_state
 
-    def get_params(self, deep=True):
+    def get_params(self, deep: bool = True) -> dict[str, Any]:
         """Return parameters; with ``deep``, also the members by name and their parameters.
 
         Parameters
@@ -227,7 +237,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         """
         return self._get_params("denoisers", deep=deep)
 
-    def set_params(self, **params):
+    def set_params(self: Self, **params: Any) -> Self:
         """Set parameters; ``name`` replaces a member, ``name__parameter`` sets its parameter.
 
         Parameters

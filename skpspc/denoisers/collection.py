@@ -2,13 +2,15 @@
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._typing import ArrayLike, DataRange, Device, ImageShape, RandomState
 from ..posterior import Prior
 from ..support import Masks, MirroredTrainingSet, TranslatedTrainingSet
 from .base import Denoiser
@@ -175,17 +177,17 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
 
     def __init__(
         self,
-        query=None,
-        response=None,
+        query: ArrayLike | Callable[[float, tuple[int, int, int]], ArrayLike] | None = None,
+        response: ArrayLike | Callable[[float, tuple[int, int, int]], ArrayLike] | None = None,
         *,
-        source="images",
-        max_shift=1,
-        sigma=0.5,
-        image_shape=None,
-        data_range=None,
-        device=None,
-        random_state=0,
-    ):
+        source: Literal["images", "flips", "translates"] = "images",
+        max_shift: int = 1,
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.query = query
         self.response = response
         self.source = source

@@ -1,8 +1,11 @@
 """The optimal denoiser of the training set."""
 
 from dataclasses import replace
+from typing import Literal
 
+from .._typing import BySigma, DataRange, Device, ImageShape, RandomState
 from ..posterior import Gaussian, Prior
+from ..sampling import BandwidthSchedule
 from ..support import Whole
 from . import indexed
 from .base import Denoiser
@@ -133,6 +136,8 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
     array([[0.3799, 0.3799]])
     """
 
+    bandwidth_schedule_: BandwidthSchedule
+
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
         **indexed.CONSTRAINTS,
@@ -142,19 +147,19 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
     def __init__(
         self,
         *,
-        algorithm="auto",
-        n_neighbors=None,
-        tol=None,
-        index="Flat",
-        n_remainder=0,
-        bandwidth=0.0,
-        verbose=0,
-        sigma=0.5,
-        image_shape=None,
-        data_range=None,
-        device=None,
-        random_state=0,
-    ):
+        algorithm: Literal["auto", "exact", "faiss"] = "auto",
+        n_neighbors: int | BySigma | None = None,
+        tol: float | None = None,
+        index: str = "Flat",
+        n_remainder: int = 0,
+        bandwidth: float | BySigma | Literal["calibrated"] = 0.0,
+        verbose: int = 0,
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.algorithm = algorithm
         self.n_neighbors = n_neighbors
         self.tol = tol

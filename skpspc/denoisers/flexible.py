@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils._param_validation import Interval
@@ -13,10 +14,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._input import map_array
 from .._repr import listed
+from .._typing import ArrayLike, Path, RandomState
 from ..posterior import Gaussian
 from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid, nearest_level
-from ..support import Masks, Whole, with_own_heat
+from ..support import Masks, TrainingSet, Whole, with_own_heat
 from ..support.holdout import different
 from ..support.memory import rows_that_fit
 from .base import Denoiser
@@ -119,7 +121,16 @@ class FlexibleWindows(BaseEstimator):
         "random_state": ["random_state", np.random.Generator],
     }
 
-    def __init__(self, heatmaps, thresholds, sigmas, soft=False, *, n_images=16, random_state=0):
+    def __init__(
+        self,
+        heatmaps: ArrayLike | Path | Denoiser,
+        thresholds: npt.ArrayLike,
+        sigmas: npt.ArrayLike,
+        soft: bool = False,
+        *,
+        n_images: int = 16,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.heatmaps = heatmaps
         self.thresholds = thresholds
         self.sigmas = sigmas
@@ -132,7 +143,7 @@ class FlexibleWindows(BaseEstimator):
         given = self.get_params(deep=False)
         return type(self)(**{**given, "random_state": copy.deepcopy(self.random_state)})
 
-    def resolve(self, training_set):
+    def resolve(self, training_set: TrainingSet) -> "ResolvedWindows":
         """Return the `ResolvedWindows` for a `TrainingSet`.
 
         Raises

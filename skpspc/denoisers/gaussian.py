@@ -4,12 +4,14 @@ import copy
 import numbers
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
+import numpy.typing as npt
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from .._typing import Array, DataRange, Device, ImageShape, RandomState
 from .._validation import check_sigma
 from ..posterior import BasePrior, Gaussian, gaussian_jacobian, gaussian_posterior
 from ..support import covariance
@@ -202,15 +204,15 @@ class GaussianDenoiser(TrainingSetDenoiser):
 
     def __init__(
         self,
-        rank=None,
+        rank: int | None = None,
         *,
-        shrinkage=0.0,
-        sigma=0.5,
-        image_shape=None,
-        data_range=None,
-        device=None,
-        random_state=0,
-    ):
+        shrinkage: float | Literal["ledoit_wolf", "oas"] = 0.0,
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.rank = rank
         self.shrinkage = shrinkage
         self.sigma = sigma
@@ -240,28 +242,28 @@ class GaussianDenoiser(TrainingSetDenoiser):
             del self.training_set_
 
     @property
-    def mean_(self):
+    def mean_(self) -> Array:
         """Mean image, flat."""
         return self._of_gaussian("mean")
 
     @property
-    def components_(self):
+    def components_(self) -> Array:
         """Principal directions, in rows."""
         return self._of_gaussian("components")
 
     @property
-    def eigenvalues_(self):
+    def eigenvalues_(self) -> Array:
         """Variances along the components."""
         return self._of_gaussian("eigenvalues")
 
     @property
-    def residual_variance_(self):
+    def residual_variance_(self) -> float:
         """Variance along every direction but the components."""
         check_is_fitted(self)
         return self._prior.gaussian.residual
 
     @property
-    def shrinkage_(self):
+    def shrinkage_(self) -> float:
         """Coefficient of shrinkage."""
         check_is_fitted(self)
         return self._prior.shrinkage_used
@@ -275,7 +277,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
         """Return a float64 result in the container of the training images."""
         return tensor if self._layout.is_torch else tensor.cpu().numpy()
 
-    def wiener(self, sigma, rows=None):
+    def wiener(self, sigma: float, rows: npt.ArrayLike | None = None) -> Array:
         r"""Return rows of the filter :math:`W = U \operatorname{diag}(S / (S + \sigma^2)) U^T`.
 
         W is the Jacobian of :meth:`denoise`: row p is the gradient of pixel p of the answer.

@@ -3,6 +3,7 @@
 import math
 import numbers
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,9 @@ def proved_by(denoiser):
 
 
 @torch_threads()
-def index_recall(self, k=10, *, sigma=None, n_images=64):
+def index_recall(
+    self: Any, k: int = 10, *, sigma: float | None = None, n_images: int = 64
+) -> float:
     """Return the fraction of the k nearest training images that the index finds.
 
     The ``error_bound`` of a graph, such as ``index="HNSW32"``, assumes that the graph misses

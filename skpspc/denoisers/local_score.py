@@ -3,9 +3,11 @@
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._typing import BySigma, DataRange, Device, ImageShape, RandomState
 from ..posterior import CellSearch, Prior
 from ..support import Centred
 from ..support.cells import CellsByWindow
@@ -147,18 +149,18 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
 
     def __init__(
         self,
-        patch_size=3,
+        patch_size: int | BySigma = 3,
         *,
-        equivariant=False,
-        boundary="zero",
-        tol=None,
-        verbose=0,
-        sigma=0.5,
-        image_shape=None,
-        data_range=None,
-        device=None,
-        random_state=0,
-    ):
+        equivariant: bool = False,
+        boundary: Literal["zero", "circular", "broken"] = "zero",
+        tol: float | None = None,
+        verbose: int = 0,
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.patch_size = patch_size
         self.equivariant = equivariant
         self.boundary = boundary

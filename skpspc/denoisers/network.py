@@ -7,23 +7,26 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Generic, Literal, TypeVar, overload
 
 import torch
-from sklearn.base import _fit_context
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
+from .._typing import ArrayLike, DataRange, Device, ImageShape, RandomState
 from .._units import check_data_range, check_inside, checked_range, value_limits
 from .._validation import Layout, check_device, check_training_images, check_weights, declared_shape
 from ..posterior import BasePrior, Posterior
 from ..sampling import convert
 from ..support.memory import rows_that_fit
 from ..support.training_set import DEFAULT_RANGE
-from .base import Denoiser
+from .base import Denoiser, fit_context
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
+
+Self = TypeVar("Self", bound="NetworkDenoiser")
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,16 +106,20 @@ class NetworkPrior(BasePrior):
         return torch.stack(rows, 1).view(len(z), len(pixels), z.shape[1], *z.shape[1:])
 
 
-class _Declared:
+class _Declared(Generic[Value]):
     """Fitted attribute with a default before `fit`, if ``image_shape`` is given.
 
     Without a ``__set__``, the attribute of a fitted instance takes precedence.
     """
 
-    def __init__(self, function):
+    def __init__(self, function: Callable[[Any], Value]) -> None:
         self._function = function
         self.__doc__ = function.__doc__
 
+    @overload
+    def __get__(self, instance: None, owner: Any = None) -> "_Declared[Value]": ...
+    @overload
+    def __get__(self, instance: Any, owner: Any = None) -> Value: ...
     def __get__(self, instance, owner=None):
         if instance is None:
             return self
@@ -234,21 +241,21 @@ class NetworkDenoiser(Denoiser):
 
     def __init__(
         self,
-        network,
-        parametrization="x0",
+        network: Callable[..., Any],
+        parametrization: Literal["x0", "eps", "v", "flow", "edm"] = "x0",
         *,
-        time=None,
-        network_range=(-1, 1),
-        sigma_data=0.5,
-        condition="tensor",
-        batch_size=None,
-        dtype=None,
-        sigma=0.5,
-        image_shape=None,
-        data_range=None,
-        device=None,
-        random_state=0,
-    ):
+        time: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        network_range: DataRange = (-1, 1),
+        sigma_data: float = 0.5,
+        condition: Literal["tensor", "float"] = "tensor",
+        batch_size: int | None = None,
+        dtype: Literal["float32", "float64", "float16", "bfloat16"] | None = None,
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.network = network
         self.parametrization = parametrization
         self.time = time
@@ -264,17 +271,17 @@ class NetworkDenoiser(Denoiser):
         self.random_state = random_state
 
     @_Declared
-    def image_shape_(self):
+    def image_shape_(self) -> tuple[int, int, int]:
         """Shape of one image, (C, H, W)."""
         return declared_shape(self, None)
 
     @_Declared
-    def n_features_in_(self):
+    def n_features_in_(self) -> int:
         """Number of values in one image, C * H * W."""
         return math.prod(self.image_shape_)
 
     @_Declared
-    def data_range_(self):
+    def data_range_(self) -> tuple[float, float] | None:
         """Range of the images, or None for floats of no declared range."""
         return check_data_range(self.data_range, torch.float32)
 
@@ -288,8 +295,10 @@ class NetworkDenoiser(Denoiser):
         """Topics of warnings issued, a new set at each access before a fit."""
         return set()
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self: Self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn the shape of the images; their pixels are only checked.
 
         Parameters
@@ -322,8 +331,10 @@ class NetworkDenoiser(Denoiser):
         self.__dict__ = new.__dict__
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self: Self, X: ArrayLike, y: Any = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Check that X has the shape of the fitted images; without a fit, fit X.
 
         Parameters and errors are those of :meth:`fit`.
@@ -376,14 +387,14 @@ class NetworkDenoiser(Denoiser):
 
     def _make_prior(self):
         """Return the prior of the current parameters."""
-        is_module = isinstance(self.network, torch.nn.Module)
-        first = next(self.network.parameters(), None) if is_module else None
+        network = self.network
+        first = next(network.parameters(), None) if isinstance(network, torch.nn.Module) else None
         dtype = torch.float32 if first is None else first.dtype
         low, high = checked_range(self.network_range, "network_range")
         own_low, own_high = self.data_range_ or DEFAULT_RANGE
         factor = (high - low) / (own_high - own_low)
         return NetworkPrior(
-            self.network,
+            network,
             self.parametrization,
             self.time,
             self.sigma_data,

@@ -2,14 +2,18 @@
 
 import math
 import numbers
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._typing import BySigma, DataRange, Device, ImageShape, RandomState
 from .._validation import warn_if_clipped
 from ..posterior import BasePrior, Gaussian, NeighbourSearch, Posterior, Prior
+from ..sampling import BandwidthSchedule
 from ..support import TrainingSet, Whole, clip_size, square_corners
 from . import indexed
 from .base import Denoiser
@@ -206,6 +210,10 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
     (2, 1, 4, 4)
     """
 
+    corners_: list[tuple[int, int]]
+    window_: tuple[int, int]
+    bandwidth_schedule_: BandwidthSchedule
+
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
         **indexed.CONSTRAINTS,
@@ -216,22 +224,22 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
 
     def __init__(
         self,
-        patch_size=8,
+        patch_size: int = 8,
         *,
-        location="center",
-        algorithm="auto",
-        n_neighbors=None,
-        tol=None,
-        index="Flat",
-        n_remainder=0,
-        bandwidth=0.0,
-        verbose=0,
-        sigma=0.5,
-        image_shape=None,
-        data_range=None,
-        device=None,
-        random_state=0,
-    ):
+        location: Literal["center", "all"] | Sequence[int] = "center",
+        algorithm: Literal["auto", "exact", "faiss"] = "auto",
+        n_neighbors: int | BySigma | None = None,
+        tol: float | None = None,
+        index: str = "Flat",
+        n_remainder: int = 0,
+        bandwidth: float | BySigma | Literal["calibrated"] = 0.0,
+        verbose: int = 0,
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.patch_size = patch_size
         self.location = location
         self.algorithm = algorithm

@@ -2,11 +2,13 @@
 
 import numbers
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from .._typing import Array, DataRange, Device, ImageShape, RandomState
 from .._validation import check_sigma
 from ..posterior import Gaussian, Prior
 from ..support import Masks
@@ -131,16 +133,16 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
 
     def __init__(
         self,
-        threshold=0.05,
+        threshold: float = 0.05,
         *,
-        softmax="exact",
-        batch_size=512,
-        sigma=0.5,
-        image_shape=None,
-        data_range=None,
-        device=None,
-        random_state=0,
-    ):
+        softmax: Literal["exact", "batchwise"] = "exact",
+        batch_size: int = 512,
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.threshold = threshold
         self.softmax = softmax
         self.batch_size = batch_size
@@ -156,7 +158,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         windows = Neighbourhoods(gaussian, shape, self.threshold, batch_size)
         return Prior(training_set, windows, engine="torch")
 
-    def neighbours(self, sigma):
+    def neighbours(self, sigma: float) -> Array:
         """Return the matrix B of the coordinates compared for each coordinate.
 
         Parameters

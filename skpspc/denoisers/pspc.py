@@ -4,13 +4,15 @@ import copy
 import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._typing import BySigma, DataRange, Device, ImageShape, RandomState
 from .._units import warn_if_unusual
 from .._validation import warn_if_clipped
 from ..posterior import ENGINES, Gaussian, Prior
-from ..sampling import paper_schedule
+from ..sampling import BandwidthSchedule, PatchSchedule, paper_schedule
 from ..support import MirroredTrainingSet, squares_of_side
 from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser
@@ -20,7 +22,7 @@ from .calibration import (
     calibrated_sizes,
     with_bandwidth,
 )
-from .flexible import FlexibleWindows
+from .flexible import FlexibleWindows, ResolvedWindows
 from .training_set_denoiser import TrainingSetDenoiser
 
 
@@ -159,6 +161,10 @@ class PSPCDenoiser(TrainingSetDenoiser):
     (2, 1, 8, 8)
     """
 
+    windows_: ResolvedWindows | None
+    patch_schedule_: PatchSchedule
+    bandwidth_schedule_: BandwidthSchedule
+
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
         "patch_size": [
@@ -175,19 +181,19 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     def __init__(
         self,
-        patch_size="paper",
+        patch_size: int | BySigma | Literal["paper", "calibrated"] = "paper",
         *,
-        windows=None,
-        flip=False,
-        engine="auto",
-        bandwidth=0.0,
-        smoothing="window",
-        sigma=0.5,
-        image_shape=None,
-        data_range=None,
-        device=None,
-        random_state=0,
-    ):
+        windows: FlexibleWindows | None = None,
+        flip: bool = False,
+        engine: Literal["auto", "numba", "torch"] = "auto",
+        bandwidth: float | BySigma | Literal["calibrated"] = 0.0,
+        smoothing: Literal["window", "global"] = "window",
+        sigma: float = 0.5,
+        image_shape: ImageShape | None = None,
+        data_range: DataRange | None = None,
+        device: Device | None = None,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.patch_size = patch_size
         self.windows = windows
         self.flip = flip

@@ -3,17 +3,19 @@
 import copy
 import numbers
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from sklearn.base import _fit_context, clone
+from sklearn.base import clone
 from sklearn.frozen import FrozenEstimator
 from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
+from .._typing import ArrayLike, RandomState
 from ..posterior import BasePrior, Posterior
 from ..sampling import draw_noise, noise_seed
-from .base import Denoiser
+from .base import Denoiser, fit_context
 
 # Added to the seed, so that displacements differ from the noise of `score` and `sample`.
 _DISPLACEMENTS = 1
@@ -26,6 +28,8 @@ _IMAGE_ATTRIBUTES = (
     "_layout",
     "_limits",
 )
+
+Self = TypeVar("Self", bound="SmoothedDenoiser")
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +136,11 @@ class SmoothedDenoiser(Denoiser):
     True
     """
 
+    denoiser_: Any
+    image_shape_: tuple[int, int, int]
+    n_features_in_: int
+    data_range_: tuple[float, float] | None
+
     _parameter_constraints = {
         "denoiser": [Denoiser, FrozenEstimator],
         "tau": [Interval(numbers.Real, 0, None, closed="left")],
@@ -140,15 +149,25 @@ class SmoothedDenoiser(Denoiser):
         "random_state": Denoiser._parameter_constraints["random_state"],
     }
 
-    def __init__(self, denoiser, tau=0.1, *, n_draws=8, sigma=0.5, random_state=0):
+    def __init__(
+        self,
+        denoiser: Denoiser | FrozenEstimator,
+        tau: float = 0.1,
+        *,
+        n_draws: int = 8,
+        sigma: float = 0.5,
+        random_state: RandomState | None = 0,
+    ) -> None:
         self.denoiser = denoiser
         self.tau = tau
         self.n_draws = n_draws
         self.sigma = sigma
         self.random_state = random_state
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X, y=None, sample_weight=None):
+    @fit_context(prefer_skip_nested_validation=False)
+    def fit(
+        self: Self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Fit a clone of the denoiser, and draw the displacements.
 
         Parameters
@@ -181,8 +200,10 @@ class SmoothedDenoiser(Denoiser):
         self.__dict__ = new.__dict__
         return self
 
-    @_fit_context(prefer_skip_nested_validation=False)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    @fit_context(prefer_skip_nested_validation=False)
+    def partial_fit(
+        self: Self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Add training images; a frozen denoiser does not change.
 
         Parameters and errors are those of :meth:`fit`. The current parameters of the inner
@@ -213,7 +234,7 @@ class SmoothedDenoiser(Denoiser):
             elif hasattr(self, name):
                 delattr(self, name)
 
-    def get_feature_names_out(self, input_features=None):
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Return the inner denoiser's names of output columns.
 
         Parameters
@@ -228,12 +249,12 @@ class SmoothedDenoiser(Denoiser):
         return self.denoiser_.get_feature_names_out(input_features)
 
     @property
-    def classes_(self):
+    def classes_(self) -> np.ndarray:
         """Distinct labels of the inner denoiser, sorted."""
         return self.denoiser_.classes_
 
     @property
-    def data_range(self):
+    def data_range(self):  # type: ignore[override]
         """Parameter ``data_range`` of the inner denoiser."""
         return self.denoiser_.data_range
 

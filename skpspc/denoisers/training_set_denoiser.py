@@ -2,14 +2,18 @@
 
 import copy
 import numbers
+from collections.abc import Iterable
 from dataclasses import fields, replace
+from typing import Literal, TypeVar, overload
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, _fit_context
+from sklearn.base import BaseEstimator
 
 from .._repr import described
 from .._threads import torch_threads
+from .._typing import ArrayLike, NoiseLevel
 from .._units import check_data_range, check_inside, value_limits
 from .._validation import (
     as_labels,
@@ -21,7 +25,7 @@ from .._validation import (
 from ..posterior import Attribution
 from ..support import TrainingSet
 from ..support.training_set import DEFAULT_RANGE
-from .base import Denoiser
+from .base import Denoiser, fit_context
 
 # Private attributes that a fit sets.
 _FITTED = {
@@ -37,6 +41,8 @@ _FITTED = {
     "_warned",
 }
 _LIVE = {"random_state", "sigma", "verbose"}  # parameters read at every call, not at fit
+
+Self = TypeVar("Self", bound="TrainingSetDenoiser")
 
 
 class TrainingSetDenoiser(Denoiser):
@@ -54,37 +60,46 @@ class TrainingSetDenoiser(Denoiser):
     # True of a learner after the fit: an index too large for a class then becomes "Flat".
     _learns_subsets = False
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def fit(self, X, y=None, sample_weight=None):
+    image_shape_: tuple[int, int, int]
+    n_features_in_: int
+    data_range_: tuple[float, float] | None
+    training_set_: TrainingSet
+    training_rows_: np.ndarray
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(
+        self: Self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Learn from training images.
 
         Parameters
         ----------
         X : array or Tensor of shape (n, C, H, W) or (n, d)
-            uint8 images are read on ``data_range``, [-1, 1] by default. Float images, float64
-            included, are used unscaled. Images of other integer types need a ``data_range``. X is
-            not copied: do not write to it afterwards.
+            Training images. uint8 images are read on ``data_range``, [-1, 1] by default. Float
+            images, float64 included, are used unscaled. Images of other integer types need a
+            ``data_range``. X is not copied: do not write to X afterwards.
         y : array of shape (n,), default None
-            Labels of any sortable type, for :meth:`denoise` and :meth:`sample` of a class. A y of
-            several columns, as regressors take, holds no labels; a one-hot y raises.
+            Labels of any sortable type, for :meth:`denoise` and :meth:`sample` of a class. A y
+            with several columns, as regressors take, holds no labels. A one-hot y raises.
         sample_weight : array of shape (n,), default None
-            Prior probability of each image, up to a factor; non-negative.
+            Prior probability of each image, up to a factor; non-negative. None: equal.
 
         Returns
         -------
         self
+            The fitted denoiser.
 
         Raises
         ------
         ValueError
-            For NaN, infinity, masked values, no images, or shapes, labels and weights that do not
-            fit; for labels that are missing (NaN, None) or one-hot; for floats whose largest
-            magnitude is out of range (float32: 1e-16 to 1e16, float64: 1e-60 to 1e60).
+            If X holds NaN, infinity, masked values or no images; if the largest magnitude of
+            floats is out of range (float32: 1e-16 to 1e16, float64: 1e-60 to 1e60); if shapes,
+            labels or weights do not match X; if labels are missing (NaN, None) or one-hot.
 
         Notes
         -----
         The images of a class are copied when the class is first used, unless they are adjacent in
-        X: sort X by class to save the memory.
+        X. Sort X by class to save this memory.
         """
         new = self._unfitted()
         images, new._layout = check_training_images(new, X, reset=True)
@@ -101,18 +116,34 @@ class TrainingSetDenoiser(Denoiser):
         self.__dict__ = new.__dict__
         return self
 
-    @_fit_context(prefer_skip_nested_validation=True)
-    def partial_fit(self, X, y=None, sample_weight=None):
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(
+        self: Self, X: ArrayLike, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None
+    ) -> Self:
         """Add training images.
 
-        Parameters and errors are those of :meth:`fit`; X must have the image shape and dtype of
-        the first call. Pass labels in every call or in none; classes may be new. The current
-        parameters of the estimator apply to all images, except ``image_shape``, ``data_range`` and
-        ``device``, which stay those of the first call.
+        The current parameters of the estimator apply to all images. ``image_shape``,
+        ``data_range`` and ``device`` keep their values of the first call.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, C, H, W) or (n, d)
+            New training images, of the image shape and dtype of the first call.
+        y : array of shape (n,), default None
+            Labels of the new images. Pass labels in every call or in none. Classes may be new.
+        sample_weight : array of shape (n,), default None
+            Weights of the new images, on the scale of the earlier weights. None: 1 for each.
 
         Returns
         -------
         self
+            The fitted denoiser.
+
+        Raises
+        ------
+        ValueError
+            For the reasons that :meth:`fit` lists; if X has another image shape or dtype than the
+            first call; if only some calls pass labels.
         """
         if not hasattr(self, "image_shape_"):
             return self.fit(X, y, sample_weight)
@@ -120,8 +151,8 @@ class TrainingSetDenoiser(Denoiser):
         images, _ = check_training_images(new, X, reset=False)
         if images.dtype != self._image_dtype:
             raise ValueError(
-                f"X has dtype {images.dtype}, the training set {self._image_dtype}; convert X "
-                "first."
+                f"X has dtype {images.dtype}, but the training set has {self._image_dtype}; "
+                "convert X first."
             )
         check_inside(images, self.data_range_)
         weight = check_weights(sample_weight, images, self._device)
@@ -207,11 +238,11 @@ class TrainingSetDenoiser(Denoiser):
     # ------------------------------------------------------------------------------- classes
 
     @property
-    def classes_(self):
+    def classes_(self) -> np.ndarray:
         """Distinct labels of the training images, sorted."""
         if getattr(self, "_labels", None) is None:
             raise AttributeError(
-                f"{type(self).__name__!r} object has no attribute 'classes_': fit had no labels"
+                f"{type(self).__name__!r} object has no attribute 'classes_': pass labels to fit"
             )
         return self._labels.classes
 
@@ -239,10 +270,10 @@ class TrainingSetDenoiser(Denoiser):
     def _take_more_labels(self, labels, y):
         """Append the labels of new images."""
         if (labels is None) != (self._labels is None):
-            before, now = ("no", "some") if self._labels is None else ("some", "no")
+            before, now = ("no labels", "labels") if self._labels is None else ("labels", "none")
             raise ValueError(
-                f"the training images so far came with {before} labels, and these with {now}; pass "
-                "y, one label for each image, in every call or in none."
+                f"earlier training images have {before}, but the new images have {now}; pass y, "
+                "one label for each image, in every call or in none."
             )
         self._take_labels(labels if labels is None else self._labels.joined(labels), y)
 
@@ -285,43 +316,53 @@ class TrainingSetDenoiser(Denoiser):
 
     # ---------------------------------------------------------------------------- attribution
 
-    def attribute(self, Z, sigma, y=None, *, top=10, by="pixel"):
-        r"""Return the training images that make up every pixel of the posterior mean.
+    def attribute(
+        self,
+        Z: ArrayLike,
+        sigma: NoiseLevel,
+        y: ArrayLike | None = None,
+        *,
+        top: int = 10,
+        by: Literal["pixel", "window"] = "pixel",
+    ) -> Attribution:
+        r"""Return the weights of the training images in every pixel of the posterior mean.
 
         .. math::
 
             D(z; \sigma)_p = \sum_i s_{ip} x_{ip}, \qquad
             s_{ip} = \frac{\sum_k r_{kp} w_i^k}{\sum_k r_{kp}}, \qquad \sum_i s_{ip} = 1
 
-        with :math:`w^k` the posterior weights in window k and :math:`r_k` its responses (see
-        `PosteriorMeanCollection`).
+        with :math:`w^k` the posterior weights in window k and :math:`r_k` the response weights of
+        the window (see `PosteriorMeanCollection`). :math:`s_{ip}` is the share of image i in
+        pixel p.
 
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
             Noisy images.
         sigma : float or array of shape (n,)
-            0 and inf are allowed.
+            Noise level. 0 and inf are allowed.
         y : label or array of shape (n,), default None
-            As in :meth:`posterior`.
+            Class of all noisy images, or one class for each. None: any class.
         top : int, default 10
             Number of training images listed for each pixel. ``rest`` is the sum of the other
-            shares: memory grows with ``top``, not with N times the pixels.
+            shares. Memory grows with ``top``, not with N times the number of pixels.
         by : {"pixel", "window"}, default "pixel"
-            "window": the posterior weights in every window.
+            "pixel": shares in every pixel. "window": posterior weights in every window.
 
         Returns
         -------
         Attribution
-            Of tensors if Z is a tensor, else of arrays. Images have axes (C, H, W) for a flat Z
-            too. Training images are numbered by their rows in X (after `partial_fit`, in every X
-            so far, stacked).
+            Fields are tensors if Z is a tensor, otherwise arrays. Images have axes (C, H, W), also
+            for a flat Z. Training images are numbered by their rows in X (after `partial_fit`, in
+            all X so far, stacked).
 
         Raises
         ------
         ValueError
-            As :meth:`posterior`; for denoisers whose answer is no mean of training images; by
-            window, for noise levels with different numbers of windows.
+            For the reasons that :meth:`posterior` lists; if the denoised image is no mean of
+            training images; with ``by="window"``, if noise levels have different numbers of
+            windows.
 
         Notes
         -----
@@ -331,6 +372,8 @@ class TrainingSetDenoiser(Denoiser):
 
         Examples
         --------
+        The image 1.0 has 77% of the weight, and the image 0.0 has 23%:
+
         >>> from skpspc import EmpiricalDenoiser
         >>> model = EmpiricalDenoiser(image_shape=(1, 1, 1)).fit([[-1.0], [0.0], [1.0]])
         >>> attribution = model.attribute([[0.8]], sigma=0.5, top=2)
@@ -351,8 +394,8 @@ class TrainingSetDenoiser(Denoiser):
                 order += rows
         if len({attribution.index.shape[1:] for attribution in attributions}) > 1:
             raise ValueError(
-                "by='window' makes one array of the windows of all noisy images, but at these "
-                "noise levels there are not equally many; ask for one sigma at a time."
+                "by='window' returns one array for all noisy images, but these noise levels have "
+                "different numbers of windows; pass one sigma at a time."
             )
         back = np.argsort(order)
 
@@ -363,8 +406,24 @@ class TrainingSetDenoiser(Denoiser):
 
         return Attribution(*(gathered(field.name) for field in fields(Attribution)))
 
+    @overload
+    def denoise_without(
+        self,
+        Z: torch.Tensor,
+        sigma: NoiseLevel,
+        images: Iterable[npt.ArrayLike],
+        y: ArrayLike | None = None,
+    ) -> torch.Tensor: ...
+    @overload
+    def denoise_without(
+        self,
+        Z: npt.ArrayLike,
+        sigma: NoiseLevel,
+        images: Iterable[npt.ArrayLike],
+        y: ArrayLike | None = None,
+    ) -> np.ndarray: ...
     def denoise_without(self, Z, sigma, images, y=None):
-        r"""Return posterior means of a training set without chosen images.
+        r"""Return posterior means of the training set without chosen images.
 
         .. math::
 
@@ -372,34 +431,39 @@ class TrainingSetDenoiser(Denoiser):
             \sum_{i \in S} w_i^k x_{ip}\bigr) / \bigl(1 - \sum_{i \in S} w_i^k\bigr)}
             {\sum_k r_{kp}}
 
-        The answer is exact: the denoiser fitted without the images S, with unchanged windows.
-        Where the other images weigh under 1e-3 in a window, the sums are taken over them alone, so
-        that nothing cancels.
+        The result equals that of a denoiser fitted without the images S, with unchanged windows.
+        Where all images but S have a weight under 1e-3 in a window, the sums run over those images
+        only, which avoids cancellation.
 
         Parameters
         ----------
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
             Noisy images.
         sigma : float or array of shape (n,)
+            Noise level. 0 and inf are allowed.
         images : sequence of length m, of int or of sequences of int
-            Training images to leave out, each entry in turn: one image, or several at once.
-            Images are numbered as in :meth:`attribute`.
+            Training images to leave out. Each entry, one image or several, is left out in turn.
+            Images are numbered by their rows in X.
         y : label or array of shape (n,), default None
-            As in :meth:`posterior`.
+            Class of all noisy images, or one class for each. None: any class.
 
         Returns
         -------
         array or Tensor of shape (m, n, ...)
-            One answer of :meth:`denoise` for each entry of ``images``. Windows that depend on the
-            training images (heat maps from "data", neighbourhoods of a Wiener filter) stay.
+            Result of :meth:`denoise` for each entry of ``images``. Windows that depend on the
+            training images (heat maps from "data", neighbourhoods of a Wiener filter) stay
+            unchanged.
 
         Raises
         ------
         ValueError
-            As :meth:`attribute`; for unknown images, or if none would be left.
+            For the reasons that :meth:`attribute` lists; if an image is unknown; if no image would
+            be left.
 
         Examples
         --------
+        Without the nearest training image, 1.0, the denoised image is the next one, 0.0:
+
         >>> from skpspc import EmpiricalDenoiser
         >>> model = EmpiricalDenoiser().fit([[-1.0], [0.0], [1.0]])
         >>> model.denoise([[0.8]], sigma=0.1), model.denoise_without([[0.8]], 0.1, [2])
@@ -413,8 +477,8 @@ class TrainingSetDenoiser(Denoiser):
                 groups = self._left_out(images)[:, numbers_in_X]
                 if groups.all(1).any():
                     raise ValueError(
-                        "images names all training images that there are (of a class), so that "
-                        "none would be left; leave fewer out."
+                        "images names all training images (of a class), so none would be left; "
+                        "leave out fewer."
                     )
                 means.append(prior.means_without(z[rows], sigma[rows], groups))
                 order += rows
@@ -452,14 +516,14 @@ class TrainingSetDenoiser(Denoiser):
         kinds = [entry.ndim == 1 and entry.dtype.kind in "iu" for entry in entries]
         if not (entries and all(kinds)):
             raise ValueError(
-                f"images must be a list of int, or of lists of int, and not empty; got "
+                f"images must be a non-empty list of int, or of lists of int, got "
                 f"{described(images)}."
             )
         rows = np.concatenate(entries)
         wrong = rows[(rows < 0) | (rows >= n_images)]
         if len(wrong):
             raise ValueError(
-                f"images holds {wrong[0]}, and the training images have the numbers 0 to "
+                f"images holds {wrong[0]}, but training images are numbered from 0 to "
                 f"{n_images - 1}."
             )
         groups = torch.zeros(len(entries), n_images, dtype=torch.bool, device=self._device)
