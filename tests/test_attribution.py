@@ -446,9 +446,12 @@ def test_an_approximate_denoiser_is_attributed_exactly(X, Z):
     "model, reason",
     [
         (GaussianDenoiser(), "may be negative"),
-        (NetworkDenoiser(lambda x, c: x, image_shape=SHAPE), "does not look at training images"),
-        (SmoothedDenoiser(EmpiricalDenoiser()), "ask its denoiser_"),
-        (BlendedDenoiser([("a", EmpiricalDenoiser())], n_images=4), "ask one of its denoisers_"),
+        (NetworkDenoiser(lambda x, c: x, image_shape=SHAPE), "does not use training images"),
+        (SmoothedDenoiser(EmpiricalDenoiser()), "call the method of its denoiser_"),
+        (
+            BlendedDenoiser([("a", EmpiricalDenoiser())], n_images=4),
+            "call the method of one of its denoisers_",
+        ),
         (EmpiricalDenoiser(bandwidth=0.5), "use bandwidth=0"),
         (PSPCDenoiser(2, bandwidth=0.5), "use bandwidth=0"),
         (PatchDenoiser(2, location="all"), "give the location of one"),

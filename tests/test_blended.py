@@ -308,14 +308,20 @@ def test_references_fitted_and_not(X):
     [
         ({"denoisers": []}, "at least one .name, denoiser. pair"),
         ({"denoisers": PSPCDenoiser()}, "'denoisers' parameter"),
-        ({"denoisers": [PSPCDenoiser()]}, "a list of .name, denoiser. pairs, got PSPCDenoiser"),
+        (
+            {"denoisers": [PSPCDenoiser()]},
+            "a list of .name, denoiser. pairs, but contains PSPCDenoiser",
+        ),
         ({"denoisers": [("a", PSPCDenoiser())] * 2}, "Names provided are not unique"),
         ({"denoisers": [("a__b", PSPCDenoiser())]}, "must not contain __"),
         ({"denoisers": [("sigma", PSPCDenoiser())]}, "conflict with constructor arguments"),
         ({"denoisers": [("a", network)]}, "'a' must be a denoiser.*NetworkDenoiser"),
-        ({"denoisers": [("a", PSPCDenoiser)]}, "'a' must be a denoiser, no class of them"),
-        ({"denoisers": [("a", PatchDenoiser(2))]}, r"'a' answers with \(1, 2, 2\) for an image"),
-        ({"denoisers": [("a", PatchDenoiser(2, location="all"))]}, r"answers with \(25, 1, 2, 2\)"),
+        ({"denoisers": [("a", PSPCDenoiser)]}, "'a' must be a denoiser, not a class"),
+        ({"denoisers": [("a", PatchDenoiser(2))]}, r"'a' returns shape \(1, 2, 2\) for an image"),
+        (
+            {"denoisers": [("a", PatchDenoiser(2, location="all"))]},
+            r"shape \(25, 1, 2, 2\)",
+        ),
         ({"denoisers": [("a", PSPCDenoiser(0))]}, "'patch_size' parameter of PSPCDenoiser"),
         ({"against": "noise"}, "'against' parameter"),
         ({"against": network}, "'against' parameter"),
@@ -325,12 +331,12 @@ def test_references_fitted_and_not(X):
         ),
         (
             {"against": NetworkDenoiser(lambda x, c: x / 0)},
-            "answered with NaN or infinity at sigma",
+            "returned NaN or infinity at sigma",
         ),
-        ({"sigmas": [0.0, 1.0]}, r"sigmas must be positive, finite and at least one, got \[0.0"),
-        ({"sigmas": [np.inf]}, "sigmas must be positive, finite"),
-        ({"sigmas": []}, "sigmas must be positive, finite and at least one"),
-        ({"sigmas": ["low"]}, "sigmas must be positive, finite"),
+        ({"sigmas": [0.0, 1.0]}, r"sigmas must be one or more positive, finite numbers, got \[0.0"),
+        ({"sigmas": [np.inf]}, "sigmas must be one or more positive, finite"),
+        ({"sigmas": []}, "sigmas must be one or more positive, finite numbers"),
+        ({"sigmas": ["low"]}, "sigmas must be one or more positive, finite"),
         ({"n_images": 1}, "'n_images' parameter"),
         ({"n_images": 80}, "n_samples=80 distinct training images are too few .* n_images=80"),
         ({"n_images": 500}, "fit with more images, or lower n_images"),
@@ -351,7 +357,7 @@ def test_a_reference_that_answers_with_nan(X):
             return Z * torch.nan
 
     model = BlendedDenoiser(MEMBERS, Broken(), n_images=10)
-    with pytest.raises(ValueError, match=r"against answered with NaN or infinity at sigma = 0\.05"):
+    with pytest.raises(ValueError, match=r"against returned NaN or infinity at sigma = 0\.05"):
         model.fit(X)
     other = GaussianDenoiser().fit(X[:, :, :3, :3])
     with pytest.raises(ValueError, match=r"fitted on images of shape \(1, 3, 3\)"):

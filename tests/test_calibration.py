@@ -440,7 +440,7 @@ def test_sizes_and_bandwidths_calibrated_together(digits):
 
 def test_windows_have_no_size_to_calibrate(digits):
     model = PSPCDenoiser("calibrated", windows=FlexibleWindows("data", 0.5, [0.5]))
-    with pytest.raises(ValueError, match="windows replace squares"):
+    with pytest.raises(ValueError, match="windows replace square patches"):
         model.fit(digits[:30])
     with pytest.raises(ValueError, match="'patch_size' parameter of PSPCDenoiser"):
         PSPCDenoiser("auto").fit(digits[:30])

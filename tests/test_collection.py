@@ -412,9 +412,12 @@ def hole():
         ({"response": np.full((1, 40), np.inf)}, "response must be finite .* got inf"),
         ({"query": [["a"] * 40]}, "query must be an array of numbers, got list"),
         ({"query": [[1.0] * 40, [1.0]]}, "query must be an array of numbers, got list"),
-        ({"query": np.ones((3, 40)), "response": np.ones((2, 40))}, "3 windows and response 2"),
-        ({"response": np.ones((2, 40))}, "query has 1 windows and response 2"),
-        ({"query": hole()}, "for 1 coordinates, the first of which is channel 1, row 2, column 3"),
+        (
+            {"query": np.ones((3, 40)), "response": np.ones((2, 40))},
+            "3 windows, but response has 2",
+        ),
+        ({"response": np.ones((2, 40))}, "query has 1 windows, but response has 2"),
+        ({"query": hole()}, "for 1 coordinates, first for channel 1, row 2, column 3"),
         ({"source": "crops"}, "'source' parameter"),
         ({"max_shift": -1}, "'max_shift' parameter"),
         ({"query": "whole"}, "'query' parameter"),
@@ -429,7 +432,7 @@ def test_bad_answers_of_callables(X, Z):
     for function, sentence in (
         (lambda sigma, shape: np.ones((2, 7)), r"got \(2, 7\) at sigma = 0.5"),
         (lambda sigma, shape: -hole(), "got -1.0 at sigma = 0.5"),
-        (lambda sigma, shape: hole(), "for 1 coordinates at sigma = 0.5, the first of which is"),
+        (lambda sigma, shape: hole(), "for 1 coordinates at sigma = 0.5, first for channel"),
     ):
         model = PosteriorMeanCollection(function).fit(X)
         with pytest.raises(ValueError, match=sentence):

@@ -560,7 +560,7 @@ def test_guidance_needs_a_class(Z, empirical):
 
 def test_errors_of_a_class_name_it(X, Z):
     members = [("only", EmpiricalDenoiser())]
-    with pytest.warns(UserWarning, match="not every class can be asked for"):
+    with pytest.warns(UserWarning, match="classes cannot be denoised or sampled"):
         model = BlendedDenoiser(members, sigmas=[0.5], n_images=6).fit(X, SORTED)
     assert np.isfinite(model.denoise(Z, 0.7, y=0)).all()
     with pytest.raises(ValueError, match="class 3, of 6 images: n_samples=6 distinct training"):
@@ -572,10 +572,10 @@ def test_networks_have_no_classes(X, Z):
     for model in (network, SmoothedDenoiser(network).fit(X, SORTED)):
         assert not hasattr(model, "classes_")
         for call in (lambda m=model: m.denoise(Z, 0.7, y=0), lambda m=model: m.sample(y=0)):
-            with pytest.raises(ValueError, match=r"NetworkDenoiser knows no classes: .*partial"):
+            with pytest.raises(ValueError, match=r"NetworkDenoiser has no classes: .*partial"):
                 call()
     unfitted = NetworkDenoiser(lambda x, c: x, image_shape=SHAPE)
-    with pytest.raises(ValueError, match="NetworkDenoiser knows no classes"):
+    with pytest.raises(ValueError, match="NetworkDenoiser has no classes"):
         unfitted.denoise(Z, 0.7, y=0)
 
 

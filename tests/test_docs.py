@@ -4,6 +4,8 @@ import inspect
 import pkgutil
 import re
 
+import numpy as np
+import pandas as pd
 import pytest
 
 import skpspc
@@ -58,3 +60,45 @@ def test_broken_links_are_found(check_links, tmp_path, capsys):
     (tmp_path / "b.html").write_text('<p id="here"><img src="d%20e.png"></p>')
     assert check_links.main(tmp_path) == 0
     assert check_links.main(tmp_path / "nowhere") == 1
+
+
+FITTED = [
+    skpspc.BlendedDenoiser([("gaussian", skpspc.GaussianDenoiser())], sigmas=[1.0], n_images=4),
+    skpspc.EmpiricalDenoiser(bandwidth="calibrated"),
+    skpspc.GaussianDenoiser(),
+    skpspc.LocalScoreDenoiser(),
+    skpspc.NetworkDenoiser(lambda x, c: x),
+    skpspc.PCALocalityDenoiser(),
+    skpspc.PSPCDenoiser("calibrated", bandwidth="calibrated"),
+    skpspc.PatchDenoiser(2, bandwidth="calibrated"),
+    skpspc.PosteriorMeanCollection(),
+    skpspc.SmoothedDenoiser(skpspc.EmpiricalDenoiser()),
+]
+
+
+def entries(cls, section):
+    """Return the names that a section of a docstring lists with a type and a text of their own."""
+    doc = inspect.getdoc(cls)
+    (text,) = re.findall(rf"^{section}\n-+\n(.*?)(?=\n\n\w+( \w+)?\n-+\n|\Z)", doc, re.M | re.S)
+    return set(re.findall(r"^(\w+) : \S.*\n    \S", text[0], re.MULTILINE))
+
+
+@pytest.mark.parametrize("cls", [*map(type, FITTED), skpspc.FlexibleWindows])
+def test_a_class_describes_every_parameter(cls):
+    assert entries(cls, "Parameters") == set(inspect.signature(cls).parameters)
+
+
+@pytest.mark.parametrize("estimator", FITTED, ids=lambda estimator: type(estimator).__name__)
+def test_a_class_describes_every_fitted_attribute(estimator):
+    cls, X = type(estimator), np.random.default_rng(0).uniform(-1, 1, (24, 1, 3, 3))
+    estimator.fit(pd.DataFrame(X.reshape(24, 9)).add_prefix("pixel"), np.arange(24) % 2)
+    names = {*vars(estimator), *(name for name in dir(cls) if hasattr(estimator, name))}
+    fitted = {name for name in names if re.fullmatch(r"[a-z]\w*[a-z]_", name)}
+    assert entries(cls, "Attributes") == fitted
+
+
+@pytest.mark.parametrize("cls", [*map(type, FITTED), skpspc.FlexibleWindows])
+def test_a_class_refers_to_no_other_for_a_description(cls):
+    for name, member in [("", cls), *inspect.getmembers(cls, inspect.isfunction)]:
+        if not name.startswith("_") and member.__module__.startswith("skpspc"):
+            assert not re.search(r"\bAs in\b|\bthose of\b", inspect.getdoc(member)), name

@@ -406,7 +406,7 @@ class Unfitted:
         ({"heatmaps": np.ones((2, 2, 3, 2, 3))}, r"got \(2, 2, 3, 2, 3\)"),
         ({"heatmaps": np.ones((2, 3, 2, 3))}, "heatmaps must have shape"),
         ({"heatmaps": None}, r"heatmaps must have shape .* got \(\)"),
-        ({"heatmaps": [[1.0], [1.0, 2.0]]}, "heatmaps is no array: its rows differ in length"),
+        ({"heatmaps": [[1.0], [1.0, 2.0]]}, "heatmaps is not an array: its rows differ in length"),
         ({"heatmaps": good_maps() * 1j}, "heatmaps must be real numbers, got complex128"),
         ({"heatmaps": torch.from_numpy(good_maps() * 1j)}, r"real numbers, got torch\.complex128"),
         ({"heatmaps": good_maps().astype(str)}, "heatmaps must be real numbers, got <U"),
@@ -417,7 +417,7 @@ class Unfitted:
         ({"heatmaps": broken((0, 1, 1), 0)}, r"\(row 1, column 1\) .* is zero everywhere"),
         ({"heatmaps": uncovered()}, r"covers the pixel \(row 1, column 2\) at sigma = 1; raise"),
         ({"heatmaps": uncovered(), "soft": True}, r"covers the pixel \(row 1, column 2\)"),
-        ({"heatmaps": Unfitted()}, "is a Unfitted, and no denoiser of this library"),
+        ({"heatmaps": Unfitted()}, "is a Unfitted, not a denoiser of skpspc"),
         ({"heatmaps": "dat"}, "neither 'data' nor a file"),
         ({"soft": "yes"}, "'soft' parameter"),
         ({"thresholds": 0.0}, r"thresholds must be in \(0, 1\]"),
@@ -459,7 +459,7 @@ def test_windows_and_what_does_not_go_with_them():
     X = np.zeros((4, 1, 2, 3))
     with pytest.raises(ValueError, match="leave patch_size at 'paper', or windows at None"):
         PSPCDenoiser(3, windows=windows).fit(X)
-    with pytest.raises(ValueError, match="height and width must agree"):
+    with pytest.raises(ValueError, match="height and width must be equal"):
         gaussian = GaussianDenoiser().fit(np.zeros((3, 1, 4, 4)))
         PSPCDenoiser(windows=FlexibleWindows(gaussian, 0.5, [1.0])).fit(X)
     sentence = "heatmaps is a GaussianDenoiser that is not fitted; fit it first, or pass 'data'"

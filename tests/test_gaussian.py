@@ -226,7 +226,7 @@ def test_fitting_in_parts_is_fitting_the_whole(digits, kind, shrinkage):
         np.testing.assert_array_equal(parts.wiener(0.3), whole.wiener(0.3))
     again = pickle.loads(pickle.dumps(parts)).partial_fit(X[:10])
     assert np.abs(again.mean_ - whole.mean_).max() > 1e-6
-    with pytest.raises(ValueError, match=r"X has dtype torch\.float32, the training set"):
+    with pytest.raises(ValueError, match=r"X has dtype torch\.float32, but the training set"):
         parts.partial_fit(X.astype(np.float32))
 
 

@@ -710,7 +710,7 @@ def test_weights_of_another_precision_are_converted(tmp_path):
 def test_networks_without_memory(tmp_path):
     torch.save(torch.nn.Linear(2, 3).state_dict(), tmp_path / "w.pt")
     for module in (torch.nn.LazyLinear(3), torch.nn.Linear(2, 3, device="meta")):
-        with pytest.raises(ValueError, match=r"without memory \(weight, bias\); call it once"):
+        with pytest.raises(ValueError, match=r"without memory \(weight, bias\); call the network"):
             load_network(tmp_path / "w.pt", module)
 
 

@@ -315,7 +315,7 @@ def test_sizes_below_one_are_refused(size, rng):
 
 @pytest.mark.parametrize("boundary", ["circular", "broken"])
 def test_boundaries_of_windows_that_stay_are_refused(boundary, rng):
-    with pytest.raises(ValueError, match="pass equivariant=True with it, or boundary='zero'"):
+    with pytest.raises(ValueError, match="pass equivariant=True too, or boundary='zero'"):
         LocalScoreDenoiser(boundary=boundary).fit(rng.standard_normal((3, 1, 6, 6)))
 
 

@@ -246,7 +246,7 @@ def test_score_and_posterior(X, Z):
     assert np.isnan(posterior.effective_sample_size).all()
     assert (posterior.error_bound == 0).all()
     assert not hasattr(model, "score_samples")
-    with pytest.raises(AttributeError, match="a network does not know log p"):
+    with pytest.raises(AttributeError, match="a network has no log p"):
         model.score_samples(Z, 0.5)
     with pytest.raises(AttributeError, match="a network is called without a class"):
         _ = model.classes_
@@ -275,13 +275,13 @@ def test_ends_of_sigma(X, Z):
 @pytest.mark.parametrize(
     ("network", "sentence"),
     [
-        (lambda x, c: x[:, :1], r"a tensor of shape \(5, 2, 4, 3\).*answered with \(5, 1, 4, 3\)"),
-        (lambda x, c: (x,), "answered with tuple; wrap it"),
-        (lambda x, c: x.numpy(), "answered with ndarray"),
+        (lambda x, c: x[:, :1], r"its input, \(5, 2, 4, 3\), but returned \(5, 1, 4, 3\)"),
+        (lambda x, c: (x,), "returned tuple; wrap it"),
+        (lambda x, c: x.numpy(), "returned ndarray"),
         (lambda x, c: x * float("nan"), r"NaN or infinity at sigma = \[0\.5\]"),
         (lambda x, c: x / 0, "check parametrization and network_range"),
-        (lambda x, c: x * 1j, r"must answer with floats, got torch\.complex64"),
-        (lambda x, c: x.int(), r"must answer with floats, got torch\.int32"),
+        (lambda x, c: x * 1j, r"must return floats, got torch\.complex64"),
+        (lambda x, c: x.int(), r"must return floats, got torch\.int32"),
     ],
 )
 def test_answers_that_are_none(Z, network, sentence):
@@ -414,9 +414,9 @@ def test_weights_are_loaded_safely(tmp_path):
         assert load_network(tmp_path / name, module) is module
         assert not module.training
         torch.testing.assert_close(module.state_dict(), source)
-        with pytest.raises(ValueError, match="holds weights alone; pass the module"):
+        with pytest.raises(ValueError, match="holds only weights; pass the module"):
             load_network(str(tmp_path / name))
-        with pytest.raises(ValueError, match="are those of another network than Conv2d"):
+        with pytest.raises(ValueError, match="do not match Conv2d"):
             load_network(tmp_path / name, conv(bias=False))
 
 
@@ -457,7 +457,7 @@ def test_files_that_hold_no_network(tmp_path):
         with pytest.raises(ValueError, match="is neither a torch file nor a pickle"):
             load_network(tmp_path / "junk.pkl", trust=True)
     torch.save({"step": 3}, tmp_path / "step.pt")
-    with pytest.raises(ValueError, match="no module and no state dict of tensors alone, but dict"):
+    with pytest.raises(ValueError, match="holds a dict, not a module or a state dict of tensors"):
         load_network(tmp_path / "step.pt")
     for network in (torch.nn.Conv2d, "unet"):
         with pytest.raises(ValueError, match=r"network must be a torch\.nn\.Module, not its"):

@@ -190,7 +190,7 @@ def test_an_answer_that_is_not_finite_is_never_returned():
     with pytest.raises(ValueError, match="a sample is not finite"):
         EmpiricalDenoiser().fit(X).sample(1, n_steps=2, sampler=leaving)
     network = NetworkDenoiser(lambda x, c: x / 0, image_shape=SHAPE)
-    with pytest.raises(ValueError, match="the network answered with NaN or infinity"):
+    with pytest.raises(ValueError, match="the network returned NaN or infinity"):
         network.denoise(Z, 0.5)
 
 

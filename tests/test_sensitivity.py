@@ -413,7 +413,7 @@ def test_networks_without_a_jacobian():
         return torch.from_numpy(x.detach().numpy() / 2)
 
     for condition in ("tensor", "float"):
-        with pytest.raises(ValueError, match="the network's answer has no gradient"):
+        with pytest.raises(ValueError, match="the network's output has no gradient"):
             model(outside, condition=condition).jacobian(Z, 0.5)
         assert model(outside, condition=condition).denoise(Z, 0.5).shape == Z.shape
     with pytest.raises(ValueError, match="no gradient"):
@@ -706,9 +706,9 @@ def test_bad_denoisers_for_windows(colours):
 
     with pytest.raises(NotFittedError):
         fit(PSPCDenoiser(2))
-    with pytest.raises(ValueError, match="they must agree"):
+    with pytest.raises(ValueError, match="both shapes must agree"):
         fit(PSPCDenoiser(2).fit(colours[:, :1]))
-    with pytest.raises(ValueError, match="they must agree"):
+    with pytest.raises(ValueError, match="both shapes must agree"):
         fit(PatchDenoiser(2).fit(colours))
     with pytest.raises(ValueError, match="wrap a network in NetworkDenoiser"):
         fit(BiasFree())
@@ -716,7 +716,7 @@ def test_bad_denoisers_for_windows(colours):
         fit(PSPCDenoiser(2).fit(colours), n_images=0)
     with pytest.raises(ValueError, match="no Jacobian in closed form"):
         fit(LocalScoreDenoiser(3, equivariant=True).fit(colours))
-    with pytest.raises(ValueError, match="the network answered with NaN"):
+    with pytest.raises(ValueError, match="the network returned NaN"):
         fit(NetworkDenoiser(lambda x, c: x * np.nan).fit(colours))
     windows = FlexibleWindows(PSPCDenoiser(2).fit(colours), 0.5, [0.5, 0.0])
     with pytest.raises(ValueError, match="sigma must be positive, got 0"):

@@ -37,41 +37,45 @@ def load_network(
     Parameters
     ----------
     path : str or Path
-        A ``.safetensors`` file, or a file of ``torch.save`` or ``pickle``: weights (a state dict),
-        a whole module, or a dict with either under "ema", "state_dict", "model_state_dict" or
-        "model", the first one present.
+        A ``.safetensors`` file, or a file of ``torch.save`` or ``pickle``. It holds weights (a
+        state dict), a whole module, or a dict with either under "ema", "state_dict",
+        "model_state_dict" or "model" (the first key present).
     network : torch.nn.Module, default None
-        Module of the weights, filled in place, and unchanged after an error. Not needed for a whole
-        module.
+        Module of the weights. It is filled in place, and unchanged after an error. Not needed for a
+        file of a whole module.
     trust : bool, default False
-        Unpickle any content. A pickle can run any code: only for files whose author you trust.
-        Required for whole modules, such as the ``.pkl`` files of EDM, whose code must be
-        importable.
+        Unpickle any content. A pickle can run any code: pass True only for files whose author you
+        trust. Whole modules, such as the ``.pkl`` files of EDM, need True, and importable code.
     max_bytes : int, default 2**33
         Largest size of the file (8 GiB), and of the unpacked members of a ``torch.save`` file.
 
     Returns
     -------
     torch.nn.Module
-        On the CPU, in evaluation mode.
+        The network, on the CPU and in evaluation mode.
 
     Raises
     ------
     OSError
         If there is no such file, or the file system fails.
     ValueError
-        If the file cannot be read safely, is larger than ``max_bytes``, or holds no network,
-        weights of another network, or NaN, infinite or complex weights; if ``network`` is no module
-        or has no memory for weights yet; if trust is no bool.
+        If the file cannot be read safely, or is larger than ``max_bytes``; if it holds no network,
+        weights of another network, or NaN, infinite or complex weights; if ``network`` is not a
+        module, or has no memory for weights yet; if trust is not a bool.
 
     Examples
     --------
+    Save the weights of a network, and load them into another instance:
+
     >>> import os, tempfile, torch
+    >>> from skpspc import load_network
+    >>> trained = torch.nn.Linear(3, 1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     path = os.path.join(folder, "weights.pt")
-    ...     torch.save(torch.nn.Conv2d(1, 1, 3).state_dict(), path)
-    ...     load_network(path, torch.nn.Conv2d(1, 1, 3))
-    Conv2d(1, 1, kernel_size=(3, 3), stride=(1, 1))
+    ...     torch.save(trained.state_dict(), path)
+    ...     loaded = load_network(path, torch.nn.Linear(3, 1))
+    >>> (loaded.weight - trained.weight).abs().max().item()
+    0.0
     """
     if not isinstance(trust, bool):  # the string "no" is truthy
         raise ValueError(f"trust must be True or False, got {trust!r}.")
@@ -88,12 +92,12 @@ def load_network(
         return content.eval()
     if not isinstance(content, Mapping) or not _are_weights(content):
         raise ValueError(
-            f"'{path}' holds no module and no state dict of tensors alone, but "
-            f"{type(content).__name__}; take the network out of it yourself."
+            f"'{path}' holds a {type(content).__name__}, not a module or a state dict of tensors; "
+            "extract the network from it first."
         )
     if network is None:
         raise ValueError(
-            f"'{path}' holds weights alone; pass the module that they belong to, "
+            f"'{path}' holds only weights; pass the module of these weights, "
             "load_network(path, network=...)."
         )
     _fill(network, content, path)
@@ -105,7 +109,7 @@ def _check_file_size(path, max_bytes):
     with reading(path, "is damaged", "get it again"):
         size = path.stat().st_size
         with open(path, "rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"  # as torch tells them apart
+            is_zip = file.read(4) == b"PK\x03\x04"  # torch's own test
         if is_zip:
             with zipfile.ZipFile(path) as archive:
                 size = max(size, sum(member.file_size for member in archive.infolist()))
@@ -118,14 +122,14 @@ def _fill(network, weights, path):
     empty = [name for name, value in state.items() if is_lazy(value) or value.is_meta]
     if empty:
         raise ValueError(
-            f"network has parameters without memory ({', '.join(empty[:3])}); call it once, or "
-            "network.to_empty(device=...), before its weights are loaded."
+            f"network has parameters without memory ({', '.join(empty[:3])}); call the network or "
+            "network.to_empty(device=...) once before load_network."
         )
     names = [name for name in weights if not isinstance(name, str)]
     if names:
         raise ValueError(
-            f"the weights in '{path}' have names that are no strings ({names[0]!r}); rename them "
-            f"as those of {type(network).__name__}.state_dict()."
+            f"the weights in '{path}' have names that are not strings ({names[0]!r}); use the "
+            f"names in {type(network).__name__}.state_dict()."
         )
     for name, value in weights.items():
         _check_castable(name, value, state.get(name), path)
@@ -140,8 +144,8 @@ def _fill(network, weights, path):
         if not isinstance(error, Exception):
             raise
         raise ValueError(
-            f"the weights in '{path}' are those of another network than {type(network).__name__} "
-            f"({reason(error)}); pass the network that they were trained for."
+            f"the weights in '{path}' do not match {type(network).__name__} ({reason(error)}); "
+            "pass the network of these weights."
         ) from error
 
 
@@ -160,8 +164,8 @@ def _check_castable(name, value, target, path):
     dtype = torch.float64 if target is None else target.dtype
     if not torch.can_cast(value.dtype, dtype):
         raise ValueError(
-            f"the weights {name!r} in '{path}' are {value.dtype} and those of the network {dtype}; "
-            "convert them."
+            f"the weights {name!r} in '{path}' are {value.dtype}, but the network has {dtype}; "
+            "convert the weights."
         )
 
 

@@ -59,7 +59,7 @@ class Blend(BasePrior):
     errors: np.ndarray
     device: Any
 
-    no_attribution = "BlendedDenoiser mixes the answers of its members; ask one of its denoisers_."
+    no_attribution = "BlendedDenoiser mixes its members; call the method of one of its denoisers_."
 
     def weights_at(self, sigma):
         """Return weights (n, M), float64, at noise levels (n,)."""
@@ -99,75 +99,100 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
 
     .. math::
 
-        D(z; \sigma) = \sum_m w_m(\sigma) D_m(z; \sigma), \qquad
-        w(\sigma) = \operatorname*{argmin}_{w \ge 0,\, \sum_m w_m = 1}
+        D(z; \sigma) &= \sum_m w_m(\sigma) D_m(z; \sigma), \\
+        w(\sigma) &= \operatorname*{argmin}_{w \ge 0,\, \sum_m w_m = 1}
         \operatorname{E} \Bigl\| \sum_m w_m D_m(x + \sigma \epsilon; \sigma) - y \Bigr\|^2
 
-    over held-out images x and standard normal noise. The target y is x, or the answer of another
-    denoiser, such as a trained network, to :math:`x + \sigma \epsilon`. It is stacking, with one
-    regression for each noise level.
+    over held-out images x and standard normal noise :math:`\epsilon`. The target y is x, or the
+    result of another denoiser, such as a trained network, for :math:`x + \sigma \epsilon`. The
+    method is stacking, with one regression for each noise level.
 
     Parameters
     ----------
     denoisers : list of (str, Denoiser)
         Names and members :math:`D_m`; clones of the members are fitted. Wrap a member in
-        `sklearn.frozen.FrozenEstimator` to use it without cloning and fitting, as for a large
+        `sklearn.frozen.FrozenEstimator` to use it without cloning and fitting, for example a large
         network.
     against : "clean" or denoiser, default "clean"
-        Target of the blend. "clean": the held-out images. A denoiser, a fitted `NetworkDenoiser`
-        for example: its answers, one for each held-out image and noise level. A fitted denoiser is
-        used directly; of an unfitted one, such as `sklearn.base.clone` returns, a clone is fitted
-        beside the members. `sklearn.frozen.FrozenEstimator` survives cloning.
+        Target of the blend. "clean": the held-out images. A denoiser, for example a fitted
+        `NetworkDenoiser`: its results for the noisy held-out images. A fitted denoiser is used
+        directly. Of an unfitted denoiser, such as `sklearn.base.clone` returns, a clone is fitted
+        beside the members. A `sklearn.frozen.FrozenEstimator` stays fitted in clones.
     sigmas : array of float, default None
         Positive noise levels at which weights are fitted. Weights are interpolated linearly in log
         sigma, and constant beyond the ends. None: 0.05, 0.1, 0.2, ..., 6.4 for images on [-1, 1],
-        scaled to ``data_range``. Against a network, stay within its trained noise levels.
+        scaled to ``data_range``. Against a network, use only noise levels that it was trained on.
     n_images : int, default 128
-        Number of different images of X held out, at least 2. Weights are fitted on the larger half
-        and ``errors_`` measured on the other.
-    sigma, image_shape, data_range, device, random_state
-        As in `EmpiricalDenoiser`. Members are given whole images and need no ``image_shape``.
-        ``random_state`` also fixes, at fit, the held-out images and their noise.
+        Number of different images of X held out, at least 2. The larger half fits the weights, and
+        the other half measures ``errors_``.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat, (n, d). None: a flat row is a 1 x d image.
+        Members receive whole images and need no ``image_shape``.
+    data_range : tuple of (low, high), default None
+        Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
+        and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
+        images are used unscaled.
+    device : str or torch.device, default None
+        Device of the training set and of the computation. None: the device of X.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed of the held-out images and their noise, at fit, and of the noise of :meth:`score`.
+        None: new draws.
 
     Attributes
     ----------
     weights_ : ndarray of shape (n_sigmas, n_denoisers)
-        Non-negative, each row with a sum of one.
+        Weights, non-negative; each row sums to one.
     sigmas_ : ndarray of shape (n_sigmas,)
-        The noise levels, increasing.
+        Noise levels, increasing.
     errors_ : ndarray of shape (n_sigmas, n_denoisers + 1)
         Mean squared error per pixel of each member and, in the last column, of the blend, on the
-        half of the held-out images that the weights were not fitted on.
+        half of the held-out images that did not fit the weights.
     denoisers_ : list of Denoiser
-        The members, fitted on all of X.
-    image_shape_, n_features_in_, training_set_
-        As in `EmpiricalDenoiser`.
+        Members, fitted on all of X.
+    image_shape_ : tuple of (C, H, W)
+        Shape of one training image.
+    n_features_in_ : int
+        Number of values in one image, C * H * W.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of X. Only if X is a data frame.
+    data_range_ : tuple of (low, high) or None
+        Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
+        images without it.
+    training_set_ : TrainingSet
+        Training images of positive weight, in the dtype of X. X is not copied.
+    training_rows_ : ndarray of shape (N,), int
+        Rows of X with positive weight.
+    classes_ : ndarray of shape (n_classes,)
+        Distinct labels, sorted. Only if fitted with labels.
 
     Raises
     ------
     ValueError
-        While fitting: without members, for duplicate names, a member that does not answer with
-        whole images, too few images to hold out, or a network that answers with NaN. While
+        While fitting: without members; for duplicate names; for a member that does not return
+        whole images; for too few images to hold out; for a network that returns NaN. While
         denoising: for a class of ``n_images`` different images or fewer.
 
     Notes
     -----
-    As in scikit-learn's searches, members are fitted twice: without the held-out images, which
-    measures ``errors_``, and then on all of X. Copies of an image are held out together, so that
-    no member is fitted on a held-out image; they count in the mean, as sample weights do.
-    :meth:`partial_fit` repeats the fit on all images.
+    Members are fitted twice, like estimators in scikit-learn's searches: without the held-out
+    images, to measure ``errors_``, and then on all of X. Copies of an image are held out together,
+    so that no member is fitted on a held-out image. Copies count in the mean, and so do sample
+    weights. :meth:`partial_fit` repeats the fit on all images.
 
-    With labels, each class has its own blend, fitted on its images at its first use, in the time
-    of a fit. A class needs more than ``n_images`` different images; pass an ``n_images`` below the
-    size of the smallest class.
+    With labels, each class has its own blend, fitted on the images of the class at its first use,
+    in the time of a fit. A class needs more than ``n_images`` different images: pass an
+    ``n_images`` below the size of the smallest class.
 
     With :math:`A_{mn}` the mean product of the errors of members m and n, the weights minimise
     :math:`w^T A w`, which non-negative least squares solve exactly.
 
     ``log_evidence``, ``effective_sample_size``, ``error_bound`` and ``standard_error`` are the
-    members' weighted means; by the triangle inequality, the last two are bounds for the blend.
-    ``bound_is_proved`` is True where it is for every member with weight. Members without weight are
-    not computed. A quantity that a member with weight lacks, such as a network's log p(z), is NaN.
+    weighted means of the members' values. By the triangle inequality, the last two are bounds for
+    the blend. ``bound_is_proved`` is True where it is True for every member with weight. Members
+    without weight are not computed. A quantity that a member with weight lacks, such as log p(z)
+    of a network, is NaN.
 
     References
     ----------
@@ -176,16 +201,20 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
 
     Examples
     --------
+    Weights of two members, and mean squared errors of the members and, in the last column, of the
+    blend. PSPC gains weight as the noise grows, and the blend has the least error.
+
     >>> from skpspc import BlendedDenoiser, GaussianDenoiser, PSPCDenoiser
     >>> from skpspc.datasets import load_digits_images
     >>> X = load_digits_images().images
     >>> members = [("gaussian", GaussianDenoiser()), ("pspc", PSPCDenoiser(4))]
     >>> model = BlendedDenoiser(members, sigmas=[0.2, 1.0]).fit(X)
     >>> model.weights_.round(1)
-    array([[..., ...],
-           [..., ...]])
-    >>> bool((model.errors_[:, 2] < model.errors_[:, :2].min(axis=1)).all())
-    True
+    array([[0.5, 0.5],
+           [0.2, 0.8]])
+    >>> model.errors_.round(3)
+    array([[0.023, 0.021, 0.017],
+           [0.149, 0.133, 0.132]])
     """
 
     weights_: np.ndarray
@@ -230,10 +259,12 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         Parameters
         ----------
         deep : bool, default True
+            Include the members and their parameters.
 
         Returns
         -------
         dict
+            Parameters by name.
         """
         return self._get_params("denoisers", deep=deep)
 
@@ -243,10 +274,12 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         Parameters
         ----------
         **params : dict
+            New values by name.
 
         Returns
         -------
         self
+            The denoiser, not yet fitted with the new values.
         """
         return self._set_params("denoisers", **params)
 
@@ -290,10 +323,9 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         if len(small):
             names = ", ".join(repr(self.classes_.tolist()[code]) for code in small[:_SHOWN])
             more = f", ... ({len(small)} in all)" if len(small) > _SHOWN else ""
-            which = "no class" if len(small) == len(counts) else "not every class"
             warn(
-                f"{which} can be asked for: with n_images={self.n_images}, a class needs more "
-                f"than {self.n_images} different images, and these have no more: {names}{more}; "
+                f"{len(small)} of {len(counts)} classes cannot be denoised or sampled, because "
+                f"they have no more than n_images={self.n_images} different images: {names}{more}; "
                 "pass a smaller n_images."
             )
 
@@ -302,17 +334,17 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         for member in self.denoisers:
             if not (isinstance(member, tuple) and len(member) == 2 and isinstance(member[0], str)):
                 raise ValueError(
-                    f"denoisers must be a list of (name, denoiser) pairs, got {member!r} in it."
+                    f"denoisers must be a list of (name, denoiser) pairs, but contains {member!r}."
                 )
             is_denoiser = isinstance(getattr(member[1], "estimator", member[1]), Denoiser)
             if not is_denoiser or isinstance(member[1], type):
                 raise ValueError(
-                    f"the member {member[0]!r} must be a denoiser, no class of them, got "
-                    f"{member[1]!r}; wrap a network in NetworkDenoiser."
+                    f"the member {member[0]!r} must be a denoiser, not a class, got {member[1]!r}; "
+                    "wrap a network in NetworkDenoiser."
                 )
         if len(self.denoisers) == 0:
             raise ValueError(
-                "denoisers must hold at least one (name, denoiser) pair, got none of them."
+                "denoisers must hold at least one (name, denoiser) pair, got an empty list."
             )
         self._validate_names([name for name, _ in self.denoisers])
 
@@ -328,7 +360,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
             sigmas = np.empty(0)
         if len(sigmas) == 0 or not (np.isfinite(sigmas) & (sigmas > 0)).all():
             raise ValueError(
-                f"sigmas must be positive, finite and at least one, got {self.sigmas!r}."
+                f"sigmas must be one or more positive, finite numbers, got {self.sigmas!r}."
             )
         return sigmas
 
@@ -344,8 +376,8 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         own = getattr(model, "data_range_", None) or DEFAULT_RANGE
         if own != training_set.data_range:
             raise ValueError(
-                f"{denoiser!r} was fitted with data_range={own}, and BlendedDenoiser has "
-                f"data_range={self.data_range}; give both the same."
+                f"{denoiser!r} was fitted with data_range={own}, but BlendedDenoiser has "
+                f"data_range={self.data_range}; give both an equal data_range."
             )
         return model
 
@@ -383,13 +415,13 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         if not isinstance(answer, torch.Tensor) or answer.shape != z.shape:
             got = tuple(getattr(answer, "shape", ())) or type(answer).__name__
             raise ValueError(
-                f"against must answer with a tensor of shape {tuple(z.shape)} where it is given "
-                f"one, got {got}; pass a denoiser of whole images."
+                f"against must map a tensor of shape {tuple(z.shape)} to a tensor of that shape, "
+                f"got {got}; pass a denoiser of whole images."
             )
         if not answer.isfinite().all():
             raise ValueError(
-                f"against answered with NaN or infinity at sigma = {sigma}; choose sigmas that it "
-                "was trained on."
+                f"against returned NaN or infinity at sigma = {sigma}; choose sigmas that it was "
+                "trained on."
             )
         return answer
 
@@ -401,9 +433,8 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
                 mean = _posterior_of(member, z, sigma).mean
                 if mean.shape != z.shape:
                     raise ValueError(
-                        f"the member {name!r} answers with {tuple(mean.shape[1:])} for an image "
-                        f"of shape {tuple(z.shape[1:])}; only denoisers of whole images can be "
-                        "blended."
+                        f"the member {name!r} returns shape {tuple(mean.shape[1:])} for an image "
+                        f"of shape {tuple(z.shape[1:])}; blend only denoisers of whole images."
                     )
                 errors.append((mean.double() - target.double()).flatten(1))
         return torch.stack(errors)

@@ -1,4 +1,4 @@
-"""Posterior means through any windows: the general formula of the other denoisers."""
+"""Posterior means through any windows, the general formula of the other denoisers."""
 
 import math
 import numbers
@@ -45,15 +45,15 @@ class GivenWindows:
         response = query if response is None else response
         if len(response) != len(query):
             raise ValueError(
-                f"query has {len(query)} windows and response {len(response)}{where}; give each "
-                "window a row in both."
+                f"query has {len(query)} windows, but response has {len(response)}{where}; pass "
+                "one row per window in both."
             )
         uncovered = (response.sum(0) == 0).nonzero().tolist()
         if uncovered:
             channel, row, column = uncovered[0]
             raise ValueError(
-                f"no window answers for {len(uncovered)} coordinates{where}, the first of which "
-                f"is channel {channel}, row {row}, column {column}; give it a positive response "
+                f"no window answers for {len(uncovered)} coordinates{where}, first for channel "
+                f"{channel}, row {row}, column {column}; give each coordinate a positive response "
                 "in at least one window."
             )
         return Masks(sigma, query, response)
@@ -84,50 +84,74 @@ class GivenWindows:
 
 
 class PosteriorMeanCollection(TrainingSetDenoiser):
-    r"""Posterior means through windows of any shape, softness and number, put together.
+    r"""Average of posterior means through windows of any shape, softness and number.
 
     .. math::
 
-        D(z; \sigma)_p = \frac{\sum_k r_{kp} \sum_i w_i^k x_{ip}}{\sum_k r_{kp}}, \qquad
-        w^k = \operatorname{softmax}_i\Bigl(-\frac{1}{2 \sigma^2}
+        D(z; \sigma)_p &= \frac{\sum_k r_{kp} \sum_i w_i^k x_{ip}}{\sum_k r_{kp}}, \\
+        w^k &= \operatorname{softmax}_i\Bigl(-\frac{1}{2 \sigma^2}
         \sum_j \pi_{kj} (z_j - x_{ij})^2 + \log v_i\Bigr)
 
-    with :math:`\pi_k \ge 0` the query precisions of window k (coordinates that it compares),
-    :math:`r_k \ge 0` its response weights (coordinates that it answers for), and :math:`v_i` the
-    sample weights. It is the general formula; the other denoisers that compare training images are
-    special cases, computed faster.
+    with :math:`\pi_k \ge 0` the query precisions of window k (the coordinates that it compares),
+    :math:`r_k \ge 0` its response weights (the coordinates for which it answers), and :math:`v_i`
+    the sample weights of the training images :math:`x_i`. This is the general formula. The other
+    denoisers that compare training images are special cases, computed faster.
 
     Parameters
     ----------
     query : array of shape (K, C, H, W), (K, H, W) or (K, C * H * W), or callable, default None
-        Precisions of K windows; all channels share precisions (K, H, W). None: one window, the
-        whole image. A callable ``query(sigma, image_shape)`` returns the array at a noise level, a
-        float, for images of shape (C, H, W); K may depend on sigma.
-    response : array or callable, as ``query``, default None
-        Response weights of the K windows; only their ratios count. None: the query.
+        Precisions of K windows. All channels share precisions (K, H, W). None: one window, the
+        whole image. A callable ``query(sigma, image_shape)`` returns the array for a float sigma
+        and images of shape (C, H, W); K may depend on sigma.
+    response : array or callable, default None
+        Response weights of the K windows, in the shapes of ``query``. Only their ratios count.
+        None: the query.
     source : {"images", "flips", "translates"}, default "images"
-        Images that windows are compared with. "images": the training images. "flips": also their
+        Images with which windows are compared. "images": the training images. "flips": also their
         left-right mirror images. "translates": the training images moved by up to ``max_shift``
-        rows and columns. A moved image is not padded: a window is compared with it if every
-        coordinate of query and response falls on a pixel, so that a window at an edge has fewer
-        moved images, and a window as large as the image only the images themselves. Copies are
-        never stored, and share the weight of their image evenly.
+        rows and columns. Moved images are not padded: a window is compared with a moved image if
+        every coordinate of query and response falls on a pixel. A window at an edge therefore has
+        fewer moved images, and a window as large as the image has none. Copies are never stored.
+        All copies of an image share its weight evenly.
     max_shift : int, default 1
-        For "translates", (2 * max_shift + 1)^2 copies of each image.
-    sigma, image_shape, data_range, device, random_state
-        As in `EmpiricalDenoiser`.
+        Largest shift of "translates", in pixels: (2 * max_shift + 1)^2 copies of each image.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat, (n, d). None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
+        and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
+        images are used unscaled.
+    device : str or torch.device, default None
+        Device of the training set and of the computation. None: the device of X.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed of the noise of :meth:`score`. None: new noise at each call.
 
     Attributes
     ----------
-    image_shape_, n_features_in_, training_set_
-        As in `EmpiricalDenoiser`.
+    image_shape_ : tuple of (C, H, W)
+        Shape of one training image.
+    n_features_in_ : int
+        Number of values in one image, C * H * W.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of X. Only if X is a data frame.
+    data_range_ : tuple of (low, high) or None
+        Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
+        images without it.
+    training_set_ : TrainingSet
+        Training images of positive weight, in the dtype of X. X is not copied.
+    training_rows_ : ndarray of shape (N,), int
+        Rows of X with positive weight.
+    classes_ : ndarray of shape (n_classes,)
+        Distinct labels, sorted. Only if fitted with labels.
 
     Raises
     ------
     ValueError
-        While fitting (for callables, while denoising): for arrays of another shape, negative or not
-        finite values, different numbers of queries and responses, or a coordinate without a
-        positive response.
+        While fitting (for callables, while denoising): for arrays of another shape, for negative or
+        non-finite values, for different numbers of queries and responses, or for a coordinate
+        without a positive response.
 
     See Also
     --------
@@ -136,11 +160,11 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
 
     Notes
     -----
-    One noisy image costs about 2 N K D operations, D = C * H * W, times the number of copies, and
-    holds a K x D array.
+    One noisy image costs about 2 N K D operations, with D = C * H * W, times the number of copies,
+    and holds a K x D array.
 
     A window compares as many numbers as the sum of its precisions. ``log_evidence`` is the
-    composite of `Posterior`, D times the mean over windows of the log-likelihood per number
+    composite of `Posterior`: D times the mean over windows of the log-likelihood per number
     compared (0 for a window that compares none). ``effective_sample_size`` counts each mirrored or
     moved copy.
 
@@ -152,19 +176,30 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
 
     Examples
     --------
+    Root mean square errors on 20 held-out digits: noisy images, soft windows on 200 training
+    images, and soft windows on these images and their shifts by one pixel.
+
+    >>> import numpy as np
     >>> from skpspc import PosteriorMeanCollection, tapered_windows
     >>> from skpspc.datasets import load_digits_images
-    >>> X = load_digits_images().images
-    >>> model = PosteriorMeanCollection(tapered_windows((1, 8, 8), 5), source="flips").fit(X)
-    >>> model.denoise(X[:2], sigma=0.5).shape
-    (2, 1, 8, 8)
+    >>> X = load_digits_images().images / 127.5 - 1
+    >>> train, test = X[100:300], X[:20]
+    >>> Z = test + 0.5 * np.random.default_rng(0).standard_normal(test.shape)
+    >>> def error(images):
+    ...     return round(float(np.sqrt(np.mean((images - test) ** 2))), 2)
+    >>> windows = tapered_windows((1, 8, 8), 5)
+    >>> soft = PosteriorMeanCollection(windows).fit(train)
+    >>> shifted = PosteriorMeanCollection(windows, source="translates").fit(train)
+    >>> error(Z), error(soft.denoise(Z, sigma=0.5)), error(shifted.denoise(Z, sigma=0.5))
+    (0.49, 0.28, 0.26)
 
     Windows that grow with the noise:
 
     >>> def squares(sigma, image_shape):
     ...     return tapered_windows(image_shape, 3 if sigma < 1 else 7)
-    >>> PosteriorMeanCollection(squares).fit(X).sample(random_state=0, n_steps=4).shape
-    (1, 1, 8, 8)
+    >>> growing = PosteriorMeanCollection(squares).fit(train)
+    >>> error(growing.denoise(Z, sigma=0.5))
+    0.27
     """
 
     _parameter_constraints = {

@@ -27,16 +27,16 @@ from .gaussian import GaussianDenoiser
 # Relative to the largest variance: a pixel of less variance is constant.
 _NO_VARIANCE = 1e-16
 _NOT_FITTED = (
-    "heatmaps is a %(name)s that is not fitted; fit it first, or pass 'data' for that of the "
-    "training images."
+    "heatmaps is a %(name)s that is not fitted; fit it first, or pass 'data' for the Wiener filter "
+    "of the training images."
 )
 
 
 class FlexibleWindows(BaseEstimator):
     r"""Windows of any shape for `PSPCDenoiser`, one around every pixel.
 
-    A heat map :math:`G_k` measures how much each pixel matters for pixel k. The window holds the
-    largest entries, whose sum is a fraction :math:`\lambda` of the map,
+    A heat map :math:`G_k` measures how much each pixel matters for pixel k. The window of pixel k
+    holds the largest entries, whose sum is a fraction :math:`\lambda` of the map,
 
     .. math::
 
@@ -48,50 +48,55 @@ class FlexibleWindows(BaseEstimator):
     Parameters
     ----------
     heatmaps : array, path, denoiser or "data"
-        Non-negative array of shape (L, H, W, H, W): ``heatmaps[l, y, x]`` is the map of pixel
-        (y, x) at the l-th sigma, or at every sigma if L = 1. A few maps at a time are read from a
-        ``numpy.memmap``, or from the ``.npy`` file at a path (`skpspc.inspection.save_heat_maps`
-        writes such files). A fitted denoiser, a `NetworkDenoiser` in the published PSPC-Flex: its
-        sensitivity, the mean of :math:`|\partial D / \partial z|` over noisy training images,
-        summed over channels (:meth:`NetworkDenoiser.sensitivity`); for a `GaussianDenoiser`,
-        :math:`|W(\sigma)|`. "data": :math:`|W(\sigma)|` of the training images of `PSPCDenoiser`,
-        with their weights, and with their mirror images if ``flip=True``.
+        Source of the heat maps.
+
+        - Non-negative array of shape (L, H, W, H, W): ``heatmaps[l, y, x]`` is the map of pixel
+          (y, x) at the l-th sigma, or at every sigma if L = 1. From a ``numpy.memmap`` a few maps
+          at a time are read.
+        - Path of a ``.npy`` file of such an array, read a few maps at a time.
+          `skpspc.inspection.save_heat_maps` writes such files.
+        - Fitted denoiser, in the published PSPC-Flex a `NetworkDenoiser`: its sensitivity, the mean
+          of :math:`|\partial D / \partial z|` over noisy training images, summed over channels
+          (:meth:`NetworkDenoiser.sensitivity`). For a `GaussianDenoiser`: :math:`|W(\sigma)|`.
+        - "data": :math:`|W(\sigma)|` of the training images of `PSPCDenoiser`, with their weights,
+          and with their mirror images if ``flip=True``.
     thresholds : float or sequence of L floats
-        :math:`\lambda` at each sigma, in (0, 1]. 1 keeps the whole image: hard windows are then
-        equal, and `PSPCDenoiser` is the `EmpiricalDenoiser`.
+        :math:`\lambda` at each sigma, in (0, 1]. 1 keeps the whole image: all hard windows are then
+        equal, and `PSPCDenoiser` equals the `EmpiricalDenoiser`.
     sigmas : sequence of L floats
-        Distinct noise levels in any order, in the units of the images. Windows of the nearest level
-        are used.
+        Distinct noise levels in any order, in the units of the images. A noise level in between
+        uses the windows of the nearest level.
     soft : bool, default False
         Weight the pixels of a window by their heat relative to the largest of the map: precisions
-        :math:`\pi_{kp} = G_{kp} / \max_q G_{kq}`, which also weight the average of the windows'
-        answers. The largest precision is one, so that sigma keeps its meaning; dividing by the sum
-        would be a larger sigma. With a threshold of 1 the whole map counts.
+        :math:`\pi_{kp} = G_{kp} / \max_q G_{kq}`, which also weight the average over windows. The
+        largest precision is one, so that sigma keeps its meaning; dividing by the sum would
+        effectively enlarge sigma. With a threshold of 1 the whole map counts.
     n_images : int, default 16
-        For a denoiser: number of different training images over which its sensitivity is averaged;
-        all, if there are fewer. Copies and sample weights count in the mean.
+        For a denoiser: number of different training images over which its sensitivity is averaged
+        (all, if there are fewer). Copies and sample weights count in the mean.
     random_state : int, RandomState, Generator or None, default 0
-        For a denoiser: fixes the images and their noise, which is scaled to every level.
+        For a denoiser: seed of the choice of images and of their noise, which is scaled to every
+        level. None: new draws at each fit.
 
     See Also
     --------
     PSPCDenoiser : ``PSPCDenoiser(windows=FlexibleWindows(...))``.
-    skpspc.inspection.spread_heat_maps : Heat maps of all pixels from those of a few.
+    skpspc.inspection.spread_heat_maps : Heat maps of all pixels from the maps of a few.
 
     Notes
     -----
     Parameters are checked when `PSPCDenoiser` is fitted. Hard windows of every level are kept,
-    (H W)^2 bytes each; soft windows, eight times as large, of one level at a time. In the heat map
-    of a denoiser the own heat of a pixel is raised to the largest of its map, so that every window
-    holds its own pixel, also one that varies little. A pixel that nothing moves is a window of its
-    own.
+    (H W)^2 bytes per level. Soft windows are eight times as large, and kept for one level at a
+    time. In the heat map of a denoiser, the own heat of a pixel is raised to the largest of its
+    map, so that every window holds its own pixel, even one that varies little. A pixel on which no
+    noisy pixel has an effect is a window of its own.
 
-    The sensitivity of a denoiser is computed at the first use of a level, and of one pixel at fit,
+    The sensitivity of a denoiser is computed at the first use of a level, and for one pixel at fit,
     which fails for denoisers that cannot be differentiated. A network takes a backward pass for
     every pixel and channel of ``n_images`` images; for several fits, write the heat maps to a file.
-    For soft windows they are kept, 4 (H W)^2 bytes a level.
+    For soft windows the heat maps are kept, 4 (H W)^2 bytes per level.
 
-    Clones share the heat maps; a pickle holds them, unless a path gives them.
+    Clones share the heat maps. A pickle holds the heat maps, unless a path gives them.
 
     References
     ----------
@@ -101,12 +106,24 @@ class FlexibleWindows(BaseEstimator):
 
     Examples
     --------
+    Windows that hold half of the heat of the Wiener filter of digits. At sigma = 1, the window of
+    the pixel in row 4 and column 4:
+
     >>> from skpspc import FlexibleWindows, PSPCDenoiser
     >>> from skpspc.datasets import load_digits_images
     >>> X = load_digits_images().images
-    >>> windows = FlexibleWindows("data", thresholds=[0.5, 0.8, 1.0], sigmas=[0.1, 1.0, 10.0])
-    >>> PSPCDenoiser(windows=windows).fit(X).denoise(X[:2], sigma=0.5).shape
-    (2, 1, 8, 8)
+    >>> windows = FlexibleWindows("data", thresholds=[0.5, 0.5], sigmas=[0.1, 1.0])
+    >>> model = PSPCDenoiser(windows=windows).fit(X)
+    >>> for row in model.windows_(1.0).query[8 * 4 + 4, 0].int().tolist():
+    ...     print(*row)
+    0 0 0 0 0 0 0 0
+    0 0 0 0 0 0 0 0
+    0 0 0 0 0 0 0 0
+    0 0 0 0 1 0 0 0
+    0 0 0 1 1 0 0 0
+    0 0 0 1 1 0 0 0
+    0 0 1 0 0 0 0 0
+    0 0 0 0 0 0 0 0
     """
 
     _doc_link_module = Denoiser._doc_link_module
@@ -146,11 +163,22 @@ class FlexibleWindows(BaseEstimator):
     def resolve(self, training_set: TrainingSet) -> "ResolvedWindows":
         """Return the `ResolvedWindows` for a `TrainingSet`.
 
+        Parameters
+        ----------
+        training_set : TrainingSet
+            Images for which windows are computed.
+
+        Returns
+        -------
+        ResolvedWindows
+            A function of the noise level that returns windows.
+
         Raises
         ------
         ValueError
-            If a parameter is out of range, heat maps do not fit the images, are negative or not
-            finite, a map is zero, no window covers a pixel, or a denoiser cannot be differentiated.
+            If a parameter is out of range; if heat maps do not match the images, are negative or
+            not finite; if a map is zero; if no window covers a pixel; if a denoiser cannot be
+            differentiated.
         """
         self._validate_params()
         grid = check_grid(self.sigmas)
@@ -194,15 +222,16 @@ class FlexibleWindows(BaseEstimator):
         if isinstance(heatmaps, GaussianDenoiser):
             if heatmaps.image_shape_[1:] != training_set.image_shape[1:]:
                 raise ValueError(
-                    f"heatmaps is a denoiser of images of shape {heatmaps.image_shape_}, X holds "
-                    f"images of shape {training_set.image_shape}; height and width must agree."
+                    f"heatmaps is a denoiser of images of shape {heatmaps.image_shape_}, but X "
+                    f"holds images of shape {training_set.image_shape}; height and width must be "
+                    "equal."
                 )
             return WienerHeat(heatmaps._prior.gaussian, heatmaps.image_shape_)
         if isinstance(heatmaps, Denoiser):
             return self._measured(heatmaps, training_set)
         if hasattr(heatmaps, "denoise") or callable(heatmaps):
             raise ValueError(
-                f"heatmaps is a {type(heatmaps).__name__}, and no denoiser of this library; wrap a "
+                f"heatmaps is a {type(heatmaps).__name__}, not a denoiser of skpspc; wrap a "
                 "network in NetworkDenoiser, or pass an array (L, H, W, H, W) of the mean of "
                 "|dD / dz| over noisy images."
             )
@@ -214,8 +243,8 @@ class FlexibleWindows(BaseEstimator):
         answer_shape = denoiser._input_shapes()[-1]
         if answer_shape != shape:
             raise ValueError(
-                f"heatmaps is a denoiser that answers with shape {answer_shape}, X holds "
-                f"images of shape {shape}; they must agree."
+                f"heatmaps is a denoiser that returns shape {answer_shape}, but X holds images "
+                f"of shape {shape}; both shapes must agree."
             )
         seed = noise_seed(self.random_state)
         chosen = different(training_set, self.n_images, np.random.default_rng(seed))
@@ -290,8 +319,8 @@ class ResolvedWindows:
             row, column = divmod(uncovered[0], width)
             raise ValueError(
                 f"no window covers the pixel (row {row}, column {column}) at "
-                f"sigma = {self.grid[level]:g}; raise its threshold, {threshold:g}, or give the "
-                "pixel some heat in its own map."
+                f"sigma = {self.grid[level]:g}; raise the threshold of this sigma, "
+                f"{threshold:g}, or give the pixel a positive heat in its own map."
             )
         return out.view(n_pixels, height, width)
 
@@ -316,7 +345,7 @@ class StoredHeat:
             try:
                 self._heatmaps = np.asarray(heatmaps)
             except ValueError as error:
-                raise ValueError("heatmaps is no array: its rows differ in length.") from error
+                raise ValueError("heatmaps is not an array: its rows differ in length.") from error
         _, height, self._width = image_shape
         if self._is_file and not os.path.isfile(heatmaps):
             raise ValueError(
@@ -328,7 +357,7 @@ class StoredHeat:
         if shape not in ((1, *maps), (n_levels, *maps)):
             raise ValueError(
                 f"heatmaps must have shape {(n_levels, *maps)} for {n_levels} sigmas and images "
-                f"of shape {image_shape}, or {(1, *maps)} to serve all sigmas; got {shape}."
+                f"of shape {image_shape}, or {(1, *maps)} for all sigmas; got {shape}."
             )
         is_tensor = isinstance(opened, torch.Tensor)
         if opened.is_complex() if is_tensor else opened.dtype.kind not in "biuf":

@@ -32,8 +32,8 @@ class GaussianPrior(BasePrior):
     shrinkage: float | str
 
     no_attribution = (
-        "GaussianDenoiser combines all training images, with weights that may be negative: it has "
-        "no attribution; ask a denoiser that compares images, such as EmpiricalDenoiser."
+        "GaussianDenoiser weighs all training images, possibly negatively, so it has no "
+        "attribution; use a denoiser that compares images, such as EmpiricalDenoiser."
     )
 
     @classmethod
@@ -83,8 +83,8 @@ class GaussianPrior(BasePrior):
         if self.rank is None:
             limit = covariance.LARGEST_PROBLEM
             raise ValueError(
-                f"rank=None keeps every direction, which takes at most {limit} images or at most "
-                f"{limit} values in an image, and X has {len(self.training_set)} images of "
+                f"rank=None keeps every direction, which needs at most {limit} images or at most "
+                f"{limit} values in an image, but X has {len(self.training_set)} images of "
                 f"{n_values} values; pass a rank, such as 512, for a randomised decomposition."
             )
         rank = min(self.rank, n_values, len(self.training_set))
@@ -110,45 +110,67 @@ class GaussianDenoiser(TrainingSetDenoiser):
 
     .. math::
 
-        D(z; \sigma) = \mu + U \operatorname{diag}\Bigl(\frac{S_k}{S_k + \sigma^2}\Bigr) U^T
-        (z - \mu), \qquad
-        \Sigma = \sum_i v_i (x_i - \mu)(x_i - \mu)^T = U \operatorname{diag}(S) U^T
+        D(z; \sigma) &= \mu + W (z - \mu), \qquad
+        W = U \operatorname{diag}\Bigl(\frac{S_k}{S_k + \sigma^2}\Bigr) U^T, \\
+        \Sigma &= \sum_i v_i (x_i - \mu)(x_i - \mu)^T = U \operatorname{diag}(S) U^T
 
-    with :math:`v_i` the sample weights, which sum to one, and :math:`\Sigma` the population
-    covariance. It is the Wiener filter, the linear
-    denoiser of least mean squared error on the training set. Its rows (:meth:`wiener`) are local,
-    which explains the locality of trained networks.
+    with :math:`x_i` the training images, :math:`v_i` their sample weights, which sum to one, and
+    :math:`\mu, \Sigma` their mean and population covariance. W is the Wiener filter: D is the
+    linear denoiser of least mean squared error on the training set. The rows of W (:meth:`wiener`)
+    are local, which explains the locality of trained networks.
 
     Parameters
     ----------
     rank : int, default None
-        Number of directions of largest variance to keep; the answer is constant along the others.
-        None, or C * H * W and more: all directions.
+        Number of directions of largest variance to keep. The denoised image is constant along the
+        other directions. None, or at least C * H * W: all directions.
     shrinkage : float in [0, 1] or {"ledoit_wolf", "oas"}, default 0.0
         s of the shrunk covariance :math:`(1 - s) \Sigma + s \operatorname{tr}(\Sigma) / D`, from
-        which directions are then dropped. The strings are estimates of s
+        which ``rank`` then drops directions. The strings name estimates of s
         (`sklearn.covariance.ledoit_wolf`, `sklearn.covariance.oas`), for which a sample weight of 2
         counts an image twice.
-    sigma, image_shape, data_range, device, random_state
-        As in `EmpiricalDenoiser`. Fitting is deterministic.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat, (n, d). None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
+        and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
+        images are used unscaled.
+    device : str or torch.device, default None
+        Device of the training set and of the computation. None: the device of X.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed of the noise of :meth:`score`. None: new noise at each call.
+        Fitting is deterministic.
 
     Attributes
     ----------
     mean_ : array of shape (C * H * W,)
-        float64, like components and eigenvalues.
+        Mean image, flat, float64.
     components_ : array of shape (r, C * H * W)
-        Orthonormal directions kept, of decreasing and numerically positive variance.
+        Orthonormal directions kept, float64, of decreasing and numerically positive variance.
     eigenvalues_ : array of shape (r,)
-        Variances along the components, after shrinkage.
+        Variances along the components, after shrinkage, float64.
     residual_variance_ : float
         Variance along every other direction: 0 without shrinkage or with a rank.
     shrinkage_ : float
-        Coefficient s.
+        Coefficient s, given or estimated.
     training_set_ : TrainingSet
-        Only with fewer images than values in an image, more than 12,288 values in an image, or
-        labels; otherwise sums replace the images.
-    image_shape_, n_features_in_
-        As in `EmpiricalDenoiser`.
+        Training images of positive weight. Kept only with fewer images than values in an image,
+        more than 12,288 values in an image, or labels; otherwise sums replace the images.
+    training_rows_ : ndarray of shape (N,), int
+        Rows of X with positive weight.
+    classes_ : ndarray of shape (n_classes,)
+        Distinct labels, sorted. Only if fitted with labels.
+    image_shape_ : tuple of (C, H, W)
+        Shape of one training image.
+    n_features_in_ : int
+        Number of values in one image, C * H * W.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of X. Only if X is a data frame.
+    data_range_ : tuple of (low, high) or None
+        Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
+        images without it.
 
     Raises
     ------
@@ -158,23 +180,23 @@ class GaussianDenoiser(TrainingSetDenoiser):
 
     See Also
     --------
-    EmpiricalDenoiser : The optimal denoiser, nonlinear.
+    EmpiricalDenoiser : The optimal denoiser of the training set, nonlinear.
 
     Notes
     -----
     The smaller of the D x D and the N x N eigenproblem is solved exactly, in float64. Where both N
     and D exceed 12,288, six randomised subspace iterations, each a pass over the images, compute
-    ``rank`` directions without either matrix, accurately where the spectrum falls.
+    ``rank`` directions without either matrix. They are accurate where the spectrum falls.
 
-    :meth:`partial_fit` adds images to exact sums (of integers, for uint8) and delays the
-    decomposition: fitting in batches equals one fit.
+    :meth:`partial_fit` adds images to exact sums (of integers, for uint8) and postpones the
+    decomposition, so fitting in batches equals one fit.
 
     ``log_evidence`` is the log density of the normal distribution of mean :math:`\mu` and
     covariance :math:`\Sigma + \sigma^2 I`, with :math:`\Sigma` shrunk and truncated, so that
-    Tweedie's formula holds. The answer is a combination of the training images with weights
+    Tweedie's formula holds. The denoised image is a combination of the training images with weights
     :math:`v_i (1 + (x_i - \mu)^T (\Sigma + \sigma^2)^{-1} (z - \mu))`, which sum to one and
-    may be negative. ``effective_sample_size`` is one over the sum of their squares (sample
-    weights counted by their own effective number), and can fall below one.
+    may be negative. ``effective_sample_size`` is one over the sum of the squared weights, and can
+    fall below one. Sample weights count there by their own effective number.
 
     References
     ----------
@@ -186,6 +208,9 @@ class GaussianDenoiser(TrainingSetDenoiser):
 
     Examples
     --------
+    The training images vary along the first axis only, with variance 1. At sigma = 1 the filter
+    halves the first value and removes the second, which can only be noise:
+
     >>> import numpy as np
     >>> from skpspc import GaussianDenoiser
     >>> X = np.array([[-1.0, 0.0], [1.0, 0.0]])
@@ -280,14 +305,14 @@ class GaussianDenoiser(TrainingSetDenoiser):
     def wiener(self, sigma: float, rows: npt.ArrayLike | None = None) -> Array:
         r"""Return rows of the filter :math:`W = U \operatorname{diag}(S / (S + \sigma^2)) U^T`.
 
-        W is the Jacobian of :meth:`denoise`: row p is the gradient of pixel p of the answer.
+        W is the Jacobian of :meth:`denoise`: row p is the gradient of denoised pixel p.
 
         Parameters
         ----------
         sigma : float
             Noise level; 0 and inf are allowed.
         rows : array of int, default None
-            Coordinates p of flat images, (c * H + y) * W + x; None: all D, a D x D matrix.
+            Coordinates p of flat images, (c * H + y) * W + x. None: all D, a D x D matrix.
 
         Returns
         -------
@@ -297,7 +322,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
         Raises
         ------
         ValueError
-            For a sigma that is no non-negative number, or rows outside the image.
+            If sigma is not a non-negative number, or rows lie outside the image.
         """
         check_is_fitted(self)
         gaussian, n_values = self._prior.gaussian, self.n_features_in_
@@ -315,8 +340,9 @@ def _shrinkage(shrinkage, spectrum):
         return float(shrinkage)
     if spectrum.squares != spectrum.squares:  # NaN: unknown
         raise ValueError(
-            f"shrinkage={shrinkage!r} needs the whole covariance matrix, and both the images "
-            f"and their values are more than {covariance.LARGEST_PROBLEM}; pass a float."
+            f"shrinkage={shrinkage!r} needs the whole covariance matrix, but the number of images "
+            f"and the number of values in an image both exceed {covariance.LARGEST_PROBLEM}; pass "
+            "a float."
         )
     n, n_values = spectrum.n_images, len(spectrum.mean)
     level = spectrum.trace / n_values

@@ -44,20 +44,20 @@ def check_search(denoiser, training_set):
         )
     if denoiser.n_remainder and n_neighbors is None:
         raise ValueError(
-            f"n_remainder={denoiser.n_remainder} stands for the images beyond the nearest; pass "
+            f"n_remainder={denoiser.n_remainder} represents the images beyond the nearest; pass "
             "n_neighbors too."
         )
     if isinstance(n_neighbors, numbers.Integral) and int(n_neighbors) > len(training_set):
         raise ValueError(
-            "n_neighbors must be between 1 and the number of training images, "
-            f"{len(training_set)}, or a callable that gives such an int for every sigma; got "
+            f"n_neighbors must be between 1 and {len(training_set)}, the number of training "
+            "images, or a callable that returns such an int for every sigma; got "
             f"{n_neighbors!r}."
         )
     if not is_exact(denoiser):
         if denoiser.bandwidth != 0:
             raise ValueError(
-                f"bandwidth={denoiser.bandwidth!r} blurs all training images; leave n_neighbors "
-                "and tol at None and algorithm at 'auto', or bandwidth at 0."
+                f"bandwidth={denoiser.bandwidth!r} blurs all training images and needs them all; "
+                "leave n_neighbors and tol at None and algorithm at 'auto', or bandwidth at 0."
             )
         check_index(denoiser.index, training_set)
 
@@ -80,8 +80,8 @@ def search_of(denoiser, training_set):
 def proved_by(denoiser):
     """Return the remedy for error bounds that are estimates."""
     return (
-        f"index={denoiser.index!r} can miss training images: measure how many by index_recall, or "
-        "use an index made of Flat, IVF, SQ, PQ, PCA, OPQ and RR alone for a proved bound"
+        f"index={denoiser.index!r} can miss training images: measure the misses with index_recall, "
+        "or use an index made of Flat, IVF, SQ, PQ, PCA, OPQ and RR alone for a proved bound"
     )
 
 
@@ -92,19 +92,19 @@ def index_recall(
     """Return the fraction of the k nearest training images that the index finds.
 
     The ``error_bound`` of a graph, such as ``index="HNSW32"``, assumes that the graph misses
-    nothing (``bound_is_proved`` is False). Rely on it where the recall is 1 at the k that the
-    posterior needs; where it is clearly less, use a graph with more edges ("HNSW64") or another
-    index. The bound of "Flat" or "IVF256,Flat" holds at any recall; see ``index``.
+    nothing (``bound_is_proved`` is False). Rely on this bound where the recall is 1 at the k that
+    the posterior needs. Where the recall is clearly smaller, use a graph with more edges ("HNSW64")
+    or another index. The bound of "Flat" or "IVF256,Flat" holds at any recall; see ``index``.
 
     Parameters
     ----------
     k : int, default 10
-        Between 1 and the number of training images.
+        Number of neighbours, between 1 and the number of training images.
     sigma : float, default None
         Noise level of the queries, finite. None: the parameter ``sigma``.
     n_images : int, default 64
-        Number of queries: training images, evenly spaced over X, with noise that ``random_state``
-        fixes. Each is compared with all training images.
+        Number of queries: training images, evenly spaced over X, with noise of seed
+        ``random_state``. Each query is compared with all training images.
 
     Returns
     -------
@@ -115,7 +115,7 @@ def index_recall(
     Raises
     ------
     ValueError
-        Without an index, where all training images are used; for a parameter out of range.
+        If there is no index, because all training images are used; if a parameter is out of range.
     """
     self = self._now()
     check_is_fitted(self)
@@ -123,7 +123,7 @@ def index_recall(
     if not searches:
         raise ValueError(
             "all training images are used, so there is no index; pass tol, n_neighbors or "
-            "algorithm='faiss' to have one."
+            "algorithm='faiss' to build one."
         )
     n = len(self.training_set_)
     for name, value, most in (("k", k, n), ("n_images", n_images, math.inf)):

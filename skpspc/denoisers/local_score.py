@@ -19,7 +19,7 @@ from .training_set_denoiser import TrainingSetDenoiser
 class CentredBySigma:
     """Centred windows whose side depends on the noise level.
 
-    ``schedule`` maps a float sigma to the side, an odd int; ``boundary`` is as in `Centred`.
+    ``schedule`` maps a float sigma to the side, an odd int; `Centred` lists values of ``boundary``.
     """
 
     schedule: Callable
@@ -37,20 +37,19 @@ def check_size(size, boundary, image_shape, where=""):
     """Raise for window sizes without a centre, or larger than every inner patch."""
     if not isinstance(size, numbers.Integral) or size < 1:
         raise ValueError(
-            f"patch_size must give an odd int of at least 1 at every sigma, got {size!r}{where}."
+            f"patch_size must be an odd int of at least 1 at every sigma, got {size!r}{where}."
         )
     if size % 2 == 0:
         raise ValueError(
-            "patch_size must be odd, so that a window has a pixel in its centre, got "
+            "patch_size must be odd, so that a window has a central pixel, got "
             f"{size}{where}; pass {size - 1} or {size + 1}."
         )
     shortest = min([side for side in image_shape[1:] if side > 1], default=int(size))
     if boundary in ("zero", "circular") and int(size) > shortest:
         raise ValueError(
-            f"patch_size={size}{where} is larger than the image {image_shape}, and "
-            f"boundary={boundary!r} compares with patches inside the training images, of "
-            f"which there are none; pass at most {shortest - 1 + shortest % 2}, or "
-            "boundary='broken'."
+            f"patch_size={size}{where} is larger than the image {image_shape}, but "
+            f"boundary={boundary!r} needs patches inside the training images; pass at most "
+            f"{shortest - 1 + shortest % 2}, or boundary='broken'."
         )
 
 
@@ -59,8 +58,8 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
 
     .. math::
 
-        D(z; \sigma)_p = \sum_{(i, q)} w_{iq}^p\, x_{iq}, \qquad
-        w^p = \operatorname{softmax}_{(i, q)}\bigl(-\|z_{P(p)} - x_{i P(q)}\|^2 / 2 \sigma^2
+        D(z; \sigma)_p &= \sum_{(i, q)} w_{iq}^p\, x_{iq}, \\
+        w^p &= \operatorname{softmax}_{(i, q)}\bigl(-\|z_{P(p)} - x_{i P(q)}\|^2 / 2 \sigma^2
         + \log v_i\bigr)
 
     with :math:`P(p)` the square around pixel p, in all channels, and :math:`v_i` the sample
@@ -71,12 +70,12 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     - the equivariant local score machine (ELS, ``equivariant=True``): every q whose window lies
       inside the image.
     - the boundary-broken ELS (``boundary="broken"``): where the window of p overhangs an edge,
-      every q at equal distance from that edge, padded as in LS; elsewhere every q whose window lies
-      inside the image. In a corner only q = p.
+      every q at equal distance from that edge, with the padding of LS; elsewhere every q whose
+      window lies inside the image. In a corner only q = p.
 
-    Each pixel has its own mixture of training images: the result is a mosaic of patches, as
-    convolutional networks make. At :math:`\sigma = 0` every pixel is the centre of the nearest
-    patch (ties averaged), at :math:`\sigma = \infty` the mean of all.
+    Each pixel has its own mixture of training images. The result is a mosaic of patches, like the
+    images of convolutional networks. At :math:`\sigma = 0` every pixel is the centre of the nearest
+    patch (the mean of ties), at :math:`\sigma = \infty` the mean of all.
 
     Parameters
     ----------
@@ -85,26 +84,50 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         `skpspc.sampling.local_score_schedule` has the published sides. Windows do not extend along
         an axis of length 1.
     equivariant : bool, default False
-        True: compare a window with all locations in the training images. False: with its own.
+        True: compare a window with all locations in the training images. False: compare a window
+        with its own location.
     boundary : {"zero", "circular", "broken"}, default "zero"
-        Padding of the noisy image; "zero" is required for ``equivariant=False``. In ELS, "zero" and
-        "circular" pad the noisy image alone, and compare all coordinates of a window, padding
+        Padding of the noisy image. ``equivariant=False`` requires "zero". In ELS, "zero" and
+        "circular" pad the noisy image only, and compare all coordinates of a window, padding
         included, with inner patches of the training images. The published ELS code is "circular".
-        "broken" pads both images; with windows at least as large as the image it is LS.
+        "broken" pads both images; with windows at least as large as the image it equals LS.
     tol : float, default None
         With ``equivariant=True``: largest estimated ``error_bound`` of the posterior. A window is
-        then compared with similar patches, from an index built at the first call for each window
-        size. None: all patches are compared. The answer is exact where few patches do not suffice
-        (at large sigma), and without compiled code.
+        then compared with similar patches only, from an index built at the first call for each
+        window size. The result is exact where few patches do not suffice (at large sigma), and
+        without compiled code. None: all patches are compared.
     verbose : int, default 0
         Above zero, show a progress bar while an index is built.
-    sigma, image_shape, data_range, device, random_state
-        As in `EmpiricalDenoiser`.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat, (n, d). None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
+        and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
+        images are used unscaled.
+    device : str or torch.device, default None
+        Device of the training set and of the computation. None: the device of X.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed of the noise of :meth:`score`. None: new noise at each call.
 
     Attributes
     ----------
-    image_shape_, n_features_in_, training_set_
-        As in `EmpiricalDenoiser`.
+    image_shape_ : tuple of (C, H, W)
+        Shape of one training image.
+    n_features_in_ : int
+        Number of values in one image, C * H * W.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of X. Only if X is a data frame.
+    data_range_ : tuple of (low, high) or None
+        Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
+        images without it.
+    training_set_ : TrainingSet
+        Training images of positive weight, in the dtype of X. X is not copied.
+    training_rows_ : ndarray of shape (N,), int
+        Rows of X with positive weight.
+    classes_ : ndarray of shape (n_classes,)
+        Distinct labels, sorted. Only if fitted with labels.
 
     See Also
     --------
@@ -116,12 +139,12 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     ``log_evidence`` a window counts its coordinates inside the image (LS, "broken"), or all
     coordinates, padding included (ELS, "zero" and "circular").
 
-    ELS compares each of H * W windows with up to N * H * W patches: one image of 32 x 32 takes
-    thousands of times the work of LS, whose distances are box sums as in `PSPCDenoiser`. ``tol``
-    makes that many times less where few of millions of patches have weight. Its ``error_bound``
-    assumes that the patches of a cell have a Gaussian distribution: it is an estimate
-    (``bound_is_proved`` is False), far above most errors and below a few errors of single pixels.
-    The index keeps 4 bytes for each patch.
+    ELS compares each of H * W windows with up to N * H * W patches. One image of 32 x 32 takes
+    thousands of times the work of LS, whose distances are box sums, like the distances of
+    `PSPCDenoiser`. ``tol`` reduces the work of ELS many times where few of millions of patches have
+    weight. The ``error_bound`` of ``tol`` assumes that the patches of a cell have a Gaussian
+    distribution. It is an estimate (``bound_is_proved`` is False), far above most errors and below
+    a few errors of single pixels. The index keeps 4 bytes for each patch.
 
     References
     ----------
@@ -130,12 +153,21 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
 
     Examples
     --------
+    Root mean square errors on 20 held-out digits: noisy images, LS, and boundary-broken ELS, which
+    also finds patches at other locations of 100 training images.
+
+    >>> import numpy as np
     >>> from skpspc import LocalScoreDenoiser
     >>> from skpspc.datasets import load_digits_images
-    >>> X = load_digits_images().images
-    >>> model = LocalScoreDenoiser(patch_size=3, equivariant=True, boundary="broken")
-    >>> model.fit(X[:100]).denoise(X[100:102], sigma=0.5).shape
-    (2, 1, 8, 8)
+    >>> X = load_digits_images().images / 127.5 - 1
+    >>> train, test = X[100:200], X[:20]
+    >>> Z = test + 0.5 * np.random.default_rng(0).standard_normal(test.shape)
+    >>> def error(images):
+    ...     return round(float(np.sqrt(np.mean((images - test) ** 2))), 2)
+    >>> local = LocalScoreDenoiser(patch_size=5).fit(train)
+    >>> equivariant = LocalScoreDenoiser(5, equivariant=True, boundary="broken").fit(train)
+    >>> error(Z), error(local.denoise(Z, sigma=0.5)), error(equivariant.denoise(Z, sigma=0.5))
+    (0.49, 0.34, 0.3)
     """
 
     _parameter_constraints = {
@@ -176,12 +208,12 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         if not self.equivariant and self.boundary != "zero":
             raise ValueError(
                 f"boundary={self.boundary!r} is for windows that are compared with all locations; "
-                "pass equivariant=True with it, or boundary='zero'."
+                "pass equivariant=True too, or boundary='zero'."
             )
         if not self.equivariant and self.tol is not None:
             raise ValueError(
                 f"tol={self.tol} is for windows that are compared with all locations; pass "
-                "equivariant=True with it, or tol=None."
+                "equivariant=True too, or tol=None."
             )
         is_schedule = callable(self.patch_size)
         sizes = getattr(self.patch_size, "sizes", []) if is_schedule else [self.patch_size]
@@ -217,6 +249,6 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     @property
     def _proved_by(self):
         return (
-            f"tol={self._learner.tol!r} takes the patches of a cell to be spread as a Gaussian; "
-            "pass a smaller tol for smaller errors, or tol=None to use all patches"
+            f"tol={self._learner.tol!r} assumes that the patches of a cell have a Gaussian "
+            "distribution; pass a smaller tol for smaller errors, or tol=None to use all patches"
         )

@@ -48,14 +48,14 @@ class NetworkPrior(BasePrior):
     factor: float
     offset: float
 
-    no_attribution = "NetworkDenoiser does not look at training images: it has no attribution."
+    no_attribution = "NetworkDenoiser does not use training images: it has no attribution."
 
     def posterior(self, z, sigma):
         """Return the `Posterior` of noisy images (n, C, H, W) at noise levels (n,), float64."""
         if sigma.isinf().any():
             raise ValueError(
                 "sigma must be finite for a network, got inf; pass the largest noise level that "
-                "it was trained on."
+                "the network was trained on."
             )
         mean = z.clone()
         noisy = (sigma > 0).nonzero().squeeze(1)
@@ -139,20 +139,20 @@ class NetworkDenoiser(Denoiser):
         D(z; \sigma) = \hat x_0\bigl(f(s\, z, c(\sigma)), z, \sigma\bigr)
 
     with f the network, s the scale of its noisy images, c its noise-level input, and
-    :math:`\hat x_0` the clean image from its answer; see the table. Nothing is trained: :meth:`fit`
-    only learns the shape of the images.
+    :math:`\hat x_0` the clean image computed from its output; ``parametrization`` lists them.
+    Nothing is trained: :meth:`fit` only learns the shape of the images.
 
     Parameters
     ----------
     network : torch.nn.Module or callable
-        ``network(x, c)`` maps a tensor x (n, C, H, W) and a tensor c (n,), or a float
-        (``condition="float"``), to a tensor like x. A module is in evaluation mode during the call.
-        Gradients are tracked for :meth:`jacobian` and :meth:`sensitivity` alone.
+        ``network(x, c)`` maps a tensor x (n, C, H, W) and a tensor c (n,), or a float c
+        (``condition="float"``), to a tensor of the shape of x. A module is in evaluation mode
+        during the call. Gradients are tracked only for :meth:`jacobian` and :meth:`sensitivity`.
     parametrization : {"x0", "eps", "v", "flow", "edm"}, default "x0"
-        Inputs and answer of the network, with s the noise level in its own pixels:
+        Inputs and output of the network, with s the noise level in the network's pixels:
 
         ======  ============================  ================  =============================
-        name    x                             c                 answer
+        name    x                             c                 output
         ======  ============================  ================  =============================
         x0      z                             s                 the clean image
         eps     z / sqrt(1 + s^2)             s                 the noise
@@ -162,43 +162,57 @@ class NetworkDenoiser(Denoiser):
         edm     z / sqrt(s^2 + sigma_data^2)  log(s) / 4        F of Karras et al., Eq. 7
         ======  ============================  ================  =============================
 
-        "edm" is the bare network; a preconditioned one, as in the published checkpoints
-        (``EDMPrecond``), is "x0".
+        "edm" is the bare network. A preconditioned network, such as ``EDMPrecond`` of the published
+        checkpoints, is "x0".
     time : callable, default None
-        Maps noise levels s, a float64 tensor (n,), to c, a tensor (n,), instead of the table; for a
-        DDPM `skpspc.sampling.convert.NearestStep` of its ``alphas_cumprod``. Float c are cast to
-        the network's dtype, integer c are not.
+        Maps noise levels s, a float64 tensor (n,), to c, a tensor (n,), instead of the table. For a
+        DDPM, pass `skpspc.sampling.convert.NearestStep` of its ``alphas_cumprod``. Float c are cast
+        to the network's dtype; integer c are not.
     network_range : tuple of (low, high), default (-1, 1)
-        Range of the network's training images, (0, 1) or (-0.5, 0.5) for example. Images are mapped
-        from ``data_range`` ([-1, 1] where it is None) to this range and back, and noise levels are
+        Range of the network's training images, for example (0, 1) or (-0.5, 0.5). Images are mapped
+        from ``data_range`` ([-1, 1] where it is None) to this range and back. Noise levels are
         multiplied by the ratio of the widths.
     sigma_data : float, default 0.5
         Standard deviation of the data for "edm", in the network's pixels.
     condition : {"tensor", "float"}, default "tensor"
-        "float": the network takes one Python number; images are grouped by noise level.
+        "tensor": the network takes a tensor c. "float": the network takes one Python number, and
+        images are grouped by noise level.
     batch_size : int, default None
-        Images in one call of the network; None: all.
+        Number of images in one call of the network. None: all.
     dtype : {"float32", "float64", "float16", "bfloat16"}, default None
-        Dtype of x. None: the dtype of the module's parameters, float32 for other callables.
+        Dtype of x. None: the dtype of the module's parameters, or float32 for other callables.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform`, in the units of the images.
     image_shape : tuple of (C, H, W), default None
         Shape of one image; :meth:`fit` is then optional. None: the shape of X at fit.
+    data_range : tuple of (low, high), default None
+        Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
+        and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
+        images are used unscaled.
     device : str or torch.device, default None
-        Device of the network. None: the device of the module's parameters, the CPU for other
+        Device of the network. None: the device of the module's parameters, or the CPU for other
         callables. A module is not moved.
-    sigma, data_range, random_state
-        As in `EmpiricalDenoiser`.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed of the noise of :meth:`score`. None: new noise at each call.
 
     Attributes
     ----------
-    image_shape_, n_features_in_
-        As in `EmpiricalDenoiser`.
+    image_shape_ : tuple of (C, H, W)
+        Shape of one image.
+    n_features_in_ : int
+        Number of values in one image, C * H * W.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of X. Only if X is a data frame.
+    data_range_ : tuple of (low, high) or None
+        Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
+        images without it.
 
     Raises
     ------
     ValueError
-        While denoising: at an infinite noise level; if the network answers with another shape, NaN
-        or infinity, or is on another device or of another dtype than its input; if ``time`` does
-        not return one number for each image.
+        While denoising: at an infinite noise level; if the network returns another shape, NaN or
+        infinity, or is on another device or of another dtype than its input; if ``time`` does not
+        return one number for each image.
 
     See Also
     --------
@@ -206,7 +220,7 @@ class NetworkDenoiser(Denoiser):
 
     Notes
     -----
-    At sigma = 0 the answer is the noisy image, and the network is not called. A network has no
+    At sigma = 0 the result is the noisy image, and the network is not called. A network has no
     log p(z): ``log_evidence`` and ``effective_sample_size`` are NaN, and there is no
     ``score_samples``. Without :meth:`fit`, samples are float32 arrays (n, C, H, W).
 
@@ -218,13 +232,16 @@ class NetworkDenoiser(Denoiser):
 
     Examples
     --------
-    >>> import numpy as np
+    The optimal denoiser of standard normal pixels in place of a network: it shrinks pixels by
+    1 / (1 + sigma^2), to a half at sigma = 1.
+
     >>> from skpspc import NetworkDenoiser
-    >>> def network(x, c):  # the denoiser of pixels that are standard normal
+    >>> def network(x, c):
     ...     return x / (1 + c[:, None, None, None] ** 2)
     >>> model = NetworkDenoiser(network, image_shape=(1, 2, 2))
-    >>> model.denoise(np.full((1, 1, 2, 2), 2.0), sigma=1.0).ravel()
-    array([1., 1., 1., 1.])
+    >>> model.denoise([[[[2.0, 1.0], [0.0, -1.0]]]], sigma=1.0)
+    array([[[[ 1. ,  0.5],
+             [ 0. , -0.5]]]])
     """
 
     _parameter_constraints = {
@@ -304,18 +321,21 @@ class NetworkDenoiser(Denoiser):
         Parameters
         ----------
         X : array or Tensor of shape (n, C, H, W) or (n, d)
+            Images of the shape of the network's images.
         y : ignored
+            Accepted for pipelines and searches.
         sample_weight : array of shape (n,), default None
-            Checked, and of no effect.
+            Checked, without effect.
 
         Returns
         -------
         self
+            The denoiser with the shape of the images.
 
         Raises
         ------
         ValueError
-            For NaN, infinity, no images, or shapes and parameters that do not fit.
+            If X holds NaN, infinity or no images; if shapes or parameters do not match.
         """
         new = copy.copy(self)
         images, new._layout = check_training_images(new, X, reset=True)
@@ -337,11 +357,24 @@ class NetworkDenoiser(Denoiser):
     ) -> Self:
         """Check that X has the shape of the fitted images; without a fit, fit X.
 
-        Parameters and errors are those of :meth:`fit`.
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, C, H, W) or (n, d)
+            Images of the shape of the network's images.
+        y : ignored
+            Accepted for pipelines and searches.
+        sample_weight : array of shape (n,), default None
+            Checked, without effect.
 
         Returns
         -------
         self
+            The denoiser with the shape of the images.
+
+        Raises
+        ------
+        ValueError
+            If X holds NaN, infinity or no images, or images of another shape.
         """
         if "image_shape_" not in vars(self):
             return self.fit(X, y, sample_weight)
@@ -355,10 +388,10 @@ class NetworkDenoiser(Denoiser):
 
     @property
     def score_samples(self):
-        """Absent: a network does not know log p(z)."""
+        """Absent: a network has no log p(z)."""
         raise AttributeError(
-            f"{type(self).__name__!r} object has no attribute 'score_samples': a network does not "
-            "know log p(z)"
+            f"{type(self).__name__!r} object has no attribute 'score_samples': a network has no "
+            "log p(z)"
         )
 
     @property
@@ -371,8 +404,8 @@ class NetworkDenoiser(Denoiser):
 
     def _codes(self, y, n):
         raise ValueError(
-            "NetworkDenoiser knows no classes: its network is called with the image and the noise "
-            "level alone; leave y out, and give a class to the callable itself (functools.partial)."
+            "NetworkDenoiser has no classes: its network is called with the image and the noise "
+            "level alone; omit y, and bind a class to the callable itself (functools.partial)."
         )
 
     def _prior_of(self, code=None):
@@ -413,7 +446,7 @@ def _checked_time(c, sigma):
         got = f"shape {tuple(c.shape)}" if isinstance(c, torch.Tensor) else f"a {type(c).__name__}"
         raise ValueError(
             f"time must map a tensor of noise levels, shape {tuple(sigma.shape)}, to a tensor of "
-            f"as many numbers, but gave {got}; give every image its own."
+            f"that shape, but returned {got}; return one number for each image."
         )
     return c
 
@@ -486,23 +519,23 @@ def called(network, x, c, sigma):
     if not isinstance(answer, torch.Tensor) or answer.shape != x.shape:
         got = tuple(answer.shape) if isinstance(answer, torch.Tensor) else type(answer).__name__
         raise ValueError(
-            f"the network must answer with a tensor of shape {tuple(x.shape)}, as it was given, "
-            f"but answered with {got}; wrap it in a function that takes out the estimate."
+            f"the network must return a tensor of the shape of its input, {tuple(x.shape)}, but "
+            f"returned {got}; wrap it in a function that returns the estimate alone."
         )
     if not answer.is_floating_point():
-        raise ValueError(f"the network must answer with floats, got {answer.dtype}.")
+        raise ValueError(f"the network must return floats, got {answer.dtype}.")
     if answer.device != x.device:
-        raise _misplaced(x, f"it answers on {answer.device}")
+        raise _misplaced(x, f"its output is on {answer.device}")
     if not answer.isfinite().all():
         levels = sorted({round(level, 6) for level in sigma.tolist()})
         raise ValueError(
-            f"the network answered with NaN or infinity at sigma = {levels[:5]} (in its own "
-            "pixels); check parametrization and network_range, or stay within the noise levels "
-            "that it was trained on."
+            f"the network returned NaN or infinity at sigma = {levels[:5]} (in its own pixels); "
+            "check parametrization and network_range, or stay within the noise levels that the "
+            "network was trained on."
         )
     if torch.is_grad_enabled() and x.requires_grad and not answer.requires_grad:
         raise ValueError(
-            "the network's answer has no gradient, so it has no Jacobian: it is computed under "
+            "the network's output has no gradient, so there is no Jacobian: the network runs under "
             "torch.no_grad, outside torch, or without the image; pass the bare network."
         )
     return answer
@@ -532,6 +565,6 @@ def _mixes(network, x, c):
 def _misplaced(x, reason):
     """Return the error for a network whose weights have another device or dtype than x."""
     return ValueError(
-        f"the network fails on a tensor of {x.dtype} on {x.device} ({reason}); give "
-        "NetworkDenoiser the device and dtype of its weights, or a module, whose own they are."
+        f"the network fails on a tensor of {x.dtype} on {x.device} ({reason}); pass the device and "
+        "dtype of its weights to NetworkDenoiser, or pass a module, which has both."
     )

@@ -113,8 +113,8 @@ class CropPriors(BasePrior):
         """Return the list of the only prior; raise if there are priors for many locations."""
         if self.stacked:
             raise ValueError(
-                f"{failure}PatchDenoiser(location='all') answers with many patches; give the "
-                "location of one."
+                f"{failure}PatchDenoiser(location='all') returns many patches; pass the location "
+                "of one."
             )
         return self.priors
 
@@ -156,14 +156,15 @@ class CropPriors(BasePrior):
 
 
 class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
-    r"""Posterior mean of one patch, from the training images' patches at its location.
+    r"""Posterior mean of one patch, over the training images' patches at its location.
 
     .. math::
 
         D_P(z; \sigma) = \sum_i w_i^P x_{iP}, \qquad
         w^P = \operatorname{softmax}_i\bigl(-\|z_P - x_{iP}\|^2 / 2 \sigma^2 + \log v_i\bigr)
 
-    with P the coordinates of the patch. It is the optimal denoiser of the crops.
+    with P the coordinates of the patch, :math:`x_i` the training images and :math:`v_i` their
+    sample weights. It is the optimal denoiser of the crops.
 
     Parameters
     ----------
@@ -173,41 +174,109 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
         Location of the patch. "all": every location in row-major order, each with its own
         posterior and one pass over the training set. With an index, each location keeps an index
         and a copy of its crops.
-    algorithm, n_neighbors, tol, index, n_remainder
-        As in `EmpiricalDenoiser`, for patches instead of images.
+    algorithm : {"auto", "exact", "faiss"}, default "auto"
+        "exact": use all training crops. "auto": use all, unless ``n_neighbors`` or ``tol``
+        allow fewer; with ``tol``, use all for noisy images for which that is faster. "faiss": like
+        "auto", with ``tol=1e-3`` if neither is given.
+    n_neighbors : int, callable or None, default None
+        Number of nearest training crops to use. A callable maps a float sigma to an int.
+    tol : float, default None
+        Largest ``error_bound`` of the posterior: use as many training crops as this bound needs.
+        With ``n_neighbors``: use more than ``n_neighbors`` where the bound exceeds ``tol``.
+    index : str, default "Flat"
+        FAISS factory string with Euclidean distances, such as "Flat" (torch on the CPU),
+        "IVF256,Flat", "PCA32,IVF256,SQ8", "SQ8" or "HNSW32". ``error_bound`` is proved for indexes
+        made of "Flat", "IVF...", "SQ...", "PQ...", "PCA...", "OPQ..." and "RR" alone. For other
+        indexes, such as graphs ("HNSW32"), ``error_bound`` is an estimate, which assumes that the
+        index misses no neighbour unnoticed: ``bound_is_proved`` is False, a warning is issued once,
+        and :meth:`index_recall` measures the misses. Ignored, and not checked, where all training
+        crops are used.
+    n_remainder : int, default 0
+        With ``n_neighbors``: number of further training crops, drawn with ``random_state``, that
+        represent all others. Useful where the posterior is flat, at large sigma. ``standard_error``
+        of the posterior measures the effect of the draw.
     bandwidth : float, callable or "calibrated", default 0.0
-        As in `EmpiricalDenoiser`, with the mean and covariance of the patches. With
-        ``location="all"``, a covariance is kept for each location.
+        h in [0, 1] interpolates between the posterior mean over crops (0) and the Gaussian denoiser
+        of the crops (1): the crops are blurred along their covariance (see `EmpiricalDenoiser`). A
+        callable, such as a `BandwidthSchedule`, maps a float sigma to h. "calibrated": :meth:`fit`
+        chooses the h of least error on held-out images at each of 7 noise levels. With
+        ``location="all"``, each location keeps a covariance.
     verbose : int, default 0
-        Above zero, show a progress bar while an index is built.
-    sigma, image_shape, data_range, device, random_state
-        As in `EmpiricalDenoiser`.
+        Above zero, show a progress bar while an index is built, at the first call that needs it.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat, (n, d). None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
+        and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
+        images are used unscaled.
+    device : str or torch.device, default None
+        Device of the training set and of the computation. None: the device of X.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed of the noise of :meth:`score`, of the draws of ``n_remainder`` and of calibration.
+        None: new draws at each call.
 
     Attributes
     ----------
     corners_ : list of (top, left)
+        Locations of the patches.
     window_ : tuple of (h, w)
         Shape of the patch.
-    image_shape_, n_features_in_, training_set_, bandwidth_schedule_
-        As in `EmpiricalDenoiser`.
+    image_shape_ : tuple of (C, H, W)
+        Shape of one training image.
+    n_features_in_ : int
+        Number of values in one image, C * H * W.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of X. Only if X is a data frame.
+    data_range_ : tuple of (low, high) or None
+        Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
+        images without it.
+    training_set_ : TrainingSet
+        Training images of positive weight, in the dtype of X. X is not copied.
+    training_rows_ : ndarray of shape (N,), int
+        Rows of X with positive weight.
+    classes_ : ndarray of shape (n_classes,)
+        Distinct labels, sorted. Only if fitted with labels.
+    bandwidth_schedule_ : BandwidthSchedule
+        Calibrated bandwidths. Only if ``bandwidth="calibrated"``.
+
+    See Also
+    --------
+    PSPCDenoiser : Average of the patches at all locations, an image.
 
     Notes
     -----
     :meth:`denoise` takes whole noisy images or noisy patches, and returns patches (n, C, h, w), or
-    (n, K, C, h, w) for K locations; :meth:`sample` draws patches. :meth:`score` is the score of
-    the patch: different patch sizes score different pixels, so choose a size by `PSPCDenoiser`.
+    (n, K, C, h, w) for K locations. :meth:`sample` draws patches. :meth:`score` is the score of the
+    patch. Scores of different patch sizes cover different pixels, so choose a patch size by the
+    score of `PSPCDenoiser`.
 
     References
     ----------
-    Niedoba et al., ICML 2025, arXiv:2411.19339, Eq. 8.
+    Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
+    ICML 2025, arXiv:2411.19339, Eq. 8.
 
     Examples
     --------
+    The middle of a noisy digit, gray levels 0 to 255: the clean patch and the denoised patch.
+
+    >>> import numpy as np
     >>> from skpspc import PatchDenoiser
     >>> from skpspc.datasets import load_digits_images
-    >>> X = load_digits_images().images
-    >>> PatchDenoiser(patch_size=4).fit(X).denoise(X[:2], sigma=0.5).shape
-    (2, 1, 4, 4)
+    >>> X = load_digits_images().images.astype(float)
+    >>> Z = X[:1] + 40 * np.random.default_rng(0).standard_normal((1, 1, 8, 8))
+    >>> patch = PatchDenoiser(patch_size=4).fit(X[100:]).denoise(Z, sigma=40)
+    >>> X[0, 0, 2:6, 2:6].round().astype(int)
+    array([[239,  32,   0, 175],
+           [191,   0,   0, 128],
+           [128,   0,   0, 143],
+           [175,   0,  16, 191]])
+    >>> patch[0, 0].round().astype(int)
+    array([[247,  52,  16, 209],
+           [172,   1,   0, 146],
+           [160,   0,   0, 120],
+           [224,  10,   5, 177]])
     """
 
     corners_: list[tuple[int, int]]

@@ -1,4 +1,4 @@
-"""Posterior means through neighbourhoods that the covariance of the data chooses."""
+"""Posterior means through neighbourhoods of the covariance of the training images."""
 
 import numbers
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _NO_WEIGHT = 1e-8
 class Neighbourhoods:
     """Windows of the largest entries in each row of the Wiener filter.
 
-    ``threshold`` is relative to the largest entry; ``batch_size`` is as in `Masks`.
+    ``threshold`` is relative to the largest entry; `Masks` describes ``batch_size``.
     """
 
     gaussian: Gaussian
@@ -65,9 +65,9 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         B_{nm} = \bigl[\,|M_{nm}| \ge \theta \max |M|\,\bigr], \qquad
         W = \Sigma (\Sigma + \sigma^2)^{-1}
 
-    with :math:`\Sigma` the population covariance of the training images. Each coordinate is
-    compared through the few coordinates with large weights in the linear denoiser of least error.
-    Colour channels are separate coordinates.
+    with :math:`x_i` the training images, :math:`v_i` their sample weights and :math:`\Sigma` their
+    population covariance. Each coordinate is compared through the few coordinates that have large
+    weights in W, the linear denoiser of least error. Colour channels are separate coordinates.
 
     Parameters
     ----------
@@ -75,18 +75,41 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         theta, in (0, 1], relative to the largest entry. Published: 0.005 for MNIST, 0.05 for
         CIFAR-10, 0.02 for faces.
     softmax : {"exact", "batchwise"}, default "exact"
-        "batchwise" normalises the weights within each batch of training images, in their order,
-        and averages the batches with equal weights, the last one too, as the published code does:
-        answers depend on ``batch_size``.
+        "exact": normalise the weights over all training images. "batchwise": normalise them within
+        each batch of training images, in their order, and average the batches with equal weights,
+        the last one too. The published code is "batchwise"; its results depend on ``batch_size``.
     batch_size : int, default 512
-        Training images in a batch; "exact" ignores it.
-    sigma, image_shape, data_range, device, random_state
-        As in `EmpiricalDenoiser`.
+        Training images in a batch. Ignored with ``softmax="exact"``.
+    sigma : float, default 0.5
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
+    image_shape : tuple of (C, H, W), default None
+        Shape of one image where X is flat, (n, d). None: a flat row is a 1 x d image.
+    data_range : tuple of (low, high), default None
+        Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
+        and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
+        images are used unscaled.
+    device : str or torch.device, default None
+        Device of the training set and of the computation. None: the device of X.
+    random_state : int, RandomState, Generator or None, default 0
+        Seed of the noise of :meth:`score`. None: new noise at each call.
 
     Attributes
     ----------
-    image_shape_, n_features_in_, training_set_
-        As in `EmpiricalDenoiser`.
+    image_shape_ : tuple of (C, H, W)
+        Shape of one training image.
+    n_features_in_ : int
+        Number of values in one image, C * H * W.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of X. Only if X is a data frame.
+    data_range_ : tuple of (low, high) or None
+        Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
+        images without it.
+    training_set_ : TrainingSet
+        Training images of positive weight, in the dtype of X. X is not copied.
+    training_rows_ : ndarray of shape (N,), int
+        Rows of X with positive weight.
+    classes_ : ndarray of shape (n_classes,)
+        Distinct labels, sorted. Only if fitted with labels.
 
     Raises
     ------
@@ -100,12 +123,13 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
 
     Notes
     -----
-    A noisy image costs N * D^2 operations, D = C * H * W, and the precisions of one noise level
-    D^3; they hold D^2 float64 numbers. Every :meth:`partial_fit` decomposes the covariance.
+    A noisy image costs N * D^2 operations, with D = C * H * W. The precisions of one noise level
+    cost D^3 operations and hold D^2 float64 numbers. Every :meth:`partial_fit` decomposes the
+    covariance.
 
     A constant coordinate (W_nn below 1e-8 of the largest) has a zero row in M. A nearly constant
-    coordinate has a large row, so that few others reach the threshold. A coordinate without
-    neighbours is answered by the mean; :meth:`neighbours` shows such coordinates.
+    coordinate has a large row, so that few others reach the threshold. The estimate of a coordinate
+    without neighbours is the mean; :meth:`neighbours` shows such coordinates.
 
     ``log_evidence`` is the composite of `Posterior` over the neighbourhoods: D times the mean
     over the coordinates of the log-likelihood per number compared.
@@ -117,11 +141,17 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
 
     Examples
     --------
+    The mean number of pixels through which a pixel of a digit is compared grows with the noise:
+
     >>> from skpspc import PCALocalityDenoiser
     >>> from skpspc.datasets import load_digits_images
     >>> X = load_digits_images().images
-    >>> PCALocalityDenoiser(threshold=0.02).fit(X).denoise(X[:2], sigma=0.5).shape
-    (2, 1, 8, 8)
+    >>> model = PCALocalityDenoiser().fit(X)
+    >>> for sigma in [0.1, 1.0, 10.0]:
+    ...     print(sigma, model.neighbours(sigma).sum(axis=0).mean().round(1), "of 64")
+    0.1 2.5 of 64
+    1.0 4.4 of 64
+    10.0 6.9 of 64
     """
 
     _parameter_constraints = {
@@ -169,13 +199,13 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         Returns
         -------
         array or Tensor of shape (C * H * W, C * H * W), bool
-            Column m marks the coordinates in the posterior of coordinate m. In the container of the
-            training images.
+            Column m marks the coordinates that the posterior of coordinate m compares. In the
+            container of the training images.
 
         Raises
         ------
         ValueError
-            For a sigma that is no non-negative number.
+            If sigma is not a non-negative number.
         """
         check_is_fitted(self)
         mask = self._prior.windows.matrix(float(check_sigma(sigma, 1)))

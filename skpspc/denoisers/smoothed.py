@@ -1,4 +1,4 @@
-"""Mean of a denoiser over displacements of the noisy image."""
+"""Mean of a denoiser over displaced noisy images."""
 
 import copy
 import numbers
@@ -42,8 +42,8 @@ class SmoothedPrior(BasePrior):
     seed: int
 
     no_attribution = (
-        "SmoothedDenoiser answers with the mean over displaced noisy images; ask its denoiser_, of "
-        "each."
+        "SmoothedDenoiser averages over displaced noisy images; call the method of its denoiser_ "
+        "on each."
     )
 
     @property
@@ -79,7 +79,7 @@ class SmoothedPrior(BasePrior):
 
 
 class SmoothedDenoiser(Denoiser):
-    r"""Mean of a denoiser's answers to displaced copies of the noisy image.
+    r"""Mean of a denoiser's results for displaced copies of the noisy image.
 
     .. math::
 
@@ -92,33 +92,41 @@ class SmoothedDenoiser(Denoiser):
 
     Parameters
     ----------
-    denoiser : Denoiser or FrozenEstimator of one
-        D_0; a clone is fitted. A denoiser in a ``FrozenEstimator`` is used without copy or fit, and
-        X is ignored.
+    denoiser : Denoiser or FrozenEstimator
+        D_0; a clone is fitted. A denoiser inside a ``FrozenEstimator`` is used without cloning and
+        fitting, and X is ignored.
     tau : float, default 0.1
         Standard deviation of the displacements, in the units of the images, not scaled to
         ``data_range``. 0: D_0 itself.
     n_draws : int, default 8
-        M, the number of displaced copies. Each costs one answer of D_0.
+        M, the number of displaced copies. Each copy costs one call of D_0.
     sigma : float, default 0.5
-        Noise level of :meth:`transform` and :meth:`score_samples`.
+        Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     random_state : int, RandomState, Generator or None, default 0
-        Fixes the displacements, at fit, and the noise of :meth:`score`. All images and noise levels
-        share the displacements, so that D is a function as smooth as D_0.
+        Seed of the displacements, at fit, and of the noise of :meth:`score`. All images and noise
+        levels share the displacements, so that D is a function as smooth as D_0. None: new draws.
 
     Attributes
     ----------
     denoiser_ : Denoiser or FrozenEstimator
         Fitted clone, or the frozen denoiser.
-    image_shape_, n_features_in_
-        As in `EmpiricalDenoiser`.
+    classes_ : ndarray of shape (n_classes,)
+        Distinct labels, sorted. Only if ``denoiser_`` was fitted with labels.
+    image_shape_ : tuple of (C, H, W)
+        Shape of one training image.
+    n_features_in_ : int
+        Number of values in one image, C * H * W.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of X. Only if X is a data frame.
+    data_range_ : tuple of (low, high) or None
+        Range of the images of ``denoiser_``. None for float images of no declared range.
 
     Notes
     -----
     ``image_shape``, ``data_range`` and ``device`` are parameters of the inner denoiser:
     ``set_params(denoiser__device=...)``. ``log_evidence``, ``effective_sample_size`` and
     ``error_bound`` are means over the displacements; the gradient of ``log_evidence`` is the mean
-    of the scores. ``bound_is_proved`` is True where it is for every displacement.
+    of the scores. ``bound_is_proved`` is True where it is True for every displacement.
 
     References
     ----------
@@ -126,14 +134,18 @@ class SmoothedDenoiser(Denoiser):
 
     Examples
     --------
+    Near the boundary between two training images, -1 and 1, the empirical denoiser jumps from one
+    to the other. The smoothed denoiser moves gradually:
+
     >>> import numpy as np
     >>> from skpspc import EmpiricalDenoiser, SmoothedDenoiser
     >>> X = np.array([[-1.0], [1.0]])
+    >>> Z = [[-0.2], [0.0], [0.2]]
+    >>> EmpiricalDenoiser().fit(X).denoise(Z, sigma=0.1).ravel().round(2)
+    array([-1.,  0.,  1.])
     >>> model = SmoothedDenoiser(EmpiricalDenoiser(), tau=0.5, n_draws=100).fit(X)
-    >>> model.denoiser_.denoise([[0.1]], sigma=0.1)
-    array([[1.]])
-    >>> bool(abs(model.denoise([[0.1]], sigma=0.1)) < 0.5)
-    True
+    >>> model.denoise(Z, sigma=0.1).ravel().round(2)
+    array([-0.22,  0.05,  0.37])
     """
 
     denoiser_: Any
@@ -175,17 +187,19 @@ class SmoothedDenoiser(Denoiser):
         X : array or Tensor of shape (n, C, H, W) or (n, d)
             Training images.
         y : array of shape (n,), default None
-            Labels, for the ``fit`` of the inner denoiser.
+            Labels, passed to the ``fit`` of the inner denoiser.
         sample_weight : array of shape (n,), default None
+            Weights of the images, passed to the ``fit`` of the inner denoiser.
 
         Returns
         -------
         self
+            The fitted denoiser.
 
         Raises
         ------
         ValueError
-            As the ``fit`` of the inner denoiser; if a ``FrozenEstimator`` holds no denoiser.
+            If the ``fit`` of the inner denoiser raises; if a ``FrozenEstimator`` holds no denoiser.
         """
         inner = clone(self.denoiser)
         if not isinstance(getattr(inner, "estimator", inner), Denoiser):
@@ -206,12 +220,27 @@ class SmoothedDenoiser(Denoiser):
     ) -> Self:
         """Add training images; a frozen denoiser does not change.
 
-        Parameters and errors are those of :meth:`fit`. The current parameters of the inner
-        denoiser, ``tau`` and ``n_draws`` apply; the seed of the displacements does not change.
+        The current parameters of the inner denoiser, ``tau`` and ``n_draws`` apply. The seed of the
+        displacements does not change.
+
+        Parameters
+        ----------
+        X : array or Tensor of shape (n, C, H, W) or (n, d)
+            New training images.
+        y : array of shape (n,), default None
+            Labels of the new images.
+        sample_weight : array of shape (n,), default None
+            Weights of the new images.
 
         Returns
         -------
         self
+            The fitted denoiser.
+
+        Raises
+        ------
+        ValueError
+            If the ``partial_fit`` of the inner denoiser raises.
         """
         if not hasattr(self, "denoiser_"):
             return self.fit(X, y, sample_weight)
@@ -240,10 +269,12 @@ class SmoothedDenoiser(Denoiser):
         Parameters
         ----------
         input_features : array of str, default None
+            Names of input columns.
 
         Returns
         -------
         ndarray of str
+            Names of output columns.
         """
         check_is_fitted(self)
         return self.denoiser_.get_feature_names_out(input_features)
