@@ -250,7 +250,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Three images of one pixel, two of them of class "b":
 
         >>> from skpspc import EmpiricalDenoiser
-        >>> model = EmpiricalDenoiser().fit([[-1.0], [0.0], [1.0]], ["a", "b", "b"])
+        >>> X, y = [[-1.0], [0.0], [1.0]], ["a", "b", "b"]
+        >>> model = EmpiricalDenoiser().fit(X, y)
         >>> model.denoise([[0.5]], sigma=1.0, y="b")
         array([[0.5]])
         >>> model.denoise([[0.5]], sigma=1.0, y=["b"], guidance=2.0).round(3)
@@ -639,7 +640,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         >>> from skpspc import PSPCDenoiser
         >>> from skpspc.datasets import load_digits_images
         >>> X = load_digits_images().images
-        >>> heat = PSPCDenoiser(patch_size=3).fit(X).sensitivity(X[:2], 0.5, pixels=[(4, 4)])
+        >>> model = PSPCDenoiser(patch_size=3).fit(X)
+        >>> heat = model.sensitivity(X[:2], 0.5, pixels=[(4, 4)])
 
         Pixel (4, 4) depends on the 5 x 5 square that its 3 x 3 patches cover:
 

@@ -155,7 +155,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         Shape of one training image.
     n_features_in_ : int
         Number of values in one image, C * H * W.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (C * H * W,)
         Column names of X. Only if X is a data frame.
     data_range_ : tuple of (low, high) or None
         Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float

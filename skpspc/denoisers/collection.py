@@ -134,7 +134,7 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         Shape of one training image.
     n_features_in_ : int
         Number of values in one image, C * H * W.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (C * H * W,)
         Column names of X. Only if X is a data frame.
     data_range_ : tuple of (low, high) or None
         Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
@@ -189,8 +189,9 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
     ...     return round(float(np.sqrt(np.mean((images - test) ** 2))), 2)
     >>> windows = tapered_windows((1, 8, 8), 5)
     >>> soft = PosteriorMeanCollection(windows).fit(train)
-    >>> shifted = PosteriorMeanCollection(windows, source="translates").fit(train)
-    >>> error(Z), error(soft.denoise(Z, sigma=0.5)), error(shifted.denoise(Z, sigma=0.5))
+    >>> shifted = PosteriorMeanCollection(windows, source="translates")
+    >>> images = shifted.fit(train).denoise(Z, sigma=0.5)
+    >>> error(Z), error(soft.denoise(Z, sigma=0.5)), error(images)
     (0.49, 0.28, 0.26)
 
     Windows that grow with the noise:

@@ -77,7 +77,7 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
         Shape of one training image.
     n_features_in_ : int
         Number of values in one image, C * H * W.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (C * H * W,)
         Column names of X. Only if X is a data frame.
     data_range_ : tuple of (low, high) or None
         Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
@@ -147,10 +147,11 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
     >>> for sigma in [0.3, 1.0, 3.0]:
     ...     posterior = model.posterior(X[:1] + sigma * noise, sigma)
     ...     error = np.sqrt(np.mean((posterior.mean - X[:1]) ** 2))
-    ...     print(sigma, error.round(2), posterior.effective_sample_size.round(1))
-    0.3 0.16 [1.2]
-    1.0 0.18 [10.8]
-    3.0 0.35 [391.9]
+    ...     n_images = posterior.effective_sample_size.item()
+    ...     print(f"sigma {sigma}: error {error:.2f}, {n_images:.1f} images")
+    sigma 0.3: error 0.16, 1.2 images
+    sigma 1.0: error 0.18, 10.8 images
+    sigma 3.0: error 0.35, 391.9 images
     """
 
     bandwidth_schedule_: BandwidthSchedule

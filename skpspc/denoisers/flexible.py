@@ -112,7 +112,7 @@ class FlexibleWindows(BaseEstimator):
     >>> from skpspc import FlexibleWindows, PSPCDenoiser
     >>> from skpspc.datasets import load_digits_images
     >>> X = load_digits_images().images
-    >>> windows = FlexibleWindows("data", thresholds=[0.5, 0.5], sigmas=[0.1, 1.0])
+    >>> windows = FlexibleWindows("data", [0.5, 0.5], sigmas=[0.1, 1.0])
     >>> model = PSPCDenoiser(windows=windows).fit(X)
     >>> for row in model.windows_(1.0).query[8 * 4 + 4, 0].int().tolist():
     ...     print(*row)

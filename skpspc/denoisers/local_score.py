@@ -117,7 +117,7 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         Shape of one training image.
     n_features_in_ : int
         Number of values in one image, C * H * W.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (C * H * W,)
         Column names of X. Only if X is a data frame.
     data_range_ : tuple of (low, high) or None
         Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
@@ -164,9 +164,10 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     >>> Z = test + 0.5 * np.random.default_rng(0).standard_normal(test.shape)
     >>> def error(images):
     ...     return round(float(np.sqrt(np.mean((images - test) ** 2))), 2)
-    >>> local = LocalScoreDenoiser(patch_size=5).fit(train)
-    >>> equivariant = LocalScoreDenoiser(5, equivariant=True, boundary="broken").fit(train)
-    >>> error(Z), error(local.denoise(Z, sigma=0.5)), error(equivariant.denoise(Z, sigma=0.5))
+    >>> ls = LocalScoreDenoiser(5).fit(train)
+    >>> els = LocalScoreDenoiser(5, equivariant=True, boundary="broken")
+    >>> images = els.fit(train).denoise(Z, sigma=0.5)
+    >>> error(Z), error(ls.denoise(Z, sigma=0.5)), error(images)
     (0.49, 0.34, 0.3)
     """
 

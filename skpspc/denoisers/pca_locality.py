@@ -99,7 +99,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         Shape of one training image.
     n_features_in_ : int
         Number of values in one image, C * H * W.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (C * H * W,)
         Column names of X. Only if X is a data frame.
     data_range_ : tuple of (low, high) or None
         Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
@@ -148,10 +148,11 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
     >>> X = load_digits_images().images
     >>> model = PCALocalityDenoiser().fit(X)
     >>> for sigma in [0.1, 1.0, 10.0]:
-    ...     print(sigma, model.neighbours(sigma).sum(axis=0).mean().round(1), "of 64")
-    0.1 2.5 of 64
-    1.0 4.4 of 64
-    10.0 6.9 of 64
+    ...     n_pixels = model.neighbours(sigma).sum(axis=0).mean()
+    ...     print(f"sigma {sigma}: {n_pixels:.1f} of 64 pixels")
+    sigma 0.1: 2.5 of 64 pixels
+    sigma 1.0: 4.4 of 64 pixels
+    sigma 10.0: 6.9 of 64 pixels
     """
 
     _parameter_constraints = {

@@ -116,7 +116,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
         Shape of one training image.
     n_features_in_ : int
         Number of values in one image, C * H * W.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (C * H * W,)
         Column names of X. Only if X is a data frame.
     data_range_ : tuple of (low, high) or None
         Range of the images: ``data_range`` or, for uint8 images without it, (-1, 1). None for float
@@ -175,8 +175,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     Examples
     --------
-    Root mean square errors on 100 held-out digits: noisy images, images denoised by patches of
-    4 x 4 pixels, and images denoised by whole training images.
+    Root mean square errors on 100 held-out digits: of noisy images, of images denoised through
+    patches of 4 x 4 pixels, and of images denoised through whole training images.
 
     >>> import numpy as np
     >>> from skpspc import EmpiricalDenoiser, PSPCDenoiser

@@ -116,7 +116,7 @@ class SmoothedDenoiser(Denoiser):
         Shape of one training image.
     n_features_in_ : int
         Number of values in one image, C * H * W.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (C * H * W,)
         Column names of X. Only if X is a data frame.
     data_range_ : tuple of (low, high) or None
         Range of the images of ``denoiser_``. None for float images of no declared range.
@@ -143,8 +143,8 @@ class SmoothedDenoiser(Denoiser):
     >>> Z = [[-0.2], [0.0], [0.2]]
     >>> EmpiricalDenoiser().fit(X).denoise(Z, sigma=0.1).ravel().round(2)
     array([-1.,  0.,  1.])
-    >>> model = SmoothedDenoiser(EmpiricalDenoiser(), tau=0.5, n_draws=100).fit(X)
-    >>> model.denoise(Z, sigma=0.1).ravel().round(2)
+    >>> model = SmoothedDenoiser(EmpiricalDenoiser(), tau=0.5, n_draws=100)
+    >>> model.fit(X).denoise(Z, sigma=0.1).ravel().round(2)
     array([-0.22,  0.05,  0.37])
     """
 

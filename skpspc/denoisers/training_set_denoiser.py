@@ -375,7 +375,7 @@ class TrainingSetDenoiser(Denoiser):
         The image 1.0 has 77% of the weight, and the image 0.0 has 23%:
 
         >>> from skpspc import EmpiricalDenoiser
-        >>> model = EmpiricalDenoiser(image_shape=(1, 1, 1)).fit([[-1.0], [0.0], [1.0]])
+        >>> model = EmpiricalDenoiser().fit([[-1.0], [0.0], [1.0]])
         >>> attribution = model.attribute([[0.8]], sigma=0.5, top=2)
         >>> attribution.index.ravel(), attribution.share.ravel().round(3)
         (array([2, 1]), array([0.768, 0.231]))
@@ -466,8 +466,10 @@ class TrainingSetDenoiser(Denoiser):
 
         >>> from skpspc import EmpiricalDenoiser
         >>> model = EmpiricalDenoiser().fit([[-1.0], [0.0], [1.0]])
-        >>> model.denoise([[0.8]], sigma=0.1), model.denoise_without([[0.8]], 0.1, [2])
-        (array([[1.]]), array([[[0.]]]))
+        >>> model.denoise([[0.8]], sigma=0.1)
+        array([[1.]])
+        >>> model.denoise_without([[0.8]], sigma=0.1, images=[2])
+        array([[[0.]]])
         """
         self = self._now()
         z, sigma, layout = self._checked(Z, sigma)
