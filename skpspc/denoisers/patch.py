@@ -160,8 +160,8 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
 
     .. math::
 
-        D_P(z; \sigma) = \sum_i w_i^P x_{iP}, \qquad
-        w^P = \operatorname{softmax}_i\bigl(-\|z_P - x_{iP}\|^2 / 2 \sigma^2 + \log v_i\bigr)
+        D_P(z; \sigma) &= \sum_i w_i^P x_{iP}, \\
+        w^P &= \operatorname{softmax}_i\bigl(-\|z_P - x_{iP}\|^2 / 2 \sigma^2 + \log v_i\bigr)
 
     with P the coordinates of the patch, :math:`x_i` the training images and :math:`v_i` their
     sample weights. It is the optimal denoiser of the crops.

@@ -55,15 +55,12 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
 
     .. math::
 
-        D(z; \sigma)_m = \sum_i w_i^m x_{im}, \qquad
-        w^m = \operatorname{softmax}_i\Bigl(-\frac{1}{2 \sigma^2}
-        \sum_n B_{nm} (z_n - x_{in})^2 + \log v_i\Bigr)
-
-    .. math::
-
-        M_{nm} = W_{nm} / W_{nn}, \qquad
-        B_{nm} = \bigl[\,|M_{nm}| \ge \theta \max |M|\,\bigr], \qquad
-        W = \Sigma (\Sigma + \sigma^2)^{-1}
+        D(z; \sigma)_m &= \sum_i w_i^m x_{im}, \\
+        w^m &= \operatorname{softmax}_i\Bigl(-\frac{1}{2 \sigma^2}
+        \sum_n B_{nm} (z_n - x_{in})^2 + \log v_i\Bigr), \\
+        B_{nm} &= \bigl[\,|M_{nm}| \ge \theta \max |M|\,\bigr], \qquad
+        M_{nm} = W_{nm} / W_{nn}, \\
+        W &= \Sigma (\Sigma + \sigma^2)^{-1}
 
     with :math:`x_i` the training images, :math:`v_i` their sample weights and :math:`\Sigma` their
     population covariance. Each coordinate is compared through the few coordinates that have large
