@@ -409,7 +409,7 @@ def test_one_sigma_an_image(X, Z):
         np.testing.assert_array_equal(both.image_share[i], alone.image_share[0])
         expected = model.denoise_without(Z[i : i + 1], sigma, [2])
         np.testing.assert_array_equal(without[:, i], expected[:, 0])
-    with pytest.raises(ValueError, match="ask for one sigma at a time"):
+    with pytest.raises(ValueError, match="pass one sigma at a time"):
         model.attribute(Z, [0.7, 0.2], by="window")
 
 
@@ -445,7 +445,7 @@ def test_an_approximate_denoiser_is_attributed_exactly(X, Z):
 @pytest.mark.parametrize(
     "model, reason",
     [
-        (GaussianDenoiser(), "may be negative"),
+        (GaussianDenoiser(), "possibly negatively"),
         (NetworkDenoiser(lambda x, c: x, image_shape=SHAPE), "does not use training images"),
         (SmoothedDenoiser(EmpiricalDenoiser()), "call the method of its denoiser_"),
         (
@@ -454,7 +454,7 @@ def test_an_approximate_denoiser_is_attributed_exactly(X, Z):
         ),
         (EmpiricalDenoiser(bandwidth=0.5), "use bandwidth=0"),
         (PSPCDenoiser(2, bandwidth=0.5), "use bandwidth=0"),
-        (PatchDenoiser(2, location="all"), "give the location of one"),
+        (PatchDenoiser(2, location="all"), "pass the location of one"),
         (PCALocalityDenoiser(softmax="batchwise"), "use softmax='exact'"),
         (PosteriorMeanCollection(source="translates"), "use source='images'"),
     ],

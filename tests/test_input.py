@@ -665,7 +665,10 @@ REFUSED = {
     "shape": (other(**{"1.bias": torch.ones(4)}), "size mismatch"),
     "missing": ({n: v for n, v in other().items() if n != "1.bias"}, "Missing key"),
     "more": (other(more=torch.ones(1)), "Unexpected key"),
-    "int keys": ({i: v for i, v in enumerate(other().values())}, r"no strings \(0\); rename"),
+    "int keys": (
+        {i: v for i, v in enumerate(other().values())},
+        r"not strings \(0\); use the names",
+    ),
     "complex": (other(**{"1.bias": torch.ones(3) * 1j}), "'1.bias' .*complex64.*float32; convert"),
     "float counts": (other(**{"1.num_batches_tracked": torch.tensor(0.5)}), "float32.*int64"),
     "nan": (other(**{"1.bias": torch.tensor([0, torch.nan, 1])}), "'1.bias' .* NaN or infinite"),

@@ -131,7 +131,7 @@ def test_what_the_network_is_told(Z):
 )
 def test_a_time_for_every_image(Z, condition, time, got):
     model = NetworkDenoiser(identity, time=time, condition=condition, image_shape=SHAPE)
-    with pytest.raises(ValueError, match=rf"time must map .*shape \(5,\).*but gave {got}"):
+    with pytest.raises(ValueError, match=rf"time must map .*shape \(5,\).*but returned {got}"):
         model.denoise(Z, [0.1, 0.2, 0.3, 0.4, 0.5])
 
 
@@ -313,7 +313,7 @@ def test_errors_of_the_network_itself_stay_what_they_are(Z):
 def test_what_torch_says_of_other_devices_and_dtypes_is_known(Z, layer):
     given = 2 if isinstance(layer, torch.nn.Bilinear) else 1
     model = NetworkDenoiser(lambda x, c: layer(*[x] * given), image_shape=SHAPE)
-    with pytest.raises(ValueError, match="give NetworkDenoiser the device and dtype"):
+    with pytest.raises(ValueError, match="pass the device and dtype"):
         model.denoise(Z, 0.5)
 
 

@@ -434,9 +434,9 @@ def test_a_network_on_another_device_or_dtype(place):
     model = NetworkDenoiser(network, image_shape=(1, 4, 4))
     Z = np.zeros((1, 1, 4, 4), dtype=np.float32)
     for ask in (model.denoise, model.jacobian, model.sensitivity):
-        with pytest.raises(ValueError, match=r"float32 on cpu .*give NetworkDenoiser the device"):
+        with pytest.raises(ValueError, match=r"float32 on cpu .*pass the device"):
             ask(Z, 0.5)
-    with pytest.raises(ValueError, match="give NetworkDenoiser the device and dtype"):
+    with pytest.raises(ValueError, match="pass the device and dtype"):
         heat_maps(model, Z, [0.5])
     if place == "float64":
         model.set_params(dtype="float64")
@@ -526,7 +526,7 @@ def test_denoisers_without_a_closed_form():
         LocalScoreDenoiser(3, equivariant=True): "equivariant=False",
         PSPCDenoiser(2, bandwidth=0.5): "use bandwidth=0",
         PCALocalityDenoiser(softmax="batchwise"): "use softmax='exact'",
-        PatchDenoiser(2, location="all"): "give the location of one",
+        PatchDenoiser(2, location="all"): "pass the location of one",
         PosteriorMeanCollection(source="translates"): "use source='images' or 'flips'",
         SmoothedDenoiser(PSPCDenoiser(2, bandwidth=0.5)): "use bandwidth=0",
     }

@@ -261,7 +261,7 @@ def test_neighbours_by_sigma(digits):
     ("parameters", "message"),
     [
         ({"n_neighbors": 0}, "n_neighbors"),
-        ({"n_neighbors": 41}, "number of training images, 40"),
+        ({"n_neighbors": 41}, "between 1 and 40, the number"),
         ({"tol": 0.0}, "tol"),
         ({"algorithm": "exact", "tol": 0.1}, "leave n_neighbors and tol at None"),
         ({"n_remainder": 5}, "pass n_neighbors too"),
