@@ -667,7 +667,7 @@ REFUSED = {
     "more": (other(more=torch.ones(1)), "Unexpected key"),
     "int keys": (
         {i: v for i, v in enumerate(other().values())},
-        r"not strings \(0\); use the names",
+        r"not strings \(0\); use",
     ),
     "complex": (other(**{"1.bias": torch.ones(3) * 1j}), "'1.bias' .*complex64.*float32; convert"),
     "float counts": (other(**{"1.num_batches_tracked": torch.tensor(0.5)}), "float32.*int64"),
