@@ -43,6 +43,8 @@ autosummary_ignore_module_all = False  # a module's page lists its __all__
 autodoc_typehints = "none"
 autodoc_member_order = "bysource"
 numpydoc_show_class_members = False  # the template of a class does it
+maximum_signature_line_length = 79  # a longer one has a parameter per line
+toc_object_entries_show_parents = "hide"  # `denoise()` fits beside the page
 
 # --------------------------------------------------------------------------------- gallery
 
