@@ -164,7 +164,7 @@ def messages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("user")
     for name, text in (("correct", CORRECT), ("wrong", WRONG)):
         (folder / f"{name}.py").write_text(text.lstrip())
-    options = ["--strict", "--allow-untyped-calls", "--ignore-missing-imports", "--config-file="]
+    options = ["--strict", "--ignore-missing-imports", "--config-file="]
     options += ["--follow-imports=silent", "--no-error-summary", "--no-pretty"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
