@@ -55,7 +55,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "gallery_order.GalleryOrder",
     "backreferences_dir": "api/backreferences",
     "doc_module": ("skpspc",),
-    "image_scrapers": ("matplotlib",),
+    "image_scrapers": ("themes.scrape",),
     "reset_modules": ("matplotlib", "links_of_examples.link_estimators"),
     "thumbnail_size": (480, 336),
     "remove_config_comments": True,
@@ -68,7 +68,7 @@ sphinx_gallery_conf = {
 html_theme = "pydata_sphinx_theme"
 html_title = "skpspc"
 html_static_path = ["_static"]
-html_css_files = ["skpspc.css"]
+html_css_files = ["skpspc.css", "gallery.css"]
 html_show_sourcelink = False
 html_sidebars = {"*": []}  # pages of sections have one
 html_theme_options = {

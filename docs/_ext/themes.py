@@ -1,0 +1,136 @@
+"""Pictures for the light and the dark theme of the pages, from one matplotlib figure."""
+
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import to_rgba_array
+from matplotlib.legend import Legend
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
+
+# Text and background of pydata-sphinx-theme; for thumbnails a gray that both themes show.
+_THEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
+_BETWEEN = ("#808a96", "#808a9600")
+_DPI = 160
+_PIXELS_PER_INCH = 110  # on the page, where there is room
+_RST = """
+.. image:: /{source}
+   :alt: {alt}
+   :width: {width}px
+   :class: sphx-glr-single-img {theme}
+"""
+_COLOURS = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
+
+
+def save_for_themes(figure, path_without_suffix):
+    """Save a figure twice, with text and lines that fit a light and a dark page.
+
+    Black becomes the theme's colour of text, white its background, and gray a mixture of both.
+    Other colours and images stay. The background is transparent. The figure is not changed.
+
+    Parameters
+    ----------
+    figure : matplotlib.figure.Figure
+    path_without_suffix : str or Path
+
+    Returns
+    -------
+    light, dark : Path
+        ``<path>-light.png`` and ``<path>-dark.png``.
+    """
+    paths = [Path(f"{path_without_suffix}-{theme}.png") for theme in _THEMES]
+    for path, (ink, paper) in zip(paths, _THEMES.values(), strict=True):
+        _save(figure, path, ink, paper)
+    return tuple(paths)
+
+
+def scrape(block, block_vars, gallery_conf):
+    """Return reST that shows the open figures in the colours of the reader's theme.
+
+    sphinx-gallery calls it after each block of code. It makes the thumbnail from the picture that
+    it has asked for, ``..._001.png``: here the panels of ``sphinx_gallery_thumbnail_axes``, a list
+    of numbers in a comment of the example, in a gray that both themes show.
+    """
+    rst = []
+    for number in plt.get_fignums():
+        figure, path = plt.figure(number), Path(block_vars["image_path_iterator"].next())
+        light, dark = save_for_themes(figure, path.with_suffix(""))
+        _save_thumbnail(figure, path, block_vars["file_conf"].get("thumbnail_axes"))
+        for picture, theme in ((light, "only-light"), (dark, "only-dark")):
+            source = picture.relative_to(gallery_conf["src_dir"]).as_posix()
+            width = round(_PIXELS_PER_INCH * figure.get_figwidth())
+            alt = _titles(figure) or path.stem
+            rst.append(_RST.format(source=source, alt=alt, width=width, theme=theme))
+    plt.close("all")
+    return "".join(rst)
+
+
+def _save_thumbnail(figure, path, panels):
+    """Save some panels of a figure; it is changed: no thumbnail has space for a legend."""
+    for legend in figure.findobj(Legend):
+        legend.set_visible(False)
+    box = None if panels is None else _crop([figure.axes[panel] for panel in panels])
+    _save(figure, path, *_BETWEEN, bbox_inches=box)
+
+
+def _save(figure, path, ink, paper, **options):
+    with _recoloured(figure, ink, paper):
+        figure.savefig(path, dpi=_DPI, transparent=True, **options)
+
+
+@contextmanager
+def _recoloured(figure, ink, paper):
+    """Replace black, gray and white in a figure for a while."""
+    figure.draw_without_rendering()  # ticks exist from here on
+    with ExitStack() as undo:
+        for artist in _artists(figure):
+            has = [name for name in _COLOURS if hasattr(artist, f"get_{name}")]
+            # All are read before one is set: the colour of markers follows that of their line.
+            old = {name: getattr(artist, f"get_{name}")() for name in has}
+            for name, colour in old.items():
+                new = _between(colour, ink, paper)
+                if len(new):
+                    setter = getattr(artist, f"set_{name}")
+                    undo.callback(setter, colour)
+                    setter(new[0] if len(new) == 1 else new)
+        yield
+
+
+def _artists(figure):
+    """Yield what is drawn in one colour: boxes and arrows of texts too, no images."""
+    for artist in figure.findobj(include_self=False):
+        if isinstance(artist, Text):
+            yield from filter(None, (artist.get_bbox_patch(), getattr(artist, "arrow_patch", None)))
+        if getattr(artist, "get_array", lambda: None)() is None:  # otherwise a colour map paints it
+            yield artist
+
+
+def _between(colours, ink, paper):
+    """Return colours (n, 4) where black is ``ink``, white ``paper``, and gray in between."""
+    colours = to_rgba_array(colours)
+    ink, paper = to_rgba_array([ink, paper])
+    gray = np.ptp(colours[:, :3], axis=1) < 0.02
+    level = colours[gray, :1]
+    mixed = (1 - level) * ink + level * paper
+    mixed[:, 3] *= colours[gray, 3]
+    colours[gray] = mixed
+    return colours
+
+
+def _crop(panels):
+    """Return the box around axes in inches.
+
+    Panels that are pictures lose the text around them, which no thumbnail shows legibly.
+    """
+    boxes = [ax.get_window_extent() if ax.images else ax.get_tightbbox() for ax in panels]
+    to_inches = panels[0].figure.dpi_scale_trans.inverted()
+    return Bbox.union(boxes).transformed(to_inches)
+
+
+def _titles(figure):
+    """Return the texts of a figure and the titles of its axes, one after another."""
+    titles = [ax.get_title(loc) for ax in figure.axes for loc in ("left", "center", "right")]
+    texts = [text.get_text() for text in figure.texts] + titles
+    return ", ".join(text.replace("\n", " ") for text in texts if text)
