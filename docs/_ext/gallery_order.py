@@ -6,21 +6,21 @@ ORDER = (
     # examples/basics
     "plot_quickstart",
     "plot_denoise_photograph",
-    "plot_class_conditional",
-    "plot_signals",
+    "plot_memorisation",
     "plot_own_sampler",
     # examples/denoisers
-    "plot_memorisation",
     "plot_patch_size_search",
     "plot_flexible_windows",
     "plot_bandwidth",
-    # examples/inspection
-    "plot_local_equivalence",
     "plot_error_curves",
-    "plot_network_sensitivity",
+    # examples/inspection
     "plot_attribution",
     "plot_leave_one_out",
-    # examples/scale
+    "plot_network_sensitivity",
+    "plot_local_equivalence",
+    # examples/data
+    "plot_class_conditional",
+    "plot_signals",
     "plot_error_bound",
     "plot_faiss",
 )

@@ -13,8 +13,8 @@ from matplotlib.transforms import Bbox
 # Text and background of pydata-sphinx-theme; for thumbnails a gray that both themes show.
 _THEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 _BETWEEN = ("#808a96", "#808a9600")
-_DPI = 160
-_PIXELS_PER_INCH = 110  # on the page, where there is room
+_DPI = 200
+_PIXELS_PER_INCH = 128  # on the page, where there is room: 5.5 inches fill it
 _RST = """
 .. image:: /{source}
    :alt: {alt}
@@ -93,8 +93,8 @@ def _recoloured(figure, ink, paper):
                 new = _between(colour, ink, paper)
                 if len(new):
                     setter = getattr(artist, f"set_{name}")
-                    undo.callback(setter, colour)
-                    setter(new[0] if len(new) == 1 else new)
+                    undo.callback(setter, tuple(colour) if np.ndim(colour) == 1 else colour)
+                    setter(tuple(new[0]) if len(new) == 1 else new)  # lines compare tuples alone
         yield
 
 
