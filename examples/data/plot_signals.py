@@ -1,18 +1,22 @@
 """
-One-dimensional signals
-=======================
+Denoise and sample one-dimensional signals
+==========================================
 
-The picture shows a noisy signal that was not in the training set, and what two denoisers make of
-it: the optimal one of the training set, which answers with whole training signals, and PSPC, which
-puts it together from pieces of several.
+The first figure shows a noisy signal that is not in the training set, and the
+answers of two denoisers. The optimal denoiser of the training set mixes whole
+training signals; PSPC combines pieces of them. The second figure shows
+samples.
 """
 
 # %%
-# Pulses
-# ------
-# A signal of 96 values is an image of shape (1, 1, 96); rows of a plain array do, with
-# ``image_shape`` to say so. Each has four pulses, in quarters of their own, of random place, width
-# and height: too many combinations for 400 training signals to hold them all.
+# Denoise pulses
+# --------------
+# Signals are the rows of an array, and ``image_shape=(1, 1, 96)`` declares
+# them as images of one row. Each signal has four pulses of random position,
+# width and height. There are 400 training signals, too few for all
+# combinations.
+
+# sphinx_gallery_thumbnail_axes = [1]
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,53 +28,77 @@ length = 96
 
 
 def pulses(n):
+    """Signals (n, length) with four pulses each."""
     centre = np.array([12, 36, 60, 84]) + rng.uniform(-7, 7, (n, 4))
     width, height = rng.uniform(1.5, 4, (n, 4)), rng.uniform(0.5, 2, (n, 4))
-    place = (np.arange(length)[:, None] - centre[:, None]) / width[:, None]  # (n, length, 4)
-    return (height[:, None] * np.exp(-(place**2) / 2)).sum(2) - 1
+    offset = np.arange(length)[:, None] - centre[:, None]  # (n, length, 4)
+    bumps = np.exp(-((offset / width[:, None]) ** 2) / 2)
+    return (height[:, None] * bumps).sum(2) - 1
 
 
 X, clean = pulses(400), pulses(100)
 sigma = 0.3
 noisy = clean + sigma * rng.standard_normal(clean.shape)
+shape = (1, 1, length)
 models = {
-    "EmpiricalDenoiser": EmpiricalDenoiser(image_shape=(1, 1, length)),
-    "PSPCDenoiser(patch_size=16)": PSPCDenoiser(16, image_shape=(1, 1, length)),
+    "Optimal denoiser": EmpiricalDenoiser(image_shape=shape).fit(X),
+    "PSPC": PSPCDenoiser(patch_size=16, image_shape=shape).fit(X),
 }
-answers = {name: model.fit(X).denoise(noisy, sigma) for name, model in models.items()}
+answers = {name: model.denoise(noisy, sigma) for name, model in models.items()}
 
-fig, axes = plt.subplots(2, 1, figsize=(8, 5), sharex=True, sharey=True, layout="constrained")
-for ax, (name, answer), colour in zip(axes, answers.items(), ["C1", "C0"], strict=True):
-    error = np.square(answer - clean).mean()
+fig, axes = plt.subplots(
+    2, 1, figsize=(5.5, 5), sharex=True, sharey=True, layout="constrained"
+)
+for ax, (name, answer), colour in zip(
+    axes, answers.items(), ["C1", "C0"], strict=True
+):
     ax.plot(noisy[0], ".", color="0.6", markersize=4, label="noisy")
+    ax.plot(answer[0], color=colour, linewidth=2.5, label="denoised")
     ax.plot(clean[0], "--", color="black", linewidth=1, label="clean")
-    ax.plot(answer[0], color=colour, linewidth=2, label="denoised")
-    ax.set(title=f"{name}: mean squared error {error:.4f} over 100 signals", ylabel="value")
+    ax.set_title(name, fontsize="medium")
+    ax.set_ylabel("value")
 axes[0].legend(frameon=False, ncols=3, loc="upper right")
-axes[-1].set(xlabel="time", ylim=(-2, 2))
+axes[-1].set(xlabel="time (samples)", ylim=(-2, 2))
 plt.show()
 
 # %%
-# Samples
-# -------
-# Drawn from noise, the same for both; in gray, behind each, the training signal nearest to it.
-fig, axes = plt.subplots(2, 4, figsize=(10, 4), sharex=True, sharey=True, layout="constrained")
-for row, (name, model), colour in zip(axes, models.items(), ["C1", "C0"], strict=True):
-    for ax, sample in zip(row, model.sample(n=4, random_state=0), strict=True):
-        nearest = X[np.square(X - sample).sum(1).argmin()]
-        ax.plot(nearest, color="0.7", linewidth=4)
+# The mean squared error over 100 signals:
+error = {
+    name: np.square(answer - clean).mean() for name, answer in answers.items()
+}
+for name, value in error.items():
+    print(f"{name}: {value:.4f}")
+print(f"ratio: {error['Optimal denoiser'] / error['PSPC']:.1f}")
+
+# %%
+# Sample signals
+# --------------
+# Both denoisers start from equal noise. The thick gray line is the training
+# signal nearest to the sample.
+fig, axes = plt.subplots(
+    3, 2, figsize=(5.5, 5), sharex=True, sharey=True, layout="constrained"
+)
+for column, (name, model), colour in zip(
+    axes.T, models.items(), ["C1", "C0"], strict=True
+):
+    samples = model.sample(n=3, random_state=0)
+    distances = []
+    for ax, sample in zip(column, samples, strict=True):
+        squares = np.square(X - sample).mean(1)
+        distances.append(np.sqrt(squares.min()))
+        ax.plot(X[squares.argmin()], color="0.7", linewidth=4)
         ax.plot(sample, color=colour)
-    row[0].set_title(f"Samples of {name}", loc="left")
-    row[0].set_ylabel("value")
-for ax in axes[-1]:
-    ax.set_xlabel("time")
+    column[0].set_title(name, fontsize="medium")
+    column[-1].set_xlabel("time (samples)")
+    print(f"{name}: distance {np.mean(distances):.2f} from the training set")
+for ax in axes[:, 0]:
+    ax.set_ylabel("value")
 plt.show()
 
 # %%
-# What it means
-# -------------
-# The optimal denoiser looks for one training signal in which all four pulses are right, and among
-# 400 there is none: pulses are moved, or too high. Its samples are training signals. A window of 16
-# values sees one pulse or two; for these 400 signals are plenty. The error is a seventh, and the
-# samples combine pulses as no training signal does. Nothing in the windows ties a pulse to those
-# farther away: where that matters, in signals with a long memory, larger ones are better.
+# The optimal denoiser needs one training signal with all four pulses right,
+# and 400 signals contain none: pulses are shifted or too high. Its samples are
+# training signals. A window of 16 values contains one pulse or two, and 400
+# signals are plenty for that. The samples of PSPC therefore combine pulses as
+# no training signal does. Windows ignore how far-away pulses depend on each
+# other; signals with long memory need larger windows.

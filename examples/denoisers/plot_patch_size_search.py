@@ -1,23 +1,21 @@
 """
-Which patch size denoises best?
-===============================
+Choose the patch size with GridSearchCV
+=======================================
 
-The picture shows the error on held-out digits at each noise level, for patches of 1, 2, 4 and 8
-pixels: no size is best everywhere.
-
-PSPC has one parameter that matters, the side of its patches. Patches as large as the image make
-it the optimal denoiser of the training set, which knows nothing but the training images; patches
-of one pixel know nothing of shapes. In between there is a size that is best on average, and
-``GridSearchCV`` finds it: the score of a denoiser is minus its mean squared error on noisy held-out
-images, so that higher is better, and the noise is the same for every candidate.
+The search finds the patch size with the least error on held-out digits. The
+figure shows the error at each noise level for patches of 1, 2, 4 and 8 pixels:
+no size is best at all noise levels.
 """
 
 # %%
-# Search
-# ------
-# Every second of scikit-learn's 1,797 handwritten digits, 8 x 8 pixels with values in [-1, 1]. (All
-# of them take longer, and score -0.117, -0.110 and -0.136: the same size is best.) The
-# score averages the noise levels 0.1, 0.2, 0.4, 0.8, 1.6 and 3.2.
+# Search over three sizes
+# -----------------------
+# The score of a denoiser is minus its mean squared error on noisy images, so
+# higher is better. It averages six noise levels: 0.1, 0.2, 0.4, 0.8, 1.6 and
+# 3.2. Every candidate gets the same noise. A patch of 8 x 8 pixels is the
+# whole digit: PSPC is then the optimal denoiser of the training set.
+
+# sphinx_gallery_thumbnail_axes = [0]
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -26,65 +24,65 @@ from sklearn.model_selection import GridSearchCV, KFold
 from skpspc import PSPCDenoiser
 from skpspc.datasets import load_digits_images
 
-X = load_digits_images().images[::2]
+X = load_digits_images().images[::2]  # half of the digits, for speed
 sizes = [2, 4, 8]
 search = GridSearchCV(PSPCDenoiser(), {"patch_size": sizes}).fit(X)
 
 
 def fold_scores(search):
     """Scores of every size in every fold, (size, fold)."""
-    names = [f"split{fold}_test_score" for fold in range(search.n_splits_)]
+    folds = range(search.n_splits_)
+    names = [f"split{fold}_test_score" for fold in folds]
     return np.stack([search.cv_results_[name] for name in names], axis=1)
 
 
 def show(search):
     print(f"best: patch_size={search.best_params_['patch_size']}")
     for size, scores in zip(sizes, fold_scores(search), strict=True):
-        print(f"  patch_size={size}: {scores.mean():.4f} +- {scores.std():.4f} over the folds")
+        print(f"  patch_size={size}: {scores.mean():.4f} +- ", end="")
+        print(f"{scores.std():.4f} over {len(scores)} folds")
 
 
 show(search)
 
 # %%
-# Is it an artefact?
-# ------------------
-# Not of the noise, and not of the folds: with other noise, and with folds of shuffled images, the
-# same size is best.
-other_folds = KFold(3, shuffle=True, random_state=1)
-repeat = GridSearchCV(PSPCDenoiser(random_state=1), {"patch_size": sizes}, cv=other_folds).fit(X)
+# Repeat with other noise and other folds
+# ---------------------------------------
+folds = KFold(3, shuffle=True, random_state=1)
+repeat = GridSearchCV(
+    PSPCDenoiser(random_state=1), {"patch_size": sizes}, cv=folds
+).fit(X)
 show(repeat)
 
 # %%
-# The sizes see the same noise on the same images, so the differences within each fold are what
-# counts. Their sign is the same in all eight.
-folds = np.concatenate([fold_scores(search), fold_scores(repeat)], axis=1)
-for other, scores in ((2, folds[0]), (8, folds[2])):
-    gain = folds[1] - scores
-    print(f"4 is better than {other} in {(gain > 0).sum()} of {len(gain)} folds, ", end="")
-    print(f"by {gain.min():.4f} to {gain.max():.4f}")
+# Within a fold all sizes see the same noisy images, so differences within
+# folds count:
+scores = np.concatenate([fold_scores(search), fold_scores(repeat)], axis=1)
+for other, row in ((2, 0), (8, 2)):
+    gain = scores[1] - scores[row]
+    print(f"size 4 beats size {other} in {(gain > 0).sum()} ", end="")
+    print(f"of {len(gain)} folds, by {gain.min():.4f} to {gain.max():.4f}")
 
 # %%
-# Where the gain comes from
+# Error at each noise level
 # -------------------------
-# The error at each noise level, with a fifth of the images held out.
+# One fifth of the digits is held out.
 held_out = np.arange(len(X)) % 5 == 0
 sigmas = np.geomspace(0.05, 3.2, 7)
 all_sizes = [1, *sizes]
 models = [PSPCDenoiser(size).fit(X[~held_out]) for size in all_sizes]
 error = np.array(
-    [[-model.score(X[held_out], sigmas=sigma) for sigma in sigmas] for model in models]
+    [[-m.score(X[held_out], sigmas=sigma) for sigma in sigmas] for m in models]
 )
 print("sigma     " + "".join(f"{sigma:8.2f}" for sigma in sigmas))
 for size, row in zip(all_sizes, error, strict=True):
     print(f"size {size}    " + "".join(f"{value:8.4f}" for value in row))
 print("best size " + "".join(f"{all_sizes[k]:8d}" for k in error.argmin(0)))
 
-fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-colours = plt.cm.viridis(np.linspace(0, 0.85, len(all_sizes)))
-for size, row, colour, marker in zip(all_sizes, error, colours, "os^D", strict=True):
-    name = {1: "1 pixel", 8: "8 (the whole image)"}.get(size, f"{size}")
-    ax.loglog(sigmas, row, color=colour, marker=marker, markersize=5, label=name)
-ax.loglog(sigmas, sigmas**2, ":", color="0.5", label="the noise itself")
+fig, ax = plt.subplots(figsize=(5.5, 4.2), layout="constrained")
+for size, row, marker in zip(all_sizes, error, "os^D", strict=True):
+    ax.loglog(sigmas, row, marker=marker, label=f"{size} x {size} pixels")
+ax.loglog(sigmas, sigmas**2, ":", color="0.5", label="noisy image")
 ax.set(
     xlabel=r"noise level $\sigma$",
     ylabel="mean squared error, held-out digits",
@@ -94,21 +92,22 @@ ax.legend(title="patch size", frameon=False)
 plt.show()
 
 # %%
-# ``patch_size="calibrated"`` takes a size for every noise level, found while fitting on training
-# images that are held out. Over the noise levels of the picture it errs least:
+# Calibrate the patch size
+# ------------------------
+# ``patch_size="calibrated"`` chooses a size for each noise level during
+# ``fit``, on held-out training images. Errors averaged over the noise levels:
 calibrated = PSPCDenoiser(patch_size="calibrated").fit(X[~held_out])
 for size, row in zip(all_sizes, error, strict=True):
     print(f"size {size}:     {row.mean():.4f}")
-print(f"calibrated: {-calibrated.score(X[held_out], sigmas=sigmas):.4f}, with the sizes")
-for sigma, size in zip(
-    calibrated.patch_schedule_.sigmas, calibrated.patch_schedule_.sizes, strict=True
-):
+mean_error = -calibrated.score(X[held_out], sigmas=sigmas)
+print(f"calibrated: {mean_error:.4f}, with the sizes")
+schedule = calibrated.patch_schedule_
+for sigma, size in zip(schedule.sigmas, schedule.sizes, strict=True):
     print(f"  {size} at sigma {sigma:.2f}")
 
 # %%
-# What it means
-# -------------
-# With little noise small patches win, since each finds its like in the training set and a whole
-# image does not; with much noise only a large patch tells signal from noise. Size 4 wins on
-# average because it is never far from the best. A schedule of sizes that grow with sigma, such as
-# ``patch_size="calibrated"``, can have both.
+# At low noise levels small patches have the least error: similar small patches
+# are in the training set, similar whole digits are not. At high noise levels
+# only large patches separate signal from noise. Size 4 has the best average
+# because it is never far from the best size. The calibrated sizes grow with
+# the noise level and have a smaller error than any fixed size.

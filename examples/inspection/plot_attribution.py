@@ -1,47 +1,71 @@
 """
-Which training images made this answer?
+See which training patches made a pixel
 =======================================
 
-The picture shows three noisy digits that were held out from training, what PSPC makes of them, and
-which training images every pixel of the answer comes from: colours name the framed digits.
+The figures show the training patches whose weighted mean is one pixel of a
+denoised photograph, with their weights. At a low noise level few patches have
+most of the weight; at a high noise level no image dominates.
 """
 
 # %%
-# Attribution
-# -----------
-# Answers of these denoisers are means of training images, so what each pixel is made of is known
-# exactly.
+# The patches of one pixel
+# ------------------------
+# An answer of PSPC is a mean of training patches, so the weight of every patch
+# is known exactly. The training images are crops of the left 75 columns of a
+# photograph. The noisy images come from the next 16 columns and share no pixel
+# with the training images.
+
+# sphinx_gallery_thumbnail_axes = [0]
 
 import matplotlib.pyplot as plt
 import numpy as np
-from sklearn.model_selection import train_test_split
 
 from skpspc import EmpiricalDenoiser, PSPCDenoiser
-from skpspc.datasets import load_digits_images
+from skpspc.datasets import load_photo_patches
 from skpspc.inspection import AttributionDisplay, attribute
 
-X, held_out = train_test_split(load_digits_images().images, test_size=300, random_state=0)
-sigma = 0.4
-noise = np.random.default_rng(0).standard_normal(held_out.shape)
-noisy = held_out / 127.5 - 1 + sigma * noise
+photo = load_photo_patches(size=143, n_images=1, photos=["flower"]).images[0]
+window = np.lib.stride_tricks.sliding_window_view
+X = window(photo[..., :75], (3, 16, 16))[0, ::2, ::2].reshape(-1, 3, 16, 16)
+held_out = photo[:, :128, 75:91].reshape(3, 8, 16, 16).swapaxes(0, 1)
+clean = held_out / 127.5 - 1
+noise = np.random.default_rng(0).standard_normal(clean.shape)
+model = PSPCDenoiser(patch_size=5).fit(X)
+print(f"{len(X):,} training images")
 
-model = PSPCDenoiser(patch_size=4).fit(X)
-display = AttributionDisplay.from_estimator(model, noisy[:3], sigma, n_images=4)
+Z = clean[4:5] + 0.2 * noise[4:5]
+AttributionDisplay.from_estimator(model, Z, 0.2, pixel=(8, 8), n_images=3)
 plt.show()
 
 # %%
-# The same numbers without a picture, beside those of the optimal denoiser, over 100 digits.
-for denoiser in (EmpiricalDenoiser().fit(X), model):
-    found = attribute(denoiser, noisy[:100], sigma, top=1)
-    shared, largest = found.effective_sample_size.mean(), found.image_share.max(axis=1).mean()
-    print(f"{type(denoiser).__name__}: {shared:.1f} images share a pixel, ", end="")
-    print(f"and the largest part of a whole answer is {largest:.0%}")
+# Every column is one training patch and its weight. The first column shows the
+# noisy patch, the last one the answer: the mean over all training patches. The
+# lower row shows the images that the patches come from.
 
 # %%
-# What it means
-# -------------
-# Every answer is put together from several training digits, each where it fits: the first one has
-# its lower right from one digit, and the bar at its top from others. A pixel is shared by a dozen
-# images on average, by fewer where the noise leaves no doubt. The optimal denoiser has to find one
-# digit that fits everywhere: nearly all of its answer comes from one or two. That is the difference
-# between copying an image and making one.
+# The same pixel under more noise
+# -------------------------------
+Z = clean[4:5] + noise[4:5]
+AttributionDisplay.from_estimator(model, Z, 1.0, pixel=(8, 8), n_images=3)
+plt.show()
+
+# %%
+# Few images or many?
+# -------------------
+# The effective number of images per pixel, averaged over all pixels of eight
+# noisy images, and the largest weight of one training image in a whole answer:
+denoisers = {"PSPC": model, "Optimal denoiser": EmpiricalDenoiser().fit(X)}
+for sigma in (0.2, 1.0):
+    for name, denoiser in denoisers.items():
+        found = attribute(denoiser, clean + sigma * noise, sigma, top=1)
+        number = found.effective_sample_size.mean()
+        largest = found.image_share.max(axis=1).mean()
+        print(
+            f"sigma {sigma:g}, {name}: {number:.1f} images per pixel, ", end=""
+        )
+        print(f"largest weight in an answer {largest:2.0%}")
+
+# %%
+# The optimal denoiser needs one training image that fits everywhere: most of
+# the weight goes to one image. PSPC chooses anew for every patch, so one
+# answer uses many training images, also where a single pixel has few.

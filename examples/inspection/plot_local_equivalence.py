@@ -1,15 +1,20 @@
 """
-Local equivalence: when a patch is enough
-=========================================
+Find the noise levels at which a patch is enough
+================================================
 
-The picture shows what a square patch in the middle of a noisy photograph says about its own
-pixels, beside what the whole image says about them: with little noise and with much the same, in
-between not. The curves below measure the gap for several sizes.
+The first figure shows what a patch in the middle of a noisy photograph
+predicts for its own pixels, and what the whole image predicts for them. Both
+agree at low and at high noise levels. The second figure measures the
+difference.
 """
 
 # %%
-# The middle of an image, seen alone and as a part
-# ------------------------------------------------
+# One patch and the whole image
+# -----------------------------
+# Both denoisers are optimal for what they get: the patch of 12 x 12 pixels, or
+# all 32 x 32 pixels. The clean image is a training image.
+
+# sphinx_gallery_thumbnail_axes = [10, 11, 13, 14]
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,49 +23,49 @@ from skpspc import EmpiricalDenoiser, PatchDenoiser
 from skpspc.datasets import load_photo_patches
 from skpspc.inspection import LocalEquivalenceDisplay
 
-X = load_photo_patches(size=32, n_images=1000).images
+X = load_photo_patches(n_images=1000).images
 size, middle = 12, slice(10, 22)
 whole = EmpiricalDenoiser().fit(X)
 patch = PatchDenoiser(patch_size=size).fit(X)  # in the middle
 
-lively = X[..., middle, middle].std(axis=(1, 2, 3)).argmax()
-clean = X[lively, None] / 127.5 - 1  # a training image with something in its middle
+contrast = X[..., middle, middle].std(axis=(1, 2, 3))
+clean = X[contrast.argmax(), None] / 127.5 - 1
 noise = np.random.default_rng(0).standard_normal(clean.shape)
-sigmas = [0.1, 1, 3, 8, 20, 80, 300]
-fig, axes = plt.subplots(3, len(sigmas), figsize=(8.5, 4), layout="constrained")
-for column, sigma in zip(axes.T, sigmas, strict=True):
+sigmas = [0.1, 1, 3, 8, 20, 100]
+fig, axes = plt.subplots(6, 3, figsize=(5.5, 9.5), layout="constrained")
+for row, sigma in zip(axes, sigmas, strict=True):
     noisy = clean + sigma * noise
-    shown = [
+    images = [
         noisy[0] / max(1, sigma),
         whole.denoise(noisy, sigma)[0][:, middle, middle],
         patch.denoise(noisy, sigma)[0],
     ]
-    for ax, image in zip(column, shown, strict=True):
-        ax.imshow(np.clip((image.transpose(1, 2, 0) + 1) / 2, 0, 1))
+    for ax, image in zip(row, images, strict=True):
+        ax.imshow(np.clip(image.transpose(1, 2, 0) / 2 + 0.5, 0, 1))
         ax.set(xticks=[], yticks=[])
-    column[0].add_patch(plt.Rectangle((9.5, 9.5), size, size, fill=False, color="white"))
-    column[0].set_title(rf"$\sigma$ = {sigma:g}")
-for ax, label in zip(
-    axes[:, 0], ["noisy", "the whole\nimage says", "the patch\nsays"], strict=True
-):
-    ax.set_ylabel(label)
+    frame = plt.Rectangle((9.5, 9.5), size, size, fill=False, color="#56b4e9")
+    row[0].add_patch(frame)
+    row[0].set_ylabel(rf"$\sigma$ = {sigma:g}")
+titles = ["noisy image", "from the image", "from the patch"]
+for ax, title in zip(axes[0], titles, strict=True):
+    ax.set_title(title, fontsize="medium")
 plt.show()
 
 # %%
-# The gap, and its bound
-# ----------------------
+# The difference and its bound
+# ----------------------------
+fig, ax = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
 display = LocalEquivalenceDisplay.from_estimator(
-    whole, np.geomspace(0.05, 300, 18), [3, 6, 12, 24], n_images=32
+    whole, np.geomspace(0.05, 300, 14), [3, 6, 12, 24], n_images=24, ax=ax
 )
-display.ax_.set_title("Distance of patch and global posterior means")
+ax.set_title("Patch and global posterior mean", fontsize="medium")
 plt.show()
 
 # %%
-# What it means
-# -------------
-# With little noise both know which training image this is, and its pixels in the middle; with very
-# much noise neither knows anything, and both answer with the mean of all. In between, at a noise
-# level of 8 here, the whole image still knows, and the patch alone does not: it answers with a
-# mixture. The smaller the patch, the wider the gap. This is where a composite of patches does
-# something else than the optimal denoiser, and so where it can generalise. The dotted bounds are
-# far from tight, but they vanish at the same ends.
+# At low noise levels both identify the training image. At high noise levels
+# neither has any information, and both return the mean of all training images.
+# In between, the whole image still identifies the training image and the patch
+# returns a mixture. The smaller the patch, the wider this range of noise
+# levels. Only in this range a composite of patches differs from the optimal
+# denoiser and can generalise. The dotted bounds are far above the difference,
+# and vanish at both ends as well.
