@@ -40,14 +40,15 @@ plt.show()
 # %%
 # Denoise
 # -------
-# ``fit`` keeps the training images: nothing is trained. A noisy image is
-# ``z = x0 + sigma * noise``. The denoiser compares every patch of it with the
-# patches at the same position in the training images, and returns the posterior
-# mean of the clean image.
+# ``fit`` keeps the training images: nothing is trained. A noisy image is ``z =
+# x0 + sigma * noise``. The denoiser compares every patch of it with the
+# patches at the same position in the training images, and returns the
+# posterior mean of the clean image.
 #
 # ``sigma`` is a float or one number per image, in the units of the images.
-# ``uint8`` images are read on [-1, 1], so ``sigma = 0.3`` is 15 % of the range.
-# Answers have the dtype of ``noisy``: float32 is the fast one, float64 the exact.
+# ``uint8`` images are read on [-1, 1], so ``sigma = 0.3`` is 15 % of the
+# range. Answers have the dtype of ``noisy``: float32 is the fast one, float64
+# the exact.
 
 model = PSPCDenoiser(patch_size=5).fit(X)
 
@@ -90,8 +91,9 @@ show_images(np.concatenate([samples, nearest]), n_columns=8)
 plt.show()
 
 # %%
-# The upper row shows samples, the lower row the nearest training image of each.
-# At ``sigma = 0`` an `EmpiricalDenoiser` returns the nearest training image.
+# The upper row shows samples, the lower row the nearest training image of
+# each. At ``sigma = 0`` an `EmpiricalDenoiser` returns the nearest training
+# image.
 #
 # Sample *i* depends on ``random_state`` and *i* alone: the first 8 of 1,000
 # samples are these 8.
@@ -124,8 +126,8 @@ for size, score in zip(
     print(f"patch size {size:2}: mean squared error {-score:.4f}")
 
 # %%
-# The best size depends on the noise level. ``patch_size="calibrated"`` chooses a
-# size per noise level on held-out training images while it fits.
+# The best size depends on the noise level. ``patch_size="calibrated"`` chooses
+# a size per noise level on held-out training images while it fits.
 
 calibrated = PSPCDenoiser(patch_size="calibrated").fit(X[::4])
 for level in (0.1, 0.3, 1.0, 3.0):
@@ -144,9 +146,9 @@ plt.show()
 # %%
 # Heat map: which noisy pixels moved a pixel
 # ------------------------------------------
-# `SensitivityDisplay` draws the mean absolute Jacobian of one pixel of the answer.
-# Patches grow with the noise level, and the neighbourhood that matters grows too.
-# A frame holds half of the heat.
+# `SensitivityDisplay` draws the mean absolute Jacobian of one pixel of the
+# answer. Patches grow with the noise level, and the neighbourhood that matters
+# grows too. A frame holds half of the heat.
 
 SensitivityDisplay.from_estimator(
     sampler,
@@ -161,8 +163,8 @@ plt.show()
 # Posterior: evidence and effective sample size
 # ---------------------------------------------
 # ``posterior`` returns the mean together with the log evidence of the noisy
-# image, the effective number of training images in the mean, and a bound on the
-# error of approximations.
+# image, the effective number of training images in the mean, and a bound on
+# the error of approximations.
 
 posterior = EmpiricalDenoiser().fit(X).posterior(noisy, 1.0)
 print(posterior)
@@ -185,15 +187,15 @@ print(f"largest difference after loading: {difference}")
 
 # %%
 # A training set larger than memory stays on disk: fit on a memory-mapped file,
-# ``PSPCDenoiser().fit(np.load("images.npy", mmap_mode="r"))``. The file is read
-# in chunks, and a pickle of the denoiser holds a copy of it.
+# ``PSPCDenoiser().fit(np.load("images.npy", mmap_mode="r"))``. The file is
+# read in chunks, and a pickle of the denoiser holds a copy of it.
 
 # %%
 # Denoise a larger photo
 # ----------------------
 # A denoiser takes images of the size of its training images. A larger photo is
-# denoised in overlapping tiles, which are averaged. Here the training images are
-# crops of five other photographs.
+# denoised in overlapping tiles, which are averaged. Here the training images
+# are crops of five other photographs.
 
 TILE, STEP = 32, 16
 others = ["china", "flower", "coffee", "galaxies", "rocket"]
@@ -220,9 +222,9 @@ plt.show()
 # %%
 # Gradients: the Jacobian, and autograd
 # -------------------------------------
-# ``jacobian`` returns derivatives of chosen pixels by all noisy pixels in closed
-# form. Answers do not carry an autograd graph: ``denoise`` on a torch tensor
-# that requires a gradient returns a tensor without one.
+# ``jacobian`` returns derivatives of chosen pixels by all noisy pixels in
+# closed form. Answers do not carry an autograd graph: ``denoise`` on a torch
+# tensor that requires a gradient returns a tensor without one.
 
 jacobian = model.jacobian(noisy[:1], sigma, pixels=[[16, 16]])
 print("shape (n, pixels, C, C, H, W):", jacobian.shape)
@@ -258,9 +260,9 @@ print(f"largest difference between the two ranges: {difference:.1e}")
 #
 # ``max_images=5000`` spaces the images evenly over the archive, which is often
 # sorted by class. Files that are not images are skipped with a warning. Images
-# of different sizes raise an error that lists them; ``size=32`` crops and resizes
-# them, and ``channels=3`` or ``channels=1`` converts them. An array of more than
-# 8 GiB is refused before it is read; ``max_bytes`` raises the limit.
+# of different sizes raise an error that lists them; ``size=32`` crops and
+# resizes them, and ``channels=3`` or ``channels=1`` converts them. An array of
+# more than 8 GiB is refused before it is read; ``max_bytes`` raises the limit.
 
 # %%
 # Command line
@@ -274,9 +276,9 @@ print(f"largest difference between the two ranges: {difference:.1e}")
 #        --out denoised.png
 #    skpspc calibrate --data digits --out schedule.json
 #
-# ``--data`` also takes a folder of images, an ``.npz`` file, or a zip file in the
-# layout of EDM. ``calibrate`` writes a patch size per noise level, which the
-# other two read with ``--patch-size schedule.json``.
+# ``--data`` also takes a folder of images, an ``.npz`` file, or a zip file in
+# the layout of EDM. ``calibrate`` writes a patch size per noise level, which
+# the other two read with ``--patch-size schedule.json``.
 
 # %%
 # Where next?

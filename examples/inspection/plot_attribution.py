@@ -3,8 +3,9 @@ See which training patches made a pixel
 =======================================
 
 The figures show the training patches whose weighted mean is one pixel of a
-denoised photograph, with their weights. At a low noise level few patches have
-most of the weight; at a high noise level no image dominates.
+denoised photograph, with their weights. At a low noise level about a dozen
+patches share the pixel, at a high noise level several hundred. No image
+dominates.
 """
 
 # %%
@@ -33,8 +34,8 @@ noise = np.random.default_rng(0).standard_normal(clean.shape)
 model = PSPCDenoiser(patch_size=5).fit(X)
 print(f"{len(X):,} training images")
 
-Z = clean[4:5] + 0.2 * noise[4:5]
-AttributionDisplay.from_estimator(model, Z, 0.2, pixel=(8, 8), n_images=3)
+Z = clean[4:5] + 0.1 * noise[4:5]
+AttributionDisplay.from_estimator(model, Z, 0.1, pixel=(8, 8), n_images=3)
 plt.show()
 
 # %%
@@ -55,7 +56,7 @@ plt.show()
 # The effective number of images per pixel, averaged over all pixels of eight
 # noisy images, and the largest weight of one training image in a whole answer:
 denoisers = {"PSPC": model, "Optimal denoiser": EmpiricalDenoiser().fit(X)}
-for sigma in (0.2, 1.0):
+for sigma in (0.1, 1.0):
     for name, denoiser in denoisers.items():
         found = attribute(denoiser, clean + sigma * noise, sigma, top=1)
         number = found.effective_sample_size.mean()

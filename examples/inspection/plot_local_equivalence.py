@@ -14,7 +14,7 @@ difference.
 # Both denoisers are optimal for what they get: the patch of 12 x 12 pixels, or
 # all 32 x 32 pixels. The clean image is a training image.
 
-# sphinx_gallery_thumbnail_axes = [10, 11, 13, 14]
+# sphinx_gallery_thumbnail_axes = [8, 9, 14, 15]
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -31,24 +31,24 @@ patch = PatchDenoiser(patch_size=size).fit(X)  # in the middle
 contrast = X[..., middle, middle].std(axis=(1, 2, 3))
 clean = X[contrast.argmax(), None] / 127.5 - 1
 noise = np.random.default_rng(0).standard_normal(clean.shape)
-sigmas = [0.1, 1, 3, 8, 20, 100]
-fig, axes = plt.subplots(6, 3, figsize=(5.5, 9.5), layout="constrained")
-for row, sigma in zip(axes, sigmas, strict=True):
+sigmas = [0.1, 1, 3, 8, 30, 300]
+fig, axes = plt.subplots(3, 6, figsize=(5.5, 3.3), layout="constrained")
+for column, sigma in zip(axes.T, sigmas, strict=True):
     noisy = clean + sigma * noise
     images = [
         noisy[0] / max(1, sigma),
         whole.denoise(noisy, sigma)[0][:, middle, middle],
         patch.denoise(noisy, sigma)[0],
     ]
-    for ax, image in zip(row, images, strict=True):
+    for ax, image in zip(column, images, strict=True):
         ax.imshow(np.clip(image.transpose(1, 2, 0) / 2 + 0.5, 0, 1))
         ax.set(xticks=[], yticks=[])
     frame = plt.Rectangle((9.5, 9.5), size, size, fill=False, color="#56b4e9")
-    row[0].add_patch(frame)
-    row[0].set_ylabel(rf"$\sigma$ = {sigma:g}")
-titles = ["noisy image", "from the image", "from the patch"]
-for ax, title in zip(axes[0], titles, strict=True):
-    ax.set_title(title, fontsize="medium")
+    column[0].add_patch(frame)
+    column[0].set_title(rf"$\sigma$ = {sigma:g}", fontsize="medium")
+names = ["noisy", "from the\nimage", "from the\npatch"]
+for ax, name in zip(axes[:, 0], names, strict=True):
+    ax.set_ylabel(name)
 plt.show()
 
 # %%
