@@ -40,8 +40,8 @@ plt.show()
 # %%
 # Denoise
 # -------
-# ``fit`` keeps the training images: nothing is trained. A noisy image is ``z =
-# x0 + sigma * noise``. The denoiser compares every patch of it with the
+# ``fit`` keeps the training images: nothing is trained. A noisy image is
+# ``z = x0 + sigma * noise``. The denoiser compares every patch of it with the
 # patches at the same position in the training images, and returns the
 # posterior mean of the clean image.
 #

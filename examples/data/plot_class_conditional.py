@@ -20,7 +20,7 @@ import numpy as np
 
 from skpspc import PSPCDenoiser
 from skpspc.datasets import load_photo_patches
-from skpspc.inspection import nearest_training_images
+from skpspc.inspection import nearest_training_images, show_images
 
 photos = load_photo_patches(size=24, n_images=600)
 model = PSPCDenoiser(patch_size=lambda sigma: 24 if sigma > 6 else 9)
@@ -28,23 +28,9 @@ model.fit(photos.images, photos.target)
 wanted = np.tile(np.arange(6), 4)
 samples = model.sample(y=wanted, n_steps=12, random_state=0)
 
-
-def show(ax, images):
-    """Draw images in rows of six, with the classes below."""
-    gap = ((0, 0), (0, 0), (1, 1), (1, 1))
-    framed = np.pad(images / 2 + 0.5, gap, constant_values=np.nan)
-    rows = framed.reshape(-1, 6, 3, 26, 26).transpose(0, 3, 1, 4, 2)
-    rows = rows.reshape(-1, 6 * 26, 3).clip(0, 1)
-    opaque = np.isfinite(rows[..., :1])
-    ax.imshow(np.concatenate([np.nan_to_num(rows), opaque], axis=2))
-    ax.set_xticks(26 * np.arange(6) + 12.5, photos.classes)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-
-
-fig, ax = plt.subplots(figsize=(5.5, 4), layout="constrained")
-show(ax, samples)
-ax.set(yticks=[], title="Four samples of each class")
+names = [photos.classes[label] for label in wanted]
+fig, ax = plt.subplots(figsize=(5.5, 4.6), layout="constrained")
+show_images(samples, titles=names, n_columns=6, ax=ax)
 plt.show()
 
 # %%
@@ -52,7 +38,8 @@ plt.show()
 # --------
 # Guidance is the weight of the class against all training images. At 0 the
 # class has no effect, at 1 only images of the class count, and above 1 the
-# sampler moves further away from images of other classes.
+# sampler moves further away from images of other classes. All rows start from
+# equal noise.
 guidances = [0, 0.5, 1, 2]
 guided = {
     guidance: model.sample(
@@ -60,10 +47,11 @@ guided = {
     )
     for guidance in guidances
 }
-fig, ax = plt.subplots(figsize=(5.5, 4), layout="constrained")
-show(ax, np.concatenate(list(guided.values())))
-ax.set_yticks(26 * np.arange(4) + 12.5, guidances)
-ax.set(ylabel="guidance", title="Equal noise, rising guidance")
+shown = np.concatenate(list(guided.values()))
+labels = np.repeat(guidances, 6)
+fig, ax = plt.subplots(figsize=(5.5, 4.6), layout="constrained")
+show_images(shown, titles=labels, n_columns=6, ax=ax)
+ax.set_title("Guidance below each sample, classes as above")
 plt.show()
 
 # %%
