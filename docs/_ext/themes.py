@@ -1,5 +1,6 @@
 """Pictures for the light and the dark theme of the pages, from one matplotlib figure."""
 
+import shutil
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -49,15 +50,19 @@ def save_for_themes(figure, path_without_suffix):
 def scrape(block, block_vars, gallery_conf):
     """Return reST that shows the open figures in the colours of the reader's theme.
 
-    sphinx-gallery calls it after each block of code. It makes the thumbnail from the picture that
-    it has asked for, ``..._001.png``: here the panels of ``sphinx_gallery_thumbnail_axes``, a list
-    of numbers in a comment of the example, in a gray that both themes show.
+    sphinx-gallery calls this function after each block of code. The thumbnail of an example is the
+    figure with number ``sphinx_gallery_thumbnail_number``, cropped to the panels listed in
+    ``sphinx_gallery_thumbnail_axes``; text on it is gray, legible on both themes.
     """
+    paths, conf = block_vars["image_path_iterator"], block_vars["file_conf"]
     rst = []
     for number in plt.get_fignums():
-        figure, path = plt.figure(number), Path(block_vars["image_path_iterator"].next())
+        figure, path = plt.figure(number), Path(paths.next())
         light, dark = save_for_themes(figure, path.with_suffix(""))
-        _save_thumbnail(figure, path, block_vars["file_conf"].get("thumbnail_axes"))
+        if len(paths) == conf.get("thumbnail_number", 1):
+            _save_thumbnail(figure, path, conf.get("thumbnail_axes"))
+        else:
+            shutil.copy(light, path)  # sphinx-gallery insists on a file
         for picture, theme in ((light, "only-light"), (dark, "only-dark")):
             source = picture.relative_to(gallery_conf["src_dir"]).as_posix()
             width = round(_PIXELS_PER_INCH * figure.get_figwidth())

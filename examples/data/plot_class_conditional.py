@@ -48,10 +48,10 @@ guided = {
     for guidance in guidances
 }
 shown = np.concatenate(list(guided.values()))
-labels = np.repeat(guidances, 6)
+labels = [f"{guidance:g}" for guidance in guidances for _ in range(6)]
 fig, ax = plt.subplots(figsize=(5.5, 4.6), layout="constrained")
 show_images(shown, titles=labels, n_columns=6, ax=ax)
-ax.set_title("Guidance below each sample, classes as above")
+ax.set_title("Guidance 0, 0.5, 1 and 2; classes as above", fontsize="medium")
 plt.show()
 
 # %%
