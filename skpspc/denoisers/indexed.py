@@ -56,7 +56,7 @@ def check_search(denoiser, training_set):
     if not is_exact(denoiser):
         if denoiser.bandwidth != 0:
             raise ValueError(
-                f"bandwidth={denoiser.bandwidth!r} blurs all training images and needs them all; "
+                f"bandwidth={denoiser.bandwidth!r} blurs all training images; "
                 "leave n_neighbors and tol at None and algorithm at 'auto', or bandwidth at 0."
             )
         check_index(denoiser.index, training_set)
