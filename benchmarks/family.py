@@ -1,21 +1,25 @@
-"""How near every denoiser of the library comes to trained networks.
+"""Mean squared difference between every denoiser of the library and trained networks.
 
     python benchmarks/family.py --networks path/to/networks.py \
         --mnist path/to/mnist.zip path/to/mnist-test.zip \
         --cifar path/to/cifar10.zip path/to/cifar10-test.zip
 
-prints, in rst, two tables for each network: noisy images z = x + sigma * noise with x a training
-image, and with x an image that no denoiser was fitted on. Numbers are mean squared differences to
-the network on [-1, 1], over 64 images. In brackets is the setting that was chosen: that of least
-error on 16 other images of the same source. The weights of the blends are found on those too, as
-`BlendedDenoiser` finds them, and those below .01 are dropped. The last column is the geometric
-mean, over noise levels, of the error over the smaller one of the Gaussian and of PSPC-Square with
-the paper's sizes, on the same images: a row of fewer images has them over those alone.
+prints two tables for each network. One has noisy training images, z = x + sigma * noise; the other
+has noisy held-out images. Errors are on pixels in [-1, 1] and average 64 images. A setting in
+brackets had the least error on 16 other images of the same source. Those 16 images also give the
+weights of the blends, by the method of `BlendedDenoiser`; weights below 0.01 are dropped.
+
+The baseline is the Gaussian denoiser or PSPC-Square with the paper's sizes, whichever has the
+smaller error at a noise level on the images of the row. The last column is the geometric mean over
+noise levels of the error divided by that of the baseline.
+
+``family.csv`` has the errors and ``family-blends.csv`` the weights. Both are written again after
+every table.
 
 ``networks.py`` has the functions named in NETWORKS, which return ``denoise(z, sigma)``.
 
-Windows that look at all places have fewer images; ``--full`` gives them all, for ``--device cuda``
-or a long night.
+ELS compares a patch with all patches of all images, and gets fewer images; ``--full`` gives it all
+of them and takes days on a CPU.
 """
 
 import argparse
@@ -28,6 +32,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 
+import _results
 import numpy as np
 import torch
 
@@ -37,7 +42,7 @@ from skpspc.datasets import load_edm_zip
 from skpspc.denoisers.blended import _simplex_weights
 from skpspc.sampling import draw_noise, paper_schedule
 
-# The noise levels at which each network is at home.
+# The noise levels that each network denoises well.
 NETWORKS = {
     "mnist": {
         "mnist_ddpm_cnn": (0.1, 0.2, 0.4, 0.8, 1.2, 2.0, 3.0),
@@ -47,7 +52,7 @@ NETWORKS = {
 }
 SIZES = (2, 3, 4, 5, 7, 9, 11, 13, 15, 19, 23)
 GAUSSIAN, SQUARE, BEST = "Gaussian", "PSPC-Square, paper's sizes", "PSPC-Square, best size"
-BLEND, PLAIN_BLEND = "blend of the rows marked +", "the same without moved images"
+BLEND, PLAIN_BLEND = "Blend", "Blend without shifted images"
 
 
 @dataclass
@@ -64,20 +69,20 @@ class Case:
 class Row:
     """A denoiser, ``build(*setting)``, and the settings among which the choice is made.
 
-    ``settings(size, sigma)`` lists them, size being the best one of PSPC-Square. ``moved`` adds
-    training images moved by a pixel. Where less is computed than elsewhere, ``n_train`` or
-    ``n_images`` say so, and the row is no member of the blend.
+    ``settings(size, sigma)`` lists them, where size is the best one of PSPC-Square. ``shifted``
+    adds training images shifted by a pixel. A row with fewer training images, ``n_train``, or fewer
+    noisy images, ``n_images``, is no member of the blend.
     """
 
     build: Callable
     settings: Callable = lambda size, sigma: [()]
-    moved: bool = False
+    shifted: bool = False
     n_train: int | None = None
     n_images: int | None = None
 
     @property
     def mark(self):
-        """What the table says beside the name."""
+        """The name's suffix in a table: + for members of the blend, else the numbers of images."""
         if self.n_images is None:
             return " +"
         n_train = "" if self.n_train is None else f", N = {self.n_train}"
@@ -90,7 +95,7 @@ def rows_of(image_shape, sigmas):
     side, paper = max(height, width), paper_schedule(image_shape)
     sizes = [s for s in SIZES if s < side]
 
-    def near(size):
+    def sizes_around(size):
         return [(s,) for s in sizes if size / 2 <= s <= 2 * size]
 
     def larger(size):
@@ -115,22 +120,22 @@ def rows_of(image_shape, sigmas):
         ),
         "Empirical, smoothed by tau": Row(
             lambda tau: skpspc.SmoothedDenoiser(EmpiricalDenoiser(), tau=tau, n_draws=8),
-            lambda _, sigma: [(round(share * sigma, 3),) for share in (0.5, 1.0, 2.0)],
+            lambda _, sigma: [(round(factor * sigma, 3),) for factor in (0.5, 1.0, 2.0)],
         ),
         GAUSSIAN: Row(skpspc.GaussianDenoiser),
         SQUARE: Row(PSPCDenoiser),
-        BEST: Row(PSPCDenoiser, lambda _, sigma: near(paper(sigma))),
+        BEST: Row(PSPCDenoiser, lambda _, sigma: sizes_around(paper(sigma))),
         "PSPC-Square, mirror images": Row(
             lambda s: PSPCDenoiser(s, flip=True), lambda s, _: [(s,)]
         ),
-        "PSPC-Square, moved images": Row(
-            PSPCDenoiser, lambda s, _: [(larger(s) if s < 7 else s,)], moved=True
+        "PSPC-Square, shifted images": Row(
+            PSPCDenoiser, lambda s, _: [(larger(s) if s < 7 else s,)], shifted=True
         ),
-        "PSPC-Square, bandwidth in windows": Row(
+        "PSPC-Square, bandwidth by window": Row(
             lambda s, h: PSPCDenoiser(s, bandwidth=h),
             lambda s, _: [(larger(s), h) for h in (0.4, 0.7)],
         ),
-        "PSPC-Square, bandwidth of the whole": Row(
+        "PSPC-Square, global bandwidth": Row(
             lambda s, h: PSPCDenoiser(s, bandwidth=h, smoothing="global"),
             lambda s, _: [(larger(s), h) for h in (0.2, 0.5, 0.85)],
         ),
@@ -140,7 +145,7 @@ def rows_of(image_shape, sigmas):
         "Local score (LS)": Row(
             LocalScoreDenoiser, lambda s, _: [(max(3, int(0.85 * s) // 2 * 2 + 1),)]
         ),
-        "Local score, all places (ELS)": Row(
+        "Local score, equivariant (ELS)": Row(
             lambda s: LocalScoreDenoiser(s, equivariant=True, boundary="broken", tol=1e-2),
             lambda s, _: [(3 if s < 4 else 5,)],
             n_train=1000,
@@ -154,8 +159,8 @@ def rows_of(image_shape, sigmas):
     }
 
 
-def with_moved(images):
-    """The images, and each moved by one pixel in the eight directions, its edge repeated."""
+def with_shifted(images):
+    """Return the images and their copies shifted by one pixel, in eight directions."""
     height, width = images.shape[2:]
     wide = np.pad(images, ((0, 0), (0, 0), (1, 1), (1, 1)), mode="edge")
     corners = product(range(3), range(3))
@@ -163,7 +168,7 @@ def with_moved(images):
 
 
 class Bench:
-    """The denoisers of one case, and which images they are asked for."""
+    """The denoisers of one case, and the images that they denoise."""
 
     def __init__(self, case, n_train, n_choice, n_reported, *, full=False, device="cpu"):
         self.case, self.images, n = case, case.images[:n_train], n_choice + n_reported
@@ -174,34 +179,35 @@ class Bench:
                 name: replace(row, n_train=None, n_images=None) for name, row in self.rows.items()
             }
         self.sources = {"training images": self.images[:n], "held-out images": case.held_out[:n]}
-        self.n_choice = n_choice
-        self._known = torch.tensor(self.images, device=device)
-        self._moved = torch.tensor(with_moved(self.images), device=device)
+        self.n_choice, self.n_reported = n_choice, n_reported
+        self._training_set = torch.tensor(self.images, device=device)
+        self._shifted = torch.tensor(with_shifted(self.images), device=device)
         self._fitted = cache(self._fit)
 
     def _fit(self, name, setting):
         row = self.rows[name]
-        return row.build(*setting).fit(self._moved if row.moved else self._known[: row.n_train])
+        images = self._shifted if row.shifted else self._training_set[: row.n_train]
+        return row.build(*setting).fit(images)
 
     def errors(self, source, sigma):
-        """By network and row: what was chosen, the error, and it over the smaller baseline's."""
+        """Return, by network and row: the setting, the error, and the error over the baseline's."""
         clean = torch.from_numpy(self.sources[source]) / 127.5 - 1
         z = clean + sigma * draw_noise(clean.shape[1:], len(clean), random_state=0).to(clean)
 
         @cache  # networks share the answers
-        def answer(name, setting, start, stop):
+        def denoised(name, setting, start, stop):
             return self._fitted(name, setting).denoise(z[start:stop], sigma)
 
         def against(network):
             with torch.no_grad():
                 target = network(z, sigma).double()
-            return self._against(lambda *key: answer(*key) - target[slice(*key[2:])], sigma)
+            return self._against(lambda *key: denoised(*key) - target[slice(*key[2:])], sigma)
 
         networks = self.case.networks.items()
         return {name: against(network) for name, (network, levels) in networks if sigma in levels}
 
     def _against(self, residual, sigma):
-        n, size, found, members = self.n_choice, None, {}, []
+        n, size, results, members = self.n_choice, None, {}, []
 
         def entry(chosen, error, n_images=None):
             baselines = (residual(name, (), n, None)[:n_images] for name in (GAUSSIAN, SQUARE))
@@ -215,16 +221,18 @@ class Bench:
             if name == BEST:
                 (size,) = chosen
             stop = row.n_images and n + row.n_images
-            found[name] = entry(chosen, _mean_square(residual(name, chosen, n, stop)), row.n_images)
+            results[name] = entry(
+                chosen, _mean_square(residual(name, chosen, n, stop)), row.n_images
+            )
             if row.n_images is None:
                 members += [(name, s) for s in (settings if name == BEST else [chosen])]
-        plain = [member for member in members if not self.rows[member[0]].moved]
+        plain = [member for member in members if not self.rows[member[0]].shifted]
         for name, kept in ((BLEND, members), (PLAIN_BLEND, plain)):
-            found[name] = entry(*self._blend(kept, residual))
-        return found
+            results[name] = entry(*self._blend(kept, residual))
+        return results
 
     def _blend(self, members, residual):
-        """Weights of the members with a weight, found on the images of choice, and the error."""
+        """Return the weights, fitted on the images of choice, and the error of the blend."""
         flat = torch.stack([residual(*m, 0, self.n_choice).flatten() for m in members])
         weights = _simplex_weights((flat @ flat.T).numpy())
         weights = weights * (weights >= 0.01) / weights[weights >= 0.01].sum()
@@ -237,46 +245,79 @@ def _mean_square(residual):
     return float(residual.square().mean())
 
 
-def table(bench, title, found):
-    """Print what was found, {sigma: {row: (setting, error, ratio)}}."""
+def table(bench, title, results):
+    """Print ``results``, {sigma: {row: (setting, error, ratio)}}, in rst."""
     paper = paper_schedule(bench.images.shape[1:])
-    lines = [["sigma (the paper's size)", *(f"{s:g} ({paper(s)})" for s in found), "ratio"]]
+    lines = [["sigma (the paper's size)", *(f"{s:g} ({paper(s)})" for s in results), "ratio"]]
     for name in [*bench.rows, PLAIN_BLEND, BLEND]:
-        row, cells = bench.rows.get(name), [rows[name] for rows in found.values()]
+        row, cells = bench.rows.get(name), [rows[name] for rows in results.values()]
         ratio = np.exp(np.mean([np.log(ratio) for *_, ratio in cells]))
-        shown = [_label(f"{error:.5f}".lstrip("0"), s if row else ()) for s, error, _ in cells]
+        shown = [_label(f"{error:.5f}", s if row else ()) for s, error, _ in cells]
         lines.append([f"{name}{row.mark if row else ''}", *shown, f"{ratio:.2f}"])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     rule = "  ".join("=" * width for width in widths)
     head, *body = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
-    print("\n".join([f"\n{title}\n", rule, head, rule, *body, rule, "\nWeights of the blend:\n"]))
-    for s, rows in found.items():
-        weights = sorted(rows[BLEND][0].items(), key=lambda item: -item[1])
-        print(f"* {s:g}: " + "; ".join(f"{_label(*m)} {w:.2f}" for m, w in weights))
+    print("\n".join([f"\n{title}\n", rule, head, rule, *body, rule]), flush=True)
 
 
 def _label(text, setting):
-    """A name or number, with the setting that belongs to it."""
-    return f"{text} ({', '.join(f'{value:g}' for value in setting)})" if setting else text
+    """Return a name or number, followed by its setting."""
+    return f"{text} ({_written(setting)})" if setting else text
+
+
+def _written(setting):
+    return ", ".join(f"{value:g}" for value in setting)
+
+
+def records(bench, labels, results):
+    """Return the rows of ``family.csv``."""
+    paper = paper_schedule(bench.images.shape[1:])
+    return [
+        {
+            **labels,
+            "sigma": sigma,
+            "paper_size": paper(sigma),
+            "denoiser": name,
+            "setting": _written(setting) if name in bench.rows else "",
+            "error": error,
+            "ratio": ratio,
+            "n_images": (name in bench.rows and bench.rows[name].n_images) or bench.n_reported,
+            "n_train": (name in bench.rows and bench.rows[name].n_train) or len(bench.images),
+        }
+        for sigma, rows in results.items()
+        for name, (setting, error, ratio) in rows.items()
+    ]
+
+
+def weights(labels, results):
+    """Return the rows of ``family-blends.csv``."""
+    return [
+        {**labels, "sigma": s, "blend": b, "denoiser": name, "setting": _written(x), "weight": w}
+        for s, rows in results.items()
+        for b in (BLEND, PLAIN_BLEND)
+        for (name, x), w in sorted(rows[b][0].items(), key=lambda item: -item[1])
+    ]
 
 
 def run(case, quick, **options):
-    """Print the tables of one case."""
+    """Print the tables of one case, and yield the rows of both CSV files after each."""
     start = time.perf_counter()
     bench = Bench(case, *((1000, 8, 8) if quick else (10_000, 16, 64)), **options)
     for source in bench.sources:
-        found = {}
+        results = {}
         for sigma in bench.sigmas:
-            found[sigma] = bench.errors(source, sigma)
+            results[sigma] = bench.errors(source, sigma)
             minutes = (time.perf_counter() - start) / 60
             print(f"{minutes:.1f} minutes: {source}, {sigma:g}", file=sys.stderr, flush=True)
         for network in case.networks:
-            mine = {s: rows[network] for s, rows in found.items() if network in rows}
+            mine = {s: rows[network] for s, rows in results.items() if network in rows}
             table(bench, f"``{network}``, {case.title}, noisy images from {source}", mine)
+            labels = {"network": network, "images": case.title, "source": source}
+            yield records(bench, labels, mine), weights(labels, mine)
 
 
 def load_cases(options):
-    """The cases asked for, from files."""
+    """Return the cases that the command line names, from files."""
     spec = importlib.util.spec_from_file_location("networks", options.networks)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -300,15 +341,21 @@ def main(arguments=None, cases=None):
     parser.add_argument("--networks", type=Path, default=shared / "networks/networks.py")
     for name, stem in (("mnist", "mnist-28x28"), ("cifar", "cifar10-32x32")):
         files = [shared / f"data/{stem}{part}.zip" for part in ("", "-test")]
-        told = "training and held-out images"
-        parser.add_argument(f"--{name}", type=Path, nargs=2, default=files, help=told)
+        meaning = "training and held-out images"
+        parser.add_argument(f"--{name}", type=Path, nargs=2, default=files, help=meaning)
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--quick", action="store_true", help="1,000 training images, 8 reported")
     parser.add_argument("--full", action="store_true", help="all images in every row")
     parser.add_argument("--device", default="cpu")
+    _results.add_argument(parser)
     options = parser.parse_args(arguments)
+    errors, blends = [], []
     for case in load_cases(options) if cases is None else cases:
-        run(case, options.quick, full=options.full, device=options.device)
+        for rows, parts in run(case, options.quick, full=options.full, device=options.device):
+            errors += rows
+            blends += parts
+            _results.write(options.out, "family", errors)
+            _results.write(options.out, "family-blends", blends)
 
 
 if __name__ == "__main__":

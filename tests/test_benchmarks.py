@@ -1,5 +1,6 @@
 """The scripts in benchmarks/ run."""
 
+import csv
 import importlib.util
 import re
 from pathlib import Path
@@ -22,7 +23,21 @@ def script(name):
     return module
 
 
-def test_family(digits, capsys):
+@pytest.fixture(autouse=True)
+def shared_modules(monkeypatch):
+    """The scripts import modules that are beside them."""
+    monkeypatch.syspath_prepend(FOLDER)
+
+
+def results(folder, name):
+    """The rows of a CSV file of results, as dicts, and the facts above them."""
+    lines = (folder / f"{name}.csv").read_text().splitlines()
+    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+    assert {"command", "date", "processors", "threads"} <= set(facts)
+    return list(csv.DictReader(lines[len(facts) :]))
+
+
+def test_family(digits, capsys, tmp_path):
     family = script("family")
     images = digits[np.random.default_rng(0).permutation(len(digits))]
 
@@ -31,12 +46,12 @@ def test_family(digits, capsys):
 
     levels = (0.3, 1.0)
     case = family.Case("digits", images[:1000], images[1000:], {"shrinkage": (network, levels)})
-    family.main(["--quick"], [case])
+    family.main(["--quick", "--out", str(tmp_path)], [case])
     printed = capsys.readouterr().out
     tables = {}
     for source in ("training", "held-out"):
         title = f"``shrinkage``, digits, noisy images from {source} images"
-        tables[source] = printed.split(title)[1].split("Weights of")[0]
+        tables[source] = printed.split(title)[1].split("``shrinkage``")[0]
         for name in [*family.rows_of(images.shape[1:], levels), family.BLEND, family.PLAIN_BLEND]:
             assert re.search(rf"(?m)^{re.escape(name)}( |$)", tables[source]), name
     (row,) = re.findall(r"(?m)^Gaussian \+(.*)$", tables["held-out"])
@@ -47,6 +62,16 @@ def test_family(digits, capsys):
         z = (clean + sigma * noise)[8:]
         expected = (gaussian.denoise(z, sigma) - network(z, sigma)).square().mean()
         np.testing.assert_allclose(float(error), expected, atol=6e-6)
+        (written,) = (
+            float(row["error"])
+            for row in results(tmp_path, "family")
+            if (row["source"], row["denoiser"]) == ("held-out images", "Gaussian")
+            and float(row["sigma"]) == sigma
+        )
+        np.testing.assert_allclose(written, expected, rtol=1e-3)
+    blends = [row for row in results(tmp_path, "family-blends") if row["blend"] == family.BLEND]
+    total = sum(float(row["weight"]) for row in blends)
+    np.testing.assert_allclose(total, 2 * len(levels), atol=1e-2)  # two sources
 
 
 def test_ratios_of_a_row_are_over_its_own_images(digits):
