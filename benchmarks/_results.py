@@ -34,6 +34,16 @@ def facts(**measured):
     }
 
 
+def printed(title, rows):
+    """Return rows as a list; print each as it comes, below a title."""
+    print(f"\n{title}")
+    kept = []
+    for row in rows:
+        kept.append(row)
+        print("  ".join(f"{key} {_text(value)}" for key, value in row.items()), flush=True)
+    return kept
+
+
 def write(folder, name, rows, **measured):
     """Write rows, dicts of equal keys, to ``folder/name.csv``.
 
@@ -45,6 +55,8 @@ def write(folder, name, rows, **measured):
         file.writelines(f"# {key}: {value}\n" for key, value in facts(**measured).items())
         writer = csv.DictWriter(file, rows[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows(
-            {k: f"{v:.4g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows
-        )
+        writer.writerows({key: _text(value) for key, value in row.items()} for row in rows)
+
+
+def _text(value):
+    return f"{value:.4g}" if isinstance(value, float) else value

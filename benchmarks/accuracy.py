@@ -1,22 +1,23 @@
-"""How far answers are from the formula in float64, on images in [-1, 1].
+"""Errors of float32 answers against the formula in float64, on images in [-1, 1].
 
     python benchmarks/accuracy.py
 
-Training images are crops of photographs. "Held-out" noisy images are x + sigma e with x a crop
-that was not fitted. "Unrelated" ones are no image with such noise: pixels drawn evenly from
-[-1, 1], and means of two training images. They are far from every training image, and small
-differences of distances that are large beside sigma decide.
+writes ``accuracy.csv``. Training images are crops of photographs. "Held-out" noisy images are
+x + sigma e with x a crop that was not fitted. "Unrelated" ones are no image with such noise: pixels
+drawn evenly from [-1, 1], and means of two training images. They are far from every training image,
+and small differences of distances that are large beside sigma decide.
 
-The formula is that of tests/oracle.py. Of each row: the median, over two noisy images at each of
-the noise levels, of the largest error in an image; and the largest error of all found, with its
-noise level. To find it, denoisers answer for 64 images at each level in float32 and in float64, and
-the formula then says how far the two that differ most are off.
+The formula is that of tests/oracle.py. ``median_error`` is the median, over two noisy images at
+each noise level, of the largest error in an image. ``max_error`` is the largest of all errors, at
+noise level ``sigma``. To find it, denoisers answer for 64 images at each level in float32 and in
+float64, and the formula gives the error of the two images whose answers differ most.
 """
 
 import argparse
 import sys
 from pathlib import Path
 
+import _results
 import numpy as np
 
 from skpspc import (
@@ -40,7 +41,7 @@ LAST = np.longdouble
 
 
 def noisy(kind, X, sigma, n, dtype, seed=0):
-    """n noisy images, (n, C, H, W)."""
+    """Return n noisy images, (n, C, H, W)."""
     rng = np.random.default_rng(seed)
     if kind == "unrelated":
         evenly = rng.uniform(-1, 1, (n // 2, *X.shape[1:]))
@@ -52,14 +53,14 @@ def noisy(kind, X, sigma, n, dtype, seed=0):
 
 
 def pixels(shape):
-    """Each pixel, all channels, as a mask, row by row."""
+    """Return a mask for each pixel, all channels, row by row."""
     _, height, width = shape
     places = np.ndindex(height, width)
     return [oracle.patch_mask(row, column, 1, 1, shape) for row, column in places]
 
 
 def around(size, shape):
-    """The square around each pixel, without what lies beyond an edge, as a mask."""
+    """Return a mask for the square around each pixel, cut at the edges."""
     _, height, width = shape
     reach = size // 2
     return [
@@ -75,22 +76,22 @@ def around(size, shape):
 
 
 def flexible(model, shape):
-    """Windows of PSPC-Flex as masks."""
+    """Return the windows of PSPC-Flex as masks."""
     masks = model.windows_.at(0).numpy() > 0
     return [np.broadcast_to(mask, shape).ravel() for mask in masks]
 
 
 def neighbours(X, sigma, threshold):
-    """Where PCA locality looks for each value, and where it answers."""
+    """Return masks of PCA locality: the values compared for each value, and the value itself."""
     covariance = np.cov(oracle.as_float(X).T, ddof=0)
     wiener = covariance @ np.linalg.inv(covariance + sigma**2 * np.eye(len(covariance)))
-    share = np.abs(wiener / wiener.diagonal()[:, None])
-    seen = share >= threshold * share.max()
-    return list(seen.T), list(np.eye(len(seen), dtype=bool))
+    weight = np.abs(wiener / wiener.diagonal()[:, None])
+    compared = weight >= threshold * weight.max()
+    return list(compared.T), list(np.eye(len(compared), dtype=bool))
 
 
 def wiener(Z, X, sigma):
-    """The Gaussian denoiser of the textbook."""
+    """Return the answers of the Gaussian denoiser, by its formula."""
     z, x = oracle.as_float(Z), oracle.as_float(X)
     mean, covariance = x.mean(0), np.cov(x.T, ddof=0)
     precision = np.linalg.solve(covariance + sigma**2 * np.eye(len(mean)), (z - mean).T)
@@ -98,7 +99,7 @@ def wiener(Z, X, sigma):
 
 
 def families(X):
-    """Denoisers by name, and the formula of each: noisy images and sigma to (n, D)."""
+    """Return denoisers by name, and the formula of each: noisy images and sigma to (n, D)."""
     shape = X.shape[1:]
     flex = PSPCDenoiser(windows=FlexibleWindows("data", 0.8, [0.3])).fit(X)
 
@@ -126,7 +127,7 @@ def families(X):
 
 
 def errors(model, formula, kind, images, n, seed=0):
-    """Median and largest error, and the noise level of the largest."""
+    """Return median and largest error, and the noise level of the largest."""
     usual, suspects = [], []
     for sigma in SIGMAS:
         Z = noisy(kind, images, sigma, n, np.float32, seed)
@@ -141,12 +142,12 @@ def errors(model, formula, kind, images, n, seed=0):
 
 
 def error_of(answer, exact):
-    """Largest error of each image, a list."""
+    """Return the largest error of each image, a list."""
     return np.abs(answer.reshape(len(answer), -1) - exact).max(1).tolist()
 
 
 def rounding_of_float64(X, n):
-    """Largest error of whole images in float64, and largest error over eps times the logit."""
+    """Return the largest error of whole images in float64, and the largest over eps x logit."""
     x = oracle.as_float(X)
     model, prior = EmpiricalDenoiser().fit(X), np.full(len(X), 1 / LAST(len(X)))
     whole, found = np.ones(x.shape[1], dtype=bool), []
@@ -160,26 +161,35 @@ def rounding_of_float64(X, n):
     return np.max(found, axis=0)
 
 
+def measure(X, held_out, n, seed):
+    """Yield a row for each denoiser and kind of noisy images."""
+    for name, (model, formula) in families(X).items():
+        for kind, source in (("held-out", held_out), ("unrelated", X)):
+            median, largest, sigma = errors(model, formula, kind, source, n, seed)
+            labels = {"denoiser": name, "noisy": kind}
+            values = {"median_error": float(median), "max_error": largest, "sigma": sigma}
+            yield {**labels, **values}
+
+
 def main(arguments=None):
-    """Measure, and print a table for each kind of noisy images."""
+    """Parse the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n-train", type=int, default=500)
     parser.add_argument("--n", type=int, default=64, help="noisy images at each noise level")
     parser.add_argument("--seed", type=int, default=0, help="of the noisy images in float32")
+    _results.add_argument(parser)
     options = parser.parse_args(arguments)
     n_images = options.n_train + options.n
     images = load_photo_patches(size=SIZE, n_images=n_images, photos=PHOTOS).images
     X, held_out = images[: options.n_train], images[options.n_train :]
-    print(f"{'':<24}{'held-out':>30}{'unrelated':>30}")
-    print(f"{'denoiser':<24}" + 2 * f"{'median':>10}{'largest':>10}{'sigma':>10}")
-    for name, (model, formula) in families(X).items():
-        row = f"{name:<24}"
-        for kind, source in (("held-out", held_out), ("unrelated", X)):
-            median, largest, sigma = errors(model, formula, kind, source, options.n, options.seed)
-            row += f"{median:>10.1e}{largest:>10.1e}{sigma:>10g}"
-        print(row, flush=True)
-    error, share = rounding_of_float64(X, options.n)
-    print(f"float64, whole images, unrelated: {error:.1e}, at most {share:.2g} eps x logit")
+    rows = _results.printed("accuracy", measure(X, held_out, options.n, options.seed))
+    error, times_eps = rounding_of_float64(X, options.n)
+    in_float64 = {
+        "float64_max_error": f"{error:.1e}",
+        "float64_over_eps_times_logit": f"{times_eps:.2g}",
+    }
+    print(in_float64)
+    _results.write(options.out, "accuracy", rows, n_train=len(X), n=options.n, **in_float64)
 
 
 if __name__ == "__main__":

@@ -2,15 +2,16 @@
 
     python benchmarks/kernels.py --data path/to/cifar10-32x32.zip
 
-Columns: the time of one pair (noisy image, training image); how many times faster than the
-published algorithm, written plainly below and timed in the same run; how many times slower than
-the limit, which is the number of floating-point operations of the method over the multiply-add
-rate of this machine, measured in the same run; and the largest absolute difference to a float64
-brute force. Times are medians after a warm-up.
+writes ``kernels.csv``. Its columns are the time per pair of a noisy and a training image; the time
+of the published algorithm divided by it; its ratio to the limit; and the largest absolute
+difference to a float64 brute force. The published algorithm is written plainly below and timed in
+the same run. The limit is the number of floating-point operations of the method, divided by the
+multiply-add rate that this machine reaches in the same run. Times are medians after a warm-up.
 
     python benchmarks/kernels.py --data ... --sample
 
-draws 16 images with the paper's schedule and reports the share of each step and the peak memory.
+draws 16 images with the paper's schedule and writes the time of each step to
+``kernels-sample.csv``, with the total time and the peak memory.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import statistics
 import time
 from pathlib import Path
 
+import _results
 import numpy as np
 import torch
 
@@ -29,7 +31,9 @@ from skpspc.support import Masks, TrainingSet, square_corners
 
 N_NOISY = 8
 CHUNK = 100  # training images at a time in the published code
-ROW = "{:<34}{:>8}{:>7}{:>7}{:>12}{:>12}{:>10}{:>12}"
+SQUARES, MASKS, WHOLE = "squares", "masks", "whole images"
+COLUMNS = ("us_per_pair", "speedup", "over_limit", "max_error")
+ROW = "{:<14}{:>6}{:>10}{:>8}{:>8}{:>7}" + len(COLUMNS) * "{:>13}"
 
 
 def seconds(function, repeats):
@@ -49,7 +53,7 @@ def multiply_add_rate():
     return 2 * 2048**3 / seconds(lambda: a @ b, 5)
 
 
-def published(z, x, sigma, masks):
+def published(z, x, sigma, masks, chunk_size=CHUNK):
     """Plain PSPC: one window at a time, broadcast differences, chunks of training images."""
     n, channels, height, width = z.shape
     total, count = torch.zeros_like(z).flatten(2), torch.zeros(height * width, dtype=z.dtype)
@@ -58,7 +62,7 @@ def published(z, x, sigma, masks):
         query = z.flatten(2)[:, :, at].flatten(1)
         top = torch.full((n,), -torch.inf, dtype=z.dtype)
         norm, mean = torch.zeros_like(top), torch.zeros_like(query)
-        for chunk in x.split(CHUNK):
+        for chunk in x.split(chunk_size):
             source = (chunk.to(z.dtype) / 127.5 - 1).flatten(2)[:, :, at].flatten(1)
             logit = -(query[:, None] - source).square().sum(2) / (2 * sigma**2)
             higher = torch.maximum(top, logit.amax(1))
@@ -81,7 +85,7 @@ def square_masks(size, side=32):
 
 
 def flexible_masks(fraction, width=3.0, side=32):
-    """One mask a pixel: the largest values of a tilted Gaussian that hold a fraction of it."""
+    """Return a mask for each pixel: the largest values, of a fraction, of a tilted Gaussian."""
     y, x = np.divmod(np.arange(side * side), side)
     dy, dx = y[:, None] - y, x[:, None] - x
     heat = np.exp(-(dy**2 + 1.7 * dx**2 + 0.3 * dy * dx) / (2 * width**2))
@@ -93,9 +97,9 @@ def flexible_masks(fraction, width=3.0, side=32):
 
 
 def box_operations(size, channels=3, side=32):
-    """Of one pair: differences squared and summed, box sums, one comparison a window.
+    """Return the operations of a pair: squared differences, box sums, a comparison per window.
 
-    One pass of the two, and no exponentials: no method that looks at every pair does with less.
+    This is a lower limit of every method that reads all pairs: one pass, no exponentials.
     """
     n_pixels, n_windows = side**2, (side - size + 1) ** 2
     additions = 2 * np.ceil(np.log2(size))
@@ -103,65 +107,49 @@ def box_operations(size, channels=3, side=32):
 
 
 class Bench:
-    """The data, the machine's rate, and the table."""
+    """The data, the machine's rate, and the rows of the table."""
 
     def __init__(self, images, n_noisy=N_NOISY):
         self.clean, self.train = images[: 10 * n_noisy], images[10 * n_noisy :]
         self.rate = multiply_add_rate()
         self.baselines = {}
+        self.rows = []
         print(f"{torch.get_num_threads()} threads, {self.rate / 1e9:.0f} GFLOP/s in float32\n")
-        print(
-            ROW.format(
-                "engine", "N", "size", "sigma", "us a pair", "x baseline", "x limit", "max error"
-            )
-        )
+        print(ROW.format("windows", "size", "engine", "noisy", "N", "sigma", *COLUMNS))
 
     def noisy(self, n, sigma):
-        """Noisy images of which the clean ones are not in the training set."""
+        """Return noisy images whose clean ones are not in the training set."""
         clean = torch.from_numpy(self.clean[:n]) / 127.5 - 1
         noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
         return clean + sigma * noise
 
     def baseline(self, key, z, sigma, masks):
-        """Time of one pair by the published algorithm; it does not depend on N."""
+        """Return the time per pair of the published algorithm; it does not depend on N."""
         if key not in self.baselines:
             x = torch.from_numpy(self.train[: 10 * CHUNK])
             time_taken = seconds(lambda: published(z, x, sigma, masks), 3)
             self.baselines[key] = time_taken / (len(z) * len(x))
         return self.baselines[key]
 
-    def row(self, name, n_train, size, sigma, z, denoise, masks, operations, repeats=5):
-        """Measure one line of the table and print it; the time of one pair."""
+    def measure(self, labels, z, denoise, masks, operations, repeats=5):
+        """Measure and print one row of the table."""
+        n_train, sigma = labels["n_train"], labels["sigma"]
         pair = seconds(lambda: denoise(z), repeats) / (len(z) * n_train)
         x = torch.from_numpy(self.train[:n_train])
-        some = z[:2]
-        truth = published(some.double(), x, sigma, masks)
-        error = (denoise(some).double() - truth).abs().max()
-        baseline = self.baseline((size, len(masks)), z[:N_NOISY], sigma, masks)
-        print(
-            ROW.format(
-                name,
-                n_train,
-                size,
-                f"{sigma:g}",
-                f"{pair * 1e6:.3f}",
-                f"{baseline / pair:.0f}",
-                f"{pair * self.rate / operations:.1f}",
-                f"{error:.1e}",
-            ),
-            flush=True,
-        )
-        return pair
+        truth = published(z[:2].double(), x, sigma, masks, chunk_size=2000)
+        error = (denoise(z[:2]).double() - truth).abs().max()
+        baseline = self.baseline((labels["size"], len(masks)), z[:N_NOISY], sigma, masks)
+        values = (pair * 1e6, baseline / pair, pair * self.rate / operations, float(error))
+        measured = dict(zip(COLUMNS, values, strict=True))
+        print(ROW.format(*labels.values(), *(f"{v:.3g}" for v in measured.values())), flush=True)
+        self.rows.append({**labels, **measured})
 
     def squares(self, engine, n_train, size, sigma):
-        """PSPC-Square at one size."""
+        """Measure PSPC-Square at one size."""
         model = PSPCDenoiser(size, engine=engine).fit(self.train[:n_train])
         z = self.noisy(N_NOISY, sigma)
-        return self.row(
-            f"square, {engine}",
-            n_train,
-            size,
-            sigma,
+        self.measure(
+            _labels(SQUARES, size, engine, z, n_train, sigma),
             z,
             lambda z: model.denoise(z, sigma),
             square_masks(size),
@@ -170,7 +158,7 @@ class Bench:
         )
 
     def masks(self, engine, n_train, fraction, sigma):
-        """PSPC-Flex, one mask a pixel."""
+        """Measure PSPC-Flex, with a mask for each pixel that holds a fraction of the heat."""
         masks = flexible_masks(fraction)
         windows = Masks(fraction, masks[:, None], masks[:, None])
         z = self.noisy(N_NOISY, sigma)
@@ -181,11 +169,8 @@ class Bench:
             return masked(z, level, training_set, windows, engine).mean
 
         n_entries = int(masks.sum())
-        return self.row(
-            f"masks of {fraction}, {engine}",
-            n_train,
-            "",
-            sigma,
+        self.measure(
+            _labels(MASKS, fraction, engine, z, n_train, sigma),
             z,
             denoise,
             masks,
@@ -194,62 +179,74 @@ class Bench:
         )
 
     def empirical(self, n_noisy, n_train, sigma):
-        """Whole images by matrix products: two of them."""
+        """Measure the posterior of whole images, two matrix products."""
         model = EmpiricalDenoiser().fit(self.train[:n_train])
-        return self.row(
-            f"empirical, {n_noisy} images",
-            n_train,
-            "",
-            sigma,
-            self.noisy(n_noisy, sigma),
+        z = self.noisy(n_noisy, sigma)
+        self.measure(
+            _labels(WHOLE, "", "torch", z, n_train, sigma),
+            z,
             lambda z: model.denoise(z, sigma),
             torch.ones(1, 32, 32, dtype=torch.bool),
             4 * 3072,
         )
 
 
-def table(images):
-    """Print the table and the ratios between its lines."""
+def _labels(windows, size, engine, z, n_train, sigma):
+    return {
+        "windows": windows,
+        "size": size,
+        "engine": engine,
+        "n_noisy": len(z),
+        "n_train": n_train,
+        "sigma": sigma,
+    }
+
+
+def table(images, out):
+    """Print the table and write it."""
     bench = Bench(images)
-    small = bench.squares("numba", 10_000, 3, 0.14)
-    bench.squares("numba", 10_000, 8, 0.7)
-    large = bench.squares("numba", 10_000, 15, 3.26)
-    bench.squares("numba", 10_000, 8, 5.0)
-    small_alike = bench.squares("numba", 10_000, 3, 3.26)
+    whole = len(bench.train) // 1000 * 1000
+    squares = ((3, 0.14), (3, 3.26), (8, 0.7), (8, 5.0), (15, 3.26))
+    for size, sigma in squares:
+        bench.squares("numba", 10_000, size, sigma)
+    bench.squares("numba", whole, 8, 0.7)
     for size, sigma in ((3, 0.14), (8, 0.7), (15, 3.26)):
         bench.squares("torch", 2_000, size, sigma)
     bench.masks("numba", 10_000, 0.4, 1.09)
     bench.masks("torch", 2_000, 0.4, 1.09)
-    whole = len(bench.train) // 1000 * 1000
     for sigma in (0.3, 3.0, 20.0):
         bench.empirical(64, whole, sigma)
-    fewer, more = (bench.squares("numba", n, 8, 0.7) for n in (10_000, whole))
-    print(
-        f"\ncost of a pair, size 15 over size 3: {large / small:.2f}, "
-        f"both at sigma = 3.26: {large / small_alike:.2f}"
-    )
-    print(f"time, N = {whole} over N = 10000: {whole * more / (10_000 * fewer):.2f}")
+    _results.write(out, "kernels", bench.rows, gflops=round(bench.rate / 1e9))
 
 
-def sample(images):
-    """Draw 16 images with the paper's schedule; the share of each step, and the memory."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+def peak_memory():
+    """Return the peak resident set in MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # it counts KiB
+
+
+def sample(images, out):
+    """Draw 16 images with the paper's schedule; write the time of each step, and the memory."""
+    before = peak_memory()
     model = PSPCDenoiser().fit(images)
     # compiled code is loaded on first use
     PSPCDenoiser(3).fit(images[:100]).denoise(images[:1], 1.0)
-    steps = [time.perf_counter()]
-    model.sample(
-        16, random_state=0, sampler="euler", callback=lambda *_: steps.append(time.perf_counter())
-    )
-    total = steps[-1] - steps[0]
-    print(f"16 samples, N = {len(images)}, 18 Euler steps: {total:.1f} s")
-    shares = np.diff(steps) / total
-    print("share of each step: " + " ".join(f"{share:.1%}" for share in shares))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6  # it counts KiB
-    print(
-        f"peak resident set {peak:.0f} MB, of which {before:.0f} MB were there before fit "
-        f"(libraries and data, {images.nbytes / 1e6:.0f} MB)"
-    )
+    rows, times = [], [time.perf_counter()]
+
+    def record(step, sigma, _):
+        times.append(time.perf_counter())
+        rows.append({"step": step, "sigma_reached": float(sigma), "seconds": times[-1] - times[-2]})
+
+    model.sample(16, random_state=0, sampler="euler", callback=record)
+    measured = {
+        "n_samples": 16,
+        "n_train": len(images),
+        "total_seconds": f"{times[-1] - times[0]:.1f}",
+        "peak_mb": f"{peak_memory():.0f}",
+        "mb_before_fit": f"{before:.0f}",
+    }
+    for name, value in measured.items():
+        print(f"{name}: {value}")
+    _results.write(out, "kernels-sample", rows, **measured)
 
 
 def main():
@@ -257,13 +254,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default="../shared/data/cifar10-32x32.zip")
     parser.add_argument("--sample", action="store_true", help="time the drawing of 16 images")
+    _results.add_argument(parser)
     options = parser.parse_args()
     images = load_edm_zip(options.data).images
     if options.sample:
-        sample(images)
+        sample(images, options.out)
     else:
         # the archive is sorted by class
-        table(images[np.random.default_rng(0).permutation(len(images))])
+        table(images[np.random.default_rng(0).permutation(len(images))], options.out)
 
 
 if __name__ == "__main__":

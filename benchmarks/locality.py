@@ -1,13 +1,13 @@
-"""How far trained networks, and denoisers with nothing trained, look around a pixel.
+"""How far trained networks, and denoisers without training, look around a pixel.
 
     python benchmarks/locality.py --networks path/to/networks.py \
         --mnist path/to/mnist.zip --cifar path/to/cifar10.zip
 
-prints the median locality radius: the side of the smallest odd square around a pixel that holds
-half of its heat map, over nine pixels in the middle of the image; in brackets, the percentage of
-the heat in the 7 x 7 pixels around them. Both are 0 where nothing moves a pixel. Heat maps are
-means over 16 noisy training images, of 2,000 that are drawn from the archive. ``--picture folder``
-draws them too.
+writes ``locality.csv``. The column ``side`` is the side in pixels of the smallest odd square around
+a pixel that holds half of its heat map, the median over nine pixels in the middle of the image.
+``percent_nearby`` is the percentage of the heat in the 7 x 7 pixels around them. Both are 0 where
+no pixel of the noisy image changes the answer. Heat maps are means over 16 noisy training images,
+of 2,000 that are drawn from the archive. ``--picture folder`` draws them too.
 
 ``networks.py`` has the functions named in NETWORKS, which return ``denoise(z, sigma)``.
 """
@@ -17,13 +17,14 @@ import importlib.util
 from itertools import product
 from pathlib import Path
 
+import _results
 import numpy as np
 
 from skpspc import EmpiricalDenoiser, GaussianDenoiser, NetworkDenoiser, PSPCDenoiser
 from skpspc.datasets import load_edm_zip
 from skpspc.inspection import SensitivityDisplay, heat_maps, locality_radius
 
-# The noise levels at which each network is at home.
+# The noise levels that each network denoises well.
 NETWORKS = {
     "mnist": {
         "mnist_ddpm_cnn": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 3.0),
@@ -35,13 +36,13 @@ NEAR = 3  # pixels to each side
 
 
 def middle(sides):
-    """Nine pixels around the middle of an image, two apart."""
+    """Return nine pixels around the middle of an image, two apart."""
     rows, columns = ((side // 2 - 2, side // 2, side // 2 + 2) for side in sides)
     return np.array(list(product(rows, columns)))
 
 
-def share_nearby(heat, pixels):
-    """Share of the maps (L, m, H, W) that is near their pixels, (L,); 0 where they are zero."""
+def fraction_nearby(heat, pixels):
+    """Return the fraction of maps (L, m, H, W) that is close to their pixels, (L,); 0 for zeros."""
     near = np.zeros(heat.shape[1:], dtype=bool)
     for mask, (row, column) in zip(near, pixels, strict=True):
         top, left = max(0, row - NEAR), max(0, column - NEAR)
@@ -50,16 +51,16 @@ def share_nearby(heat, pixels):
     return ((heat * near).sum((2, 3)) / np.where(total > 0, total, 1)).mean(1)
 
 
-def print_table(title, X, denoisers, sigmas, picture):
-    """One line for each denoiser."""
+def measure(title, X, denoisers, sigmas, picture):
+    """Yield a row for each denoiser and noise level."""
     pixels = middle(X.shape[2:])
-    print(f"\n{title}\n")
-    print("sigma".ljust(12), *(f"{sigma:>9g}" for sigma in sigmas))
     for name, denoiser in denoisers.items():
         heat = heat_maps(denoiser, X, sigmas, pixels=pixels, n_images=16)
         radii = np.median(locality_radius(heat, pixels=pixels), axis=1)
-        cells = zip(radii, 100 * share_nearby(heat, pixels), strict=True)
-        print(name.ljust(12), *(f"{side:>4g} ({share:2.0f})" for side, share in cells), flush=True)
+        nearby = 100 * fraction_nearby(heat, pixels)
+        for sigma, side, percent in zip(sigmas, radii, nearby, strict=True):
+            row = {"denoiser": name, "sigma": sigma, "side": float(side)}
+            yield {**row, "percent_nearby": round(float(percent))}
         if picture is not None:
             show = SensitivityDisplay.from_predictions
             display = show(heat[:, [4, 0]], sigmas, pixels=pixels[[4, 0]], name=f"{title}: {name}")
@@ -67,7 +68,7 @@ def print_table(title, X, denoisers, sigmas, picture):
 
 
 def load_cases(options):
-    """Title, images and networks of the data asked for, from files."""
+    """Yield title, images and networks of the data that the command line names."""
     spec = importlib.util.spec_from_file_location("networks", options.networks)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -90,8 +91,10 @@ def main(arguments=None, cases=None):
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--n-train", type=int, default=2000)
     parser.add_argument("--picture", type=Path, help="folder to draw the heat maps into")
+    _results.add_argument(parser)
     options = parser.parse_args(arguments)
-    for title, images, networks in load_cases(options) if cases is None else cases:
+    rows = []
+    for images_name, images, networks in load_cases(options) if cases is None else cases:
         denoisers = {
             "PSPC": PSPCDenoiser(),
             "Gaussian": GaussianDenoiser(),
@@ -101,8 +104,11 @@ def main(arguments=None, cases=None):
             denoiser.fit(images)
         for name, (network, sigmas) in networks.items():
             network = NetworkDenoiser(network, condition="float").fit(images)
-            several = {"network": network, **denoisers}
-            print_table(f"{name}, {title}", images, several, sigmas, options.picture)
+            title, several = f"{name}, {images_name}", {"network": network, **denoisers}
+            measured = measure(title, images, several, sigmas, options.picture)
+            labels = {"network": name, "images": images_name, "n_train": len(images)}
+            rows += [{**labels, **row} for row in _results.printed(title, measured)]
+            _results.write(options.out, "locality", rows)
 
 
 if __name__ == "__main__":

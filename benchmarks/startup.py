@@ -1,10 +1,10 @@
-"""Time to import skpspc and to print its help, against the imports that it cannot do without.
+"""Time to import skpspc and to print its help, against the imports that it needs in any case.
 
     python benchmarks/startup.py [--rounds 5]
 
 Each round starts each program once, in turn, so that a machine that slows down slows all of them.
-Printed: the median over rounds of wall time and of CPU time (user and system), in seconds, and the
-difference to the floor, round by round.
+``startup.csv`` has medians over rounds, in seconds: wall time, CPU time (user and system), and the
+difference of each to the floor.
 """
 
 import argparse
@@ -13,6 +13,9 @@ import statistics
 import subprocess
 import sys
 import time
+from operator import sub
+
+import _results
 
 PROGRAMS = {
     "floor: import torch, sklearn.base": ["-c", "import torch, sklearn.base"],
@@ -26,7 +29,7 @@ PROGRAMS = {
 
 
 def seconds(program):
-    """Wall and CPU time of one start of the interpreter."""
+    """Return wall and CPU time of one start of the interpreter."""
     before, begin = os.times(), time.perf_counter()
     subprocess.run([sys.executable, *program], check=True, stdout=subprocess.DEVNULL)
     wall, after = time.perf_counter() - begin, os.times()
@@ -35,24 +38,31 @@ def seconds(program):
 
 
 def main(arguments=None):
+    """Parse the command line, measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
-    rounds = parser.parse_args(arguments).rounds
+    _results.add_argument(parser)
+    options = parser.parse_args(arguments)
     for program in PROGRAMS.values():
         seconds(program)  # files come into the cache of the system
     times = {name: [] for name in PROGRAMS}
-    for _ in range(rounds):
+    for _ in range(options.rounds):
         for name, program in PROGRAMS.items():
             times[name].append(seconds(program))
     floor = next(iter(times.values()))
-    print(f"{'':36}  wall   over floor    CPU   over floor")
-    for name, measured in times.items():
-        columns = []
-        for kind in (0, 1):
-            own = [round_[kind] for round_ in measured]
-            over = [a - b[kind] for a, b in zip(own, floor, strict=True)]
-            columns.append(f"{statistics.median(own):5.2f}  {statistics.median(over):+10.2f}")
-        print(f"{name:36} {'  '.join(columns)}")
+    rows = _results.printed("startup", (_row(name, times[name], floor) for name in times))
+    _results.write(options.out, "startup", rows, rounds=options.rounds)
+
+
+def _row(name, measured, floor):
+    """Return medians over rounds of wall and CPU time, alone and over the floor."""
+    row = {"program": name}
+    for kind, own, least in zip(
+        ("wall", "cpu"), zip(*measured, strict=True), zip(*floor, strict=True), strict=True
+    ):
+        row[f"{kind}_s"] = statistics.median(own)
+        row[f"{kind}_over_floor_s"] = statistics.median(map(sub, own, least))
+    return row
 
 
 if __name__ == "__main__":

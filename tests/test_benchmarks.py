@@ -29,12 +29,17 @@ def shared_modules(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
 
 
-def results(folder, name):
-    """The rows of a CSV file of results, as dicts, and the facts above them."""
+def facts_of(folder, name):
+    """The facts above the rows of a CSV file of results."""
     lines = (folder / f"{name}.csv").read_text().splitlines()
-    facts = dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
-    assert {"command", "date", "processors", "threads"} <= set(facts)
-    return list(csv.DictReader(lines[len(facts) :]))
+    return dict(line[2:].split(": ", 1) for line in lines if line.startswith("# "))
+
+
+def results(folder, name):
+    """The rows of a CSV file of results, as dicts."""
+    assert {"command", "date", "processors", "threads"} <= set(facts_of(folder, name))
+    lines = (folder / f"{name}.csv").read_text().splitlines()
+    return list(csv.DictReader(line for line in lines if not line.startswith("# ")))
 
 
 def test_family(digits, capsys, tmp_path):
@@ -104,7 +109,7 @@ def test_full_rows_have_all_images(digits):
     assert all(row.mark == " +" for row in full.values())
 
 
-def test_locality(digits, capsys):
+def test_locality(digits, tmp_path):
     locality = script("locality")
 
     def network(z, sigma):  # mixes a pixel with its neighbours, the more the noisier
@@ -112,35 +117,35 @@ def test_locality(digits, capsys):
         return torch.nn.functional.conv2d(z, k / k.sum(), padding=1)
 
     case = "digits", digits[:200], {"blur": (network, (0.3, 1.0))}
-    locality.main([], [case])
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[1] == "blur, digits"
-    (row,) = [line for line in lines if line.startswith("network")]
-    assert row.split() == ["network", "3", "(100)", "3", "(100)"]
-    assert {line.split()[0] for line in lines[4:]} == {"network", "PSPC", "Gaussian", "empirical"}
+    locality.main(["--out", str(tmp_path)], [case])
+    rows = results(tmp_path, "locality")
+    assert {(row["network"], row["images"]) for row in rows} == {("blur", "digits")}
+    own = [row for row in rows if row["denoiser"] == "network"]
+    assert [(row["side"], row["percent_nearby"]) for row in own] == [("3", "100")] * 2
+    assert {row["denoiser"] for row in rows} == {"network", "PSPC", "Gaussian", "empirical"}
 
 
-def test_startup(monkeypatch, capsys):
+def test_startup(monkeypatch, tmp_path):
     startup = script("startup")
     programs = {"floor": ["-c", ""], "version": ["-m", "skpspc", "--version"]}
     monkeypatch.setattr(startup, "PROGRAMS", programs)
-    startup.main(["--rounds", "1"])
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[1:]] == ["floor", "version"]
-    assert lines[1].split()[2] == "+0.00"
+    startup.main(["--rounds", "1", "--out", str(tmp_path)])
+    floor, version = results(tmp_path, "startup")
+    assert (floor["program"], version["program"]) == ("floor", "version")
+    assert float(floor["wall_over_floor_s"]) == float(floor["cpu_over_floor_s"]) == 0
+    over = float(version["wall_s"]) - float(floor["wall_s"])
+    assert float(version["wall_over_floor_s"]) == pytest.approx(over, rel=1e-2, abs=1e-3)
 
 
-def test_accuracy(capsys, monkeypatch):
+def test_accuracy(monkeypatch, tmp_path):
     """Every family answers by the formula that it is measured against."""
     accuracy = script("accuracy")
     monkeypatch.setattr(accuracy, "SIZE", 7)
     monkeypatch.setattr(accuracy, "SIGMAS", (0.1, 1.0))
-    accuracy.main(["--n-train", "30", "--n", "4", "--seed", "1"])
-    lines = capsys.readouterr().out.splitlines()
-    rows = [line for line in lines if re.search(r"(\s+\d\.\de-\d\d){2}\s+[\d.]+", line)]
-    assert len(rows) == 9
+    accuracy.main(["--n-train", "30", "--n", "4", "--seed", "1", "--out", str(tmp_path)])
+    rows = results(tmp_path, "accuracy")
+    assert len(rows) == 2 * 9
     for row in rows:
-        largest = [float(number) for number in re.findall(r"\d\.\de-\d\d", row)]
-        assert max(largest) < 1e-4, row
-    error = float(re.search(r"float64.*: (\S+),", lines[-1])[1])
-    assert error < 1e-12
+        assert 0 <= float(row["median_error"]) <= float(row["max_error"]) < 1e-4, row
+    facts = facts_of(tmp_path, "accuracy")
+    assert float(facts["float64_max_error"]) < 1e-12

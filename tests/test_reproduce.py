@@ -8,7 +8,7 @@ import torch
 
 from skpspc import EmpiricalDenoiser, NetworkDenoiser
 from skpspc.datasets import load_photo_patches
-from test_benchmarks import FOLDER, script
+from test_benchmarks import FOLDER, results, script
 
 NAMES = ["unet", "transformer", "mixer"]
 
@@ -27,8 +27,8 @@ def scripts(monkeypatch):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_kept_weights_denoise_photographs_of_others(scripts, photos, name):
-    module, told = scripts("networks").load(name)
-    network = NetworkDenoiser(module, "edm", sigma_data=told["sigma_data"]).fit(photos)
+    module, trained = scripts("networks").load(name)
+    network = NetworkDenoiser(module, "edm", sigma_data=trained["sigma_data"]).fit(photos)
     x0 = photos[:24] / np.float32(127.5) - 1
     z = x0 + np.float32(0.3) * np.random.RandomState(0).standard_normal(x0.shape).astype("f4")
     error = np.square(network.denoise(z, 0.3) - x0).mean()
@@ -44,23 +44,27 @@ def test_training_lowers_the_loss_and_keeps_what_it_did(scripts, photos, tmp_pat
     log = np.genfromtxt(tmp_path / f"{name}.csv", delimiter=",", names=True)
     assert log["images_seen"][-1] == 160
     assert log["loss"][-5:].mean() < log["loss"][:2].mean()
-    module, told = scripts("networks").load(name, tmp_path)
-    assert told["images_seen"] == 160 and json.dumps(told)
+    module, trained = scripts("networks").load(name, tmp_path)
+    assert trained["images_seen"] == 160 and json.dumps(trained)
     assert module(torch.zeros(1, 3, 32, 32), torch.zeros(1)).abs().max() > 0
 
 
 def test_curve_and_samples(scripts, photos, tmp_path):
-    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
     reproduce = scripts("reproduce")
     study = reproduce.Study(photos, tmp_path, n=4)
     reproduce.curve(study)
-    table = (tmp_path / "curve.rst").read_text()
-    assert all(name in table for name in NAMES)
+    rows = results(tmp_path, "curve")
+    assert {row["denoiser"] for row in rows} == set(NAMES)
+    assert all(float(row["standard_error"]) > 0 for row in rows)
     reproduce.samples(study, n=10)
-    lines = (tmp_path / "samples.rst").read_text().splitlines()
-    (optimal,) = (line.split() for line in lines if line.startswith("optimal"))
-    assert optimal[1:3] == ["0.000", "1.00"]  # its samples are training images
-    assert {path.name for path in tmp_path.glob("*.png")} == {"curve.png", "samples.png"}
+    rows = {row["denoiser"]: row for row in results(tmp_path, "samples")}
+    optimal = rows["Optimal"]  # its samples are training images
+    assert float(optimal["distance"]) == pytest.approx(0, abs=5e-4)
+    assert float(optimal["memorised"]) == 1
+    assert all(float(rows[name][f"cosine_{name}"]) == 1 for name in NAMES)
+    kept = np.load(tmp_path / "samples.npz")
+    assert kept["images"].shape == (6, 10, 3, 32, 32)
+    assert list(kept["denoisers"]) == list(rows)
 
 
 def test_tables(scripts, photos, tmp_path, monkeypatch):
@@ -72,11 +76,35 @@ def test_tables(scripts, photos, tmp_path, monkeypatch):
     study.networks = {"unet": study.networks["unet"]}
     monkeypatch.setattr(reproduce, "PLACES", (8, 24))
     reproduce.tables(study)
-    pairs = (tmp_path / "pairs.rst").read_text()
-    assert "sigma = 0.6" in pairs and "sigma = 1.9" in pairs
-    differences = (tmp_path / "differences.rst").read_text()
-    for name in ("Square, calibrated to unet", "Flex, from data, calibrated", "Flex, from unet"):
-        assert differences.count(f"PSPC-{name}") == 2  # forward and reverse
+    pairs = results(tmp_path, "pairs")
+    assert {row["sigma"] for row in pairs} == {"0.6", "1.9"}
+    assert all((float(row["error"]) == 0) == (row["denoiser"] == row["other"]) for row in pairs)
+    rows = results(tmp_path, "differences")
+    labels = {(row["process"], row["denoiser"]) for row in rows}
+    settings = {row["denoiser"]: float(row["setting"] or 0) for row in rows}
+    for name, values in (
+        ("PSPC-Square, sizes chosen for unet", (4, 32)),
+        ("PSPC-Flex, heat of the data, chosen for unet", (0.4, 0.5)),
+        ("PSPC-Flex, heat of unet", (0.4, 0.5)),
+    ):
+        assert {("forward", name), ("reverse", name)} <= labels
+        assert settings[name] in values
+
+
+def test_locality_keeps_the_maps_that_it_measures(scripts, photos, tmp_path):
+    reproduce = scripts("reproduce")
+    study = reproduce.Study(photos, tmp_path, n=2)
+    study.networks = {"unet": study.networks["unet"]}
+    reproduce.locality(study, levels=(0.3, 3.3))
+    rows = results(tmp_path, "locality")
+    near, far = (float(row["side"]) for row in rows if row["denoiser"] == "unet")
+    assert near < far
+    kept = np.load(tmp_path / "locality.npz")
+    assert kept["heat"].shape == (3, 2, 32, 32)
+    assert list(kept["sigmas"]) == [0.3, 3.3]
+    row, column = kept["pixel"]
+    for heat in kept["heat"][:, 0]:
+        assert abs(heat[row - 2 : row + 3, column - 2 : column + 3]).max() == 1
 
 
 def test_attention_is_dampened_by_displacement_alone(scripts):
