@@ -90,7 +90,7 @@ class Row:
 
 
 def rows_of(image_shape, sigmas):
-    """All rows by name."""
+    """Return all rows by name."""
     _, height, width = image_shape
     side, paper = max(height, width), paper_schedule(image_shape)
     sizes = [s for s in SIZES if s < side]
@@ -329,7 +329,7 @@ def load_cases(options):
 
 
 def _gray(images):
-    """One channel, in a random order: archives are sorted by class."""
+    """Return images of one channel in a random order: archives are sorted by class."""
     images = images[np.random.default_rng(0).permutation(len(images))]
     return np.rint(images.mean(1, keepdims=True)).astype(np.uint8)
 

@@ -32,24 +32,27 @@ FAMILIES = {
 }
 # Settings of EmpiricalDenoiser, by the name of the line that joins them.
 APPROXIMATIONS = {
-    "n_neighbors": [{"n_neighbors": k} for k in (1, 10, 100, 1000)],
-    "n_neighbors, IVF256": [{"n_neighbors": k, "index": "IVF256,Flat"} for k in (1, 10, 100, 1000)],
+    "n_neighbors": [{"n_neighbors": k} for k in (1, 3, 10, 100, 1000)],
+    "n_neighbors, IVF256": [
+        {"n_neighbors": k, "index": "IVF256,Flat"} for k in (1, 3, 10, 100, 1000)
+    ],
     "tol": [{"tol": tol} for tol in (1e-1, 1e-2, 1e-3, 1e-4)],
 }
 
 
 def growth(images, clean):
     """Yield the time per noisy image of every denoiser at every number of training images."""
-    for n_train in SIZES:
-        calls, numbers = [], []
-        for build, n_noisy in FAMILIES.values():
-            model = build().fit(images[:n_train])
-            calls.append(lambda z, model=model, n=n_noisy: model.denoise(z[:n], SIGMA))
-            numbers.append(n_noisy)
-        _, times = in_turn(calls, batches(clean, SIGMA, max(numbers)))
-        for name, taken, n_noisy in zip(FAMILIES, times, numbers, strict=True):
-            row = {"denoiser": name, "n_train": n_train, "sigma": SIGMA, "n_noisy": n_noisy}
-            yield {**row, "ms_per_image": 1e3 * taken / n_noisy}
+    cases = [(name, n_train) for n_train in SIZES for name in FAMILIES]
+    calls = []
+    for name, n_train in cases:
+        build, n_noisy = FAMILIES[name]
+        model = build().fit(images[:n_train])
+        calls.append(lambda z, model=model, n=n_noisy: model.denoise(z[:n], SIGMA))
+    _, times = in_turn(calls, batches(clean, SIGMA, 32))
+    for (name, n_train), taken in zip(cases, times, strict=True):
+        n_noisy = FAMILIES[name][1]
+        row = {"denoiser": name, "n_train": n_train, "sigma": SIGMA, "n_noisy": n_noisy}
+        yield {**row, "ms_per_image": 1e3 * taken / n_noisy}
 
 
 def batches(clean, sigma, size):

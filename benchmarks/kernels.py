@@ -37,7 +37,7 @@ ROW = "{:<14}{:>6}{:>10}{:>8}{:>8}{:>7}" + len(COLUMNS) * "{:>13}"
 
 
 def seconds(function, repeats):
-    """Median time of a call, after one that warms up."""
+    """Return the median time of a call, after one that warms up."""
     function()
     times = []
     for _ in range(repeats):
@@ -48,13 +48,13 @@ def seconds(function, repeats):
 
 
 def multiply_add_rate():
-    """Floating-point operations a second of a large float32 matrix product."""
+    """Return the floating-point operations per second of a large float32 matrix product."""
     a, b = torch.rand(2048, 2048), torch.rand(2048, 2048)
     return 2 * 2048**3 / seconds(lambda: a @ b, 5)
 
 
 def published(z, x, sigma, masks, chunk_size=CHUNK):
-    """Plain PSPC: one window at a time, broadcast differences, chunks of training images."""
+    """Return the answers of plain PSPC: window by window, broadcast differences, in chunks."""
     n, channels, height, width = z.shape
     total, count = torch.zeros_like(z).flatten(2), torch.zeros(height * width, dtype=z.dtype)
     for mask in masks:
@@ -77,7 +77,7 @@ def published(z, x, sigma, masks, chunk_size=CHUNK):
 
 
 def square_masks(size, side=32):
-    """All squares of one size as masks, (K, side, side)."""
+    """Return all squares of one size as masks, (K, side, side)."""
     masks = torch.zeros((side - size + 1) ** 2, side, side, dtype=torch.bool)
     for mask, (top, left) in zip(masks, square_corners((size, size), (1, side, side)), strict=True):
         mask[top : top + size, left : left + size] = True

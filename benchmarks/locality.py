@@ -1,4 +1,4 @@
-"""How far trained networks, and denoisers without training, look around a pixel.
+"""Sizes of the neighbourhoods that networks, and denoisers without training, look at.
 
     python benchmarks/locality.py --networks path/to/networks.py \
         --mnist path/to/mnist.zip --cifar path/to/cifar10.zip

@@ -19,7 +19,7 @@ WEIGHTS = Path(__file__).parent / "weights"
 
 
 class LevelEmbedding(nn.Module):
-    """Noise level, (n,), to a vector, (n, width): random Fourier features and two layers."""
+    """Map noise levels, (n,), to vectors, (n, width): random Fourier features and two layers."""
 
     def __init__(self, width):
         super().__init__()
@@ -33,7 +33,7 @@ class LevelEmbedding(nn.Module):
 
 
 def zero(layer):
-    """The layer, starting from zero."""
+    """Return the layer with zero parameters."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
@@ -93,11 +93,11 @@ class UNet(nn.Module):
 
 
 class Attention(nn.Module):
-    """Mixing over tokens by attention, which distance dampens: what makes a block a transformer's.
+    """Mixing over tokens by attention, which distance dampens: the blocks of the transformer.
 
-    By how much is learnt for every head and displacement. A logit starts from its slope times the
-    distance in tokens, with slopes from 2 to 0 (as in ALiBi, Press et al., 2022). Tokens are those
-    of a square.
+    The damping is learnt for every head and displacement. A logit starts from its slope times the
+    distance in tokens, with slopes from 2 to 0 (as in ALiBi, Press et al., 2022). Tokens fill a
+    square.
     """
 
     def __init__(self, width, n_tokens, n_heads=4):
@@ -123,7 +123,7 @@ class Attention(nn.Module):
 
 
 class TokenMLP(nn.Module):
-    """Mixing over tokens by two layers, the same for every channel: what makes a mixer's."""
+    """Mixing over tokens by two layers, shared by all channels: the blocks of the mixer."""
 
     def __init__(self, width, n_tokens, n_hidden=128):
         super().__init__()
@@ -183,10 +183,10 @@ ARCHITECTURES = {
 
 
 def load(name, folder=WEIGHTS):
-    """A trained network by its name in ARCHITECTURES, and what the file says of its training."""
+    """Return a trained network by its name in ARCHITECTURES, and the record of its training."""
     network = ARCHITECTURES[name]()
     with safe_open(Path(folder) / f"{name}.safetensors", "pt") as file:
-        told = json.loads(file.metadata()["training"])
+        trained = json.loads(file.metadata()["training"])
     weights = load_file(Path(folder) / f"{name}.safetensors")
     network.load_state_dict({key: value.float() for key, value in weights.items()})
-    return network.eval().requires_grad_(False), told
+    return network.eval().requires_grad_(False), trained

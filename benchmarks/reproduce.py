@@ -215,10 +215,10 @@ def locality(study, levels=(0.1, 0.3, 0.6, 1.1, 1.9, 3.3, 8.4)):
                 for sigma, side in zip(levels, sides, strict=True)
             ),
         )
-    study.write("locality", rows)
+    study.write("heat-maps", rows)
     scaled = np.stack(maps) / np.max(maps, axis=(2, 3), keepdims=True)
     np.savez_compressed(
-        study.out / "locality.npz",
+        study.out / "heat-maps.npz",
         heat=scaled.astype(np.float16),
         denoisers=list(models),
         sigmas=levels,

@@ -2,12 +2,12 @@
 
     python benchmarks/train_networks.py unet path/to/cifar10.zip --held-out path/to/a-test.zip
 
-32 to 41 minutes of one core, as the logs say. Writes the averaged weights in half precision,
-``benchmarks/weights/NAME.safetensors``, and the log, ``NAME.csv``: images seen, seconds of CPU, and
-mean squared errors on [-1, 1] to 256 clean held-out images at LEVELS.
+Training takes 32 to 41 minutes of one core (see the logs). It writes the averaged weights in half
+precision, ``benchmarks/weights/NAME.safetensors``, and the log, ``NAME.csv``: images seen, seconds
+of CPU, and mean squared errors on [-1, 1] to 256 clean held-out images at LEVELS.
 
 Denoising score matching with the preconditioning and the weighting of Karras et al., 2022: the
-loss is the squared error of F. No image is mirrored or moved, so that the best possible
+loss is the squared error of F. No image is mirrored or shifted, so that the best possible
 answer is the posterior mean over the training images themselves.
 """
 
@@ -35,7 +35,7 @@ RUNS = {"unet": (3400, 1.5e-3), "transformer": (3600, 3e-3), "mixer": (2800, 1.5
 
 
 def loss_of(network, x0, generator):
-    """Mean squared error of F for images (n, C, H, W) at one random noise level each."""
+    """Return the mean squared error of F for images (n, C, H, W), at a random noise level each."""
     drawn = {"generator": generator, "device": x0.device}
     sigma = (LOG_MEAN + LOG_SPREAD * torch.randn(len(x0), **drawn)).exp()
     total = (sigma.square() + SIGMA_DATA**2).sqrt()
@@ -47,7 +47,7 @@ def loss_of(network, x0, generator):
 
 
 def errors_of(network, images):
-    """Mean squared error to clean images, uint8, at each of LEVELS, the noise being fixed."""
+    """Return the mean squared error to clean uint8 images at each of LEVELS, with fixed noise."""
     denoiser = NetworkDenoiser(network, "edm", sigma_data=SIGMA_DATA, batch_size=64)
     x0 = images / np.float32(127.5) - 1
     noise = np.random.RandomState(0).standard_normal(x0.shape).astype(np.float32)
@@ -99,11 +99,11 @@ def blend(average, network, decay):
 
 
 def write(folder, name, network, rows):
-    """The weights, with what is to be known of their training, and the log."""
+    """Write the weights, with a record of their training, and the log."""
     folder.mkdir(exist_ok=True)
-    told = {"images_seen": rows[-1][0], "cpu_seconds": rows[-1][1], "sigma_data": SIGMA_DATA}
+    trained = {"images_seen": rows[-1][0], "cpu_seconds": rows[-1][1], "sigma_data": SIGMA_DATA}
     weights = {key: value.half().cpu().contiguous() for key, value in network.state_dict().items()}
-    save_file(weights, folder / f"{name}.safetensors", {"training": json.dumps(told)})
+    save_file(weights, folder / f"{name}.safetensors", {"training": json.dumps(trained)})
     with open(folder / f"{name}.csv", "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["images_seen", "cpu_seconds", "loss", *(f"mse_{s}" for s in LEVELS)])

@@ -23,6 +23,7 @@ version = release = skpspc.__version__
 extensions = [
     "explorer.build",
     "numpydoc",
+    "results",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
     "sphinx.ext.mathjax",

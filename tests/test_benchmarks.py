@@ -149,3 +149,73 @@ def test_accuracy(monkeypatch, tmp_path):
         assert 0 <= float(row["median_error"]) <= float(row["max_error"]) < 1e-4, row
     facts = facts_of(tmp_path, "accuracy")
     assert float(facts["float64_max_error"]) < 1e-12
+
+
+@pytest.mark.parametrize("name", ["kernels", "growth", "error-time", "index-equivariant"])
+def test_kept_results_name_their_command(name):
+    rows = results(FOLDER / "results", name)
+    assert rows
+    command = facts_of(FOLDER / "results", name)["command"]
+    script_name = re.fullmatch(r"python benchmarks/(\w+\.py)( .*)?", command)[1]
+    assert (FOLDER / script_name).is_file()
+
+
+def test_floats_keep_four_digits(tmp_path):
+    module = script("_results")
+    module.write(tmp_path, "some", [{"name": "a, b", "n": 50_000, "error": 1 / 3}], seeds=2)
+    assert results(tmp_path, "some") == [{"name": "a, b", "n": "50000", "error": "0.3333"}]
+    assert facts_of(tmp_path, "some")["seeds"] == "2"
+
+
+@pytest.fixture
+def docs_extension(monkeypatch):
+    """Modules of docs/_ext."""
+    pytest.importorskip("pandas", reason="pandas is not installed (extra test)")
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)").use("Agg")
+    monkeypatch.syspath_prepend(FOLDER.parent / "docs" / "_ext")
+    return importlib.import_module
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(0.5, "0.500"), (12.345, "12.3"), (390, "390"), (49_000, "49,000"), (5.8e-6, "5.8e-6")],
+)
+def test_numbers_of_pages(docs_extension, value, expected):
+    assert docs_extension("measured").text(value) == expected
+    assert docs_extension("measured").text("squares") == "squares"
+
+
+@pytest.mark.parametrize(
+    ("page", "name"), [("benchmarks", "benchmark_results"), ("evidence", "evidence_results")]
+)
+def test_pages_have_their_tables_and_charts(docs_extension, page, name):
+    plt, module = docs_extension("matplotlib.pyplot"), docs_extension(name)
+    for name, table in module.TABLES.items():
+        cells = table.make().to_numpy().ravel()
+        assert len(cells) and all(isinstance(cell, str) for cell in cells), name
+        assert not any("nan" in cell for cell in cells), name
+    for draw in module.CHARTS.values():
+        figure = draw()
+        assert figure.axes
+        plt.close(figure)
+    text = (FOLDER.parent / "docs" / f"{page}.rst").read_text()
+    shown = set(re.findall(r"results-(?:table|chart):: (\S+)", text))
+    assert shown <= {*module.TABLES, *module.CHARTS}
+    assert set(re.findall(r"\|([\w][^|\n]*)\|", text)) <= set(module.numbers())
+
+
+def test_ratios_of_the_family(docs_extension):
+    """The geometric mean over noise levels of the error over the smaller baseline's."""
+    module = docs_extension("benchmark_results")
+    rows = module.read("family").query("network == 'mnist_flow_vit'")
+    rows = rows[rows.source == "held-out images"].pivot(
+        index="sigma", columns="denoiser", values="error"
+    )
+    baseline = np.minimum(rows["Gaussian"], rows[module.PAPER])
+    expected = np.exp(np.log(rows[module.BLEND] / baseline).mean())
+    means = module.family_summary()
+    assert means.loc[module.BLEND, ("mnist_flow_vit", "held-out images")] == pytest.approx(
+        expected, rel=2e-3
+    )
+    to_itself = module.family_summary(module.BEST).loc[module.BEST]
+    np.testing.assert_allclose(to_itself, 1)

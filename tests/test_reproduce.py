@@ -96,10 +96,10 @@ def test_locality_keeps_the_maps_that_it_measures(scripts, photos, tmp_path):
     study = reproduce.Study(photos, tmp_path, n=2)
     study.networks = {"unet": study.networks["unet"]}
     reproduce.locality(study, levels=(0.3, 3.3))
-    rows = results(tmp_path, "locality")
+    rows = results(tmp_path, "heat-maps")
     near, far = (float(row["side"]) for row in rows if row["denoiser"] == "unet")
     assert near < far
-    kept = np.load(tmp_path / "locality.npz")
+    kept = np.load(tmp_path / "heat-maps.npz")
     assert kept["heat"].shape == (3, 2, 32, 32)
     assert list(kept["sigmas"]) == [0.3, 3.3]
     row, column = kept["pixel"]

@@ -1,0 +1,391 @@
+"""Tables, charts and numbers of docs/benchmarks.rst."""
+
+from functools import partial
+from itertools import product
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from measured import (
+    AMBER,
+    BLUE,
+    GREEN,
+    ORANGE,
+    SKY,
+    SMALL,
+    Table,
+    by_sigma,
+    columns,
+    facts,
+    over,
+    plain,
+    read,
+    span,
+    text,
+    thousandths,
+    two_digits,
+)
+
+_NETWORKS = {
+    "mnist_ddpm_cnn": "CNN, MNIST",
+    "mnist_flow_vit": "ViT, MNIST",
+    "gray_bf_dncnn": "DnCNN, gray CIFAR-10",
+}
+_SOURCES = {"training images": "training", "held-out images": "held-out"}
+PAPER, BEST, BLEND = "PSPC-Square, paper's sizes", "PSPC-Square, best size", "Blend"
+
+
+def _kernels():
+    rows = read("kernels")
+    compiled = rows.engine.map({"numba": "compiled", "torch": "torch"})
+    names = [
+        {"squares": f"squares of {size:g}", "masks": f"masks, λ = {size:g}"}.get(windows, windows)
+        for windows, size in zip(rows.windows, rows["size"], strict=True)
+    ]
+    return rows.assign(name=names, code=compiled)
+
+
+def kernels():
+    """Return the table of exact kernels."""
+    rows = _kernels()
+    return pd.DataFrame(
+        {
+            "Windows": rows.name,
+            "Code": rows.code,
+            "N": rows.n_train.map(plain),
+            "σ": rows.sigma.map(plain),
+            "Time per pair (µs)": rows.us_per_pair.map(text),
+            "Published time / time": rows.speedup.map(text),
+            "Time / limit": rows.over_limit.map(text),
+            "Largest error": rows.max_error.map(text),
+        }
+    )
+
+
+def speed():
+    """Draw the time per pair of published, torch and compiled code, in units of the limit."""
+    rows = _kernels().drop_duplicates(["name", "code"])
+    names = list(dict.fromkeys(rows.name))
+    figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+    styles = {"compiled": (BLUE, "o", "skpspc"), "torch": (AMBER, "D", "skpspc without numba")}
+    for place, name in enumerate(names):
+        own = rows[rows.name == name]
+        first = own.iloc[0]
+        published = first.speedup * first.over_limit
+        ax.plot([first.over_limit, published], [place, place], color="0.7", lw=2, zorder=1)
+        ax.plot(published, place, "s", color=ORANGE, ms=7)
+        ax.annotate(
+            f"{first.speedup:.0f}×",
+            (np.sqrt(first.over_limit * published), place),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="center",
+            fontsize=SMALL,
+        )
+        for row in own.itertuples():
+            whole = row.windows == "whole images"
+            colour, marker, _ = styles["compiled" if whole else row.code]
+            ax.plot(row.over_limit, place, marker, color=colour, ms=8)
+    ax.axvline(1, color="0.5", ls="--", lw=1)
+    for colour, marker, label in [(ORANGE, "s", "published algorithm"), *styles.values()]:
+        ax.plot([], [], marker, color=colour, label=label)
+    ax.set(xscale="log", yticks=range(len(names)), xlim=(0.7, None))
+    ax.set_yticks(range(len(names)), names)
+    ax.set_xlabel("time per pair of images / limit of the arithmetic")
+    ax.invert_yaxis()
+    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=SMALL)
+    _bare(ax)
+    return figure
+
+
+def _bare(ax):
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, which="major", color="0.85", lw=0.7)
+    ax.set_axisbelow(True)
+
+
+_LINES = {
+    "EmpiricalDenoiser()": (BLUE, "o"),
+    "EmpiricalDenoiser(tol=1e-3)": (SKY, "s"),
+    "PSPCDenoiser(8)": (ORANGE, "^"),
+    "GaussianDenoiser()": (GREEN, "D"),
+}
+
+
+def slope(name, least=5000):
+    """Return the exponent of the time's growth with N, for N from ``least`` on."""
+    rows = read("growth").query("denoiser == @name and n_train >= @least")
+    return np.polyfit(np.log(rows.n_train), np.log(rows.ms_per_image), 1)[0]
+
+
+def growth():
+    """Draw the time per noisy image against N."""
+    figure, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    rows = read("growth")
+    for name, (colour, marker) in _LINES.items():
+        own = rows[rows.denoiser == name]
+        label = f"{name}: $N^{{{slope(name):.1f}}}$"
+        ax.plot(own.n_train, own.ms_per_image, marker=marker, color=colour, label=label)
+    ends = np.array([rows.n_train.min(), rows.n_train.max()])
+    largest = rows.ms_per_image.max()
+    ax.plot(ends, largest * ends / ends[1] / 3, ":", color="0.5", label="in proportion to N")
+    ax.set(xscale="log", yscale="log", xlabel="training images N", ylabel="ms per noisy image")
+    ax.legend(frameon=False, fontsize=SMALL)
+    _bare(ax)
+    return figure
+
+
+def growth_table():
+    """Return the time per noisy image: a row for each N."""
+    wide = read("growth").pivot(index="n_train", columns="denoiser", values="ms_per_image")
+    body = {f"``{name}``": wide[name].map(text).tolist() for name in _LINES}
+    return pd.DataFrame({"N": [plain(n) for n in wide.index], **body})
+
+
+# Lines of the chart: family, noise level, label, colour, marker, line.
+_APPROXIMATIONS = (
+    ("n_neighbors", 0.3, "n_neighbors, σ = 0.3", BLUE, "o", "-"),
+    ("n_neighbors", 1.0, "n_neighbors, σ = 1", BLUE, "o", ":"),
+    ("tol", 0.3, "tol, σ = 0.3", ORANGE, "D", "-"),
+    ("tol", 1.0, "tol, σ = 1", ORANGE, "D", ":"),
+    ("ELS, tol", 0.3, "ELS with tol, σ = 0.3", GREEN, "^", "-"),
+)
+
+
+def error_time():
+    """Draw the error of approximate answers against their relative time."""
+    figure, ax = plt.subplots(figsize=(5.2, 3.9), layout="constrained")
+    rows = read("error-time")
+    ax.axhspan(1e-8, 3e-7, color="0.9", lw=0)
+    ax.annotate("rounding", (0.985, 0.03), xycoords="axes fraction", ha="right", fontsize=SMALL)
+    ax.axvline(1, color="0.5", ls="--", lw=1)
+    for family, sigma, label, colour, marker, line in _APPROXIMATIONS:
+        own = rows[(rows.family == family) & (rows.sigma == sigma)]
+        face = colour if line == "-" else "none"
+        style = {"color": colour, "marker": marker, "ls": line, "markerfacecolor": face}
+        ax.plot(own.time, own.rms_error, label=label, **style)
+        if family != "tol":  # its points are one
+            _label_points(ax, own[own.rms_error > 3e-7])
+    ax.set(xscale="log", yscale="log", ylim=(1e-8, 0.3), xlabel="time / time of the exact answer")
+    ax.set_ylabel("root mean square error")
+    ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5) if tick < 1.2 * ax.get_xlim()[1]]
+    ax.set_xticks(ticks, map(str, ticks))
+    ax.minorticks_off()
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=SMALL)
+    _bare(ax)
+    return figure
+
+
+def _label_points(ax, rows):
+    """Write the value of the setting beside each point."""
+    for row in rows.itertuples():
+        value = row.setting.split("=")[1]
+        at = {"xy": (row.time, row.rms_error), "xytext": (6, 3), "textcoords": "offset points"}
+        ax.annotate(value, **at, fontsize=SMALL)
+
+
+def family_summary(baseline=None):
+    """Return geometric means of error ratios: a column for each network and source.
+
+    None is the baseline of ``family.csv``; to another one, only rows of all images have a ratio.
+    """
+    rows = read("family")
+    ratio = rows.ratio
+    if baseline is not None:
+        rows = rows[rows.n_images == rows.n_images.max()]
+        ratio = over(rows, baseline, ["network", "source", "sigma"])
+    log = rows.assign(log=np.log(ratio)).groupby(["denoiser", "network", "source"]).log
+    means = np.exp(log.mean()).unstack(["network", "source"])
+    return means.loc[list(dict.fromkeys(rows.denoiser)), list(product(_NETWORKS, _SOURCES))]
+
+
+def family_ratios(baseline=None):
+    """Return `family_summary` as text."""
+    means = family_summary(baseline)
+    body = {
+        f"{_NETWORKS[network]}, {_SOURCES[source]}": [f"{v:.2f}" for v in column]
+        for (network, source), column in means.items()
+    }
+    return pd.DataFrame({"Denoiser": list(means.index), **body})
+
+
+def family_errors(network, source):
+    """Return errors in thousandths, with the settings, at every noise level."""
+    rows = read("family").query("network == @network and source == @source")
+    shown = [
+        f"{thousandths(error)} ({setting})" if isinstance(setting, str) else thousandths(error)
+        for error, setting in zip(rows.error, rows.setting, strict=True)
+    ]
+    return by_sigma(rows.assign(shown=shown), "denoiser", "Denoiser", "shown", str)
+
+
+def blend_weights():
+    """Return the members of each blend, with their weights."""
+    rows = read("family-blends").query("blend == @BLEND")
+    members = [
+        f"{name} {weight:.2f}" for name, weight in zip(rows.denoiser, rows.weight, strict=True)
+    ]
+    keys = ["network", "source", "sigma"]
+    joined = rows.assign(members=members).groupby(keys, sort=False).members.agg("; ".join)
+    return pd.DataFrame(
+        [
+            {
+                "Network": _NETWORKS[network],
+                "Noisy images": _SOURCES[source],
+                "σ": f"{sigma:g}",
+                "Weights": each,
+            }
+            for (network, source, sigma), each in joined.items()
+        ]
+    )
+
+
+def look(network):
+    """Return side and percentage of heat maps at every noise level."""
+    rows = read("locality").query("network == @network")
+    shown = [f"{a:g} ({b:g})" for a, b in zip(rows.side, rows.percent_nearby, strict=True)]
+    return by_sigma(rows.assign(shown=shown), "denoiser", "Denoiser", "shown", str)
+
+
+def accuracy():
+    """Return median and largest errors of float32 answers."""
+    rows = read("accuracy")
+    shown = {
+        kind: rows[rows.noisy == kind].set_index("denoiser") for kind in ("held-out", "unrelated")
+    }
+    body = {}
+    for kind, own in shown.items():
+        body[f"{kind}, median"] = own.median_error.map(text).tolist()
+        body[f"{kind}, largest (at σ)"] = [
+            f"{text(e)} ({s:g})" for e, s in zip(own.max_error, own.sigma, strict=True)
+        ]
+    return pd.DataFrame({"Denoiser": list(shown["held-out"].index), **body})
+
+
+TABLES = {
+    "kernels": Table("kernels", kernels),
+    "kernels-ranges": columns(
+        "kernels-ranges",
+        {
+            "Windows": ("windows", text),
+            "Size": ("size", plain),
+            "σ": ("sigma", plain),
+            "Quantity": ("quantity", text),
+            "Smallest": ("smallest", plain),
+            "Largest": ("largest", plain),
+        },
+    ),
+    "growth": Table("growth", growth_table),
+    "error-time": columns(
+        "error-time",
+        {
+            "Denoiser": ("denoiser", text),
+            "Setting": ("setting", text),
+            "σ": ("sigma", plain),
+            "N": ("n_train", plain),
+            "Time / exact time": ("time", two_digits),
+            "Root mean square error": ("rms_error", two_digits),
+            "Largest error": ("max_error", two_digits),
+        },
+    ),
+    "tolerance": columns(
+        "index-tolerance",
+        {
+            "σ": ("sigma", plain),
+            "Exact time / time": ("speedup", two_digits),
+            "Largest error": ("max_error", two_digits),
+            "Largest bound": ("max_bound", two_digits),
+            "Errors above bound": ("n_above_bound", plain),
+        },
+    ),
+    "neighbours": columns(
+        "index-neighbours",
+        {
+            "n_neighbors": ("n_neighbors", plain),
+            "σ": ("sigma", plain),
+            "Median of bound / error": ("bound_over_error", two_digits),
+        },
+    ),
+    "index-growth": columns(
+        "index-growth",
+        {
+            "N": ("n_train", plain),
+            "Exact (ms per image)": ("exact_ms_per_image", text),
+            "tol=1e-3 (ms per image)": ("tol_ms_per_image", text),
+        },
+    ),
+    "equivariant": columns(
+        "index-equivariant",
+        {
+            "tol": ("tol", plain),
+            "Exact time / time": ("speedup", two_digits),
+            "Root mean square error": ("rms_error", two_digits),
+            "Largest error": ("max_error", two_digits),
+            "Largest estimate": ("estimated_error", two_digits),
+        },
+    ),
+    "family": Table("family", family_ratios),
+    "family-best": Table("family", partial(family_ratios, BEST)),
+    "family-blends": Table("family-blends", blend_weights),
+    **{
+        f"family-{network}-{short}": Table("family", partial(family_errors, network, source))
+        for network in _NETWORKS
+        for source, short in _SOURCES.items()
+    },
+    **{f"look-{network}": Table("locality", partial(look, network)) for network in _NETWORKS},
+    "excluded": columns(
+        "excluded", {"σ": ("sigma", plain), "Fraction of pairs excluded": ("excluded", plain)}
+    ),
+    "accuracy": Table("accuracy", accuracy),
+    "startup": columns(
+        "startup",
+        {
+            "Program": ("program", text),
+            "CPU time (s)": ("cpu_s", two_digits),
+            "Difference to the floor (s)": ("cpu_over_floor_s", two_digits),
+        },
+    ),
+}
+
+CHARTS = {"speed": speed, "error-time": error_time, "growth": growth}
+
+
+def numbers():
+    """Return the numbers within sentences, by name."""
+    compiled = read("kernels").query("engine == 'numba' and windows == 'squares'")
+    kernels_at = compiled.query("n_train == 10_000")
+    whole = read("kernels").query("windows == 'whole images'")
+    masks = read("kernels").query("windows == 'masks' and engine == 'numba'")
+    torch_only = read("kernels").query("engine == 'torch' and windows != 'whole images'")
+    at_one_sigma = kernels_at[kernels_at.sigma == 3.26].set_index("size").us_per_pair
+    tolerance = read("index-tolerance").set_index("sigma").speedup
+    drawn, kernel_facts = facts("kernels-sample"), facts("kernels")
+    ratios, to_best = family_summary().loc[BLEND], family_summary(PAPER).loc[BEST]
+    accuracies = read("accuracy")
+    held_out = accuracies[accuracies.noisy == "held-out"]
+    return {
+        "squares time": span(kernels_at.us_per_pair),
+        "squares speed-up": span(kernels_at.speedup, 3),
+        "squares limit": span(kernels_at.over_limit),
+        "masks limit": span(masks.over_limit),
+        "masks speed-up": span(masks.speedup),
+        "whole limit": span(whole.over_limit),
+        "torch speed-up": span(torch_only.speedup, 1),
+        "size ratio": text(at_one_sigma[15] / at_one_sigma[3], 2),
+        "machine rate": kernel_facts["gflops"],
+        "kernel error": text(read("kernels").max_error.max()),
+        "sample time": drawn["total_seconds"],
+        "peak memory": drawn["peak_mb"],
+        "memory before": drawn["mb_before_fit"],
+        "growth exact": text(slope("EmpiricalDenoiser()"), 2),
+        "growth tol": text(slope("EmpiricalDenoiser(tol=1e-3)"), 2),
+        "growth PSPC": text(slope("PSPCDenoiser(8)"), 2),
+        "tol speed-up 0.02": text(tolerance[0.02], 2),
+        "tol speed-up 0.3": text(tolerance[0.3], 2),
+        "tol speed-up 1": text(tolerance[1], 2),
+        "ELS speed-up": span(read("index-equivariant").speedup),
+        "blend gain": span((100 * (1 - ratios)).round()),
+        "best size gain": span((100 * (1 - to_best)).round(), 1),
+        "median rounding": text(held_out.median_error.max()),
+        "largest rounding": text(accuracies.max_error.max()),
+    }
