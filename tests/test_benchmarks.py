@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from skpspc import GaussianDenoiser, PSPCDenoiser
+from skpspc.datasets import load_photo_patches
 from skpspc.sampling import draw_noise
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -219,3 +220,42 @@ def test_ratios_of_the_family(docs_extension):
     )
     to_itself = module.family_summary(module.BEST).loc[module.BEST]
     np.testing.assert_allclose(to_itself, 1)
+
+
+def test_kernels_are_exact_in_their_table(monkeypatch):
+    kernels = script("kernels")
+    monkeypatch.setattr(kernels, "multiply_add_rate", lambda: 1e9)
+    monkeypatch.setattr(kernels, "N_NOISY", 1)
+    photos = load_photo_patches(size=32, n_images=30, photos=("china", "flower")).images
+    bench = kernels.Bench(photos, n_noisy=1)
+    bench.squares("torch", 20, 15, 0.7)
+    bench.empirical(2, 20, 0.7)
+    for row, operations in zip(bench.rows, (kernels.box_operations(15), 4 * 3072), strict=True):
+        assert row["max_error"] < 1e-4
+        assert row["us_per_pair"] > 0 and row["speedup"] > 0
+        over_limit = row["us_per_pair"] * 1e-6 * 1e9 / operations
+        assert row["over_limit"] == pytest.approx(over_limit)
+
+
+def test_growth(monkeypatch, digits):
+    growth = script("growth")
+    monkeypatch.setattr(growth, "SIZES", (100, 200))
+    monkeypatch.setattr(growth, "N_BATCHES", 2)
+    monkeypatch.setattr(growth, "SIGMAS", (0.3,))
+    settings = [{"n_neighbors": 1}, {"tol": 1e-3}]
+    monkeypatch.setattr(growth, "APPROXIMATIONS", {"two": settings})
+    monkeypatch.setitem(growth.FAMILIES, "PSPCDenoiser(8)", (lambda: PSPCDenoiser(3), 2))
+    rows = list(growth.growth(digits[:200], digits[200:264]))
+    assert [row["n_train"] for row in rows] == 4 * [100] + 4 * [200]
+    assert all(row["ms_per_image"] > 0 for row in rows)
+    nearest, tolerant = growth.approximations(digits[:200], digits[200:264])
+    assert nearest["rms_error"] > 1e-3 and tolerant["max_error"] <= 1e-3
+    assert nearest["setting"] == "n_neighbors=1"
+
+
+def test_index(monkeypatch, digits):
+    index = script("index")
+    monkeypatch.setattr(index, "SIGMAS", (0.1,))
+    (row,) = index.tolerance(digits[:500], digits[500:600])
+    assert row["n_above_bound"] == 0 and row["max_error"] < 1e-5
+    assert row["max_bound"] <= index.TOL and row["speedup"] > 0
