@@ -18,6 +18,7 @@ from measured import (
     columns,
     facts,
     over,
+    percentages,
     plain,
     read,
     span,
@@ -271,8 +272,8 @@ TABLES = {
             "Size": ("size", plain),
             "σ": ("sigma", plain),
             "Quantity": ("quantity", text),
-            "Smallest": ("smallest", plain),
-            "Largest": ("largest", plain),
+            "Smallest": ("smallest", text),
+            "Largest": ("largest", text),
         },
     ),
     "growth": Table("growth", growth_table),
@@ -358,7 +359,8 @@ def numbers():
     masks = read("kernels").query("windows == 'masks' and engine == 'numba'")
     torch_only = read("kernels").query("engine == 'torch' and windows != 'whole images'")
     at_one_sigma = kernels_at[kernels_at.sigma == 3.26].set_index("size").us_per_pair
-    tolerance = read("index-tolerance").set_index("sigma").speedup
+    answers = read("index-tolerance")
+    tolerance = answers.set_index("sigma").speedup
     drawn, kernel_facts = facts("kernels-sample"), facts("kernels")
     ratios, to_best = family_summary().loc[BLEND], family_summary(PAPER).loc[BEST]
     accuracies = read("accuracy")
@@ -383,9 +385,13 @@ def numbers():
         "tol speed-up 0.02": text(tolerance[0.02], 2),
         "tol speed-up 0.3": text(tolerance[0.3], 2),
         "tol speed-up 1": text(tolerance[1], 2),
+        "errors above bound": plain(answers.n_above_bound.sum())
+        if any(answers.n_above_bound)
+        else "None",
+        "tol answers": plain(answers.n.sum()),
         "ELS speed-up": span(read("index-equivariant").speedup),
-        "blend gain": span((100 * (1 - ratios)).round()),
-        "best size gain": span((100 * (1 - to_best)).round(), 1),
+        "blend gain": percentages(1 - ratios),
+        "best size gain": percentages(1 - to_best),
         "median rounding": text(held_out.median_error.max()),
         "largest rounding": text(accuracies.max_error.max()),
     }

@@ -133,7 +133,7 @@ def against_squares():
     rows = rows.assign(name=rows.kind + ", " + rows.process)
     spans = rows.groupby(["name", "sigma"]).ratio.agg(lambda r: f"{min(r):.2f} to {max(r):.2f}")
     order = list(dict.fromkeys(rows.name))
-    return by_sigma(spans.reset_index(), "name", "Denoiser, process", "ratio", str, order)
+    return by_sigma(spans.reset_index(), "name", "Denoiser and process", "ratio", str, order)
 
 
 def pairs(sigma):

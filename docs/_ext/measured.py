@@ -73,6 +73,12 @@ def span(values, digits=2):
     return low if low == high else f"{low} to {high}"
 
 
+def percentages(fractions):
+    """Return "smallest to largest" of fractions, in whole percent."""
+    low, high = (f"{100 * each:.0f}" for each in (min(fractions), max(fractions)))
+    return low if low == high else f"{low} to {high}"
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of text, a DataFrame, and the file it is made from."""
@@ -99,8 +105,8 @@ def by_sigma(rows, index, head, values, shown=text, order=None):
     """Return a table with a row for each index, in order, and a column for each noise level."""
     wide = rows.pivot(index=index, columns="sigma", values=values)
     wide = wide.loc[list(dict.fromkeys(rows[index])) if order is None else order]
-    body = {f"σ = {sigma:.2g}": wide[sigma].map(shown).tolist() for sigma in sorted(wide)}
-    return pd.DataFrame({head: list(wide.index), **body})
+    body = {f"{sigma:.2g}": wide[sigma].map(shown).tolist() for sigma in sorted(wide)}
+    return pd.DataFrame({f"{head} at σ =": list(wide.index), **body})
 
 
 def over(rows, baseline, keys):
