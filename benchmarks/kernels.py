@@ -63,7 +63,7 @@ def published(z, x, sigma, masks, chunk_size=CHUNK):
         top = torch.full((n,), -torch.inf, dtype=z.dtype)
         norm, mean = torch.zeros_like(top), torch.zeros_like(query)
         for chunk in x.split(chunk_size):
-            source = (chunk.to(z.dtype) / 127.5 - 1).flatten(2)[:, :, at].flatten(1)
+            source = chunk.flatten(2)[:, :, at].flatten(1).to(z.dtype) / 127.5 - 1
             logit = -(query[:, None] - source).square().sum(2) / (2 * sigma**2)
             higher = torch.maximum(top, logit.amax(1))
             weight = (logit - higher[:, None]).exp()
