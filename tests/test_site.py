@@ -115,6 +115,31 @@ def test_thumbnails_are_pictures(site):
         assert abs(values - np.asarray(absent, dtype=float)).mean() > 5, path
 
 
+def test_rows_of_the_gallery_are_full(site):
+    """Four cards are in a row, or two on a phone."""
+    page = (site / "gallery" / "index.html").read_text()
+    sections = page.split('<div class="sphx-glr-thumbnails">')[1:]
+    assert sections
+    assert not [section for section in sections if section.count("sphx-glr-thumbcontainer") % 4]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_figures_of_the_gallery_fit_the_theme(local, base, theme):
+    local.goto(f"{base}gallery/basics/plot_denoise_photograph.html")
+    local.evaluate("theme => document.documentElement.dataset.theme = theme", theme)
+    shown = local.evaluate(
+        "() => [...document.querySelectorAll('img.sphx-glr-single-img')]"
+        ".filter(image => image.offsetParent).map(image => {"
+        "  const style = getComputedStyle(image);"
+        "  return [image.className, style.backgroundColor, style.filter];"
+        "})"
+    )
+    assert shown
+    for classes, background, image_filter in shown:
+        assert f"only-{theme}" in classes.split()
+        assert (background, image_filter) == ("rgba(0, 0, 0, 0)", "none")
+
+
 def test_no_table_loses_the_names_of_its_columns(site):
     """As a simple table does whose header begins with an empty cell: the names become a row."""
     heads = [

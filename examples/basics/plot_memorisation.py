@@ -39,7 +39,7 @@ samples = {
     "PSPC": new,
 }
 
-fig, axes = plt.subplots(2, 1, figsize=(5.5, 4.9), layout="constrained")
+fig, axes = plt.subplots(2, 1, figsize=(4.7, 4.8), layout="constrained")
 for ax, (name, images) in zip(axes, samples.items(), strict=True):
     SampleGridDisplay.from_predictions(images[:5], X, ax=ax, n_columns=5)
     ax.set_title(f"{name}, 5 of {len(images)} samples", fontsize="medium")

@@ -14,6 +14,8 @@ the package.
 # ``uint8`` or floats. These are 1,000 crops of 32 x 32 pixels. 100 further
 # crops, from other positions, are held out.
 
+# sphinx_gallery_thumbnail_number = 2
+
 import tempfile
 from itertools import product
 from pathlib import Path

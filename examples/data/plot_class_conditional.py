@@ -29,7 +29,7 @@ wanted = np.tile(np.arange(6), 4)
 samples = model.sample(y=wanted, n_steps=12, random_state=0)
 
 names = [photos.classes[label] for label in wanted]
-fig, ax = plt.subplots(figsize=(5.5, 4.6), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.7, 4.2), layout="constrained")
 show_images(samples, titles=names, n_columns=6, ax=ax)
 plt.show()
 
@@ -49,7 +49,7 @@ guided = {
 }
 shown = np.concatenate(list(guided.values()))
 labels = [f"{guidance:g}" for guidance in guidances for _ in range(6)]
-fig, ax = plt.subplots(figsize=(5.5, 4.6), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.7, 4.2), layout="constrained")
 show_images(shown, titles=labels, n_columns=6, ax=ax)
 ax.set_title("Guidance 0, 0.5, 1 and 2; classes as above", fontsize="medium")
 plt.show()

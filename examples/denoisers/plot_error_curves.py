@@ -39,7 +39,7 @@ denoisers = {
     "PSPC, 5": PSPCDenoiser(patch_size=5).fit(X),
 }
 sigmas = np.geomspace(0.1, 20, 10)
-fig, ax = plt.subplots(figsize=(5.5, 4), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.7, 3.8), layout="constrained")
 display = ErrorCurveDisplay.from_estimator(
     denoisers, X, sigmas, X_train=X, ax=ax
 )
@@ -52,7 +52,7 @@ plt.show()
 # The noise levels stop where no digit is recognisable.
 denoisers["optimal"] = EmpiricalDenoiser().fit(X)
 table = error_curve(denoisers, held_out, sigmas[:6], against="clean")
-fig, ax = plt.subplots(figsize=(5.5, 4), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.7, 3.8), layout="constrained")
 ErrorCurveDisplay.from_predictions(table, ax=ax)
 ax.set_title("From the clean image, held-out digits", fontsize="medium")
 plt.show()

@@ -35,7 +35,9 @@ model = PSPCDenoiser(patch_size=5).fit(X)
 print(f"{len(X):,} training images")
 
 Z = clean[4:5] + 0.1 * noise[4:5]
-AttributionDisplay.from_estimator(model, Z, 0.1, pixel=(8, 8), n_images=3)
+fig, ax = plt.subplots(figsize=(4.7, 3.2), layout="constrained")
+options = {"pixel": (8, 8), "n_images": 3}
+AttributionDisplay.from_estimator(model, Z, 0.1, ax=ax, **options)
 plt.show()
 
 # %%
@@ -47,7 +49,8 @@ plt.show()
 # The same pixel under more noise
 # -------------------------------
 Z = clean[4:5] + noise[4:5]
-AttributionDisplay.from_estimator(model, Z, 1.0, pixel=(8, 8), n_images=3)
+fig, ax = plt.subplots(figsize=(4.7, 3.2), layout="constrained")
+AttributionDisplay.from_estimator(model, Z, 1.0, ax=ax, **options)
 plt.show()
 
 # %%

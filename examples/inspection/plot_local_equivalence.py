@@ -54,7 +54,7 @@ plt.show()
 # %%
 # The difference and its bound
 # ----------------------------
-fig, ax = plt.subplots(figsize=(5.5, 4.5), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.7, 4.2), layout="constrained")
 display = LocalEquivalenceDisplay.from_estimator(
     whole, np.geomspace(0.05, 300, 14), [3, 6, 12, 24], n_images=24, ax=ax
 )
