@@ -12,7 +12,7 @@ PSPC from noise to image.
 # Two denoisers, one training set
 # -------------------------------
 # The training images are 800 crops of one photograph, 32 x 32 pixels each. The
-# optimal denoiser, `EmpiricalDenoiser`, compares whole images at all noise
+# optimal denoiser, ``EmpiricalDenoiser``, compares whole images at all noise
 # levels. PSPC does so only at noise levels above 8, where the layout is
 # decided, and compares patches of 12 x 12 pixels below.
 

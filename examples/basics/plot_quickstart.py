@@ -94,8 +94,8 @@ plt.show()
 
 # %%
 # The upper row shows samples, the lower row the nearest training image of
-# each. At ``sigma = 0`` an `EmpiricalDenoiser` returns the nearest training
-# image.
+# each. At ``sigma = 0`` an :class:`~skpspc.EmpiricalDenoiser` returns the
+# nearest training image.
 #
 # Sample *i* depends on ``random_state`` and *i* alone: the first 8 of 1,000
 # samples are these 8.
@@ -103,9 +103,10 @@ plt.show()
 # %%
 # Measure whether samples are new
 # -------------------------------
-# The optimal denoiser of the training set, `EmpiricalDenoiser`, copies. PSPC
-# composes new images. The root mean square distance of the samples to their
-# nearest training images shows the difference; pixels range from -1 to 1.
+# The optimal denoiser of the training set, :class:`~skpspc.EmpiricalDenoiser`,
+# copies. PSPC composes new images. The root mean square distance of the
+# samples to their nearest training images shows the difference; pixels range
+# from -1 to 1.
 
 copies = EmpiricalDenoiser().fit(X).sample(n=8, random_state=0)
 for name, images in [("PSPC", samples), ("Empirical", copies)]:
@@ -140,7 +141,8 @@ for level in (0.1, 0.3, 1.0, 3.0):
 # Attribution: which training images made a pixel
 # -----------------------------------------------
 # Each pixel of an answer is a weighted mean of training pixels.
-# `AttributionDisplay` shows the training patches with the largest weights.
+# :class:`~skpspc.inspection.AttributionDisplay` shows the training patches
+# with the largest weights.
 
 AttributionDisplay.from_estimator(model, noisy[3:4], sigma, pixel=(16, 16))
 plt.show()
@@ -148,9 +150,9 @@ plt.show()
 # %%
 # Heat map: which noisy pixels moved a pixel
 # ------------------------------------------
-# `SensitivityDisplay` draws the mean absolute Jacobian of one pixel of the
-# answer. Patches grow with the noise level, and the neighbourhood that matters
-# grows too. A frame holds half of the heat.
+# :class:`~skpspc.inspection.SensitivityDisplay` draws the mean absolute
+# Jacobian of one pixel of the answer. Patches grow with the noise level, and
+# the neighbourhood that matters grows too. A frame holds half of the heat.
 
 SensitivityDisplay.from_estimator(
     sampler,
