@@ -265,17 +265,6 @@ def accuracy():
 
 TABLES = {
     "kernels": Table("kernels", kernels),
-    "kernels-ranges": columns(
-        "kernels-ranges",
-        {
-            "Windows": ("windows", text),
-            "Size": ("size", plain),
-            "σ": ("sigma", plain),
-            "Quantity": ("quantity", text),
-            "Smallest": ("smallest", text),
-            "Largest": ("largest", text),
-        },
-    ),
     "growth": Table("growth", growth_table),
     "error-time": columns(
         "error-time",
