@@ -346,7 +346,7 @@ def test_predictions_of_a_pixel(X, Z):
 
 
 def test_pixels_that_cannot_be_shown(X, Z):
-    with pytest.raises(ValueError, match="must lie in an answer of 8 x 8"):
+    with pytest.raises(ValueError, match="must lie in the denoised image of 8 x 8"):
         AttributionDisplay.from_estimator(PSPCDenoiser(3).fit(X), Z, 0.3, pixel=(8, 0))
     with pytest.raises(ValueError, match="pixel needs answers as large as the noisy images"):
         AttributionDisplay.from_estimator(PatchDenoiser(4).fit(X), Z, 0.3, pixel=(0, 0))

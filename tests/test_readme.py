@@ -1,5 +1,6 @@
 """What README.rst shows works."""
 
+import csv
 import re
 import textwrap
 from pathlib import Path
@@ -32,3 +33,21 @@ def test_the_links():
     assert len(names) >= 5
     for name in names:
         assert (README.parent / name).is_file(), name
+
+
+def rows_of(name):
+    """Return the rows of a CSV file of the benchmarks, below its lines of facts."""
+    path = README.parent / "benchmarks" / "results" / f"{name}.csv"
+    return list(csv.DictReader(line for line in path.open() if not line.startswith("#")))
+
+
+def test_the_numbers():
+    text = " ".join(README.read_text().split())
+    speedups = [
+        float(row["speedup"])
+        for row in rows_of("kernels")
+        if (row["windows"], row["engine"], row["n_train"]) == ("squares", "numba", "10000")
+    ]
+    assert f"{min(speedups):.0f} to {max(speedups):.0f} times as fast" in text
+    (drawn,) = rows_of("front-page")
+    assert f"in {float(drawn['seconds']):.1f} s" in text

@@ -366,6 +366,7 @@ def numbers():
         "machine rate": kernel_facts["gflops"],
         "kernel error": text(read("kernels").max_error.max()),
         "sample time": drawn["total_seconds"],
+        "front page time": f"{read('front-page').seconds[0]:.1f}",
         "peak memory": drawn["peak_mb"],
         "memory before": drawn["mb_before_fit"],
         "growth exact": text(slope("EmpiricalDenoiser()"), 2),

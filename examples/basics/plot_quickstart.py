@@ -193,6 +193,8 @@ print(f"largest difference after loading: {difference}")
 # A training set larger than memory stays on disk: fit on a memory-mapped file,
 # ``PSPCDenoiser().fit(np.load("images.npy", mmap_mode="r"))``. The file is
 # read in chunks, and a pickle of the denoiser holds a copy of it.
+# ``joblib.load(path, mmap_mode="r")`` loads the training images into memory:
+# they are torch tensors, which joblib does not map.
 
 # %%
 # Denoise a larger photo
@@ -230,10 +232,19 @@ plt.show()
 # closed form. Answers do not carry an autograd graph: ``denoise`` on a torch
 # tensor that requires a gradient returns a tensor without one.
 
-jacobian = model.jacobian(noisy[:1], sigma, pixels=[[16, 16]])
-print("shape (n, pixels, C, C, H, W):", jacobian.shape)
-by_itself = jacobian[0, 0, 1, 1, 16, 16]
-print(f"derivative of the middle green pixel by itself: {by_itself:.3f}")
+jacobian = model.jacobian(noisy[3:4], sigma, pixels=[[16, 16]])
+green = jacobian[0, 0, 1, 1]  # output green by input green, (H, W)
+largest = np.abs(green).max()
+show_images(
+    green[None, None],
+    titles=[f"derivatives from -{largest:.2f} to {largest:.2f}"],
+    data_range=(-largest, largest),
+)
+plt.show()
+
+# %%
+# The picture shows the derivative of one green pixel by all green pixels of
+# the noisy image: gray is zero, white is positive.
 
 # %%
 # Pixel ranges: 0 to 255, -1 to 1, 0 to 1

@@ -1,15 +1,17 @@
 """Draw the samples of the front page: horses and ships of CIFAR-10, from noise.
 
-    python docs/hero.py --data path/to/cifar10-32x32.zip
+    python benchmarks/front_page.py --data path/to/cifar10-32x32.zip
 
-writes docs/_static/samples-light.png and samples-dark.png, and prints the seconds that fitting and
-sampling took. Every sample stands above the training image that is nearest to it.
+writes docs/_static/samples-light.png and samples-dark.png, and the seconds that fitting and
+sampling took, without reading the archive. Every sample stands above the training image that is
+nearest to it.
 """
 
 import argparse
 import time
 from pathlib import Path
 
+import _results
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -17,7 +19,7 @@ from skpspc import PSPCDenoiser
 from skpspc.datasets import load_edm_zip
 from skpspc.inspection import nearest_training_images
 
-FOLDER = Path(__file__).resolve().parent / "_static"
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "_static"
 CLASSES = ("horse",) * 5 + ("ship",) * 5
 THEMES = {"light": ("#ffffff", "#222832"), "dark": ("#14181e", "#ced6dd")}
 GAP = 2  # pixels between images
@@ -44,13 +46,17 @@ def draw(rows, theme):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="CIFAR-10 as a zip file in the layout of EDM")
-    cifar = load_edm_zip(parser.parse_args().data)
+    _results.add_argument(parser)
+    options = parser.parse_args()
+    cifar = load_edm_zip(options.data)
 
     start = time.perf_counter()
     model = PSPCDenoiser().fit(cifar.images, cifar.target)
     labels = [cifar.classes.index(name) for name in CLASSES]
     samples = model.sample(len(labels), y=labels, random_state=0)
-    print(f"{len(labels)} samples: {time.perf_counter() - start:.1f} s")
+    seconds = time.perf_counter() - start
+    row = {"n_samples": len(labels), "n_train": len(cifar.images), "seconds": seconds}
+    _results.write(options.out, "front-page", _results.printed("samples", [row]))
 
     _, indices = nearest_training_images(samples, cifar.images)
     rows = {
