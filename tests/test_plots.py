@@ -293,6 +293,12 @@ def test_tables_made_by_hand_have_the_usual_words():
         np.array([0.1]), np.array([1, 2]), np.ones((1, 2, 3)), np.full(3, 1 / 3), np.array([1])
     )
     assert (table.parameter, table.against) == ("patch size", "the clean images")
+    assert repr(table).splitlines() == [
+        "Mean squared error per patch size, 3 held-out images; * is chosen",
+        "sigma         1        2",
+        "  0.1  1.00000*  1.00000",
+    ]
+    assert table.to_frame().loc[0.1].tolist() == [1, 1]
 
 
 def test_local_equivalences_are_curves(digits):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sklearn.base import clone
 
-from .._repr import short_repr
+from .. import _optional
 from .._typing import ArrayLike, RandomState
 from .._units import checked_range, half_width
 from ..denoisers import FlexibleWindows, GaussianDenoiser
@@ -22,6 +22,7 @@ from ._errors import answer_of, standard_error
 from ._images import check_count
 from ._training import checked_training_set
 from .equivalence import check_sizes
+from .tables import Table
 
 if TYPE_CHECKING:
     from ._plot.calibration import CalibrationCurveDisplay
@@ -33,8 +34,8 @@ _THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 _CALIBRATION = 3
 
 
-@dataclass(frozen=True, eq=False)
-class CalibrationTable:
+@dataclass(frozen=True, eq=False, repr=False)
+class CalibrationTable(Table):
     """Errors of all candidates at all noise levels, and the chosen candidates.
 
     Attributes
@@ -64,9 +65,11 @@ class CalibrationTable:
     >>> X = load_digits_images().images[:500]
     >>> sigmas, sizes = [0.1, 1.0], [1, 4, 8]
     >>> _, table = calibrate_patch_size(PSPCDenoiser(), X, sigmas, sizes=sizes)
-    >>> table.errors.round(3)  # rows: noise levels, columns: patch sizes
-    array([[0.005, 0.024, 0.078],
-           [0.187, 0.119, 0.107]])
+    >>> table
+    Mean squared error per patch size, 64 held-out images; * is chosen
+    sigma         1        4         8
+      0.1  0.00516*  0.02372   0.07831
+        1   0.18704  0.11853  0.10718*
     >>> display = table.plot()
     """
 
@@ -78,7 +81,32 @@ class CalibrationTable:
     parameter: str = "patch size"
     against: str = "the clean images"
 
-    __repr__ = short_repr
+    @property
+    def title(self) -> str:
+        """Title of the table, one line."""
+        reference = "" if self.against == "the clean images" else f" against {self.against}"
+        return (
+            f"Mean squared error{reference} per {self.parameter}, {self.n} held-out images; "
+            "* is chosen"
+        )
+
+    def _cells(self):
+        rows = [
+            [f"{sigma:.4g}"]
+            + [
+                f"{error:.5f}" + "*" * bool(value == chosen)
+                for value, error in zip(self.values, errors, strict=True)
+            ]
+            for sigma, errors, chosen in zip(self.sigmas, self.errors, self.chosen, strict=True)
+        ]
+        return ["sigma", *(f"{value:g}" for value in self.values)], rows
+
+    def to_frame(self) -> Any:
+        """Return the errors as a pandas DataFrame (extra ``metrics``), a row per noise level."""
+        pandas = _optional.load("pandas")
+        index = pandas.Index(self.sigmas, name="sigma")
+        columns = pandas.Index(self.values, name=self.parameter)
+        return pandas.DataFrame(self.errors, index=index, columns=columns)
 
     def plot(self, ax: Any = None) -> "CalibrationCurveDisplay":
         """Draw error against candidate, a curve for each noise level; stars mark the chosen ones.

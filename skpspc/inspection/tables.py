@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ._plot.error_curve import ErrorCurveDisplay
 
 
-class _Table(ABC):
+class Table(ABC):
     """A table as text, HTML, reStructuredText and a data frame."""
 
     @property
@@ -56,7 +56,7 @@ class _Table(ABC):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ErrorTable(_Table):
+class ErrorTable(Table):
     """Mean squared errors of denoisers at noise levels, returned by `error_curve`.
 
     Attributes
@@ -151,7 +151,7 @@ class ErrorTable(_Table):
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ComparisonTable(_Table):
+class ComparisonTable(Table):
     """Mean squared differences between any two denoisers, returned by `compare`.
 
     Attributes
