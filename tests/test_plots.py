@@ -1,5 +1,7 @@
 """Pictures of images, and ``plot`` of results: what is drawn, and what is written beside it."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -167,6 +169,21 @@ def test_posteriors_show_means_and_effective_sizes(digits):
     assert (
         title == "Posterior means of first 8 of 10 noisy images; below: effective sample size (ESS)"
     )
+
+
+@pytest.mark.filterwarnings("error")
+def test_posteriors_are_drawn_on_the_range_of_the_denoiser(digits):
+    model = PSPCDenoiser(4, data_range=(0, 1)).fit(digits[20:])
+    posterior = pickle.loads(pickle.dumps(model.posterior(digits[:2], 0.25)))
+    assert posterior.data_range == (0, 1)
+    assert posterior.map(np.copy).data_range == (0, 1)
+    ax = pyplot.subplots()[1]
+    display = posterior.plot(ax)
+    assert display.ax_ is ax
+    for shown, mean in zip(drawn(display), posterior.mean, strict=True):
+        np.testing.assert_allclose(shown, np.clip(mean[0], 0, 1), atol=1e-6)
+    halved = drawn(posterior.plot(data_range=(0, 2)))
+    np.testing.assert_allclose(halved[0], np.clip(posterior.mean[0, 0], 0, 2) / 2, atol=1e-6)
 
 
 def test_posteriors_show_error_bounds(digits):

@@ -4,6 +4,7 @@ import math
 import numbers
 import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -160,7 +161,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                 result = self._posterior_by_class(z, levels, self._codes(y, len(z)))
         check_finite(result.mean, z.dtype, "the posterior mean")
         self._warn_of_estimates(result.bound_is_proved)
-        return result.map(lambda t: layout.restore(t, images=t is result.mean))
+        restored = result.map(lambda t: layout.restore(t, images=t is result.mean))
+        return replace(restored, data_range=self.data_range_)
 
     def _posterior_by_class(self, z, sigma, codes):
         """Return the posterior of each noisy image over the training images of its class."""

@@ -13,7 +13,7 @@ weights v_i that sum to one,
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -54,6 +54,8 @@ class Posterior:
         estimate: with ``tol`` of `LocalScoreDenoiser`, and with an index that can miss training
         images unnoticed, such as a graph. The parameter ``index`` of `EmpiricalDenoiser` lists the
         indexes that cannot miss images; its ``index_recall`` measures how many others miss.
+    data_range : tuple of (low, high) or None
+        ``data_range_`` of the denoiser, on which :meth:`plot` draws ``mean``. None: unknown.
 
     Examples
     --------
@@ -74,6 +76,7 @@ class Posterior:
     error_bound: Any
     standard_error: Any = None
     bound_is_proved: Any = None
+    data_range: DataRange | None = field(default=None, kw_only=True, compare=False)
 
     def __post_init__(self):
         if self.standard_error is None:
@@ -93,11 +96,11 @@ class Posterior:
 
     def plot(
         self,
+        ax: Any = None,
         *,
         n_columns: int | None = None,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
-        ax: Any = None,
     ) -> "ImageGridDisplay":
         """Draw the posterior means of up to 8 noisy images, with their effective sample sizes.
 
@@ -106,15 +109,16 @@ class Posterior:
 
         Parameters
         ----------
+        ax : matplotlib Axes, default None
+            Emptied, and filled with images; None: a new figure.
         n_columns : int, default None
             Images per row; None: all in one row of a new figure, or the number with the largest
             images in ``ax``.
         image_shape : tuple of (C, H, W), default None
             Shape of one image where ``mean`` is flat; None: flat means are signals.
         data_range : tuple of (low, high), default None
-            Values drawn black and white; None: -1 and 1.
-        ax : matplotlib Axes, default None
-            Emptied, and filled with images; None: a new figure.
+            Values drawn black and white. None: the range of the denoiser or, where the denoiser
+            has none, -1 and 1.
 
         Returns
         -------
@@ -139,38 +143,24 @@ class Posterior:
         >>> display.titles[:4]
         ['ESS 26.2', 'ESS 17.5', 'ESS 7.56', 'ESS 17']
         """
-        from ..inspection._plot.image_grid import ImageGridDisplay
+        from ..inspection._plot.image_grid import show_posterior
 
-        n = len(self.mean)
-        shown = f"first {_SHOWN} of {n}" if n > _SHOWN else f"{n}"
-        heading = f"Posterior mean{'s' * (n > 1)} of {shown} noisy image{'s' * (n > 1)}"
-        return ImageGridDisplay.from_predictions(
-            self.mean[:_SHOWN],
-            titles=[self._described(i) for i in range(min(n, _SHOWN))],
-            heading=f"{heading}; below: effective sample size (ESS)",
+        return show_posterior(
+            self,
             n_columns=n_columns,
             image_shape=image_shape,
-            data_range=data_range,
+            data_range=self.data_range if data_range is None else data_range,
             ax=ax,
         )
 
-    def _described(self, i):
-        """Return the effective sample size of a noisy image, and its error bound unless zero."""
-        from ..inspection._plot._cells import number
-
-        size, bound = number(float(self.effective_sample_size[i])), float(self.error_bound[i])
-        if bound == 0:
-            return f"ESS {size}"
-        return f"ESS {size}\nerror {'≤' if self.bound_is_proved[i] else '~'} {bound:.2g}"
-
     def map(self, function: Callable[[Any], Any]) -> "Posterior":
         """Return the posterior with ``function`` applied to each of its arrays."""
-        return Posterior(*(function(getattr(self, field.name)) for field in fields(self)))
+        return replace(self, **{name: function(getattr(self, name)) for name in _ARRAYS})
 
     @staticmethod
     def gathered(groups, n):
         """Return the posterior of n images from groups (indices of images, Posterior)."""
-        return _gathered(Posterior, [field.name for field in fields(Posterior)], groups, n)
+        return _gathered(Posterior, _ARRAYS, groups, n)
 
     @staticmethod
     def weighted(terms, n):
@@ -196,8 +186,8 @@ class Posterior:
         return Posterior(**sums, bound_is_proved=proved)
 
 
-_SHOWN = 8  # posterior means in a plot
 _SCALARS = ("log_evidence", "effective_sample_size", "error_bound", "standard_error")
+_ARRAYS = ("mean", *_SCALARS, "bound_is_proved")
 
 
 class PerWindow(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,13 +22,15 @@ from ._cells import (
     draw,
     is_signal,
     limits,
+    number,
     roomiest,
     side_of_boxes,
     wrapped,
 )
 
 _PAD = 0.08  # between boxes, in their sides
-_MOST = 8  # columns of a new figure
+_MOST_COLUMNS = 8  # of a new figure
+_MOST_POSTERIOR_MEANS = 8  # of `show_posterior`
 _MARGIN = 0.05  # beside the boxes, in inches
 
 
@@ -160,14 +163,14 @@ class ImageGridDisplay:
         """
         n = len(self.images)
         if n_columns is None:
-            n_columns = _even(n) if ax is None else roomiest(ax, n, self._size)
+            n_columns = _columns_of_full_rows(n) if ax is None else roomiest(ax, n, self._size)
         check_count(n_columns, "n_columns")
         n_columns = min(n, int(n_columns))
         boxes, text = self._size(n_columns)
         labels = self._labels(side_of_boxes(ax, boxes, text))
         n_lines = max((len(label.splitlines()) for label in labels), default=0)
         below = LABEL_LINE * (n_lines + 0.5) if n_lines else 0.0
-        text = text[0], -(-n // n_columns) * below
+        text = text[0], math.ceil(n / n_columns) * below
         self.ax_, side = canvas(ax, boxes, text, self.heading)
         self.figure_ = self.ax_.figure
         if data_range is None:
@@ -196,16 +199,40 @@ class ImageGridDisplay:
 
     def _size(self, n_columns):
         """Return the size of all boxes, in sides of a box, and of unbroken text, in inches."""
-        n_rows = -(-len(self.images) // n_columns)
+        n_rows = math.ceil(len(self.images) / n_columns)
         step, row = self._steps()
         lines = [len(title.splitlines()) + 0.5 for title in self.titles or []]
         text = LABEL_LINE * max(lines, default=0.0)
         return (n_columns * step, n_rows * row), (2 * _MARGIN, n_rows * text)
 
 
-def _even(n):
-    """Return columns for n images: as few rows as possible, equally long."""
-    return -(-n // -(-n // _MOST))
+def show_posterior(posterior, **options):
+    """Return a drawn display of the first means of a `Posterior`; see `Posterior.plot`."""
+    n = len(posterior.mean)
+    n_shown = min(n, _MOST_POSTERIOR_MEANS)
+    shown = f"first {n_shown} of {n}" if n_shown < n else f"{n}"
+    heading = f"Posterior mean{'s' * (n > 1)} of {shown} noisy image{'s' * (n > 1)}"
+    return ImageGridDisplay.from_predictions(
+        posterior.mean[:n_shown],
+        titles=[_posterior_title(posterior, i) for i in range(n_shown)],
+        heading=f"{heading}; below: effective sample size (ESS)",
+        **options,
+    )
+
+
+def _posterior_title(posterior, i):
+    """Return the effective sample size of noisy image i, and its error bound unless zero."""
+    title = f"ESS {number(float(posterior.effective_sample_size[i]))}"
+    bound = float(posterior.error_bound[i])
+    if bound == 0:
+        return title
+    return f"{title}\nerror {'≤' if posterior.bound_is_proved[i] else '~'} {bound:.2g}"
+
+
+def _columns_of_full_rows(n):
+    """Return the number of columns for n images in as few rows as possible, equally long."""
+    n_rows = math.ceil(n / _MOST_COLUMNS)
+    return math.ceil(n / n_rows)
 
 
 def _checked(X, image_shape, data_range):
