@@ -110,6 +110,11 @@ def test_photo_patches_of_one_photograph():
     assert one.target.tolist() == [0, 0, 0]
 
 
+def test_repeated_photographs_are_rejected():
+    with pytest.raises(ValueError, match="different names, got 'cat' more than once"):
+        load_photo_patches(photos=["cat", "china", "cat"])
+
+
 def test_photo_patches_random_state():
     few, many = load_photo_patches(n_images=5), load_photo_patches(n_images=9)
     assert many.images.shape == (9, 3, 32, 32)

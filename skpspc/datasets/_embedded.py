@@ -80,7 +80,7 @@ def load_photo_patches(
     ------
     ValueError
         If ``size`` is not between 1 and 143, ``n_images`` is not positive, or a name in ``photos``
-        is unknown.
+        is unknown or repeated.
     TypeError
         If ``size`` or ``n_images`` is not an integer.
 
@@ -123,6 +123,9 @@ def _checked_names(photos):
     if unknown or not names:
         wrong = f"got {unknown[0]!r}" if unknown else "got none"
         raise ValueError(f"photos must be names among {', '.join(_PHOTOS)}; {wrong}.")
+    repeated = [name for name in _PHOTOS if names.count(name) > 1]
+    if repeated:
+        raise ValueError(f"photos must be different names, got {repeated[0]!r} more than once.")
     return names
 
 
