@@ -271,7 +271,7 @@ def test_neighbours_by_sigma(digits):
         ({"tol": 0.1, "index": "PCAW8,Flat"}, "does not compare points by Euclidean distances"),
         ({"tol": 0.1, "index": "LSH"}, "does not compare points by Euclidean distances"),
         ({"tol": 0.1, "index": "ITQ8,LSH"}, "does not compare points by Euclidean distances"),
-        ({"tol": 0.1, "index": "IDMap,Flat"}, "does not compare points by Euclidean distances"),
+        ({"tol": 0.1, "index": "IDMap,Flat"}, "does not number points by itself"),
     ],
 )
 def test_bad_parameters(digits, parameters, message):

@@ -22,15 +22,14 @@ _EXHAUSTIVE = {
     "IndexIVFScalarQuantizer",
     "IndexIVFPQ",
 }
-# Indexes with other distances than Euclidean, or with ids of their own.
-_FOREIGN = {
+# Transforms and indexes with other distances than Euclidean.
+_NOT_EUCLIDEAN = {
     "NormalizationTransform",
     "ITQTransform",
     "IndexLSH",
     "IndexLattice",
-    "IndexIDMap",
-    "IndexIDMap2",
 }
+_WITH_OWN_IDS = {"IndexIDMap", "IndexIDMap2"}
 _FIRST_K, _K_GROWTH = 512, 4  # k of the first search within a radius, and its growth factor
 _GPU_MAX_K, _GPU_SHARD_SIZE = 2048, 2**17
 
@@ -78,7 +77,7 @@ class FaissIndex:
         If faiss is missing.
     ValueError
         If faiss does not accept the factory string, if the index does not compare points by
-        Euclidean distances, or if "cuda" is not available.
+        Euclidean distances or does not number them by itself, or if "cuda" is not available.
     """
 
     def __init__(self, factory, n_dims, device="cpu", *, max_k=None, shard_size=None):
@@ -271,7 +270,7 @@ class FaissIndex:
             found = self.search(queries[pending], k, reach=radius[pending])
             done = found.floor >= radius[pending]
             inside = found.ids >= 0
-            if self.rigorous or self._keeps_points:  # distances of other codes are no bounds
+            if self.rigorous or self._keeps_points:  # distances of other codes are not bounds
                 inside &= found.distances < radius[pending, None]
             row, column = (inside & done[:, None]).nonzero().unbind(1)
             pairs.append((pending[row], found.ids[row, column]))
@@ -411,7 +410,7 @@ def _from_factory(factory, n_dims):
             f'divide the {n_dims} coordinates, "PCA64,PQ16"; got {factory!r} ({reason}).'
         ) from error
     transforms, index = _unwrapped(faiss, whole)
-    _check_euclidean(factory, [*transforms, index])
+    _check_distances_and_ids(factory, [*transforms, index])
     ivf = faiss.try_extract_index_ivf(index)
     if ivf is not None:  # `search_preassigned` lists the cells, with -1 for skipped cells
         ivf.nprobe = ivf.nlist
@@ -432,13 +431,19 @@ def _nested(faiss, index):
     return [faiss.downcast_index(getattr(index, name)) for name in names if hasattr(index, name)]
 
 
-def _check_euclidean(factory, steps):
-    """Raise ValueError if a step does not preserve Euclidean distances or the ids."""
+def _check_distances_and_ids(factory, steps):
+    """Raise ValueError if a step does not preserve Euclidean distances, or needs its own ids."""
+    names = {type(step).__name__ for step in steps}
     whitens = any(getattr(step, "eigen_power", 0) for step in steps)
-    if whitens or any(type(step).__name__ in _FOREIGN for step in steps):
+    if whitens or names & _NOT_EUCLIDEAN:
         raise ValueError(
-            f"index={factory!r} does not compare points by Euclidean distances, or needs ids of "
-            f"its own; use another index, such as {_EXAMPLES}."
+            f"index={factory!r} does not compare points by Euclidean distances; use another "
+            f"index, such as {_EXAMPLES}."
+        )
+    if names & _WITH_OWN_IDS:
+        raise ValueError(
+            f"index={factory!r} does not number points by itself; use an index without IDMap, "
+            f"such as {_EXAMPLES}."
         )
 
 
