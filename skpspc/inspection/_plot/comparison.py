@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ from ..._typing import ArrayLike
 from ..tables import ComparisonTable
 from ._cells import broken, wrapped
 
-_COLUMNS = 3  # panels per row of a new figure, of few denoisers
-_FEW = 4
-_NUMBERS = 6  # denoisers up to which numbers fit the cells
+_COLUMNS = 3  # panels per row of a new figure
+_MOST_DENOISERS_IN_FULL_ROWS = 4  # more denoisers: one panel fewer per row
+_MOST_DENOISERS_WITH_NUMBERS = 6  # numbers fit the cells of so many denoisers
 _DARK = 0.55  # of the scale, below which numbers are white
-_NAME = 0.9  # width of a name, in inches
+_NAME_WIDTH = 0.9  # inches
+_BESIDE_PANELS = 2.2  # width of the names and of the colour scale, in inches
+_WIDTH = 8.0  # of a new figure with a full row, in inches
 
 
 class ComparisonDisplay:
@@ -49,8 +52,13 @@ class ComparisonDisplay:
     ...     "Gaussian": GaussianDenoiser().fit(X),
     ... }
     >>> display = ComparisonDisplay.from_estimator(models, X, [0.2, 1.0], n=16)
-    >>> print(display.table.title)
-    Mean squared differences, 16 noisy images (forward process)
+
+    The table holds mean squared differences; the heat maps show their square roots:
+
+    >>> round(float(display.table.errors[0, 0, 2]), 2)
+    0.02
+    >>> display.axes_[0].texts[2].get_text()
+    '0.14'
     """
 
     __repr__ = short_repr
@@ -139,9 +147,9 @@ class ComparisonDisplay:
         self.figure_ = self.axes_[0].figure
         for j, (panel, values) in enumerate(zip(self.axes_, differences, strict=True)):
             image = panel.imshow(values, vmin=0, vmax=largest, cmap=cmap, interpolation="nearest")
-            self._name(panel, ax is not None or j % self._n_columns == 0)
+            self._label_axes(panel, ax is not None or j % self._n_columns == 0)
             panel.set_title(f"σ = {table.sigmas[j]:.3g}", fontsize="medium")
-            if len(values) <= _NUMBERS:
+            if len(values) <= _MOST_DENOISERS_WITH_NUMBERS:
                 _write(panel, values, largest)
         if ax is None:
             title = "Root mean square differences between denoisers, for each σ; "
@@ -155,8 +163,9 @@ class ComparisonDisplay:
 
     @property
     def _n_columns(self):
-        columns = _COLUMNS if len(self.table.names) <= _FEW else _COLUMNS - 1
-        return min(columns, len(self.table.sigmas))
+        has_small_panels = len(self.table.names) <= _MOST_DENOISERS_IN_FULL_ROWS
+        most = _COLUMNS if has_small_panels else _COLUMNS - 1
+        return min(most, len(self.table.sigmas))
 
     def _axes(self, ax):
         """Return axes (n_sigmas,), given or of a new figure."""
@@ -168,23 +177,21 @@ class ComparisonDisplay:
                     f"ax must hold {n} axes, one for each noise level, got {len(axes)}."
                 )
             return axes
-        n_rows = -(-n // self._n_columns)
-        side = (8.0 - 2.2) / max(
-            self._n_columns, 2
-        )  # a full row, its names and its scale are 8 inches wide
-        size = side * self._n_columns + 2.2, (side + 0.9) * n_rows + 0.5
+        n_rows = math.ceil(n / self._n_columns)
+        side = (_WIDTH - _BESIDE_PANELS) / max(self._n_columns, 2)
+        size = side * self._n_columns + _BESIDE_PANELS, (side + 0.9) * n_rows + 0.5
         figure = load("matplotlib.pyplot").figure(figsize=size, layout="constrained")
         axes = figure.subplots(n_rows, self._n_columns, squeeze=False).ravel()
         for unused in axes[n:]:
             unused.remove()
         return axes[:n]
 
-    def _name(self, panel, is_first):
-        """Write the names of the denoisers along both axes; rows are named once per line."""
+    def _label_axes(self, panel, is_first):
+        """Write the denoisers' names along both axes; only the first panel of a row names rows."""
         at, names = np.arange(len(self.table.names)), self.table.names
         style = {"fontsize": 9}
         panel.set_xticks(at, names, rotation=40, ha="right", rotation_mode="anchor", **style)
-        rows = [wrapped(name, _NAME) for name in names] if is_first else [""] * len(names)
+        rows = [wrapped(name, _NAME_WIDTH) for name in names] if is_first else [""] * len(names)
         panel.set_yticks(at, rows, **style)
         panel.tick_params(length=0)
 
