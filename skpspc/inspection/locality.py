@@ -53,10 +53,10 @@ def locality_radius(
     if not (isinstance(fraction, numbers.Real) and 0 < float(fraction) <= 1):
         raise ValueError(f"fraction must be in (0, 1], got {fraction!r}; 1 holds all of the heat.")
     heatmaps = heatmaps if hasattr(heatmaps, "ndim") else np.asarray(heatmaps)
-    maps, places, shape = _maps_of_pixels(heatmaps, pixels)
+    maps, pixels, shape = _maps_of_pixels(heatmaps, pixels)
     height, width = maps.shape[-2:]
-    sides = np.empty((*maps.shape[:-3], len(places)), dtype=np.int64)
-    for k, (row, column) in enumerate(places):
+    sides = np.empty((*maps.shape[:-3], len(pixels)), dtype=np.int64)
+    for k, (row, column) in enumerate(pixels):
         heat = _checked_map(maps, k, row, column)
         away = np.maximum.outer(abs(np.arange(height) - row), abs(np.arange(width) - column))
         order = away.ravel().argsort(kind="stable")
@@ -122,13 +122,13 @@ def spread_heat_maps(heatmaps: ArrayLike, pixels: ArrayLike) -> np.ndarray:
     """
     if pixels is None:
         raise ValueError("pixels must be the (row, column) of every heat map, got None.")
-    maps, places, shape = _maps_of_pixels(np.asarray(heatmaps), pixels)
+    maps, pixels, shape = _maps_of_pixels(np.asarray(heatmaps), pixels)
     height, width = maps.shape[-2:]
     total = np.zeros((*shape[:-1], 2 * height - 1, 2 * width - 1))
     count = np.zeros(total.shape[-2:])
-    for k, at in enumerate(places):
-        down, across = _displacements(at, height, width)
-        total[..., down, across] += _checked_map(maps, k, *at)
+    for k, pixel in enumerate(pixels):
+        down, across = _displacements(pixel, height, width)
+        total[..., down, across] += _checked_map(maps, k, *pixel)
         count[down, across] += 1
     mean = total / np.maximum(count, 1)
     largest = mean.max((-2, -1))

@@ -78,8 +78,8 @@ def side_of_boxes(ax, boxes, text):
     if ax is None:
         few = min(_LARGEST, (_USUAL - text[0]) / boxes[0])
         return max(min(max(1.0, few), (_WIDEST - text[0]) / boxes[0]), _SMALLEST)
-    place = ax.get_position(original=True).transformed(ax.figure.transSubfigure)
-    inches = np.array(place.size) / ax.figure.dpi
+    box = ax.get_position(original=True).transformed(ax.figure.transSubfigure)
+    inches = np.array(box.size) / ax.figure.dpi
     return max(float(((inches - text) / boxes).min()), _SMALLEST)
 
 
@@ -161,10 +161,10 @@ def draw(ax, image, left, top, side, data_range, label="", *, edge="0.8", linewi
     frame = {"edge": edge, "linewidth": linewidth}
     if is_signal(image.shape):
         view = ax.axis()
-        place = left + width * np.linspace(0.02, 0.98, scaled[0].size)
+        x = left + width * np.linspace(0.02, 0.98, scaled[0].size)
         for n, channel in enumerate(scaled):
             ax.plot(
-                place,
+                x,
                 top + height * (0.95 - 0.9 * channel.ravel()),
                 color=("black", "#D55E00", "#0072B2")[n % 3],
                 linewidth=1.0,

@@ -1,4 +1,4 @@
-"""The training patches that one pixel of an answer is made of."""
+"""Training patches whose weighted mean is one pixel."""
 
 from dataclasses import dataclass
 
@@ -105,20 +105,20 @@ class Patch:
         _frame(ax, inside, image_shape, left, top, side)
 
 
-def dominance(shares, number):
-    """Return a sentence on whether one training image dominates an answer.
+def dominance(weights, number):
+    """Return a sentence that says whether one training image dominates an answer.
 
-    ``shares`` are the weights of training images, ``number`` is the image of the largest one.
+    ``weights`` are the weights of training images, ``number`` is the image of the largest weight.
     """
-    largest = float(max(shares))
+    largest = float(max(weights))
     if largest >= _DOMINATES:
         return f"image no. {number} dominates; its weight is {in_percent(largest)}"
     return f"no image dominates; the largest weight is {in_percent(largest)}"
 
 
-def in_percent(share):
-    """Return a share in per cent, a str without exponents."""
-    percent = 100 * share
+def in_percent(weight):
+    """Return a weight in per cent, a str without exponents."""
+    percent = 100 * weight
     if percent < 0.1:
         return "< 0.1 %"
     return f"{percent:.0f} %" if percent >= 9.95 else f"{percent:.1f} %"
