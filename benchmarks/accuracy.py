@@ -3,9 +3,9 @@
     python benchmarks/accuracy.py
 
 writes ``accuracy.csv``. Training images are crops of photographs. "Held-out" noisy images are
-x + sigma e with x a crop that was not fitted. "Unrelated" ones are no image with such noise: pixels
-drawn evenly from [-1, 1], and means of two training images. They are far from every training image,
-and small differences of distances that are large beside sigma decide.
+x + sigma e with x a crop that was not fitted. "Unrelated" images hold no such noise:
+pixels drawn evenly from [-1, 1], and means of two training images. They are far from every training
+image, and small differences of distances that are large beside sigma decide.
 
 The formula is that of tests/oracle.py. ``median_error`` is the median, over two noisy images at
 each noise level, of the largest error in an image. ``max_error`` is the largest of all errors, at

@@ -71,7 +71,7 @@ class Row:
 
     ``settings(size, sigma)`` lists them, where size is the best one of PSPC-Square. ``shifted``
     adds training images shifted by a pixel. A row with fewer training images, ``n_train``, or fewer
-    noisy images, ``n_images``, is no member of the blend.
+    noisy images, ``n_images``, is not a member of the blend.
     """
 
     build: Callable

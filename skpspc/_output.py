@@ -18,8 +18,8 @@ _KINDS = {
 def check_output(path, suffixes=SUFFIXES):
     """Return ``path`` as a `Path`; raise if no file can be written there.
 
-    Raises ValueError if the suffix is not one of ``suffixes`` or the path is no ordinary file, and
-    OSError if the folder is missing or cannot be written to.
+    Raises ValueError if the suffix is not one of ``suffixes`` or the path is not an ordinary file,
+    and OSError if the folder is missing or cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes:

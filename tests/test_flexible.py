@@ -459,7 +459,7 @@ def test_windows_and_what_does_not_go_with_them():
     X = np.zeros((4, 1, 2, 3))
     with pytest.raises(ValueError, match="leave patch_size at 'paper', or windows at None"):
         PSPCDenoiser(3, windows=windows).fit(X)
-    with pytest.raises(ValueError, match="height and width must be equal"):
+    with pytest.raises(ValueError, match="must have equal heights and equal widths"):
         gaussian = GaussianDenoiser().fit(np.zeros((3, 1, 4, 4)))
         PSPCDenoiser(windows=FlexibleWindows(gaussian, 0.5, [1.0])).fit(X)
     sentence = "heatmaps is a GaussianDenoiser that is not fitted; fit it first, or pass 'data'"

@@ -447,7 +447,7 @@ def test_files_that_hold_no_network(tmp_path):
         load_network(tmp_path / "nothing.pt")
     for name in ("cut.safetensors", "cut.SAFETENSORS"):
         (tmp_path / name).write_bytes(b"\x10\x00")
-        with pytest.raises(ValueError, match="is no whole safetensors file"):
+        with pytest.raises(ValueError, match="is not a complete safetensors file"):
             load_network(tmp_path / name)
     # the last two make the unpickler look where nothing is
     for content in (b"", b"not a pickle", b"\x80\x04garbage", b"\x81\x84", b"r|\xc4\x16\x7f}"):

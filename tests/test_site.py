@@ -58,7 +58,7 @@ def local(visit, base):
 
 
 def pages_of(site):
-    """Every page of the site, from its root; what lies in _static is no page but one."""
+    """Return the paths of all pages, relative to the site; _static holds one page, the explorer."""
     paths = [path.relative_to(site) for path in sorted(site.rglob("*.html"))]
     alone = Path("_static/explorer.html")
     return [path for path in paths if path.parts[0] != "_static" or path == alone]

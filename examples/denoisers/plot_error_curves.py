@@ -65,7 +65,7 @@ print(table)
 # from; at the highest level none contains any information. At both ends all
 # denoisers agree with the optimal one. They differ in between, as trained
 # networks do (Niedoba et al., 2025). A large distance from the optimal
-# denoiser is no disadvantage: on held-out digits the optimal denoiser has the
-# largest error at low noise levels, because it returns the nearest training
-# image. Small windows find similar patches more easily and err less. At high
-# noise levels large windows err less.
+# denoiser is not a disadvantage: on held-out digits the optimal denoiser has
+# the largest error at low noise levels, because it returns the nearest
+# training image. Small windows find similar patches more easily and err less.
+# At high noise levels large windows err less.

@@ -41,8 +41,8 @@ def write_state(path, z, done, settings):
 def read_state(path, settings):
     """Return the noisy images (n, C, H, W) and the number of steps done.
 
-    Raises OSError if the file cannot be read, and ValueError if the file is no state, is damaged,
-    or belongs to a run with other ``settings``.
+    Raises OSError if the file cannot be read, and ValueError if the file is not a state, is
+    damaged, or belongs to a run with other ``settings``.
     """
     failure = "is not the state of a `skpspc sample` or is damaged"
     with reading(path, failure, "delete it to start anew"):

@@ -101,7 +101,7 @@ def load_edm_zip(
         If there is no such file, or the file system fails.
     ValueError
         If the archive is damaged or holds no image, if images are unreadable or differ in size or
-        channels (the message lists them), if a label is missing, is no class index or has no
+        channels (the message lists them), if a label is missing, is not a class index or has no
         class name, or if ``max_bytes`` is too small.
 
     Notes
@@ -200,7 +200,7 @@ def load_image_folder(
         If there is no such folder, or the file system fails.
     ValueError
         If the folder holds no image, if images are unreadable or differ in size or channels (the
-        message lists them), if a label is missing, is no class index or has no class name, or if
+        message lists them), if a label is missing, is not a class index or has no class name, or if
         ``max_bytes`` is too small.
 
     See Also

@@ -191,7 +191,7 @@ def _check_finite(path, weights, network):
 def _read(path, trust):
     """Return the content of the file."""
     if path.suffix.lower() == ".safetensors":
-        with reading(path, "is no whole safetensors file", "get it again"):
+        with reading(path, "is not a complete safetensors file", "get it again"):
             return load_file(path)
     untrusted = "if you trust its author pass trust=True, otherwise ask for a .safetensors file"
     failure = (

@@ -696,7 +696,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         top: int = 10,
         by: Literal["pixel", "window"] = "pixel",
     ) -> Attribution:
-        """Raise ValueError: the denoised image is no mean of training images."""
+        """Raise ValueError: the denoised image is not a mean of training images."""
         check_is_fitted(self)
         raise ValueError(self._prior_of().no_attribution)
 
@@ -707,7 +707,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         images: Iterable[npt.ArrayLike],
         y: ArrayLike | None = None,
     ) -> Array:
-        """Raise ValueError: the denoised image is no mean of training images."""
+        """Raise ValueError: the denoised image is not a mean of training images."""
         check_is_fitted(self)
         raise ValueError(self._prior_of().no_attribution)
 

@@ -99,7 +99,7 @@ def calibrated_bandwidth(denoiser, prior, training_set):
 
 
 def _best_bandwidth(prior, held_out, sigma, seed):
-    """Return the bandwidth of least squared error; stop after two in a row that are no better."""
+    """Return the bandwidth of least squared error; stop after two in a row without improvement."""
     blocks = list(noisy_blocks(held_out, [sigma], seed))
     weights = _relative_weights(held_out)
     least, best, n_worse = math.inf, 0.0, 0

@@ -223,8 +223,8 @@ class FlexibleWindows(BaseEstimator):
             if heatmaps.image_shape_[1:] != training_set.image_shape[1:]:
                 raise ValueError(
                     f"heatmaps is a denoiser of images of shape {heatmaps.image_shape_}, but X "
-                    f"holds images of shape {training_set.image_shape}; height and width must be "
-                    "equal."
+                    f"holds images of shape {training_set.image_shape}; heatmaps and X must have "
+                    "equal heights and equal widths."
                 )
             return WienerHeat(heatmaps._prior.gaussian, heatmaps.image_shape_)
         if isinstance(heatmaps, Denoiser):
@@ -369,7 +369,7 @@ class StoredHeat:
             return self._heatmaps
         return map_array(
             self._heatmaps,
-            "given as heatmaps is no file of one array",
+            "given as heatmaps is not a file of one array",
             "pass the path of a file that np.save wrote",
         )
 

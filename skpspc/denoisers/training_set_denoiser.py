@@ -360,7 +360,7 @@ class TrainingSetDenoiser(Denoiser):
         Raises
         ------
         ValueError
-            For the reasons that :meth:`posterior` lists; if the denoised image is no mean of
+            For the reasons that :meth:`posterior` lists; if the denoised image is not a mean of
             training images; with ``by="window"``, if noise levels have different numbers of
             windows.
 

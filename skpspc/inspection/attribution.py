@@ -57,9 +57,9 @@ def attribute(
     Raises
     ------
     TypeError
-        For an object that is no denoiser of this library.
+        For an object that is not a skpspc denoiser.
     ValueError
-        If the answers are no means of training images: for Gaussians, networks, blends, smoothed
+        If the answers are not means of training images: for Gaussians, networks, blends, smoothed
         denoisers, bandwidths above zero and batchwise softmax. Also for a `skpspc.PatchDenoiser`
         of all locations and a `skpspc.PosteriorMeanCollection` of translates.
 
@@ -129,9 +129,9 @@ def leave_out(
     Raises
     ------
     TypeError
-        For an object that is no denoiser of this library.
+        For an object that is not a skpspc denoiser.
     ValueError
-        If the answers are no means of training images, for a number that no training image has,
+        If the answers are not means of training images, for a number that no training image has,
         or if no training image is left.
 
     See Also

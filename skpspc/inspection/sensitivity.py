@@ -287,7 +287,7 @@ class _Run:
                 "records its run; choose another name."
             )
         remedy = f"delete it and '{self.path}', or choose another name"
-        record = load_arrays(self.record, "is no record of heat maps", remedy)
+        record = load_arrays(self.record, "is not a record of heat maps", remedy)
         other = [k for k, value in self._identity.items() if not _alike(record.get(k), value)]
         if other or not self._is_whole():
             what = f"of another run, with other {', '.join(other)}" if other else "damaged"
@@ -295,7 +295,7 @@ class _Run:
                 f"'{self.path}' is {what}; choose another name, or delete it and "
                 f"'{self.record.name}'."
             )
-        with reading(self.record, "is no record of heat maps", remedy):
+        with reading(self.record, "is not a record of heat maps", remedy):
             self.done = int(record["done"])
         return np.lib.format.open_memmap(self.path, "r+")
 

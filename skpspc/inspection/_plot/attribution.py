@@ -165,7 +165,7 @@ class AttributionDisplay:
             If matplotlib is missing; the extra ``plot`` installs it.
         ValueError
             For other numbers of channels than 1 and 3, a pixel outside the image, a pixel of a
-            denoiser of patches, or a denoiser whose answers are no means of training images.
+            denoiser of patches, or a denoiser whose answers are not means of training images.
         """
         top = 1 if pixel is None else max(_checked_count(n_images), 1)
         attribution = _as_arrays(attribute(denoiser, Z, sigma, y=y, top=top))
@@ -346,14 +346,14 @@ class AttributionDisplay:
         columns.append((self.answer[i], patch, "answer, mean\nof all", False))
         style, step = words(side, _WIDEST), side * (1 + _PAD)
         below = top + _TITLES + side * (self._height + _PAD)
-        for k, (image, place, label, mirrored) in enumerate(columns):
+        for k, (image, shown_patch, label, mirrored) in enumerate(columns):
             left = _MARGIN + k * step
             self.ax_.text(left + side / 2, top + _TITLES / 2, label, ha="center", **style)
             where = left, top + _TITLES, side, self._range
-            place.draw(self.ax_, image, *where, mirrored=mirrored)
+            shown_patch.draw(self.ax_, image, *where, mirrored=mirrored)
             if not self._sees_all:
                 draw(self.ax_, image, left, below, side, self._range)
-                place.frame(self.ax_, image.shape, left, below, side)
+                shown_patch.frame(self.ax_, image.shape, left, below, side)
         self._beside("image" if self._sees_all else "patch", top + _TITLES, side)
         if not self._sees_all:
             self._beside("image", below, side)
