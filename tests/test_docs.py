@@ -46,6 +46,18 @@ def test_every_page_is_in_a_table_of_contents():
             assert re.search(entry, contents, re.MULTILINE), path
 
 
+def test_every_example_of_a_minigallery_exists():
+    named = [
+        (path, name)
+        for path in DOCS.rglob("*.rst")
+        if "generated" not in path.parts
+        for name in re.findall(r"\.\. minigallery:: (\S+\.py)", path.read_text())
+    ]
+    assert named
+    for path, name in named:
+        assert (DOCS / name).is_file(), f"{path} names {name}"
+
+
 def test_broken_links_are_found(check_links, tmp_path, capsys):
     (tmp_path / "a.html").write_text('<a href="b.html#here">b</a> <a href="#top">top</a>')
     (tmp_path / "b.html").write_text('<p id="here"><a href="https://arxiv.org">c</a></p>')
