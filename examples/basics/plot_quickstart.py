@@ -129,8 +129,9 @@ for size, score in zip(
     print(f"patch size {size:2}: mean squared error {-score:.4f}")
 
 # %%
-# The best size depends on the noise level. ``patch_size="calibrated"`` chooses
-# a size per noise level on held-out training images while it fits.
+# The search averages over noise levels, and the best size depends on the noise
+# level. ``patch_size="calibrated"`` chooses a size per noise level on held-out
+# training images while it fits.
 
 calibrated = PSPCDenoiser(patch_size="calibrated").fit(X[::4])
 for level in (0.1, 0.3, 1.0, 3.0):
@@ -249,6 +250,8 @@ plt.show()
 # %%
 # Pixel ranges: 0 to 255, -1 to 1, 0 to 1
 # ---------------------------------------
+# A unit range, [0, 1], needs the parameter ``data_range``.
+#
 # ``uint8`` images are read on [-1, 1]. Float images are used unscaled, with
 # ``sigma`` in their units. ``data_range=(0, 1)`` reads ``uint8`` images on
 # [0, 1] and checks floats against that range: ``sigma`` halves.
