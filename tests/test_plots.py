@@ -10,6 +10,7 @@ from skpspc import (
     EmpiricalDenoiser,
     FlexibleWindows,
     GaussianDenoiser,
+    NetworkDenoiser,
     PSPCDenoiser,
     _optional,
 )
@@ -303,6 +304,13 @@ def test_calibrations_of_thresholds(digits):
     assert display.ax_.get_xscale() == "linear"
     with pytest.raises(ValueError, match="must be a CalibrationTable, got int"):
         CalibrationCurveDisplay.from_predictions(3)
+
+
+def test_posteriors_without_a_sample_size_have_no_titles(digits):
+    model = NetworkDenoiser(lambda z, sigma: 0.9 * z, "x0").fit(digits[:10])
+    display = model.posterior(digits[:3] / 127.5 - 1, 0.5).plot()
+    assert display.titles is None
+    assert display.heading == "Posterior means of 3 noisy images"
 
 
 def test_tables_made_by_hand_have_the_usual_words():

@@ -212,11 +212,12 @@ def show_posterior(posterior, **options):
     n_shown = min(n, _MOST_POSTERIOR_MEANS)
     shown = f"first {n_shown} of {n}" if n_shown < n else f"{n}"
     heading = f"Posterior mean{'s' * (n > 1)} of {shown} noisy image{'s' * (n > 1)}"
+    titles = None
+    if not any(math.isnan(size) for size in posterior.effective_sample_size):
+        heading = f"{heading}; below: effective sample size (ESS)"
+        titles = [_posterior_title(posterior, i) for i in range(n_shown)]
     return ImageGridDisplay.from_predictions(
-        posterior.mean[:n_shown],
-        titles=[_posterior_title(posterior, i) for i in range(n_shown)],
-        heading=f"{heading}; below: effective sample size (ESS)",
-        **options,
+        posterior.mean[:n_shown], titles=titles, heading=heading, **options
     )
 
 
