@@ -122,11 +122,11 @@ def spread_heat_maps(heatmaps: ArrayLike, pixels: ArrayLike) -> np.ndarray:
     """
     if pixels is None:
         raise ValueError("pixels must be the (row, column) of every heat map, got None.")
-    maps, pixels, shape = _maps_of_pixels(np.asarray(heatmaps), pixels)
+    maps, locations, shape = _maps_of_pixels(np.asarray(heatmaps), pixels)
     height, width = maps.shape[-2:]
     total = np.zeros((*shape[:-1], 2 * height - 1, 2 * width - 1))
     count = np.zeros(total.shape[-2:])
-    for k, pixel in enumerate(pixels):
+    for k, pixel in enumerate(locations):
         down, across = _displacements(pixel, height, width)
         total[..., down, across] += _checked_map(maps, k, *pixel)
         count[down, across] += 1

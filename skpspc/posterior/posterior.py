@@ -171,7 +171,7 @@ class Posterior:
         weighted means, bounds included (by the triangle inequality); a bound is proved where the
         bounds of all terms are.
         """
-        sums: dict[str, torch.Tensor] = {}
+        sums: dict[str, Any] = {}
         proved = None
         for rows, weight, term in terms:
             for name in ("mean", *_SCALARS):
