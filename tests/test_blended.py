@@ -173,7 +173,7 @@ def test_posterior_is_the_weighted_mean_of_the_members(X, rng):
     posterior = model.posterior(Z, 0.5)
     parts = [member.posterior(Z, 0.5) for member in model.denoisers_]
     assert (posterior.error_bound > 0).all()
-    for name in vars(posterior):
+    for name in vars(posterior).keys() - {"data_range"}:
         expected = sum(
             w * getattr(part, name) for w, part in zip([0.5, 0.3, 0.2], parts, strict=True)
         )
