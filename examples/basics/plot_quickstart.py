@@ -248,9 +248,9 @@ plt.show()
 # the noisy image: gray is zero, white is positive.
 
 # %%
-# Pixel ranges: 0 to 255, -1 to 1, 0 to 1
-# ---------------------------------------
-# A unit range, [0, 1], needs the parameter ``data_range``.
+# Range 0 to 1
+# ------------
+# Images on the unit range need the parameter ``data_range``.
 #
 # ``uint8`` images are read on [-1, 1]. Float images are used unscaled, with
 # ``sigma`` in their units. ``data_range=(0, 1)`` reads ``uint8`` images on
