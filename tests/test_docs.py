@@ -51,7 +51,8 @@ def test_every_example_of_a_minigallery_exists():
         (path, name)
         for path in DOCS.rglob("*.rst")
         if "generated" not in path.parts
-        for name in re.findall(r"\.\. minigallery:: (\S+\.py)", path.read_text())
+        for block in re.findall(r"\.\. minigallery:: .*(?:\n +\S.*)*", path.read_text())
+        for name in re.findall(r"\S+\.py", block)
     ]
     assert named
     for path, name in named:

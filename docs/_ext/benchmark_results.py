@@ -171,7 +171,7 @@ def error_time():
         face = colour if line == "-" else "none"
         style = {"color": colour, "marker": marker, "ls": line, "markerfacecolor": face}
         ax.plot(own.time, own.rms_error, label=label, **style)
-        if family != "tol":  # its points are one
+        if family != "tol":  # every error is rounding
             _label_points(ax, own[own.rms_error > 3e-7])
     ax.set(xscale="log", yscale="log", ylim=(1e-8, 0.3), xlabel="time / time of the exact answer")
     ax.set_ylabel("root mean square error")
@@ -360,6 +360,8 @@ def numbers():
     ratios, to_best = family_summary().loc[BLEND], family_summary(PAPER).loc[BEST]
     accuracies = read("accuracy")
     held_out = accuracies[accuracies.noisy == "held-out"]
+    largest = accuracies.groupby("denoiser").max_error.max()
+    tol_times = read("error-time").query("family == 'tol'").groupby("sigma").time
     return {
         "squares time": span(kernels_at.us_per_pair),
         "squares speed-up": span(kernels_at.speedup, 3),
@@ -368,7 +370,13 @@ def numbers():
         "masks speed-up": span(masks.speedup),
         "whole limit": span(whole.over_limit),
         "torch speed-up": span(torch_only.speedup, 1),
-        "size ratio": text(at_one_sigma[15] / at_one_sigma[3], 2),
+        "size gain": f"{100 * (1 - at_one_sigma[15] / at_one_sigma[3]):.0f}",
+        "tol times differ": f"{100 * max(tol_times.max() / tol_times.min() - 1):.0f}",
+        **{
+            f"tol at {n}": text(ms, 2)
+            for n, ms in read("index-growth").set_index("n_train").tol_ms_per_image.items()
+            if n != 50_000  # |tol at 50000| is from growth.csv, on two threads
+        },
         "machine rate": kernel_facts["gflops"],
         "kernel error": text(read("kernels").max_error.max()),
         "sample time": drawn["total_seconds"],
@@ -390,5 +398,7 @@ def numbers():
         "blend gain": percentages(1 - ratios),
         "best size gain": percentages(1 - to_best),
         "median rounding": text(held_out.median_error.max()),
+        "masks rounding": text(largest["masks (PSPC-Flex)"], 2),
+        "PCA rounding": text(largest["PCA locality"], 2),
         "largest rounding": text(accuracies.max_error.max()),
     }

@@ -63,11 +63,16 @@ def curve():
     return figure
 
 
+def _labels(denoisers):
+    """Return the names of denoisers, broken at commas."""
+    return [_NETWORKS.get(name, name).replace(", ", ",\n") for name in denoisers]
+
+
 def heat_maps(sigmas=(0.3, 1.1, 3.3, 8.4)):
     """Draw the heat map of the middle pixel: a row for each denoiser."""
     kept = np.load(REPRODUCTION / "heat-maps.npz")
     levels = [int(np.argmin(abs(kept["sigmas"] - sigma))) for sigma in sigmas]
-    names = [_NETWORKS.get(name, name).replace(", ", ",\n") for name in kept["denoisers"]]
+    names = _labels(kept["denoisers"])
     figure, axes = plt.subplots(
         len(names), len(levels), figsize=(5.2, 4.5), layout="constrained", squeeze=False
     )
@@ -87,7 +92,7 @@ def heat_maps(sigmas=(0.3, 1.1, 3.3, 8.4)):
 def sample_grid(n=8):
     """Draw samples from the same noise: a row for each denoiser."""
     kept = np.load(REPRODUCTION / "samples.npz")
-    names = [_NETWORKS.get(name, name).replace(", ", ",\n") for name in kept["denoisers"]]
+    names = _labels(kept["denoisers"])
     figure, axes = plt.subplots(len(names), n, figsize=(5.2, 3.2), layout="constrained")
     for name, images, row in zip(names, kept["images"], axes, strict=True):
         row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=SMALL)

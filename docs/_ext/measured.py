@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache, partial
 from pathlib import Path
 
@@ -36,9 +37,13 @@ def _path(file):
 
 def source(file):
     """Return the command of a file, with the threads and the date, as a paragraph."""
-    known = facts(file)
-    threads = f"{known['threads']} thread{'' if known['threads'] == '1' else 's'}"
-    return f"``{known['command']}``, {threads}, {known['date']}."
+    about = facts(file)
+    threads = f"{about['threads']} thread{'' if about['threads'] == '1' else 's'}"
+    when = about["date"]
+    if "torch" not in about:  # scripts that write CSV themselves name their version of torch
+        month = f"{datetime.strptime(when, '%Y-%m'):%B %Y}"
+        when = f"transcribed from the script's printed tables of {month}"
+    return f"``{about['command']}``, {threads}, {when}."
 
 
 def text(value, digits=3):

@@ -111,8 +111,8 @@ print(table)
 
 # %%
 # The network could use nearly the whole image, but it depends on pixels around
-# the one it predicts, and on a larger surrounding under more noise. PSPC does
-# so too, with smaller squares. At each of these noise levels the answers of
-# PSPC differ less from the network than those of the optimal denoiser do. This
-# is what one expects of a network that combines its knowledge of small
-# patches.
+# the one it predicts, and on a larger surrounding under more noise. PSPC, too,
+# depends on a surrounding that grows with the noise, a smaller one. At each of
+# these noise levels PSPC differs less from the network than the optimal
+# denoiser does. This is what one expects of a network that combines its
+# knowledge of small patches.
