@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from index import in_turn, noisy
 
-from skpspc import EmpiricalDenoiser, GaussianDenoiser, LocalScoreDenoiser, PSPCDenoiser
+from skpspc import EmpiricalDenoiser, GaussianDenoiser, PSPCDenoiser
 from skpspc.datasets import load_edm_zip
 
 SIZES = (1_000, 2_000, 5_000, 10_000, 20_000, 50_000)
@@ -71,27 +71,8 @@ def approximations(images, clean):
         (exact, *answers), (slow, *times) = in_turn(calls, batches(clean, sigma, 32))
         for (family, setting), answer, taken in zip(settings, answers, times, strict=True):
             labels = {"denoiser": "EmpiricalDenoiser", "family": family, "setting": _text(setting)}
-            measured = errors(torch.cat(answer), torch.cat(exact))
-            yield {
-                **labels,
-                "sigma": sigma,
-                "n_train": len(images),
-                "time": taken / slow,
-                **measured,
-            }
-
-
-def equivariant(images, clean, sigma=SIGMA):
-    """Yield error and relative time of `LocalScoreDenoiser` with a tolerance (ELS)."""
-    settings = {"patch_size": 5, "equivariant": True, "boundary": "circular"}
-    tolerances = (1e-1, 1e-2, 1e-3)
-    models = [LocalScoreDenoiser(**settings, tol=tol).fit(images) for tol in (None, *tolerances)]
-    calls = [partial(model.denoise, sigma=sigma) for model in models]
-    (exact, *answers), (slow, *times) = in_turn(calls, noisy(clean[:2], sigma).split(1))
-    for tol, answer, taken in zip(tolerances, answers, times, strict=True):
-        labels = {"denoiser": "LocalScoreDenoiser", "family": "ELS, tol"}
-        row = {**labels, "setting": f"tol={tol:g}", "sigma": sigma, "n_train": len(images)}
-        yield {**row, "time": taken / slow, **errors(torch.cat(answer), torch.cat(exact))}
+            row = {**labels, "sigma": sigma, "n_train": len(images), "time": taken / slow}
+            yield {**row, **errors(torch.cat(answer), torch.cat(exact))}
 
 
 def errors(answer, exact):
@@ -123,7 +104,6 @@ def main():
         _results.write(options.out, "growth", rows)
     if options.only != "growth":
         rows = _results.printed("approximations", approximations(images, clean))
-        rows += _results.printed("ELS", equivariant(images[:1000], clean))
         _results.write(options.out, "error-time", rows)
 
 

@@ -57,6 +57,9 @@ def test_no_phrase_of_the_list():
         ("One window a pixel.", "window a pixel"),
         ('"""Whether it fits."""', "Whether"),
         ("an error of .25 at", ".25"),
+        ("tol=.5", ".5"),
+        ("(.4) and more", ".4"),
+        ("-.5 to 0", ".5"),
     ],
 )
 def test_phrases_are_found(text, phrase):
@@ -64,6 +67,6 @@ def test_phrases_are_found(text, phrase):
     assert f"'{phrase}'" in hit
 
 
-@pytest.mark.parametrize("text", ["arXiv:2411.19339", "tol=.5", "version 0.1.0", "[..., :2]"])
+@pytest.mark.parametrize("text", ["arXiv:2411.19339", "version 0.1.0", "[..., :2]", "f'{x:.2f}'"])
 def test_other_texts_pass(text):
     assert not hits(text, "page.rst")

@@ -78,12 +78,6 @@ def span(values, digits=2):
     return low if low == high else f"{low} to {high}"
 
 
-def percentages(fractions):
-    """Return "smallest to largest" of fractions, in whole percent."""
-    low, high = (f"{100 * each:.0f}" for each in (min(fractions), max(fractions)))
-    return low if low == high else f"{low} to {high}"
-
-
 @dataclass(frozen=True)
 class Table:
     """A table of text, a DataFrame, and the file it is made from."""

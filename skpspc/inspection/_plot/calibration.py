@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ class CalibrationCurveDisplay:
         ax.set_xlabel(_AXES.get(table.parameter, table.parameter))
         if table.parameter == "patch size":
             ax.set_xscale("log")
-        every = -(-len(table.values) // _TICKS)
+        every = math.ceil(len(table.values) / _TICKS)
         ax.set_xticks(table.values[::every], labels=[f"{v:g}" for v in table.values[::every]])
         ax.minorticks_off()
         ax.spines[["top", "right"]].set_visible(False)
