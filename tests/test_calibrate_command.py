@@ -19,12 +19,13 @@ def test_the_file_is_what_the_function_finds(run):
     schedule, table = calibrate_patch_size(
         PSPCDenoiser(), few_digits(), [0.1, 2.0], sizes=[1, 3, 8], n_images=6, random_state=4
     )
-    assert read_schedule("schedule.json") == schedule
+    assert read_schedule("schedule.json").schedule == schedule
     entries = json.loads(Path("schedule.json").read_text())
     assert entries["candidates"] == [1, 3, 8]
     np.testing.assert_allclose(entries["errors"], table.errors, rtol=1e-6)
     np.testing.assert_allclose(entries["standard_errors"], table.standard_errors, rtol=1e-6)
     assert (entries["n_images"], entries["seed"], entries["data"]) == (6, 4, "digits")
+    assert entries["image_shape"] == [1, 8, 8]
     lines = result.stdout.splitlines()
     assert lines[0].split() == ["sigma", "size", "mean", "squared", "error"]
     assert lines[1].split()[:2] == ["0.1", str(schedule.sizes[0])]
@@ -36,7 +37,7 @@ def test_samples_with_a_schedule_file(run):
     run(*QUICK, "--out", "schedule.json", "--quiet")
     sample = ["sample", "-n", 2, "--n-steps", 4, *FEW, "--patch-size", "schedule.json"]
     run(*sample, "--out", "x.npy")
-    model = PSPCDenoiser(read_schedule("schedule.json")).fit(few_digits())
+    model = PSPCDenoiser(read_schedule("schedule.json").schedule).fit(few_digits())
     expected = model.sample(2, random_state=0, n_steps=4)
     np.testing.assert_array_equal(np.load("x.npy"), expected)
     run(*sample[:-1], "calibrated", "--out", "y.npy")
@@ -44,6 +45,27 @@ def test_samples_with_a_schedule_file(run):
     expected = fitted.sample(2, random_state=0, n_steps=4)
     np.testing.assert_array_equal(np.load("y.npy"), expected)
     run("denoise", "--sigma", 0.5, *FEW, "--patch-size", "schedule.json", "--out", "z.npy")
+
+
+def test_sizes_chosen_on_images_of_another_size(run):
+    """Only height and width count, and a file by hand without them serves for all images."""
+    schedule = PatchSchedule([0.1, 1.0], [3, 8])
+    photos = ["--data", "photos", "--max-images", 20, "--patch-size", "s.json"]
+    commands = ["sample", "-n", 1, "--n-steps", 1], ["denoise", "--sigma", 0.5, "-n", 1]
+    for shape, fits in (([1, 8, 8], False), ([3, 32, 16], False), ([1, 32, 32], True)):
+        Path("s.json").write_text(schedule_text(schedule, image_shape=shape))
+        for command in commands:
+            result = run(*command, *photos, "--out", "x.npy", status=0 if fits else 1)
+            if fits:
+                continue
+            sides = f"{shape[1]} x {shape[2]}"
+            message = f"'s.json' has patch sizes chosen on images of {sides} pixels, and the "
+            message += "training images have 32 x 32; run `skpspc calibrate` on these images"
+            assert message in " ".join(result.stderr.split())
+            assert not Path("x.npy").exists()
+    Path("s.json").write_text(schedule_text(schedule))
+    for command in commands:
+        run(*command, *photos, "--out", "x.npy")
 
 
 def test_the_schedule_to_standard_output(run):
@@ -62,7 +84,10 @@ def test_a_schedule_as_text_and_back(tmp_path):
     schedule = PatchSchedule([0.1, 1 / 3, 80.0], [3, 7, 32])
     path = tmp_path / "s.json"
     path.write_text(schedule_text(schedule, note="by hand"))
-    assert read_schedule(path) == schedule
+    assert read_schedule(path).schedule == schedule
+    assert read_schedule(path).image_shape is None
+    path.write_text(schedule_text(schedule, image_shape=[3, 8, 6]))
+    assert read_schedule(path).image_shape == (3, 8, 6)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +123,9 @@ def test_bad_input_gets_a_sentence(run, arguments, status, message):
         ('{"sigmas": ["a"], "sizes": [3]}', "sigmas must be a sequence of at least one"),
         ('{"sigmas": [1.0, 2.0], "sizes": [3]}', "sequences of the same length"),
         ("\udcff", "'s.json' holds no schedule"),
+        ('{"sigmas": [1.0], "sizes": [3], "image_shape": [8, 8]}', "three positive integers"),
+        ('{"sigmas": [1.0], "sizes": [3], "image_shape": [1, 0, 8]}', "three positive integers"),
+        ('{"sigmas": [1.0], "sizes": [3], "image_shape": 8}', "three positive integers"),
     ],
 )
 def test_files_that_hold_no_schedule(run, text, message):

@@ -94,6 +94,7 @@ def calibrate(data, sigmas, sizes, n_images, seed, device, quiet, out, **selecti
         errors=table.errors.tolist(),
         standard_errors=[[None if math.isnan(x) else x for x in row] for row in spreads],
         n_images=table.n,
+        image_shape=list(images.shape[1:]),
         data=data,
         seed=seed,
     )

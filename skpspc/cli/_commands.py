@@ -146,7 +146,7 @@ def sample(
     state = out.with_name(out.name + ".partial")
     unfinished = check_state(state, resume)
     estimator = make_denoiser(denoiser, patch_size, seed, device)
-    loaded = load(data, out, **selection)
+    loaded = load(data, out, patch_size, **selection)
     images = loaded.images
     walk = {
         "n_steps": n_steps,
@@ -242,7 +242,7 @@ def denoise(sigma, z_path, n, data, denoiser, patch_size, seed, device, quiet, o
     from ._work import central, hold_out, load, make_denoiser, patch_size_text, read_noisy, summary
 
     estimator = make_denoiser(denoiser, patch_size, seed, device)
-    images = load(data, out, **selection).images
+    images = load(data, out, patch_size, **selection).images
     if z_path is None:
         held_out, images, clean, z = hold_out(images, n or 8, sigma, seed)
         origin = {"clean": clean, "held_out": held_out}

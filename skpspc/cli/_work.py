@@ -9,7 +9,7 @@ from .._input import map_array
 from ..datasets._files import load_images
 from ..support.training_set import to_compute
 from ._picture import check_picturable
-from ._schedule_file import schedule_text
+from ._schedule_file import ScheduleFile, schedule_text
 
 
 def make_denoiser(name, patch_size, seed, device):
@@ -22,6 +22,8 @@ def make_denoiser(name, patch_size, seed, device):
             )
         return EmpiricalDenoiser(**settings)
     if name == "pspc":
+        if isinstance(patch_size, ScheduleFile):
+            patch_size = patch_size.schedule
         return PSPCDenoiser(patch_size or "paper", **settings)
     if not (patch_size is None or isinstance(patch_size, int)):
         kind = patch_size if isinstance(patch_size, str) else "with a schedule"
@@ -35,9 +37,15 @@ def patch_size_text(denoiser):
     return schedule_text(patch_size) if isinstance(patch_size, PatchSchedule) else str(patch_size)
 
 
-def load(data, out, **selection):
-    """Load the training images; raise if ``out`` is a picture and cannot show them."""
+def load(data, out, patch_size, **selection):
+    """Load the training images.
+
+    Raises if ``out`` is a picture and cannot show them, or if the patch sizes of a file were chosen
+    on images of another height or width.
+    """
     loaded = load_images(data, **selection)
+    if isinstance(patch_size, ScheduleFile):
+        patch_size.check_fits(loaded.images)
     if out.suffix.lower() == ".png":
         check_picturable(loaded.images.shape)
     return loaded
