@@ -18,7 +18,7 @@ from skpspc import (
     SmoothedDenoiser,
 )
 from skpspc.posterior import Posterior
-from skpspc.posterior.posterior import PerWindow, composite
+from skpspc.posterior.posterior import PerWindow, composite, converted, gathered, weighted
 
 CLOSE = 1e-10  # rounding of float64, beyond which bounds hold
 
@@ -215,11 +215,11 @@ def test_combining_posteriors_keeps_what_is_proved():
         return Posterior(torch.zeros(n, 1, 2, 2), ones, ones, ones, ones, proved)
 
     yes, no = torch.tensor([True, True]), torch.tensor([False, False])
-    gathered = Posterior.gathered(
+    joined = gathered(
         [(torch.tensor([2, 0]), posterior(yes)), (torch.tensor([1, 3]), posterior(no))], 4
     )
-    assert gathered.bound_is_proved.tolist() == [True, False, True, False]
-    assert gathered.map(torch.clone).bound_is_proved.tolist() == [True, False, True, False]
+    assert joined.bound_is_proved.tolist() == [True, False, True, False]
+    assert converted(joined, torch.clone).bound_is_proved.tolist() == [True, False, True, False]
     ones = torch.ones(2, 1)
     result = PerWindow(torch.zeros(2, 1, 2, 2), ones, ones, bound_is_proved=no)
     exact = PerWindow(torch.zeros(1, 1, 2, 2), ones[:1], ones[:1])
@@ -229,7 +229,7 @@ def test_combining_posteriors_keeps_what_is_proved():
     assert composite(updated, level, 4).bound_is_proved.tolist() == [False, True]
     rows, half = torch.tensor([0, 1]), torch.full((2,), 0.5, dtype=torch.float64)
     mixed = torch.tensor([True, False])
-    blend = Posterior.weighted([(rows, half, posterior(yes)), (rows, half, posterior(mixed))], 2)
+    blend = weighted([(rows, half, posterior(yes)), (rows, half, posterior(mixed))], 2)
     assert blend.bound_is_proved.tolist() == [True, False]
 
 
@@ -237,3 +237,4 @@ def test_a_bound_that_is_nan_is_not_proved():
     one = np.ones(2)
     posterior = Posterior(np.zeros((2, 1, 2, 2)), one, one, np.array([0.1, np.nan]))
     assert posterior.bound_is_proved.tolist() == [True, False]
+    assert repr(posterior).endswith("error_bound=0.1, proved for 1 of 2, none for 1)")

@@ -244,7 +244,9 @@ def test_score_and_posterior(X, Z):
     posterior = model.posterior(Z, LEVELS)
     assert np.isnan(posterior.log_evidence).all()
     assert np.isnan(posterior.effective_sample_size).all()
-    assert (posterior.error_bound == 0).all()
+    assert np.isnan(posterior.error_bound).all()
+    assert not posterior.bound_is_proved.any()
+    assert repr(posterior).endswith("effective_sample_size=nan, no error bound)")
     assert not hasattr(model, "score_samples")
     with pytest.raises(AttributeError, match="a network has no log p"):
         model.score_samples(Z, 0.5)

@@ -35,6 +35,7 @@ from .._validation import (
     check_weights,
 )
 from ..posterior import Attribution, Posterior
+from ..posterior.posterior import converted, gathered
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
 from ..support.held_out import held_out_errors
@@ -160,8 +161,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             else:
                 result = self._posterior_by_class(z, levels, self._codes(y, len(z)))
         check_finite(result.mean, z.dtype, "the posterior mean")
-        self._warn_of_estimates(result.bound_is_proved)
-        restored = result.map(lambda t: layout.restore(t, images=t is result.mean))
+        self._warn_of_estimates(result)
+        restored = converted(result, lambda t: layout.restore(t, images=t is result.mean))
         return replace(restored, data_range=self.data_range_)
 
     def _posterior_by_class(self, z, sigma, codes):
@@ -171,22 +172,23 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             rows = torch.tensor([row for row, other in enumerate(codes) if other == code])
             rows = rows.to(z.device)
             groups.append((rows, self._prior_of(code).posterior(z[rows], sigma[rows])))
-        return Posterior.gathered(groups, len(z))
+        return gathered(groups, len(z))
 
     @property
     def _proved_by(self):
         """Remedy for error bounds that are estimates."""
         return "for a proved bound, let the inner denoisers use all training images"
 
-    def _warn_of_estimates(self, proved):
-        """Warn, once after each fit, if an error bound is not proved; ``proved`` is bool (n,)."""
-        n_estimates = len(proved) - int(proved.sum())
+    def _warn_of_estimates(self, posterior):
+        """Warn, once after each fit, if an error bound of a posterior is an estimate."""
+        estimated = ~posterior.bound_is_proved & ~posterior.error_bound.isnan()
+        n_estimates = int(estimated.sum())
         if n_estimates:
             warn_once(
                 self,
                 "estimates",
                 f"{type(self).__name__}: error_bound is an estimate for {n_estimates} of "
-                f"{len(proved)} noisy images (bound_is_proved is False), and single pixels may "
+                f"{len(estimated)} noisy images (bound_is_proved is False), and single pixels may "
                 f"exceed it; {self._proved_by}.",
             )
 

@@ -20,7 +20,8 @@ from sklearn.utils.validation import check_is_fitted
 from .._typing import DataRange, Device, ImageShape, RandomState
 from .._units import half_width, warn_if_unusual
 from .._warnings import warn
-from ..posterior import BasePrior, Posterior
+from ..posterior import BasePrior
+from ..posterior.posterior import converted, weighted
 from ..sampling import noise_seed
 from ..support.held_out import noisy_blocks
 from ..support.holdout import hold_out, n_different
@@ -75,7 +76,7 @@ class Blend(BasePrior):
             (rows, weight, _posterior_of(member, z[rows], sigma[rows]))
             for member, rows, weight in self._weighted_members(sigma)
         )
-        return Posterior.weighted(terms, len(z))
+        return weighted(terms, len(z))
 
     def jacobian(self, z, sigma, pixels):
         """Return the weighted mean of the members' Jacobians."""
@@ -460,7 +461,7 @@ def _prior_on(member, training_set):
 def _posterior_of(member, z, sigma):
     """Return the posterior of a member, computed on its device, on the device of z."""
     posterior = member.posterior(z.to(member.device), sigma.to(member.device))
-    return posterior.map(lambda tensor: tensor.to(z.device))
+    return converted(posterior, lambda tensor: tensor.to(z.device))
 
 
 def _simplex_weights(product):

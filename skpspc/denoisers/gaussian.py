@@ -196,7 +196,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
     Tweedie's formula holds. The denoised image is a combination of the training images with weights
     :math:`v_i (1 + (x_i - \mu)^T (\Sigma + \sigma^2)^{-1} (z - \mu))`, which sum to one and
     may be negative. ``effective_sample_size`` is one over the sum of the squared weights, and can
-    fall below one. Sample weights count there by their own effective number.
+    fall below one. Sample weights count there by their own effective sample size.
 
     References
     ----------

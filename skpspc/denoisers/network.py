@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar, overload
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
-from .._typing import ArrayLike, DataRange, Device, ImageShape, RandomState
+from .._typing import ArrayLike, DataRange, Device, ImageShape, NoiseLevel, RandomState
 from .._units import check_data_range, check_inside, checked_range, value_limits
 from .._validation import Layout, check_device, check_training_images, check_weights, declared_shape
 from ..posterior import BasePrior, Posterior
@@ -63,7 +65,7 @@ class NetworkPrior(BasePrior):
         for rows in noisy.split(n_rows) if len(noisy) else ():
             mean[rows] = self._clean(z[rows], sigma[rows])
         unknown = torch.full_like(z[:, 0, 0, 0], torch.nan)
-        return Posterior(mean, unknown, unknown, torch.zeros_like(unknown))
+        return Posterior(mean, unknown, unknown, unknown, torch.zeros_like(unknown))
 
     def _clean(self, z, sigma):
         """Return the network's estimate of x0 at positive noise levels."""
@@ -221,8 +223,9 @@ class NetworkDenoiser(Denoiser):
     Notes
     -----
     At sigma = 0 the result is the noisy image, and the network is not called. A network has no
-    log p(z): ``log_evidence`` and ``effective_sample_size`` are NaN, and there is no
-    ``score_samples``. Without :meth:`fit`, samples are float32 arrays (n, C, H, W).
+    log p(z) and no error bound: ``log_evidence``, ``effective_sample_size`` and ``error_bound`` of
+    its posterior are NaN, and there is no ``score_samples``. Without :meth:`fit`, samples are
+    float32 arrays (n, C, H, W).
 
     References
     ----------
@@ -385,6 +388,70 @@ class NetworkDenoiser(Denoiser):
     def __sklearn_is_fitted__(self):
         """Return whether the shape of the images is fitted or declared."""
         return "image_shape_" in vars(self) or self.image_shape is not None
+
+    def posterior(self, Z: ArrayLike, sigma: NoiseLevel, y: None = None) -> Posterior:
+        """Return the denoised images as the mean of a `Posterior`; a network has no weights.
+
+        Parameters
+        ----------
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images ``x0 + sigma * noise``.
+        sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
+            Noise level, non-negative and finite, in the units of the images.
+        y : None
+            A network is called without a class; other values raise ValueError.
+
+        Returns
+        -------
+        Posterior
+            ``mean`` has the network's estimates, see :meth:`denoise`. ``log_evidence``,
+            ``effective_sample_size`` and ``error_bound`` are NaN, because the error of a network
+            has no bound. ``bound_is_proved`` is False, and ``standard_error`` is 0.
+
+        Raises
+        ------
+        ValueError
+            For the reasons that :meth:`denoise` lists.
+        """
+        return super().posterior(Z, sigma, y)
+
+    @overload
+    def denoise(
+        self, Z: torch.Tensor, sigma: NoiseLevel, y: None = None, guidance: float = 1.0
+    ) -> torch.Tensor: ...
+    @overload
+    def denoise(
+        self, Z: npt.ArrayLike, sigma: NoiseLevel, y: None = None, guidance: float = 1.0
+    ) -> np.ndarray: ...
+    def denoise(self, Z, sigma, y=None, guidance=1.0):
+        """Return the network's estimates of the clean images.
+
+        Parameters
+        ----------
+        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+            Noisy images ``x0 + sigma * noise``.
+        sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
+            Noise level, non-negative and finite, in the units of the images. The network is not
+            called at 0, where the result is the noisy image.
+        y : None
+            A network is called without a class; other values raise ValueError. To condition a
+            network, bind the class to ``network`` by ``functools.partial``.
+        guidance : float, default 1.0
+            Accepted because all denoisers have it; other values than 1 raise ValueError.
+
+        Returns
+        -------
+        array or Tensor
+            Estimates of x0, in the container, layout and float dtype of Z (float32 for uint8 and
+            half precision). The network itself computes in ``dtype``.
+
+        Raises
+        ------
+        ValueError
+            If Z holds NaN or images of another shape; if sigma is negative or infinite; for y or
+            ``guidance``; for the reasons in the description of the class.
+        """
+        return super().denoise(Z, sigma, y, guidance)
 
     @property
     def score_samples(self):

@@ -13,7 +13,8 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 
 from .._typing import ArrayLike, RandomState
-from ..posterior import BasePrior, Posterior
+from ..posterior import BasePrior
+from ..posterior.posterior import weighted
 from ..sampling import draw_noise, noise_seed
 from .base import Denoiser, fit_context
 
@@ -59,7 +60,7 @@ class SmoothedPrior(BasePrior):
         """Return the mean of the posteriors of displaced noisy images."""
         rows = torch.arange(len(z), device=z.device)
         weight = torch.full((len(z),), 1 / self.n_draws, dtype=torch.float64, device=z.device)
-        return Posterior.weighted(
+        return weighted(
             ((rows, weight, self.prior.posterior(z + d, sigma)) for d in self.displacements(z)),
             len(z),
         )

@@ -65,8 +65,8 @@ class Attribution:
     rest : float array of shape (n, c, H, W)
         Total share of all training images that are not listed: ``share.sum(-1) + rest`` is one.
     effective_sample_size : float array of shape (n, c, H, W)
-        ``1 / sum_i share_i^2`` over all training images, between 1 and N: the effective number of
-        images that the pixel averages. Mirror images, and patches at other positions, count
+        ``1 / sum_i share_i^2`` over all training images, between 1 and N: about how many images
+        the pixel averages. Mirror images, and patches at other positions, count
         separately.
     image_share : float array of shape (n, N)
         Share of each of the N rows of X in the whole denoised image: the mean over pixels (or

@@ -12,7 +12,6 @@ weights v_i that sum to one,
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -40,20 +39,21 @@ class Posterior:
         equals log p for a window as large as the image. A window that compares no numbers counts
         as 0.
     effective_sample_size : array of shape (n,)
-        ``1 / sum_i w_i^2``, from 1 to N, for weights that sum to one: the effective number of
-        training images in the mean. With several windows, the mean over windows.
+        ``1 / sum_i w_i^2``, from 1 to N, for weights that sum to one (ESS): about how many training
+        images the mean averages. With several windows, the mean over windows. NaN for a network.
     error_bound : array of shape (n,)
         Largest possible absolute error of any pixel of ``mean`` from leaving training images out;
         0 where all images were used. Where ``bound_is_proved`` is False the bound is an estimate,
-        which single pixels may exceed.
+        which single pixels may exceed. NaN: there is no bound, as for a network.
     standard_error : array of shape (n,)
         Root mean square, over the pixels of ``mean``, of the standard error from drawing training
         images at random; 0 where no images were drawn.
     bound_is_proved : array of shape (n,), bool
-        True where no pixel can exceed ``error_bound``, up to rounding. False where the bound is an
-        estimate: with ``tol`` of `LocalScoreDenoiser`, and with an index that can miss training
-        images unnoticed, such as a graph. The parameter ``index`` of `EmpiricalDenoiser` lists the
-        indexes that cannot miss images; its ``index_recall`` measures how many others miss.
+        True where no pixel can exceed ``error_bound``, up to rounding. False where there is no
+        bound, and where the bound is an estimate: with ``tol`` of `LocalScoreDenoiser`, and with an
+        index that can miss training images unnoticed, such as a graph. The parameter ``index`` of
+        `EmpiricalDenoiser` lists the indexes that cannot miss images; its ``index_recall`` measures
+        how many others miss.
     data_range : tuple of (low, high) or None
         ``data_range_`` of the denoiser, on which :meth:`plot` draws ``mean``. None: unknown.
 
@@ -85,14 +85,20 @@ class Posterior:
             object.__setattr__(self, "bound_is_proved", self.error_bound >= 0)  # NaN bounds nothing
 
     def __repr__(self):
-        proved = int(self.bound_is_proved.sum())
-        n = len(self.mean)
-        state = "proved" if proved == n else f"proved for {proved} of {n}"
         return (
-            f"Posterior(n={n}, image_shape={tuple(self.mean.shape[1:])}, "
-            f"effective_sample_size={extent(self.effective_sample_size)}, "
-            f"error_bound={extent(self.error_bound)}, {state})"
+            f"Posterior(n={len(self.mean)}, image_shape={tuple(self.mean.shape[1:])}, "
+            f"effective_sample_size={extent(self.effective_sample_size)}, {self._bound_in_words()})"
         )
+
+    def _bound_in_words(self):
+        """Return the range of the error bounds, and for how many images they are proved."""
+        bounded = self.error_bound == self.error_bound  # False for NaN
+        n, n_bounded, n_proved = len(self.mean), int(bounded.sum()), int(self.bound_is_proved.sum())
+        if n_bounded == 0 < n:
+            return "no error bound"
+        state = "proved" if n_proved == n else f"proved for {n_proved} of {n}"
+        missing = "" if n_bounded == n else f", none for {n - n_bounded}"
+        return f"error_bound={extent(self.error_bound[bounded])}, {state}{missing}"
 
     def plot(
         self,
@@ -153,41 +159,42 @@ class Posterior:
             ax=ax,
         )
 
-    def map(self, function: Callable[[Any], Any]) -> "Posterior":
-        """Return the posterior with ``function`` applied to each of its arrays."""
-        return replace(self, **{name: function(getattr(self, name)) for name in _ARRAYS})
-
-    @staticmethod
-    def gathered(groups, n):
-        """Return the posterior of n images from groups (indices of images, Posterior)."""
-        return _gathered(Posterior, _ARRAYS, groups, n)
-
-    @staticmethod
-    def weighted(terms, n):
-        """Return the weighted mean of several posteriors of n images.
-
-        Each term has the indices of its images of positive weight, int64 (m,), their weights,
-        float64 (m,), and their posterior. The weights of an image sum to one. All numbers are
-        weighted means, bounds included (by the triangle inequality); a bound is proved where the
-        bounds of all terms are.
-        """
-        sums: dict[str, Any] = {}
-        proved = None
-        for rows, weight, term in terms:
-            for name in ("mean", *_SCALARS):
-                value = getattr(term, name)
-                if name not in sums:
-                    sums[name] = value.new_zeros(n, *value.shape[1:])
-                scale = weight.to(value).view(-1, *[1] * (value.ndim - 1))
-                sums[name][rows] += scale * value
-            if proved is None:
-                proved = torch.ones(n, dtype=torch.bool, device=term.mean.device)
-            proved[rows] &= term.bound_is_proved
-        return Posterior(**sums, bound_is_proved=proved)
-
 
 _SCALARS = ("log_evidence", "effective_sample_size", "error_bound", "standard_error")
 _ARRAYS = ("mean", *_SCALARS, "bound_is_proved")
+
+
+def converted(posterior, function):
+    """Return a posterior with ``function`` applied to each of its arrays."""
+    return replace(posterior, **{name: function(getattr(posterior, name)) for name in _ARRAYS})
+
+
+def gathered(groups, n):
+    """Return the posterior of n images from groups (indices of images, Posterior)."""
+    return _gathered(Posterior, _ARRAYS, groups, n)
+
+
+def weighted(terms, n):
+    """Return the weighted mean of several posteriors of n images.
+
+    Each term has the indices of its images of positive weight, int64 (m,), their weights, float64
+    (m,), and their posterior. The weights of an image sum to one. All numbers are weighted means,
+    bounds included (by the triangle inequality); a bound is proved where the bounds of all terms
+    are.
+    """
+    sums: dict[str, Any] = {}
+    proved = None
+    for rows, weight, term in terms:
+        for name in ("mean", *_SCALARS):
+            value = getattr(term, name)
+            if name not in sums:
+                sums[name] = value.new_zeros(n, *value.shape[1:])
+            scale = weight.to(value).view(-1, *[1] * (value.ndim - 1))
+            sums[name][rows] += scale * value
+        if proved is None:
+            proved = torch.ones(n, dtype=torch.bool, device=term.mean.device)
+        proved[rows] &= term.bound_is_proved
+    return Posterior(**sums, bound_is_proved=proved)
 
 
 class PerWindow(NamedTuple):

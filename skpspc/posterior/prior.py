@@ -15,7 +15,7 @@ from .attribution import attribution, means_without
 from .blur import Blur, blurred_squares, shared_levels
 from .cells import CellSearch
 from .jacobian import jacobian
-from .posterior import Posterior
+from .posterior import gathered
 from .truncated import NeighbourSearch
 
 
@@ -123,7 +123,7 @@ class Prior(BasePrior):
             options = dict(engine=self.engine, search=self.search, blur=blur)
             group = select.posterior(z[rows], levels, self.source, windows, **options)
             groups.append((rows, group))
-        return Posterior.gathered(groups, len(z))
+        return gathered(groups, len(z))
 
     def _groups(self, z, sigma):
         """Yield indices, noise levels, windows and blur of noisy images that share a kernel call.

@@ -275,7 +275,7 @@ def _weights(training_set):
 
 
 def _counts(training_set):
-    """Return the sum of the sample weights, and the effective number of images."""
+    """Return the sum of the sample weights, and the effective sample size."""
     weight = training_set.sample_weight
     n = float(len(training_set))
     if weight is None:
