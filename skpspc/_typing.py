@@ -3,9 +3,9 @@
 Modules that must load without torch import these names under ``TYPE_CHECKING`` alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,19 @@ ArrayLike: TypeAlias = npt.ArrayLike | torch.Tensor
 NoiseLevel: TypeAlias = (
     float | np.number | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | torch.Tensor
 )
+
+# Several noise levels, or other numbers along one axis.
+Numbers: TypeAlias = Sequence[float] | np.ndarray | torch.Tensor
+
+
+class SupportsDenoise(Protocol):
+    """An object with the method ``denoise(Z, sigma)``."""
+
+    def denoise(self, Z: Any, sigma: Any, /) -> Any: ...
+
+
+# One denoiser or several, with or without names.
+Denoisers: TypeAlias = Mapping[Any, SupportsDenoise] | Sequence[SupportsDenoise] | SupportsDenoise
 
 ImageShape: TypeAlias = Sequence[int]  # (C, H, W)
 DataRange: TypeAlias = Sequence[float]  # (low, high)

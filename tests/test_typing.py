@@ -9,6 +9,8 @@ import skpspc
 from helpers import ROOT
 
 CORRECT = """
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.base import clone
@@ -35,6 +37,7 @@ from skpspc import (
     tapered_windows,
 )
 from skpspc.datasets import load_digits_images
+from skpspc.inspection import ComparisonTable, ErrorTable, compare, error_curve
 
 digits = load_digits_images()
 X, y = digits.images, digits.target
@@ -72,6 +75,8 @@ model.attribute(Z, 0.5, top=3, by="window").share
 samples = model.sample(n=16)
 print(samples.shape, samples.mean(axis=0), samples[0].round(2))
 samples, states = model.sample(2, y=[0, 1], return_trajectory=True)
+assert_type(model.sample(2, return_trajectory=True), tuple[Any, Any])
+assert_type(model.sample(2, return_trajectory=False), Any)
 
 
 def report(step: int, sigma: float, z: torch.Tensor) -> None:
@@ -114,6 +119,20 @@ blended = BlendedDenoiser([("pspc", PSPCDenoiser()), ("net", trained)], against=
 assert_type(blended, BlendedDenoiser)
 assert_type(blended.weights_, np.ndarray)
 assert_type(tapered_windows((1, 8, 8), 5, width=1.0), np.ndarray)
+
+
+class Shrinkage:
+    def denoise(self, z: torch.Tensor, sigma: float) -> torch.Tensor:
+        return z / (1 + sigma**2)
+
+
+several = {"pspc": model, "gaussian": gaussian, "network": trained}
+assert_type(error_curve(several, X, [0.1, 1.0], against=trained, along="pspc"), ErrorTable)
+assert_type(error_curve(model, X, np.array([0.1]), against="clean"), ErrorTable)
+error_curve([model, empirical], tensor, torch.ones(1), against=Shrinkage(), sampler="euler")
+error_curve({"pspc": model, "own": Shrinkage()}, X, [0.5], against="clean")
+assert_type(compare([model, gaussian], None, (0.5, 1), process="reverse"), ComparisonTable)
+assert_type(compare(several, X, [0.5], along=trained).differences, np.ndarray)
 """
 
 # Each line is an error of the kind at its end.
@@ -131,6 +150,7 @@ from skpspc import (
     load_network,
     tapered_windows,
 )
+from skpspc.inspection import compare, error_curve
 
 X = np.zeros((4, 1, 8, 8))
 model = PSPCDenoiser().fit(X)
@@ -148,8 +168,16 @@ model.denoise(X)  # call-overload
 model.denoise(X, sigma="high")  # arg-type
 number: float = model.denoise(X, 0.5)  # assignment
 model.posterior(X)  # call-arg
-model.sample(n="all")  # arg-type
-model.sample(steps=18)  # call-arg
+model.sample(n="all")  # call-overload
+model.sample(steps=18)  # call-overload
+model.sample(2, return_trajectory=True).mean()  # attr-defined
+model.sample(sampler="ddim")  # call-overload
+error_curve(model, X, [0.5], against="optimum")  # arg-type
+error_curve(model, X, [0.5], against=torch.nn.Identity())  # arg-type
+error_curve(model, X, 0.5)  # arg-type
+error_curve(model, X, ["high"])  # list-item
+compare([model, 3], X, [0.5])  # list-item
+compare({"identity": torch.nn.Identity()}, X, [0.5])  # dict-item
 model.attribute(X, 0.5, by="patch")  # arg-type
 model.score(X).mean()  # attr-defined
 load_network()  # call-arg

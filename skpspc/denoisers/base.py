@@ -369,6 +369,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             )
         return -float(errors.mean())
 
+    @overload
     def sample(
         self,
         n: int = 1,
@@ -381,10 +382,60 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         sigma_min: float | None = None,
         sigma_max: float | None = None,
         initial: ArrayLike | None = None,
-        return_trajectory: bool = False,
+        return_trajectory: Literal[False] = False,
         callback: Callable[[int, float, torch.Tensor], object] | None = None,
         verbose: int = 0,
-    ) -> Array:
+    ) -> Array: ...
+    @overload
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        y: ArrayLike | None = None,
+        guidance: float = 1.0,
+        random_state: RandomState | None = None,
+        sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
+        n_steps: int = 18,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        initial: ArrayLike | None = None,
+        return_trajectory: Literal[True],
+        callback: Callable[[int, float, torch.Tensor], object] | None = None,
+        verbose: int = 0,
+    ) -> tuple[Array, Array]: ...
+    @overload
+    def sample(
+        self,
+        n: int = 1,
+        *,
+        y: ArrayLike | None = None,
+        guidance: float = 1.0,
+        random_state: RandomState | None = None,
+        sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
+        n_steps: int = 18,
+        sigma_min: float | None = None,
+        sigma_max: float | None = None,
+        initial: ArrayLike | None = None,
+        return_trajectory: bool,
+        callback: Callable[[int, float, torch.Tensor], object] | None = None,
+        verbose: int = 0,
+    ) -> Array | tuple[Array, Array]: ...
+    def sample(
+        self,
+        n=1,
+        *,
+        y=None,
+        guidance=1.0,
+        random_state=None,
+        sampler="heun",
+        n_steps=18,
+        sigma_min=None,
+        sigma_max=None,
+        initial=None,
+        return_trajectory=False,
+        callback=None,
+        verbose=0,
+    ):
         """Draw images: solve the probability-flow ODE from noise to noise level 0.
 
         Parameters
