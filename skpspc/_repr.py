@@ -48,12 +48,25 @@ def numbers(values):
     return f"[{first}, {second}, ..., {last}] ({len(values)} in all)"
 
 
+def three_digits(value):
+    """Return a number with three significant digits, "0.0870", for the columns of tables."""
+    return f"{value:#.3g}".rstrip(".") if value else "0"
+
+
+def number(value):
+    """Return a number with three significant digits, "0.087" or "1,234", for text and labels.
+
+    From 100 on the result has thousands separators and no exponent.
+    """
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
 def extent(values):
     """Return the range of an array's values, such as "1 to 3.2", or one number if all are equal."""
     values = torch.as_tensor(values).detach()
     if not values.numel():
         return "none"
-    low, high = (f"{float(value):.3g}" for value in (values.min(), values.max()))
+    low, high = (number(float(value)) for value in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
 
 

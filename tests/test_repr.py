@@ -14,7 +14,7 @@ from skpspc import (
     PatchSchedule,
     PSPCDenoiser,
 )
-from skpspc._repr import described, extent, numbers
+from skpspc._repr import described, extent, number, numbers, three_digits
 from skpspc.datasets import load_digits_images, load_photo_patches
 from skpspc.inspection import (
     AttributionDisplay,
@@ -149,6 +149,23 @@ def test_short_schedules_can_be_read_back():
 )
 def test_described(value, text):
     assert described(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "cell", "text"),
+    [
+        (0.0, "0", "0"),
+        (0.087, "0.0870", "0.087"),
+        (17.0, "17.0", "17"),
+        (123.4, "123", "123"),
+        (12345.6, "1.23e+04", "12,346"),
+        (9.238e-5, "9.24e-05", "9.24e-05"),
+        (float("nan"), "nan", "nan"),
+    ],
+)
+def test_numbers_have_three_digits(value, cell, text):
+    assert three_digits(value) == cell
+    assert number(value) == text
 
 
 def test_extent():

@@ -168,8 +168,8 @@ plt.show()
 # Posterior: evidence and effective sample size
 # ---------------------------------------------
 # ``posterior`` returns the mean together with the log evidence of the noisy
-# image, the effective number of training images in the mean, and a bound on
-# the error of approximations.
+# image, the effective sample size (about how many training images the mean
+# averages), and a bound on the error of approximations.
 
 posterior = EmpiricalDenoiser().fit(X).posterior(noisy, 1.0)
 print(posterior)

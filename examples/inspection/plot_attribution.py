@@ -56,16 +56,16 @@ plt.show()
 # %%
 # Few images or many?
 # -------------------
-# The effective number of images per pixel, averaged over all pixels of eight
-# noisy images, and the largest weight of one training image in a whole answer:
+# The effective sample size per pixel, averaged over all pixels of eight noisy
+# images, and the largest weight of one training image in a whole answer:
 denoisers = {"PSPC": model, "Optimal denoiser": EmpiricalDenoiser().fit(X)}
 for sigma in (0.1, 1.0):
     for name, denoiser in denoisers.items():
         found = attribute(denoiser, clean + sigma * noise, sigma, top=1)
-        number = found.effective_sample_size.mean()
+        size = found.effective_sample_size.mean()
         largest = found.image_share.max(axis=1).mean()
         print(
-            f"sigma {sigma:g}, {name}: {number:.1f} images per pixel, ", end=""
+            f"sigma {sigma:g}, {name}: {size:.1f} images per pixel, ", end=""
         )
         print(f"largest weight in an answer {largest:2.0%}")
 

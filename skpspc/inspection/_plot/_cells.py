@@ -128,11 +128,6 @@ def roomiest(ax, n, size):
     return max(range(1, n + 1), key=lambda n_columns: side_of_boxes(ax, *size(n_columns)))
 
 
-def number(value):
-    """Return a positive number with three digits, a str without exponent."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def line_axes(ax, figsize):
     """Return axes for lines, and parameters of their legend, which is beside new axes (None)."""
     legend = {"framealpha": 0.6, "fontsize": "small"}

@@ -61,6 +61,11 @@ class Patch:
         """Return whether the rectangle is the whole image (height, width)."""
         return (self.top, self.left, self.bottom, self.right) == (0, 0, *sides)
 
+    @property
+    def size(self):
+        """Height and width in pixels, a str."""
+        return f"{self.bottom - self.top} × {self.right - self.left}"
+
     def moved(self, row, column, mirrored=False):
         """Return the rectangle around another pixel, left and right exchanged if mirrored."""
         before, after = self.column - self.left, self.right - self.column

@@ -11,27 +11,21 @@ import numpy as np
 import torch
 
 from ... import _optional
-from ..._repr import ShortBunch, short_repr
+from ..._repr import ShortBunch, number, short_repr
 from ..._typing import ArrayLike, DataRange, NoiseLevel
 from ..._validation import check_pixels
 from ...support.training_set import DEFAULT_RANGE
 from .._images import as_floats, check_count
 from ..attribution import Attribution, attribute
 from ..metrics import check_range
-from ._cells import GREY, as_array, box_size, canvas, draw, is_signal, number, paint, words
+from ._cells import GREY, as_array, box_size, canvas, draw, is_signal, paint, words
 from ._pixel import Patch, dominance, in_percent
 
 # Okabe and Ito, for all kinds of sight; other images get grays.
 _COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442", "#000000")
-_PANELS = (
-    "noisy",
-    "answer",
-    "pixels of\ntop image",
-    "top\nimage",
-    "effective\nnumber",
-)
+_PANELS = ("noisy", "denoised", "top\npixels", "top\nimages", "ESS")
 _PAD = 0.1  # between boxes, in their sides
-_BAR = 0.5  # width of the scale of effective numbers, in sides
+_BAR = 0.5  # width of the scale of effective sample sizes, in sides
 _MARGIN = 0.4  # width of the noise level, in inches
 _TITLES = 0.34  # height of two lines above boxes, in inches
 _WIDEST = 0.58  # width of these two lines, in inches
@@ -43,16 +37,21 @@ _GOLDEN = (math.sqrt(5) - 1) / 2
 class AttributionDisplay:
     """Answers of a denoiser, and the training images that each answer is made of.
 
-    Without a pixel, each noisy image takes two rows. The first row shows the noisy image; the
-    answer; the mosaic of the training pixels with the largest share of each pixel; the training
-    image that each of these comes from, in the colours of the frames below, gray for all others;
-    and the effective number of training images at each pixel. The second row shows the training
-    images with the largest shares of the whole answer.
+    Without a pixel, each noisy image takes two rows. The first row shows:
+
+    - the noisy image and the denoised image;
+    - top pixels: the training pixel with the largest share in each pixel;
+    - top images: the training image that each top pixel comes from, in the colours of the frames
+      below, gray for all others;
+    - ESS: the effective sample size of each pixel, about how many training images it averages.
+
+    The second row shows the training images with the largest shares of the whole denoised image.
 
     With a pixel, the first row shows the patches that the windows over this pixel compare: the
     noisy patch, the training patches with the largest weights, and the patch of the answer, whose
-    framed pixel is the weighted mean of the framed pixels of all training patches. The second row
-    shows the images that these patches come from.
+    framed pixel is the weighted mean of the framed pixels of all training patches. The label of the
+    row gives the height and width of the patches, which hold all windows over the pixel. The second
+    row shows the images that the patches come from.
 
     A sentence below says whether one training image dominates, with more than half of the weight.
     Signals, one pixel high or wide, are drawn as lines. Create one with :meth:`from_estimator`,
@@ -303,7 +302,7 @@ class AttributionDisplay:
         noisy = "1 noisy image" if n == 1 else f"{n} noisy images"
         source = f"{noisy}, {len(self.images):,} training images"
         if self.pixel is None:
-            return f"Training images that make up each answer; {source}"
+            return f"Training images that make up each denoised image; {source}"
         row, column = self.pixel
         return f"Training patches that make up pixel ({row}, {column}); {source}"
 
@@ -343,7 +342,7 @@ class AttributionDisplay:
             moved = patch.moved(at.row[k], at.column[k], at.mirrored[k])
             label = f"no. {at.index[k]}\n{in_percent(at.share[k])}"
             columns.append((image, moved, label, at.mirrored[k]))
-        columns.append((self.answer[i], patch, "answer, mean\nof all", False))
+        columns.append((self.answer[i], patch, "denoised", False))
         style, step = words(side, _WIDEST), side * (1 + _PAD)
         below = top + _TITLES + side * (self._height + _PAD)
         for k, (image, shown_patch, label, mirrored) in enumerate(columns):
@@ -354,7 +353,8 @@ class AttributionDisplay:
             if not self._sees_all:
                 draw(self.ax_, image, left, below, side, self._range)
                 shown_patch.frame(self.ax_, image.shape, left, below, side)
-        self._beside("image" if self._sees_all else "patch", top + _TITLES, side)
+        name = "image" if self._sees_all else f"patch\n{patch.size}"
+        self._beside(name, top + _TITLES, side)
         if not self._sees_all:
             self._beside("image", below, side)
         bottom = top + _TITLES + side * (self._height + _PAD) * (1 if self._sees_all else 2)
@@ -365,7 +365,7 @@ class AttributionDisplay:
         level = "" if self.sigma is None else f"At σ = {self.sigma[i]:.3g}, "
         lines = [
             f"{level}{dominance(at.share, at.index[0])}.",
-            f"Effective number of training patches: {number(at.effective_sample_size)}",
+            f"Effective sample size (ESS): {number(at.effective_sample_size)} training patches",
         ]
         style = {"fontsize": _NOTE_POINTS, "va": "center"}
         for k, line in enumerate(lines):
@@ -408,7 +408,7 @@ class AttributionDisplay:
             draw(self.ax_, pixels, left, top + _TITLES, side, self._range, **frame)
         if n_images:
             top += _TITLES + side * (self._height + _PAD)
-        note = f"Whole answer: {dominance(shares, shares.argmax())}"
+        note = f"Whole image: {dominance(shares, shares.argmax())}"
         self.ax_.text(_MARGIN, top + _NOTE / 2, note, fontsize=_NOTE_POINTS, va="center")
 
     def _beside(self, name, top, side):
@@ -456,7 +456,7 @@ class AttributionDisplay:
         return low, max(high, np.nextafter(low, np.inf))
 
     def _draw_number(self, i, left, top, side):
-        """Draw the effective number of images, on one scale for all answers."""
+        """Draw the effective sample size of each pixel, on one scale for all answers."""
         ticker = _optional.load("matplotlib.ticker")
         every = self.attribution.effective_sample_size
         most = max(float(every.max()), 2.0)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..._repr import short_repr
+from ..._repr import number, short_repr
 from ..._typing import ArrayLike, DataRange, ImageShape
 from ..._warnings import warn
 from ...support.training_set import DEFAULT_RANGE
@@ -22,7 +22,6 @@ from ._cells import (
     draw,
     is_signal,
     limits,
-    number,
     roomiest,
     side_of_boxes,
     wrapped,
