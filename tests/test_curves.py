@@ -398,9 +398,9 @@ def test_tables_as_frames(curve, digits):
     assert list(frame.columns) == ["a & b", "c"]
     assert frame.loc[0.5, "c"] == curve.errors[0, 1]
     table = compare({"a": Recorder(0.5), "b": Recorder(0.1)}, digits, [0.5, 2], n=4)
-    assert table.to_frame().loc[(2.0, "b"), "a"] == table.errors[1, 1, 0]
+    assert table.to_frame().loc[(2.0, "b"), "a"] == np.sqrt(table.errors[1, 1, 0])
     assert len(repr(table).splitlines()) == 6
-    assert "Mean squared differences, 4 noisy images" in table._repr_html_()
+    assert "Root mean square differences, 4 noisy images" in table._repr_html_()
 
 
 # Bad input
@@ -417,7 +417,7 @@ def test_more_images_than_there_are(digits):
         error_curve(Recorder(0.5), digits[:10], [0.5], n=11, X_train=digits)
     for n in (0, 2.5):
         with pytest.raises(ValueError, match="n must be an int of at least 1"):
-            compare(Recorder(0.5), digits, [0.5], n=n)
+            compare([Recorder(0.5), Recorder(0.1)], digits, [0.5], n=n)
 
 
 @pytest.mark.parametrize("shape", [(1, 6, 8), (63,), (8, 8)])
@@ -454,6 +454,11 @@ def test_bad_denoisers(digits, shrinkage):
         compare({1: Recorder(0.5), "1": Recorder(0.1)}, X, [0.5])
     with pytest.raises(ValueError, match="at least one denoiser"):
         error_curve({}, X, [0.5])
+    for alone in (shrinkage, [shrinkage], {"NetworkDenoiser": shrinkage}):
+        with pytest.raises(
+            ValueError, match="two or more denoisers, got NetworkDenoiser alone; add"
+        ):
+            compare(alone, X, [0.5])
     with pytest.raises(ValueError, match="wrap a network in NetworkDenoiser"):
         error_curve({"net": shrink}, X, [0.5])
     with pytest.raises(NotFittedError):
@@ -479,12 +484,12 @@ def test_bad_choices(digits, shrinkage):
     with pytest.raises(ValueError, match="along must be one of"):
         error_curve({"a": model}, X, [0.5], process="reverse", along="b", X_train=X)
     with pytest.raises(ValueError, match="samples with a denoiser of this library"):
-        compare(model, X, [0.5], process="reverse")
+        compare([model, shrinkage], X, [0.5], process="reverse")
     with pytest.raises(ValueError, match="sampler must be one of"):
         error_curve(model, X, [0.5], process="reverse", sampler="ddpm", X_train=X)
     for start in (-1, 0.0, np.nan, np.inf, "high"):
         with pytest.raises(ValueError, match="sigma_max must be a positive float"):
-            compare(shrinkage, None, [0.5], process="reverse", sigma_max=start)
+            compare([shrinkage, model], None, [0.5], process="reverse", sigma_max=start)
     with pytest.raises(ValueError, match="must be positive for process='reverse'"):
         error_curve(model, X, [0.0, 0.5], process="reverse", X_train=X)
     with pytest.raises(ValueError, match="Recorder keep none or different ones; pass X_train"):
@@ -492,4 +497,4 @@ def test_bad_choices(digits, shrinkage):
     with pytest.raises(ValueError, match="got None; pass images"):
         error_curve(model, None, [0.5], X_train=X)
     with pytest.raises(ValueError, match="pass images"):
-        compare(model, None, [0.5])
+        compare([model, shrinkage], None, [0.5])

@@ -29,6 +29,7 @@ from skpspc.inspection import (
     local_equivalence,
     show_images,
 )
+from skpspc.posterior.posterior import converted
 
 matplotlib = pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
 matplotlib.use("Agg")
@@ -177,7 +178,7 @@ def test_posteriors_are_drawn_on_the_range_of_the_denoiser(digits):
     model = PSPCDenoiser(4, data_range=(0, 1)).fit(digits[20:])
     posterior = pickle.loads(pickle.dumps(model.posterior(digits[:2], 0.25)))
     assert posterior.data_range == (0, 1)
-    assert posterior.map(np.copy).data_range == (0, 1)
+    assert converted(posterior, np.copy).data_range == (0, 1)
     ax = pyplot.subplots()[1]
     display = posterior.plot(ax)
     assert display.ax_ is ax
@@ -320,8 +321,8 @@ def test_tables_made_by_hand_have_the_usual_words():
     assert (table.parameter, table.against) == ("patch size", "the clean images")
     assert repr(table).splitlines() == [
         "Mean squared error per patch size, 3 held-out images; * is chosen",
-        "sigma         1        2",
-        "  0.1  1.00000*  1.00000",
+        "sigma      1     2",
+        "  0.1  1.00*  1.00",
     ]
     assert table.to_frame().loc[0.1].tolist() == [1, 1]
 

@@ -109,10 +109,12 @@ def calibrate(data, sigmas, sizes, n_images, seed, device, quiet, out, **selecti
 
 def _summary(schedule, table, n_images):
     """Return the chosen sizes and their errors as a table."""
+    from .._repr import three_digits
+
     lines = ["   sigma  size  mean squared error"]
     for row, (sigma, size) in enumerate(zip(schedule.sigmas, schedule.sizes, strict=True)):
         column = table.values.tolist().index(size)
         error, spread = table.errors[row, column], table.standard_errors[row, column]
-        lines.append(f"{sigma:8.4g}  {size:4d}  {error:.5f} ± {spread:.5f}")
+        lines.append(f"{sigma:8.4g}  {size:4d}  {three_digits(error)} ± {three_digits(spread)}")
     lines.append(f"on {table.n} held-out images, with {n_images - table.n} training images")
     return "\n".join(lines)

@@ -389,7 +389,7 @@ class NetworkDenoiser(Denoiser):
         """Return whether the shape of the images is fitted or declared."""
         return "image_shape_" in vars(self) or self.image_shape is not None
 
-    def posterior(self, Z: ArrayLike, sigma: NoiseLevel, y: None = None) -> Posterior:
+    def posterior(self, Z: ArrayLike, sigma: NoiseLevel, y: ArrayLike | None = None) -> Posterior:
         """Return the denoised images as the mean of a `Posterior`; a network has no weights.
 
         Parameters
@@ -417,11 +417,19 @@ class NetworkDenoiser(Denoiser):
 
     @overload
     def denoise(
-        self, Z: torch.Tensor, sigma: NoiseLevel, y: None = None, guidance: float = 1.0
+        self,
+        Z: torch.Tensor,
+        sigma: NoiseLevel,
+        y: ArrayLike | None = None,
+        guidance: float = 1.0,
     ) -> torch.Tensor: ...
     @overload
     def denoise(
-        self, Z: npt.ArrayLike, sigma: NoiseLevel, y: None = None, guidance: float = 1.0
+        self,
+        Z: npt.ArrayLike,
+        sigma: NoiseLevel,
+        y: ArrayLike | None = None,
+        guidance: float = 1.0,
     ) -> np.ndarray: ...
     def denoise(self, Z, sigma, y=None, guidance=1.0):
         """Return the network's estimates of the clean images.

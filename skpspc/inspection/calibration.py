@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import clone
 
 from .. import _optional
+from .._repr import three_digits
 from .._typing import ArrayLike, RandomState
 from .._units import checked_range, half_width
 from ..denoisers import FlexibleWindows, GaussianDenoiser
@@ -67,9 +68,9 @@ class CalibrationTable(Table):
     >>> _, table = calibrate_patch_size(PSPCDenoiser(), X, sigmas, sizes=sizes)
     >>> table
     Mean squared error per patch size, 64 held-out images; * is chosen
-    sigma         1        4         8
-      0.1  0.00516*  0.02372   0.07831
-        1   0.18704  0.11853  0.10718*
+    sigma         1       4       8
+      0.1  0.00516*  0.0237  0.0783
+        1     0.187   0.119  0.107*
     >>> display = table.plot()
     """
 
@@ -94,7 +95,7 @@ class CalibrationTable(Table):
         rows = [
             [f"{sigma:.4g}"]
             + [
-                f"{error:.5f}" + "*" * bool(value == chosen)
+                three_digits(error) + "*" * bool(value == chosen)
                 for value, error in zip(self.values, errors, strict=True)
             ]
             for sigma, errors, chosen in zip(self.sigmas, self.errors, self.chosen, strict=True)

@@ -8,16 +8,16 @@ Noisy images come from one of two processes:
   such states, which have no clean image.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from numbers import Real
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
-from .._typing import ArrayLike, RandomState
+from .._typing import ArrayLike, Denoisers, Numbers, RandomState, SupportsDenoise
 from .._units import middle, sampler_ends
 from ..denoisers import EmpiricalDenoiser
 from ..sampling import SAMPLERS, draw_noise, edm_sigmas, noise_seed
@@ -34,16 +34,16 @@ _INSPECTION = 3
 
 
 def error_curve(
-    denoisers: Any,
+    denoisers: Denoisers,
     X: ArrayLike | None,
-    sigmas: ArrayLike,
+    sigmas: Numbers,
     *,
-    against: Any = "optimal",
+    against: Literal["optimal", "clean"] | SupportsDenoise = "optimal",
     process: Literal["forward", "reverse"] = "forward",
     n: int | None = None,
     X_train: ArrayLike | None = None,
-    along: Any = None,
-    sampler: str | Callable[..., Iterable[torch.Tensor]] = "heun",
+    along: str | SupportsDenoise | None = None,
+    sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
     n_steps: int = 18,
     sigma_max: float | None = None,
     random_state: RandomState | None = 0,
@@ -162,24 +162,24 @@ def error_curve(
 
 
 def compare(
-    denoisers: Any,
+    denoisers: Denoisers,
     X: ArrayLike | None,
-    sigmas: ArrayLike,
+    sigmas: Numbers,
     *,
     process: Literal["forward", "reverse"] = "forward",
     n: int | None = None,
-    along: Any = None,
-    sampler: str | Callable[..., Iterable[torch.Tensor]] = "heun",
+    along: str | SupportsDenoise | None = None,
+    sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
     n_steps: int = 18,
     sigma_max: float | None = None,
     random_state: RandomState | None = 0,
 ) -> ComparisonTable:
-    """Return the mean squared difference between any two denoisers at each noise level.
+    """Return the root mean square difference of any two denoisers at each noise level.
 
     Parameters
     ----------
-    denoisers : dict of str to denoiser, list of denoisers, or denoiser
-        Fitted denoisers, on any device and in any dtype. Wrap networks in
+    denoisers : dict of str to denoiser, or list of denoisers
+        Two or more fitted denoisers, on any device and in any dtype. Wrap networks in
         `skpspc.NetworkDenoiser`.
     X : array or Tensor of shape (N, C, H, W) or (N, d)
         Clean images, to which noise is added; may be None if the process is "reverse".
@@ -208,13 +208,15 @@ def compare(
     Returns
     -------
     ComparisonTable
-        Mean squared differences with their standard errors; its method ``plot`` draws them.
+        Root mean square differences ``differences``, and their squares ``errors`` with standard
+        errors; its method ``plot`` draws the differences.
 
     Raises
     ------
     ValueError
-        For no noise levels, n above the number of images of X, an unknown ``process`` or
-        ``along``, or answers that have another shape or hold NaN or infinity.
+        For fewer than two denoisers, no noise levels, n above the number of images of X, an
+        unknown ``process`` or ``along``, or answers that have another shape or hold NaN or
+        infinity.
     sklearn.exceptions.NotFittedError
         For a denoiser that is not fitted.
 
@@ -235,13 +237,18 @@ def compare(
     ...     "Gaussian": GaussianDenoiser().fit(X[100:]),
     ... }
     >>> compare(models, X[:100], [0.5], n=16)
-    Mean squared differences, 16 noisy images (forward process)
-    sigma  denoiser  optimal    PSPC  Gaussian
-      0.5   optimal        0  0.0569    0.0867
-      0.5      PSPC   0.0569       0    0.0299
-      0.5  Gaussian   0.0867  0.0299         0
+    Root mean square differences, 16 noisy images (forward process)
+    sigma  denoiser  optimal   PSPC  Gaussian
+      0.5   optimal        0  0.238     0.295
+      0.5      PSPC    0.238      0     0.173
+      0.5  Gaussian    0.295  0.173         0
     """
     members = named_denoisers(denoisers)
+    if len(members) < 2:
+        raise ValueError(
+            f"compare needs two or more denoisers, got {', '.join(members)} alone; add another, or "
+            "call error_curve, which measures one denoiser."
+        )
     walker = _walker(along, members, next(iter(members.values())), process)
     sigmas = np.sort(check_grid(sigmas))
     asked = members.values()
@@ -257,8 +264,8 @@ def compare(
 
 def named_denoisers(denoisers):
     """Return checked denoisers by name; unnamed ones are called by their class, and numbered."""
-    if not isinstance(denoisers, dict):
-        given = denoisers if isinstance(denoisers, (list, tuple)) else [denoisers]
+    if not isinstance(denoisers, Mapping):
+        given = denoisers if isinstance(denoisers, Sequence) else [denoisers]
         denoisers = {}
         for denoiser in given:
             name = type(denoiser).__name__

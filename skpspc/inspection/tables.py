@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import _optional
+from .._repr import three_digits
 
 if TYPE_CHECKING:
     from ._plot.comparison import ComparisonDisplay
@@ -111,7 +112,7 @@ class ErrorTable(Table):
 
     def _cells(self):
         rows = [
-            [f"{sigma:.4g}", *map(_number, row)]
+            [f"{sigma:.4g}", *map(three_digits, row)]
             for sigma, row in zip(self.sigmas, self.errors, strict=True)
         ]
         return ["sigma", *self.names], rows
@@ -152,7 +153,10 @@ class ErrorTable(Table):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ComparisonTable(Table):
-    """Mean squared differences between any two denoisers, returned by `compare`.
+    """Root mean square differences between any two denoisers, returned by `compare`.
+
+    The printed table, the data frame and the heat maps of :meth:`plot` show ``differences``, in the
+    units of the images.
 
     Attributes
     ----------
@@ -164,7 +168,9 @@ class ComparisonTable(Table):
         Mean squared differences, over images and pixels, in squared units of the images; symmetric,
         with zeros on the diagonal.
     standard_errors : ndarray of shape (n_sigmas, n_denoisers, n_denoisers)
-        Standard errors of the mean over images; NaN for one image.
+        Standard errors of ``errors``, means over images; NaN for one image.
+    differences : ndarray of shape (n_sigmas, n_denoisers, n_denoisers)
+        Root mean square differences, the square roots of ``errors``, in the units of the images.
     n : int
         Number of noisy images at each noise level.
     process : {"forward", "reverse"}
@@ -182,12 +188,12 @@ class ComparisonTable(Table):
     >>> models = {name: model.fit(X[100:]) for name, model in models.items()}
     >>> table = compare(models, X[:100], [0.2, 1.0])
     >>> table
-    Mean squared differences, 64 noisy images (forward process)
-    sigma  denoiser  optimal    PSPC
-      0.2   optimal        0  0.0603
-      0.2      PSPC   0.0603       0
-        1   optimal        0  0.0474
-        1      PSPC   0.0474       0
+    Root mean square differences, 64 noisy images (forward process)
+    sigma  denoiser  optimal   PSPC
+      0.2   optimal        0  0.246
+      0.2      PSPC    0.246      0
+        1   optimal        0  0.218
+        1      PSPC    0.218      0
     >>> display = table.plot()
     """
 
@@ -202,12 +208,17 @@ class ComparisonTable(Table):
     @property
     def title(self) -> str:
         """Title of the table, one line."""
-        return f"Mean squared differences, {self.n} {self.source}"
+        return f"Root mean square differences, {self.n} {self.source}"
+
+    @property
+    def differences(self) -> np.ndarray:
+        """Root mean square differences, (n_sigmas, n_denoisers, n_denoisers)."""
+        return np.sqrt(self.errors)
 
     def _cells(self):
         rows = [
-            [f"{sigma:.4g}", name, *map(_number, row)]
-            for sigma, matrix in zip(self.sigmas, self.errors, strict=True)
+            [f"{sigma:.4g}", name, *map(three_digits, row)]
+            for sigma, matrix in zip(self.sigmas, self.differences, strict=True)
             for name, row in zip(self.names, matrix, strict=True)
         ]
         return ["sigma", "denoiser", *self.names], rows
@@ -243,13 +254,8 @@ class ComparisonTable(Table):
         index = pandas.MultiIndex.from_product(
             [self.sigmas, self.names], names=["sigma", "denoiser"]
         )
-        values = self.errors.reshape(-1, len(self.names))
+        values = self.differences.reshape(-1, len(self.names))
         return pandas.DataFrame(values, index=index, columns=self.names)
-
-
-def _number(value):
-    """Return a number with three significant digits, a str."""
-    return f"{value:#.3g}" if value else "0"
 
 
 def _widths(header, rows):

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..._optional import load
 from ..._repr import short_repr
-from ..._typing import ArrayLike
+from ..._typing import ArrayLike, Denoisers, Numbers
 from ..tables import ComparisonTable
 from ._cells import broken, wrapped
 
@@ -53,10 +53,8 @@ class ComparisonDisplay:
     ... }
     >>> display = ComparisonDisplay.from_estimator(models, X, [0.2, 1.0], n=16)
 
-    The table holds mean squared differences; the heat maps show their square roots:
+    Difference of the optimal and the Gaussian denoiser at the first noise level:
 
-    >>> round(float(display.table.errors[0, 0, 2]), 2)
-    0.02
     >>> display.axes_[0].texts[2].get_text()
     '0.14'
     """
@@ -69,9 +67,9 @@ class ComparisonDisplay:
     @classmethod
     def from_estimator(
         cls,
-        denoisers: Any,
+        denoisers: Denoisers,
         X: ArrayLike | None,
-        sigmas: ArrayLike,
+        sigmas: Numbers,
         *,
         ax: Any = None,
         **parameters: Any,
@@ -141,7 +139,7 @@ class ComparisonDisplay:
             If matplotlib is missing; the extra ``plot`` installs it.
         """
         table = self.table
-        differences = np.sqrt(table.errors)
+        differences = table.differences
         largest = differences.max() or 1.0
         self.axes_ = self._axes(ax)
         self.figure_ = self.axes_[0].figure

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..._repr import short_repr
-from ..._typing import ArrayLike
+from ..._typing import ArrayLike, Denoisers, Numbers
 from ..curves import error_curve
 from ..tables import ErrorTable
 from ._cells import SIGMA, broken, line_axes
@@ -64,9 +64,9 @@ class ErrorCurveDisplay:
     @classmethod
     def from_estimator(
         cls,
-        denoisers: Any,
+        denoisers: Denoisers,
         X: ArrayLike | None,
-        sigmas: ArrayLike,
+        sigmas: Numbers,
         *,
         ax: Any = None,
         line_kw: dict[str, Any] | None = None,
