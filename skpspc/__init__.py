@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from . import inspection as inspection
     from . import posterior as posterior
     from . import sampling as sampling
+    from . import saving as saving
     from . import support as support
     from .denoisers import (
         BlendedDenoiser,
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     )
     from .posterior import Posterior
     from .sampling import BandwidthSchedule, PatchSchedule, SamplingInterrupted, edm_sigmas
+    from .saving import load
     from .support import tapered_windows
 
 __version__ = "0.1.0"
@@ -46,12 +48,21 @@ __all__ = [
     "SmoothedDenoiser",
     "__version__",
     "edm_sigmas",
+    "load",
     "load_network",
     "tapered_windows",
 ]
 
-_SUBPACKAGES = ("datasets", "denoisers", "inspection", "posterior", "sampling", "support")
-_HOMES = ("sampling", "support", "posterior", "denoisers")  # subpackages of the names above
+_SUBPACKAGES = (
+    "datasets",
+    "denoisers",
+    "inspection",
+    "posterior",
+    "sampling",
+    "saving",
+    "support",
+)
+_HOMES = ("sampling", "support", "posterior", "denoisers", "saving")  # of the names above
 
 
 def __getattr__(name):

@@ -12,6 +12,7 @@ _KINDS = {
     ".npy": "the array",
     ".npz": "the arrays with their settings",
     ".json": "a schedule",
+    ".safetensors": "a denoiser",
 }
 
 

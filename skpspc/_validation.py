@@ -2,7 +2,6 @@
 
 import math
 import numbers
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +11,7 @@ from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, _num_samples, validate_data
 
 from ._repr import dtype_name
+from ._state import NumpyState, as_tensor
 from ._units import check_integers
 from ._warnings import warn
 from .support import Labels, clip_size
@@ -34,7 +34,7 @@ _SCALE = "divide images and noise levels by a common factor"
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(NumpyState):
     """Container, axes, float dtype (float32 or float64) and device of the user's images."""
 
     is_torch: bool
@@ -232,13 +232,6 @@ def _check_array(X, name):
     if flat is not X:  # values of lists and objects
         _check_values(flat, name)
     return flat
-
-
-def as_tensor(array):
-    """Return a tensor that shares the memory of an array; never write to it."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(array))
 
 
 def as_container(X, name="X"):

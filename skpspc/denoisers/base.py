@@ -15,8 +15,18 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from .._state import packed, unpacked
 from .._threads import torch_threads
-from .._typing import Array, ArrayLike, DataRange, Device, ImageShape, NoiseLevel, RandomState
+from .._typing import (
+    Array,
+    ArrayLike,
+    DataRange,
+    Device,
+    ImageShape,
+    NoiseLevel,
+    Path,
+    RandomState,
+)
 from .._units import (
     half_width,
     middle,
@@ -82,6 +92,12 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         self.data_range = data_range
         self.device = device
         self.random_state = random_state
+
+    def __getstate__(self):
+        return packed(super().__getstate__())
+
+    def __setstate__(self, state):
+        super().__setstate__(unpacked(state))
 
     @property
     def _doc_link_template(self):
@@ -564,6 +580,43 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         noise = sigma_max * draw_noise(shape, int(n), random_state)
         noise += middle(self.data_range_)
         return noise.to(device=self._device, dtype=self._layout.dtype)
+
+    def save(self, path: Path, *, include_data: bool = True) -> None:
+        """Save the denoiser to a file without pickle, for `skpspc.load`.
+
+        The file is in the format safetensors. It holds the parameters and everything that a fit
+        learnt, a version and a checksum. It is written in one step: an interrupted run leaves the
+        old file, or none.
+
+        Parameters
+        ----------
+        path : str or Path
+            File to write; its name ends in ``.safetensors``. An existing file is replaced.
+        include_data : bool, default True
+            False: leave the training images out, and write a fingerprint of them. `skpspc.load`
+            then needs the images again. Means, covariances and windows, which were computed from
+            the images, stay in the file.
+
+        Raises
+        ------
+        ValueError
+            If a parameter is a function, a network or another object that only pickle can save; if
+            ``include_data=False`` cannot leave all training images out; if the name of the file has
+            another ending. Nothing is written then.
+        OSError
+            If the folder is missing or cannot be written to.
+
+        See Also
+        --------
+        skpspc.load : Load the denoiser.
+
+        Notes
+        -----
+        :doc:`/user_guide/saving` compares ``save`` with pickle, joblib and skops.
+        """
+        from ..saving.denoisers import save  # imports all denoisers
+
+        save(self._now(), path, include_data)
 
     @overload
     def jacobian(

@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
+from .._state import NumpyState
 from .._typing import DataRange, Device, ImageShape, RandomState
 from .._units import half_width, warn_if_unusual
 from .._warnings import warn
@@ -39,7 +40,7 @@ Self = TypeVar("Self", bound="BlendedDenoiser")
 
 
 @dataclass(frozen=True, eq=False)
-class Blend(BasePrior):
+class Blend(NumpyState, BasePrior):
     """Convex combination of priors, with weights that depend on the noise level.
 
     Attributes

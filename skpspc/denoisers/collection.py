@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._state import NumpyState
 from .._typing import ArrayLike, DataRange, Device, ImageShape, RandomState
 from ..posterior import Prior
 from ..support import Masks, MirroredTrainingSet, TranslatedTrainingSet
@@ -18,7 +19,7 @@ from .training_set_denoiser import TrainingSetDenoiser
 
 
 @dataclass(frozen=True, eq=False)
-class GivenWindows:
+class GivenWindows(NumpyState):
     """Windows from the parameters ``query`` and ``response`` of `PosteriorMeanCollection`."""
 
     query: Any
@@ -259,7 +260,8 @@ def _as_float64(value, name, where):
     try:
         if isinstance(value, torch.Tensor):
             return value.detach().to(torch.float64)
-        return torch.from_numpy(np.array(value, dtype=np.float64))
+        # at an address of torch: rounding errors of matrix products depend on the alignment
+        return torch.tensor(np.array(value, dtype=np.float64))
     except (TypeError, ValueError):
         raise ValueError(
             f"{name} must be an array of numbers, got {type(value).__name__}{where}; each row is "

@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._input import map_array
 from .._repr import listed
+from .._state import NumpyState
 from .._typing import ArrayLike, Path, RandomState
 from ..posterior import Gaussian
 from ..sampling import draw_noise, noise_seed
@@ -32,7 +33,7 @@ _NOT_FITTED = (
 )
 
 
-class FlexibleWindows(BaseEstimator):
+class FlexibleWindows(NumpyState, BaseEstimator):
     r"""Windows of any shape for `PSPCDenoiser`, one around every pixel.
 
     A heat map :math:`G_k` measures how much each pixel matters for pixel k. The window of pixel k
@@ -254,7 +255,7 @@ class FlexibleWindows(BaseEstimator):
         return MeasuredHeat(denoiser, clean, noise, chosen.sample_weight, self.soft)
 
 
-class ResolvedWindows:
+class ResolvedWindows(NumpyState):
     """Windows of every level for one training set.
 
     ``heat.rows(level, sigma, windows)`` returns the heat maps (m, H W), float64, of a slice of the
@@ -334,7 +335,7 @@ def _largest(heat, threshold):
     return heat >= ascending.gather(1, first)
 
 
-class StoredHeat:
+class StoredHeat(NumpyState):
     """Heat maps (L, H, W, H, W) in an array or a file, read in slices."""
 
     def __init__(self, heatmaps, n_levels, image_shape):
@@ -395,7 +396,7 @@ class StoredHeat:
         return heat
 
 
-class MeasuredHeat:
+class MeasuredHeat(NumpyState):
     """Heat maps of a fitted denoiser at noisy images.
 
     ``clean`` and ``noise`` are tensors (n, C, H, W), ``weight`` (n,) the weights of the mean;
@@ -427,7 +428,7 @@ class MeasuredHeat:
         return with_own_heat(heat.flatten(1), indices)
 
 
-class WienerHeat:
+class WienerHeat(NumpyState):
     """Heat maps from the rows of a Wiener filter, summed over channels."""
 
     def __init__(self, gaussian, image_shape):

@@ -16,6 +16,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten
 
+from .._state import NumpyState
 from .._typing import ArrayLike, DataRange, Device, ImageShape, NoiseLevel, RandomState
 from .._units import check_data_range, check_inside, checked_range, value_limits
 from .._validation import Layout, check_device, check_training_images, check_weights, declared_shape
@@ -32,7 +33,7 @@ Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
-class NetworkPrior(BasePrior):
+class NetworkPrior(NumpyState, BasePrior):
     """A network's estimates of clean images.
 
     Attributes beyond the parameters of `NetworkDenoiser`: ``device`` and ``dtype`` of the network's

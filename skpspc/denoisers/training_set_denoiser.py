@@ -40,6 +40,14 @@ _FITTED = {
     "_prior",
     "_warned",
 }
+_HOLDING_IMAGES = (
+    "_class_priors",
+    "_learner",
+    "_prior",
+    "denoisers_",
+    "training_set_",
+    "windows_",
+)
 _LIVE = {"random_state", "sigma", "verbose"}  # parameters read at every call, not at fit
 
 Self = TypeVar("Self", bound="TrainingSetDenoiser")
@@ -181,9 +189,9 @@ class TrainingSetDenoiser(Denoiser):
         return new
 
     def _with_copied_parameters(self):
-        """Return a copy with copied parameters, and without priors and training images."""
+        """Return a copy with copied parameters, and without what holds training images."""
         learner = copy.copy(self)
-        for name in ("_learner", "_prior", "_class_priors", "training_set_"):
+        for name in _HOLDING_IMAGES:
             learner.__dict__.pop(name, None)
         learner.__dict__.update({k: _copied(v) for k, v in self.get_params(deep=False).items()})
         return learner

@@ -15,6 +15,7 @@ from functools import cached_property
 import torch
 
 from .._repr import short_repr
+from .._state import NumpyState
 from ..support.covariance import exact_spectrum, leading, rounding_variance
 from ..support.memory import rows_that_fit
 from .posterior import Posterior, by_blocks, log_gauss_constant
@@ -22,7 +23,7 @@ from .softmax import floored_sigma
 
 
 @dataclass(frozen=True, eq=False)
-class Gaussian:
+class Gaussian(NumpyState):
     """A normal distribution of images, stored by its principal directions.
 
     Attributes
@@ -48,6 +49,7 @@ class Gaussian:
     n_images: float
 
     __repr__ = short_repr
+    _not_kept = ("_single",)
 
     @cached_property
     def abs_max(self):
@@ -63,10 +65,6 @@ class Gaussian:
     def basis(self, dtype):
         """Return the components in a float dtype, (r, D)."""
         return self.components if dtype == torch.float64 else self._single
-
-    def __getstate__(self):
-        """Return all attributes except the cached float32 components."""
-        return {key: value for key, value in vars(self).items() if key != "_single"}
 
     @classmethod
     def of(cls, training_set):

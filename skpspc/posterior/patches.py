@@ -83,6 +83,13 @@ class PatchDictionary:
     def __len__(self):
         return math.prod(self._view.shape[:3])
 
+    def first(self, n):
+        """Return the dictionary of the images of the first n patches; None: of all images."""
+        if n is None or n >= len(self):
+            return self
+        images = self.training_set.subset(slice(n // math.prod(self.grid)))
+        return PatchDictionary(images, self.window, self.centre)
+
     @property
     def grid(self):
         """Number of patches in an image, as (rows, columns)."""

@@ -43,6 +43,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from .._state import NumpyState
 from .._typing import Array, ArrayLike, Container, NoiseLevel
 from .._validation import check_sigma
 
@@ -493,7 +494,7 @@ def flow_time_from_sigma(sigma: ArrayLike) -> Array:
     return 1 / (1 + _non_negative(sigma))
 
 
-class NearestStep:
+class NearestStep(NumpyState):
     """The step of a discrete VP schedule whose noise level is nearest to sigma.
 
     Parameters

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from .._state import NumpyState
 from .._threads import ForkSafeLock
 
 _PATCHES_PER_CELL = 120
@@ -27,7 +28,7 @@ _CHUNK = 2**16  # patches that are assigned to branches together
 _KEPT_VARIANCE = 0.995  # fraction of the variance of all patches along the leading directions
 
 
-class PatchCells:
+class PatchCells(NumpyState):
     """The patches of a dictionary, grouped into cells by k-means.
 
     k-means divides all patches into branches, and then the patches of each branch into cells.
@@ -166,6 +167,7 @@ class CellsByWindow:
 
     def __init__(self):
         self._cells = {}
+        self._n_divided = {}  # by window: number of patches that k-means divided
         self._lock = ForkSafeLock()
 
     def extended(self):
@@ -176,6 +178,7 @@ class CellsByWindow:
         copied = CellsByWindow()
         with self._lock:
             copied._cells = dict(self._cells)
+            copied._n_divided = dict(self._n_divided)
         return copied
 
     def of(self, dictionary, verbose=0):
@@ -183,14 +186,21 @@ class CellsByWindow:
         with self._lock:
             cells = self._cells.get(dictionary.window)
             if cells is None:
-                cells = PatchCells(dictionary, verbose)
-            elif len(cells.order) < len(dictionary):
+                n_divided = self._n_divided.get(dictionary.window)
+                cells = PatchCells(dictionary.first(n_divided), verbose)
+            if len(cells.order) < len(dictionary):
                 cells = cells.extended(dictionary)
             self._cells[dictionary.window] = cells
+            self._n_divided[dictionary.window] = cells._n_divided
             return cells
 
     def __getstate__(self):
-        return {"_cells": dict(self._cells)}  # another thread may be adding to it
+        # another thread may be adding to the dicts
+        return {"_cells": dict(self._cells), "_n_divided": dict(self._n_divided)}
+
+    def _file_state(self):
+        """Return the state without cells; the next search divides equal patches into cells."""
+        return {"_cells": {}, "_n_divided": dict(self._n_divided)}
 
     def __setstate__(self, state):
         self.__dict__.update(state, _lock=ForkSafeLock())

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import torch
 
 from .._repr import short_repr
+from .._state import NumpyState
 from .memory import rows_that_fit
 
 # Largest side of an eigenproblem (1.2 GB in float64).
@@ -31,7 +32,7 @@ _ROUNDING = 16 * _EPS
 
 
 @dataclass(frozen=True, eq=False)
-class Spectrum:
+class Spectrum(NumpyState):
     """Mean and principal directions.
 
     Attributes
@@ -149,7 +150,7 @@ def spectrum_by_iteration(training_set, rank):
     )
 
 
-class Moments:
+class Moments(NumpyState):
     """Running sums over images, from which mean and covariance follow.
 
     Sums of uint8 images are exact, in units of the stored values: without weights they do not

@@ -5,12 +5,13 @@ from functools import cached_property
 import numpy as np
 
 from .._repr import described
+from .._state import NumpyState
 
 _SHOWN = 10  # classes that an error lists
 _REMEDY = "make them all numbers or all strings"
 
 
-class Labels:
+class Labels(NumpyState):
     """The class of each training image.
 
     Parameters
@@ -32,6 +33,8 @@ class Labels:
     ValueError
         If labels are missing (NaN, None, NA) or cannot be sorted.
     """
+
+    _not_kept = ("_code_of",)
 
     def __init__(self, values, used=None):
         if values.dtype.kind in "fcmMO" and any(map(_is_missing, values.tolist())):

@@ -7,6 +7,7 @@ from itertools import product
 import torch
 
 from .._repr import dtype_name
+from .._state import NumpyState
 from .memory import rows_that_fit
 
 # Values of the uint8 pixels 0 and 255, unless an estimator has a `data_range`.
@@ -30,7 +31,7 @@ def steps_per_unit(data_range):
     return 255 / (high - low)
 
 
-class TrainingSet:
+class TrainingSet(NumpyState):
     """Training images and their weights, read in chunks; images of weight zero are removed.
 
     Parameters
@@ -42,6 +43,8 @@ class TrainingSet:
     data_range : tuple of (low, high), default (-1, 1)
         Values of the uint8 pixels 0 and 255; floats keep their values.
     """
+
+    _not_kept = ("log_weight", "abs_max", "extremes", "span", "centre", "centred_norms")
 
     def __init__(self, images, sample_weight=None, data_range=DEFAULT_RANGE):
         if sample_weight is not None and not (sample_weight > 0).all():
@@ -239,19 +242,24 @@ class MirroredTrainingSet(TrainingSet):
     """
 
     def __init__(self, training_set):
+        self._plain = training_set
         weight = training_set.sample_weight
         self.images = training_set.images
         self.sample_weight = None if weight is None else torch.cat([weight, weight])
         self.data_range = training_set.data_range
+
+    def __getstate__(self):
+        return {"training_set": self._plain}  # a pickle holds the images of both once
+
+    def __setstate__(self, state):
+        MirroredTrainingSet.__init__(self, **state)
 
     def __len__(self):
         return 2 * len(self.images)
 
     def extended(self, images, sample_weight=None):
         """Return a mirrored training set with ``images`` appended; see `TrainingSet.extended`."""
-        weight = self.sample_weight
-        plain = self._of(self.images, None if weight is None else weight[: len(self.images)])
-        return MirroredTrainingSet(plain.extended(images, sample_weight))
+        return MirroredTrainingSet(self._plain.extended(images, sample_weight))
 
     def subset(self, rows):
         """Return a copy of the images and mirror images ``rows``, with their weights."""
@@ -302,6 +310,7 @@ class TranslatedTrainingSet(TrainingSet):
     """
 
     def __init__(self, training_set, max_shift):
+        self._plain, self._max_shift = training_set, max_shift
         reach = [min(max_shift, side - 1) for side in training_set.image_shape[1:]]
         shifts = product(*(range(-most, most + 1) for most in reach))
         self.moves = sorted(shifts, key=lambda move: move != (0, 0))
@@ -309,6 +318,12 @@ class TranslatedTrainingSet(TrainingSet):
         self.images = training_set.images
         self.sample_weight = None if weight is None else weight.repeat(len(self.moves))
         self.data_range = training_set.data_range
+
+    def __getstate__(self):
+        return {"training_set": self._plain, "max_shift": self._max_shift}
+
+    def __setstate__(self, state):
+        TranslatedTrainingSet.__init__(self, **state)
 
     def __len__(self):
         return len(self.moves) * len(self.images)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from .._repr import short_repr
+from .._state import NumpyState
 from .._typing import ImageShape
 
 
@@ -54,7 +55,7 @@ class Squares:
 
 
 @dataclass(frozen=True)
-class Masks:
+class Masks(NumpyState):
     """K windows of any shape.
 
     Attributes

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import torch
 
+from ..._state import NumpyState
 from ..memory import rows_that_fit
 from ..segments import segment_nearest
 from .coordinates import band_ends, band_norms
@@ -15,7 +16,7 @@ _PAIRS = 4096  # pairs whose distances are computed together: they stay in the c
 _FEW = 1 / 40  # of all pairs: distances of fewer pairs are cheaper than all matrix products
 
 
-class BruteIndex:
+class BruteIndex(NumpyState):
     """Exact search by matrix products, on any device.
 
     Parameters

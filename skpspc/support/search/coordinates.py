@@ -17,6 +17,7 @@ import numpy as np
 import scipy.fft
 import torch
 
+from ..._state import NumpyState
 from ..memory import rows_that_fit
 
 _LEADING = 256  # coefficients that are coordinates
@@ -24,7 +25,7 @@ _GROWTH = 2.0  # ratio of the end of a band to its start
 _SAMPLE = 4096  # training images from which variances are estimated
 
 
-class Coordinates:
+class Coordinates(NumpyState):
     """Map from images to search coordinates, chosen for a training set.
 
     Parameters

@@ -32,6 +32,7 @@ class Neighbours:
         self.factory = factory
         self.fallback = fallback
         self._coordinates = self._index = None
+        self._n_trained = None  # images from which the index was learnt; None: all
         self._lock = ForkSafeLock()
 
     def __repr__(self):
@@ -83,7 +84,7 @@ class Neighbours:
         keeps searching the present images.
         """
         other = Neighbours(training_set, self.factory, fallback=self.fallback)
-        other._coordinates = self._coordinates
+        other._coordinates, other._n_trained = self._coordinates, self._n_trained
         if self._index is not None:
             other._coordinates, index = self._built()
             other._index = index.copied()
@@ -105,25 +106,20 @@ class Neighbours:
             if not self.training_set.images.is_contiguous():
                 self.training_set = self.training_set.contiguous()
             if self._index is None:
-                coordinates = self._coordinates or Coordinates(self.training_set)
+                learnt_from = self.training_set.subset(slice(self._n_trained))
+                coordinates = self._coordinates or Coordinates(learnt_from)
                 try:
-                    index = self._trained(self.factory, coordinates)
+                    index = _trained(self.factory, coordinates, learnt_from)
                 except ValueError:
                     if self.fallback is None:
                         raise
-                    index = self._trained(self.fallback, coordinates)
+                    index = _trained(self.fallback, coordinates, learnt_from)
                 blocks = row_blocks(self.training_set)
                 for rows in tqdm(blocks, "indexing", disable=verbose <= 0):
                     index.add(coordinates(self.training_set.take(rows, torch.float32)))
                 self._coordinates, self._index = coordinates, index
+                self._n_trained = len(learnt_from)
             return self._coordinates, self._index
-
-    def _trained(self, factory, coordinates):
-        """Return an empty index with cells and codes learnt from the training set."""
-        index = make_index(factory, coordinates.n_dims, self.training_set.device)
-        rows = spaced_rows(self.training_set, 1 if index.cheap else _TRAINING_POINTS)
-        index.train(torch.cat(list(coordinates.of(self.training_set, rows))))
-        return index
 
     def __getstate__(self):
         state = vars(self).copy()
@@ -133,8 +129,23 @@ class Neighbours:
             state["_index"] = None
         return state
 
+    def _file_state(self):
+        """Return the state without an index, which faiss cannot read safely from any file.
+
+        The next search builds the index from the images from which it was learnt before.
+        """
+        return {**self.__getstate__(), "_index": None}
+
     def __setstate__(self, state):
         vars(self).update(state, _lock=ForkSafeLock())
+
+
+def _trained(factory, coordinates, training_set):
+    """Return an empty index with cells and codes learnt from a training set."""
+    index = make_index(factory, coordinates.n_dims, training_set.device)
+    rows = spaced_rows(training_set, 1 if index.cheap else _TRAINING_POINTS)
+    index.train(torch.cat(list(coordinates.of(training_set, rows))))
+    return index
 
 
 def _distances(points, others):

@@ -1,0 +1,98 @@
+"""Classes whose objects can be saved: no file can make objects of other classes."""
+
+from sklearn.frozen import FrozenEstimator
+
+from .._validation import Layout
+from ..denoisers import (
+    BlendedDenoiser,
+    EmpiricalDenoiser,
+    FlexibleWindows,
+    GaussianDenoiser,
+    LocalScoreDenoiser,
+    NetworkDenoiser,
+    PatchDenoiser,
+    PCALocalityDenoiser,
+    PosteriorMeanCollection,
+    PSPCDenoiser,
+    SmoothedDenoiser,
+)
+from ..denoisers.blended import Blend
+from ..denoisers.collection import GivenWindows
+from ..denoisers.flexible import MeasuredHeat, ResolvedWindows, StoredHeat, WienerHeat
+from ..denoisers.gaussian import GaussianPrior
+from ..denoisers.local_score import CentredBySigma
+from ..denoisers.patch import CropPriors
+from ..denoisers.pca_locality import Neighbourhoods
+from ..denoisers.pspc import SquaresBySigma
+from ..denoisers.smoothed import SmoothedPrior
+from ..posterior import CellSearch, Gaussian, NeighbourSearch, Prior
+from ..sampling import BandwidthSchedule, PatchSchedule
+from ..sampling.convert import NearestStep
+from ..support import (
+    Centred,
+    Labels,
+    Masks,
+    MirroredTrainingSet,
+    Neighbours,
+    Squares,
+    TrainingSet,
+    TranslatedTrainingSet,
+    Whole,
+)
+from ..support.cells import CellsByWindow
+from ..support.covariance import Moments, Spectrum
+from ..support.search.coordinates import Coordinates
+
+CLASSES: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        # estimators
+        BlendedDenoiser,
+        EmpiricalDenoiser,
+        FlexibleWindows,
+        FrozenEstimator,
+        GaussianDenoiser,
+        LocalScoreDenoiser,
+        NetworkDenoiser,
+        PCALocalityDenoiser,
+        PSPCDenoiser,
+        PatchDenoiser,
+        PosteriorMeanCollection,
+        SmoothedDenoiser,
+        # parameters
+        BandwidthSchedule,
+        NearestStep,
+        PatchSchedule,
+        # what they learn
+        Blend,
+        CellSearch,
+        CellsByWindow,
+        Centred,
+        CentredBySigma,
+        Coordinates,
+        CropPriors,
+        Gaussian,
+        GaussianPrior,
+        GivenWindows,
+        Labels,
+        Layout,
+        Masks,
+        MeasuredHeat,
+        MirroredTrainingSet,
+        Moments,
+        NeighbourSearch,
+        Neighbourhoods,
+        Neighbours,
+        Prior,
+        ResolvedWindows,
+        SmoothedPrior,
+        Spectrum,
+        Squares,
+        SquaresBySigma,
+        StoredHeat,
+        TrainingSet,
+        TranslatedTrainingSet,
+        Whole,
+        WienerHeat,
+    )
+}
