@@ -20,12 +20,11 @@ import tempfile
 from itertools import product
 from pathlib import Path
 
-import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 from sklearn.model_selection import GridSearchCV
 
-from skpspc import EmpiricalDenoiser, PSPCDenoiser
+from skpspc import EmpiricalDenoiser, PSPCDenoiser, load
 from skpspc.datasets import load_photo_patches
 from skpspc.inspection import (
     AttributionDisplay,
@@ -177,14 +176,16 @@ posterior.plot()
 plt.show()
 
 # %%
-# Save and load a fitted denoiser: pickle and joblib
-# --------------------------------------------------
-# A fitted denoiser pickles with its training images.
+# Save and load a fitted denoiser
+# -------------------------------
+# ``save`` writes a file without pickle. The file holds the training images,
+# unless ``include_data=False``. The page :doc:`/user_guide/saving` compares
+# ``save`` with pickle, joblib and skops.
 
 with tempfile.TemporaryDirectory() as folder:
-    path = Path(folder) / "model.joblib"
-    joblib.dump(model, path)
-    loaded = joblib.load(path)
+    path = Path(folder) / "model.safetensors"
+    model.save(path)
+    loaded = load(path)
     size = path.stat().st_size / 1e6
 difference = np.abs(loaded.denoise(noisy, sigma) - denoised).max()
 print(f"{size:.1f} MB for {X.nbytes / 1e6:.1f} MB of images; ", end="")
@@ -193,9 +194,9 @@ print(f"largest difference after loading: {difference}")
 # %%
 # A training set larger than memory stays on disk: fit on a memory-mapped file,
 # ``PSPCDenoiser().fit(np.load("images.npy", mmap_mode="r"))``. The file is
-# read in chunks, and a pickle of the denoiser holds a copy of it.
-# ``joblib.load(path, mmap_mode="r")`` loads the training images into memory:
-# they are torch tensors, which joblib does not map.
+# read in chunks, and a saved denoiser holds a copy of it.
+# ``load(path, mmap=True)`` leaves the training images of a saved denoiser on
+# disk.
 
 # %%
 # Denoise a larger photo
