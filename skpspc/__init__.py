@@ -11,10 +11,12 @@ if TYPE_CHECKING:
     from . import support as support
     from .denoisers import (
         BlendedDenoiser,
+        Divergence,
         EmpiricalDenoiser,
         FlexibleWindows,
         GaussianDenoiser,
         LocalScoreDenoiser,
+        LogLikelihood,
         NetworkDenoiser,
         PatchDenoiser,
         PCALocalityDenoiser,
@@ -33,10 +35,12 @@ __version__ = "0.1.0"
 __all__ = [
     "BandwidthSchedule",
     "BlendedDenoiser",
+    "Divergence",
     "EmpiricalDenoiser",
     "FlexibleWindows",
     "GaussianDenoiser",
     "LocalScoreDenoiser",
+    "LogLikelihood",
     "NetworkDenoiser",
     "PCALocalityDenoiser",
     "PSPCDenoiser",

@@ -341,6 +341,18 @@ TABLES = {
         "excluded", {"σ": ("sigma", plain), "Fraction of pairs excluded": ("excluded", plain)}
     ),
     "accuracy": Table("accuracy", accuracy),
+    "gradients": columns(
+        "gradients",
+        {
+            "Denoiser": ("denoiser", text),
+            "N": ("n", plain),
+            "σ": ("sigma", plain),
+            "Forward pass (s)": ("forward_s", two_digits),
+            "Backward / forward": ("backward_ratio", two_digits),
+            "Memory of the backward pass (MiB)": ("backward_mib", two_digits),
+            "With a quarter of the images (MiB)": ("backward_mib_quarter", two_digits),
+        },
+    ),
     "startup": columns(
         "startup",
         {

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from sklearn.model_selection import GridSearchCV
 
 from skpspc import EmpiricalDenoiser, PSPCDenoiser, load
@@ -230,9 +231,16 @@ plt.show()
 # %%
 # Gradients: the Jacobian, and autograd
 # -------------------------------------
-# ``jacobian`` returns derivatives of chosen pixels by all noisy pixels in
-# closed form. Answers do not carry an autograd graph: ``denoise`` on a torch
-# tensor that requires a gradient returns a tensor without one.
+# ``denoise`` of a torch tensor that requires a gradient is differentiable: its
+# backward pass is a product with the Jacobian in closed form.
+
+z = torch.from_numpy(noisy[3:4]).requires_grad_()
+loss = (model.denoise(z, sigma) ** 2).sum()
+loss.backward()
+print(f"largest derivative by a noisy pixel: {z.grad.abs().max():.3f}")
+
+# %%
+# ``jacobian`` returns derivatives of chosen pixels by all noisy pixels.
 
 jacobian = model.jacobian(noisy[3:4], sigma, pixels=[[16, 16]])
 green = jacobian[0, 0, 1, 1]  # output green by input green, (H, W)

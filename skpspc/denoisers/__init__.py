@@ -3,6 +3,7 @@
 from ._checkpoint import load_network
 from .blended import BlendedDenoiser
 from .collection import PosteriorMeanCollection
+from .derivatives import Divergence, LogLikelihood
 from .empirical import EmpiricalDenoiser
 from .flexible import FlexibleWindows
 from .gaussian import GaussianDenoiser
@@ -15,10 +16,12 @@ from .smoothed import SmoothedDenoiser
 
 __all__ = [
     "BlendedDenoiser",
+    "Divergence",
     "EmpiricalDenoiser",
     "FlexibleWindows",
     "GaussianDenoiser",
     "LocalScoreDenoiser",
+    "LogLikelihood",
     "NetworkDenoiser",
     "PCALocalityDenoiser",
     "PSPCDenoiser",

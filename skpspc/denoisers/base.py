@@ -1,10 +1,8 @@
 """The base of all denoisers."""
 
-import math
 import numbers
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
@@ -15,6 +13,7 @@ from sklearn.utils._param_validation import Interval
 from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
+from .._compile import eager
 from .._state import packed, unpacked
 from .._threads import torch_threads
 from .._typing import (
@@ -37,19 +36,21 @@ from .._units import (
     warn_once,
 )
 from .._validation import (
+    as_container,
     check_finite,
     check_noise_range,
     check_noisy_images,
-    check_pixels,
     check_sigma,
-    check_weights,
 )
 from ..posterior import Attribution, Posterior
-from ..posterior.posterior import converted, gathered
+from ..posterior.posterior import ARRAYS, converted
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
 from ..support import TrainingSet
 from ..support.held_out import held_out_errors
 from ..support.training_set import DEFAULT_RANGE
+from .conditional import ByClass, Guided
+from .derivatives import DerivativesMixin
+from .gradients import Call, check_guidance, posterior_arrays
 
 # On images in [-1, 1]: noise levels at which patch sizes differ.
 _SCORE_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
@@ -62,13 +63,15 @@ def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Me
     return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
 
 
-class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Base of all denoisers: methods that apply a prior to noisy images.
 
     A fit learns a prior, a `skpspc.posterior.BasePrior`. Subclasses define ``fit`` and `_prior_of`.
     """
 
     _doc_link_module = "skpspc"
+    # True if torch differentiates the prior itself, and not by its vector-Jacobian products
+    _is_torch = False
 
     _parameter_constraints = {
         "sigma": [Interval(numbers.Real, 0, None, closed="left")],
@@ -134,6 +137,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Return the shapes that one noisy image may have; the last is the shape of an answer."""
         return [self.image_shape_]
 
+    @eager
     def posterior(self, Z: ArrayLike, sigma: NoiseLevel, y: ArrayLike | None = None) -> Posterior:
         """Return the posterior over training images of each noisy image.
 
@@ -142,7 +146,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         Z : array or Tensor of shape (n, C, H, W) or (n, d)
             Noisy images ``x0 + sigma * noise``. float64 images and integers wider than uint8 are
             computed in float64, every other dtype in float32 (:ref:`accuracy` lists the errors).
-            Gradients are not tracked.
+            A tensor that requires a gradient gets one: see Notes of :meth:`denoise`.
         sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
             Noise level, in the units of the images. 0 and inf are allowed.
         y : label or array of shape (n,), default None
@@ -168,27 +172,41 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             shape than the fitted images; if sigma is negative; if a class was not fitted, or has
             only images of weight zero; if the posterior mean is not finite.
         """
-        self = self._now()
+        return self._now()._posterior(Z, sigma, y)
+
+    def _posterior(self, Z, sigma, y=None, guidance=1.0):
+        """Return the posterior of noisy images; with a guidance, its mean is blended."""
+        if isinstance(Z, (list, tuple)):  # of tensors, which may have gradients
+            Z = as_container(Z, "Z")
+        call = Call(self, y, guidance)
+        return Posterior(*posterior_arrays(Z, sigma, call), data_range=self.data_range_)
+
+    def _arrays(self, Z, sigma, call):
+        """Return the arrays of the posterior of noisy images, in the layout of Z."""
         z, levels, layout = self._checked(Z, sigma)
-        with torch.no_grad(), torch_threads():
+        with torch_threads():
             warn_if_far(self, z, levels)
-            if y is None:
-                result = self._prior_of().posterior(z, levels)
-            else:
-                result = self._posterior_by_class(z, levels, self._codes(y, len(z)))
-        check_finite(result.mean, z.dtype, "the posterior mean")
+            result = call.prior(len(z)).posterior(z, levels)
+        if call.guidance == 1:
+            check_finite(result.mean, z.dtype, "the posterior mean")
+        else:
+            name = f"the denoised image with guidance={call.guidance:g}"
+            check_finite(result.mean, z.dtype, name, "pass a smaller guidance")
         self._warn_of_estimates(result)
         restored = converted(result, lambda t: layout.restore(t, images=t is result.mean))
-        return replace(restored, data_range=self.data_range_)
+        return tuple(getattr(restored, name) for name in ARRAYS)
 
-    def _posterior_by_class(self, z, sigma, codes):
-        """Return the posterior of each noisy image over the training images of its class."""
-        groups = []
-        for code in sorted(set(codes)):
-            rows = torch.tensor([row for row, other in enumerate(codes) if other == code])
-            rows = rows.to(z.device)
-            groups.append((rows, self._prior_of(code).posterior(z[rows], sigma[rows])))
-        return gathered(groups, len(z))
+    def _conditional(self, y, n, guidance=1.0, n_copies=1):
+        """Return the prior of n noisy images of classes y, each image repeated ``n_copies`` times.
+
+        A guidance other than 1 blends the priors of the classes and of all images.
+        """
+        if y is None:
+            return self._prior_of()
+        codes = self._codes(y, n // n_copies) * n_copies
+        priors = {code: self._prior_of(code) for code in sorted(set(codes))}
+        of_class = ByClass(priors, torch.tensor(codes, device=self._device))
+        return of_class if guidance == 1 else Guided(self._prior_of(), of_class, guidance)
 
     @property
     def _proved_by(self):
@@ -224,6 +242,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         y: ArrayLike | None = None,
         guidance: float = 1.0,
     ) -> np.ndarray: ...
+    @eager
     def denoise(self, Z, sigma, y=None, guidance=1.0):
         r"""Return the posterior mean D(z; sigma), an estimate of the clean images.
 
@@ -261,6 +280,16 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
             For the reasons that :meth:`posterior` lists; if guidance is not finite, or differs
             from 1 without y.
 
+        Notes
+        -----
+        The result for a tensor Z that requires a gradient is differentiable by Z, and by a tensor
+        sigma. The backward pass is one :meth:`vjp`, which needs two passes over the training set
+        and no more memory than the forward pass. It also serves `torch.func` (``grad``, ``vjp``,
+        ``jvp``, ``jacrev``, ``jacfwd`` and ``vmap``). Functions of `torch.compile` call denoisers
+        outside their graphs. Second derivatives are not available, nor derivatives by sigma with a
+        bandwidth or in a blend. With ``n_neighbors`` or ``tol``, the gradient is of the exact
+        denoiser, which compares all training images.
+
         References
         ----------
         Ho & Salimans, "Classifier-Free Diffusion Guidance", 2022, arXiv:2207.12598, Eq. 6.
@@ -277,17 +306,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         >>> model.denoise([[0.5]], sigma=1.0, y=["b"], guidance=2.0).round(3)
         array([[0.733]])
         """
-        self = self._now()
         guidance = check_guidance(guidance, y)
-        mean = self.posterior(Z, sigma, y).mean
-        if guidance == 1:
-            return mean
-        with np.errstate(over="ignore", invalid="ignore"):  # refused below, in words
-            answer = _guided(self.posterior(Z, sigma).mean, mean, guidance)
-        tensor = torch.as_tensor(answer)
-        name = f"the denoised image with guidance={guidance:g}"
-        check_finite(tensor, tensor.dtype, name, "pass a smaller guidance")
-        return answer
+        return self._now()._posterior(Z, sigma, y, guidance).mean
 
     @overload
     def transform(self, X: torch.Tensor) -> torch.Tensor: ...
@@ -436,6 +456,7 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         callback: Callable[[int, float, torch.Tensor], object] | None = None,
         verbose: int = 0,
     ) -> Array | tuple[Array, Array]: ...
+    @eager
     def sample(
         self,
         n=1,
@@ -543,23 +564,8 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def _sampling_run(self, y, guidance, n):
         """Return ``denoise(z, sigma)``, of a tensor and a float, for one sampling run."""
-        guidance = check_guidance(guidance, y)
-        everything = self._prior_of().for_sampling()
-        if y is None:
-            return lambda z, sigma: _mean(everything, z, sigma)
-        codes = torch.tensor(self._codes(y, n), device=self._device)
-        classes = [
-            ((codes == code).nonzero().squeeze(1), self._prior_of(code).for_sampling())
-            for code in codes.unique().tolist()
-        ]
-
-        def denoise(z, sigma):
-            x0 = torch.empty_like(z)
-            for rows, prior in classes:
-                x0[rows] = _mean(prior, z[rows], sigma)
-            return x0 if guidance == 1 else _guided(_mean(everything, z, sigma), x0, guidance)
-
-        return denoise
+        prior = self._conditional(y, n, check_guidance(guidance, y)).for_sampling()
+        return lambda z, sigma: _mean(prior, z, sigma)
 
     def _stacked(self, states):
         """Return states as one array (len(states), n, ...)."""
@@ -618,180 +624,11 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
         save(self._now(), path, include_data)
 
-    @overload
-    def jacobian(
-        self, Z: torch.Tensor, sigma: NoiseLevel, pixels: ArrayLike | None = None
-    ) -> torch.Tensor: ...
-    @overload
-    def jacobian(
-        self, Z: npt.ArrayLike, sigma: NoiseLevel, pixels: ArrayLike | None = None
-    ) -> np.ndarray: ...
-    def jacobian(self, Z, sigma, pixels=None):
-        r"""Return rows of the Jacobian: derivatives of the denoised image by the noisy image.
-
-        .. math::
-
-            J_{pq} = \frac{\partial D(z; \sigma)_p}{\partial z_q}
-            = \frac{\sum_k r_{kp}\, \pi_{kq} \operatorname{Cov}_{w^k}(x_p, x_q)}
-            {\sigma^2 \sum_k r_{kp}}
-
-        This closed form holds for posterior means through windows k, with query precisions
-        :math:`\pi_k`, response weights :math:`r_k` and posterior weights :math:`w^k`. The Jacobian
-        of a `GaussianDenoiser` is its Wiener filter. A mean of denoisers has the mean of their
-        Jacobians. A `NetworkDenoiser` differentiates its network.
-
-        Parameters
-        ----------
-        Z : array or Tensor of shape (n, C, H, W) or (n, d)
-            Noisy images.
-        sigma : float or array of shape (n,)
-            Noise level, positive.
-        pixels : array of int, shape (m, 2), default None
-            (row, column) of the pixels of the denoised image. None: all pixels in row-major order,
-            (C * H * W)^2 numbers for each image.
-
-        Returns
-        -------
-        array or Tensor of shape (n, m, C, C, H, W)
-            ``J[b, a, c, d, i, j]`` is the derivative of channel c of the a-th pixel by channel
-            d of pixel (i, j) of the b-th noisy image. In the container and float dtype of Z.
-
-        Raises
-        ------
-        ValueError
-            If pixels lie outside the denoised image; at sigma = 0, where a posterior mean jumps
-            between images; if the denoiser has no Jacobian in closed form; if torch cannot
-            differentiate the network.
-
-        Notes
-        -----
-        With ``n_neighbors`` or ``tol``, the result is the Jacobian of the exact denoiser.
-
-        Examples
-        --------
-        Both pixels of the denoised image depend equally on both noisy pixels:
-
-        >>> from skpspc import EmpiricalDenoiser
-        >>> model = EmpiricalDenoiser().fit([[-1.0, -1.0], [1.0, 1.0]])
-        >>> model.jacobian([[0.0, 0.0]], sigma=2.0).reshape(2, 2)
-        array([[0.25, 0.25],
-               [0.25, 0.25]])
-        """
-        self = self._now()
-        z, sigma, layout = self._checked(Z, sigma)
-        pixels = self._checked_pixels(pixels)
-        with torch.no_grad(), torch_threads():
-            jacobian = self._prior_of().jacobian(z, sigma, pixels)
-            check_finite(jacobian, z.dtype, "the Jacobian")
-            return layout.restore(jacobian, images=False)
-
-    @overload
-    def sensitivity(
-        self,
-        Z: torch.Tensor,
-        sigma: NoiseLevel,
-        pixels: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> torch.Tensor: ...
-    @overload
-    def sensitivity(
-        self,
-        Z: npt.ArrayLike,
-        sigma: NoiseLevel,
-        pixels: ArrayLike | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> np.ndarray: ...
-    def sensitivity(self, Z, sigma, pixels=None, sample_weight=None):
-        r"""Return heat maps: the mean absolute Jacobian of pixels of the denoised image.
-
-        .. math::
-
-            G_{p}(i, j) = \sum_b v_b \sum_{c, d}
-            \Bigl|\frac{\partial D(z_b; \sigma)_{c,p}}{\partial z_{b,d,i,j}}\Bigr|
-
-        with c and d the channels of the denoised and of the noisy image, and :math:`v_b` the sample
-        weights, which sum to one. `FlexibleWindows` takes its windows from such heat maps.
-
-        Parameters
-        ----------
-        Z : array or Tensor of shape (n, C, H, W) or (n, d)
-            Noisy images.
-        sigma : float or array of shape (n,)
-            Noise level, positive.
-        pixels : array of int, shape (m, 2), default None
-            (row, column) of the pixels of the denoised image. None: all pixels in row-major order.
-        sample_weight : array of shape (n,), default None
-            Weights of the noisy images, non-negative. None: equal.
-
-        Returns
-        -------
-        array or Tensor of shape (m, H, W), float64
-            One heat map for each pixel, in the container of Z.
-
-        Raises
-        ------
-        ValueError
-            For the reasons that :meth:`jacobian` lists.
-
-        Notes
-        -----
-        Rows of the Jacobian are held for as many pixels at a time as fit scikit-learn's
-        ``working_memory``.
-
-        References
-        ----------
-        Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-        ICML 2025, arXiv:2411.19339.
-
-        Examples
-        --------
-        >>> from skpspc import PSPCDenoiser
-        >>> from skpspc.datasets import load_digits_images
-        >>> X = load_digits_images().images
-        >>> model = PSPCDenoiser(patch_size=3).fit(X)
-        >>> heat = model.sensitivity(X[:2], 0.5, pixels=[(4, 4)])
-
-        Pixel (4, 4) depends on the 5 x 5 square that its 3 x 3 patches cover:
-
-        >>> (heat[0] > 0).astype(int)
-        array([[0, 0, 0, 0, 0, 0, 0, 0],
-               [0, 0, 0, 0, 0, 0, 0, 0],
-               [0, 0, 1, 1, 1, 1, 1, 0],
-               [0, 0, 1, 1, 1, 1, 1, 0],
-               [0, 0, 1, 1, 1, 1, 1, 0],
-               [0, 0, 1, 1, 1, 1, 1, 0],
-               [0, 0, 1, 1, 1, 1, 1, 0],
-               [0, 0, 0, 0, 0, 0, 0, 0]])
-        """
-        self = self._now()
-        z, sigma, layout = self._checked(Z, sigma)
-        pixels = self._checked_pixels(pixels)
-        weight = check_weights(sample_weight, z, z.device)
-        weight = torch.ones(len(z), dtype=torch.float64).to(z.device) if weight is None else weight
-        weight = weight / weight.sum()
-        heat = torch.zeros(len(pixels), z[0, 0].numel(), dtype=torch.float64, device=z.device)
-        prior = self._prior_of()
-        n_rows, n_pixels = prior.jacobian_block(z, len(pixels))
-        with torch.no_grad(), torch_threads():
-            for start in range(0, len(pixels), n_pixels):
-                block = slice(start, start + n_pixels)
-                for rows in torch.arange(len(z), device=z.device).split(n_rows):
-                    jacobian = prior.jacobian(z[rows], sigma[rows], pixels[block])
-                    moved = jacobian.abs().sum((2, 3)).flatten(2).double()
-                    heat[block] += torch.einsum("b,bmp->mp", weight[rows], moved)
-        check_finite(heat, z.dtype, "the sensitivity")
-        heat = heat.view(len(pixels), *z.shape[2:]).to(layout.device)
-        return heat if layout.is_torch else heat.numpy()
-
     def _checked(self, Z, sigma):
         """Return noisy images and noise levels as tensors, and the layout of Z."""
         check_is_fitted(self)
         z, layout = check_noisy_images(self, Z, self._input_shapes(), self._device)
         return z, check_sigma(sigma, len(z)).to(z.device), layout
-
-    def _checked_pixels(self, pixels):
-        """Return the indices of pixels of the answer, a tensor."""
-        return check_pixels(pixels, self._input_shapes()[-1][-2:]).to(self._device)
 
     def attribute(
         self,
@@ -816,25 +653,6 @@ class Denoiser(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """Raise ValueError: the denoised image is not a mean of training images."""
         check_is_fitted(self)
         raise ValueError(self._prior_of().no_attribution)
-
-
-def check_guidance(guidance, y):
-    """Return ``guidance`` as a float; raise if it is not finite, or other than 1 without y."""
-    is_number = isinstance(guidance, numbers.Real) and not isinstance(guidance, bool)
-    if not is_number or not math.isfinite(guidance):
-        raise ValueError(
-            f"guidance must be a finite number, got {guidance!r}; 1 is the class alone, 0 is all "
-            "images."
-        )
-    if y is None and guidance != 1:
-        raise ValueError(
-            f"guidance={guidance!r} weighs a class against all images; pass y, or omit guidance."
-        )
-    return float(guidance)
-
-
-def _guided(unconditional, conditional, guidance):
-    return unconditional + guidance * (conditional - unconditional)
 
 
 def _mean(prior, z, sigma):

@@ -88,6 +88,27 @@ class Blend(NumpyState, BasePrior):
             out[rows] += weight.to(z).view(-1, 1, 1, 1, 1, 1) * jacobian
         return out
 
+    def vjp(self, z, sigma, mean, evidence):
+        """Return the weighted mean of the members' cotangents; NaN for sigma."""
+        of_z = torch.zeros_like(z)
+        for member, rows, weight in self._weighted_members(sigma):
+            scaled = mean[rows] * weight.to(z).view(-1, 1, 1, 1), evidence[rows] * weight.to(z)
+            arguments = (t.to(member.device) for t in (z[rows], sigma[rows], *scaled))
+            of_z[rows] += member.vjp(*arguments)[0].to(z)
+        return of_z, torch.full_like(sigma, torch.nan)
+
+    def jvp(self, z, sigma, dz, dsigma):
+        """Return the weighted mean of the members' tangents; NaN along sigma."""
+        mean, evidence = torch.zeros_like(z), torch.where(dsigma == 0, 0.0, torch.nan)
+        for member, rows, weight in self._weighted_members(sigma):
+            arguments = (
+                t.to(member.device) for t in (z[rows], sigma[rows], dz[rows], dsigma[rows])
+            )
+            of_mean, of_evidence = member.jvp(*arguments)
+            mean[rows] += weight.to(z).view(-1, 1, 1, 1) * of_mean.to(z)
+            evidence[rows] += weight * of_evidence.to(weight)
+        return mean + torch.where(dsigma == 0, 0.0, torch.nan).to(z).view(-1, 1, 1, 1), evidence
+
     def _weighted_members(self, sigma):
         """Yield each member, the rows of noisy images where it has weight, and its weights."""
         for member, weight in zip(self.members, self.weights_at(sigma).T, strict=True):

@@ -13,7 +13,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._typing import Array, DataRange, Device, ImageShape, RandomState
 from .._validation import check_sigma
-from ..posterior import BasePrior, Gaussian, gaussian_jacobian, gaussian_posterior
+from ..posterior import (
+    BasePrior,
+    Gaussian,
+    gaussian_jacobian,
+    gaussian_jvp,
+    gaussian_posterior,
+    gaussian_vjp,
+)
+from ..posterior.softmax import floored_sigma
 from ..support import covariance
 from .base import Denoiser
 from .training_set_denoiser import TrainingSetDenoiser
@@ -103,6 +111,20 @@ class GaussianPrior(BasePrior):
     def jacobian(self, z, sigma, pixels):
         """Return rows (n, m, C, C, H, W) of the Wiener filter."""
         return gaussian_jacobian(z, sigma, self.gaussian, pixels)
+
+    def vjp(self, z, sigma, mean, evidence):
+        """Return the cotangents of z and sigma; see `BasePrior.vjp`."""
+        return gaussian_vjp(z, sigma, self.gaussian, mean, evidence)
+
+    def trace(self, z, sigma):
+        """Return the sums of the gains, (n,) float64."""
+        _, gain, _, rest = self.gaussian.gains(floored_sigma(sigma, z, self.gaussian))
+        n_rest = len(self.gaussian.mean) - gain.shape[1]
+        return gain.sum(1) + n_rest * rest[:, 0]
+
+    def jvp(self, z, sigma, dz, dsigma):
+        """Return the tangents of mean and log evidence; see `BasePrior.jvp`."""
+        return gaussian_jvp(z, sigma, self.gaussian, dz, dsigma)
 
 
 class GaussianDenoiser(TrainingSetDenoiser):

@@ -20,7 +20,7 @@ from .._state import NumpyState
 from .._typing import ArrayLike, DataRange, Device, ImageShape, NoiseLevel, RandomState
 from .._units import check_data_range, check_inside, checked_range, value_limits
 from .._validation import Layout, check_device, check_training_images, check_weights, declared_shape
-from ..posterior import BasePrior, Posterior
+from ..posterior import BasePrior, Posterior, jvp_by_torch, vjp_by_torch
 from ..sampling import convert
 from ..support.memory import rows_that_fit
 from ..support.training_set import DEFAULT_RANGE
@@ -92,6 +92,14 @@ class NetworkPrior(NumpyState, BasePrior):
                 answer[rows] = called(self.network, x[rows], c[rows[0]].item(), level[None])
             return answer
 
+    def vjp(self, z, sigma, mean, evidence):
+        """Return the cotangents of z and sigma, by a backward pass."""
+        return vjp_by_torch(self, z, sigma, mean, evidence)
+
+    def jvp(self, z, sigma, dz, dsigma):
+        """Return the tangents of the mean, in forward mode; NaN for the log evidence."""
+        return jvp_by_torch(self, z, sigma, dz, dsigma)
+
     def jacobian_block(self, z, n_pixels):
         """Return the numbers of noisy images and of pixels for one call of `jacobian`."""
         # a backward pass serves all images, which share one forward pass
@@ -150,7 +158,8 @@ class NetworkDenoiser(Denoiser):
     network : torch.nn.Module or callable
         ``network(x, c)`` maps a tensor x (n, C, H, W) and a tensor c (n,), or a float c
         (``condition="float"``), to a tensor of the shape of x. A module is in evaluation mode
-        during the call. Gradients are tracked only for :meth:`jacobian` and :meth:`sensitivity`.
+        during the call. Gradients reach Z, sigma and the network's weights if Z or sigma requires
+        one.
     parametrization : {"x0", "eps", "v", "flow", "edm"}, default "x0"
         Inputs and output of the network, with s the noise level in the network's pixels:
 
@@ -247,6 +256,8 @@ class NetworkDenoiser(Denoiser):
     array([[[[ 1. ,  0.5],
              [ 0. , -0.5]]]])
     """
+
+    _is_torch = True
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
@@ -483,6 +494,15 @@ class NetworkDenoiser(Denoiser):
             "NetworkDenoiser has no classes: its network is called with the image and the noise "
             "level alone; omit y, and bind a class to the callable itself (functools.partial)."
         )
+
+    def _checked(self, Z, sigma):
+        """Return noisy images and noise levels, which keep their gradients, and the layout of Z."""
+        z, levels, layout = super()._checked(Z, sigma)
+        if isinstance(Z, torch.Tensor) and Z.requires_grad:
+            z = Z.to(z).reshape(z.shape)
+        if isinstance(sigma, torch.Tensor) and sigma.requires_grad:
+            levels = sigma.to(levels).reshape(-1).expand(len(z))
+        return z, levels, layout
 
     def _prior_of(self, code=None):
         if "_prior" in vars(self):

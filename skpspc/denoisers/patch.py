@@ -64,9 +64,7 @@ class CropPriors(BasePrior):
 
     def posterior(self, z, sigma):
         """Return the `Posterior` of noisy images or noisy crops."""
-        z = self.answered(z)
-        crops = z.unbind(1) if self.stacked else [z]
-        pairs = zip(self.priors, crops, strict=True)
+        pairs = zip(self.priors, self._crops_of(z), strict=True)
         posteriors = [prior.posterior(crop, sigma) for prior, crop in pairs]
         if not self.stacked:
             return posteriors[0]
@@ -74,11 +72,10 @@ class CropPriors(BasePrior):
         def stacked(name):
             return torch.stack([getattr(posterior, name) for posterior in posteriors], -1)
 
-        # the composite log-likelihood of `Posterior`, for windows of one size
-        n_values = posteriors[0].mean[0].numel() / self.training_set.n_values
         return Posterior(
             torch.stack([posterior.mean for posterior in posteriors], 1),
-            stacked("log_evidence").mean(1) / n_values,
+            # the composite log-likelihood of `Posterior`, for windows of one size
+            stacked("log_evidence").mean(1) * self._evidence_factor,
             stacked("effective_sample_size").mean(1),
             stacked("error_bound").amax(1),
             stacked("standard_error").square().mean(1).sqrt(),
@@ -87,7 +84,7 @@ class CropPriors(BasePrior):
 
     def jacobian(self, z, sigma, pixels):
         """Return the Jacobian of the crop by the pixels of z, whole images or crops."""
-        (prior,) = self._single("no Jacobian in closed form: ")
+        (prior,) = self._single("no Jacobian: ")
         (top, left), (h, w) = self.corners[0], self.window
         crops = self.answered(z)
         by_crop = prior.jacobian(crops, sigma, pixels)
@@ -96,6 +93,51 @@ class CropPriors(BasePrior):
         by_image = by_crop.new_zeros(*by_crop.shape[:4], *z.shape[2:])
         by_image[..., top : top + h, left : left + w] = by_crop
         return by_image
+
+    def vjp(self, z, sigma, mean, evidence):
+        """Return the cotangents of z, whole images or crops, and of sigma."""
+        crops = self._crops_of(z)
+        means = mean.unbind(1) if self.stacked else [mean]
+        evidence = evidence * self._evidence_factor / len(crops)
+        groups = [
+            prior.vjp(crop, sigma, of_mean, evidence)
+            for prior, crop, of_mean in zip(self.priors, crops, means, strict=True)
+        ]
+        of_crops, of_sigma = zip(*groups, strict=True)
+        return self._spread(of_crops, z), sum(of_sigma)
+
+    def jvp(self, z, sigma, dz, dsigma):
+        """Return the tangents of the crops' means and of the log evidence."""
+        groups = [
+            prior.jvp(crop, sigma, moved, dsigma)
+            for prior, crop, moved in zip(
+                self.priors, self._crops_of(z), self._crops_of(dz), strict=True
+            )
+        ]
+        means, evidences = zip(*groups, strict=True)
+        evidence = sum(evidences) * self._evidence_factor / len(evidences)
+        return torch.stack(means, 1) if self.stacked else means[0], evidence
+
+    @property
+    def _evidence_factor(self):
+        """Factor of the mean log evidence of the crops in the composite log-likelihood."""
+        if not self.stacked:
+            return 1.0
+        return self.training_set.n_values / math.prod(self.answer_shape[1:])
+
+    def _crops_of(self, z):
+        """Return the list of the noisy crops of whole images, or of crops."""
+        z = self.answered(z)
+        return z.unbind(1) if self.stacked else [z]
+
+    def _spread(self, crops, z):
+        """Add values of crops to their pixels in images of the shape of z, whole or crops."""
+        if tuple(z.shape[1:]) == self.answer_shape:
+            return torch.stack(crops, 1) if self.stacked else crops[0]
+        out, (h, w) = torch.zeros_like(z), self.window
+        for crop, (top, left) in zip(crops, self.corners, strict=True):
+            out[..., top : top + h, left : left + w] += crop
+        return out
 
     def attribution(self, z, sigma, top, by_window=False):
         """Return the `Attribution` of the crop, with rows and columns of whole images."""

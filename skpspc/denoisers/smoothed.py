@@ -70,6 +70,23 @@ class SmoothedPrior(BasePrior):
         moved = (z + displacement for displacement in self.displacements(z))
         return sum(self.prior.jacobian(at, sigma, pixels) for at in moved) / self.n_draws
 
+    def vjp(self, z, sigma, mean, evidence):
+        """Return the mean of the cotangents at displaced noisy images."""
+        moved = (z + displacement for displacement in self.displacements(z))
+        return self._mean(self.prior.vjp(at, sigma, mean, evidence) for at in moved)
+
+    def jvp(self, z, sigma, dz, dsigma):
+        """Return the mean of the tangents at displaced noisy images."""
+        moved = (z + displacement for displacement in self.displacements(z))
+        return self._mean(self.prior.jvp(at, sigma, dz, dsigma) for at in moved)
+
+    def _mean(self, pairs):
+        """Return the mean of pairs of tensors, one pair for each displacement."""
+        first, second = next(pairs)
+        for one, other in pairs:
+            first, second = first + one, second + other
+        return first / self.n_draws, second / self.n_draws
+
     def jacobian_block(self, z, n_pixels):
         """Return the numbers of noisy images and of pixels for one call of `jacobian`."""
         return self.prior.jacobian_block(z, n_pixels)

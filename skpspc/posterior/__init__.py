@@ -7,8 +7,15 @@ from .attribution import Attribution, attribution, means_without
 from .blur import Blur
 from .cells import CellSearch
 from .dense import dense_weights
+from .derivative import jvp_by_torch, vjp_by_torch
 from .engines import ENGINES
-from .gaussian import Gaussian, gaussian_jacobian, gaussian_posterior
+from .gaussian import (
+    Gaussian,
+    gaussian_jacobian,
+    gaussian_jvp,
+    gaussian_posterior,
+    gaussian_vjp,
+)
 from .jacobian import jacobian
 from .posterior import Posterior
 from .prior import BasePrior, Prior
@@ -28,8 +35,12 @@ __all__ = [
     "attribution",
     "dense_weights",
     "gaussian_jacobian",
+    "gaussian_jvp",
     "gaussian_posterior",
+    "gaussian_vjp",
     "jacobian",
+    "jvp_by_torch",
     "means_without",
+    "vjp_by_torch",
     "window_weights",
 ]

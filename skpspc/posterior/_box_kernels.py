@@ -592,6 +592,134 @@ def second_pass(sources, queries, plan, block, softmax, hits, total):
                     _accumulate(total, images, weights, pair, at, lead, full)
 
 
+class Tilting(NamedTuple):
+    """A linear function of the sources, for every window of every noisy image."""
+
+    vector: np.ndarray  # (B, C, H, W) float32, factors of the pixels
+    mean: np.ndarray  # (B, windows) float64, to subtract from the values of the function
+
+
+@jit
+def _tilt_map(images, vector, out, pair, lead, count):
+    """Write out[i] = sum_c vector[c, lead + i] * x[c, lead + i] for i < count."""
+    x = images.tile
+    n_channels, height, width = images.shape
+    n = height * width
+    end = np.uint64(count)
+    for c in range(n_channels):
+        a = np.uint64((pair.query * n_channels + c) * n + lead)
+        b = np.uint64((pair.slot * n_channels + c) * n + lead)
+        if c == 0:
+            for i in range(end):
+                out[i] = vector[a + i] * np.float32(x[b + i])
+        else:
+            for i in range(end):
+                out[i] += vector[a + i] * np.float32(x[b + i])
+
+
+@jit
+def _add_tilts(sums, scratch, tilts, below, first, size):
+    """Add weights and weighted tilts of ``size`` windows to the sums (mass, total)."""
+    weights = scratch.weights
+    mass, total = sums
+    a = np.uint64(below)
+    b = np.uint64(first)
+    o = np.uint64(scratch.margin)
+    for i in range(np.uint64(size)):
+        weight = np.float64(weights[o + i])
+        mass[b + i] += weight
+        total[b + i] += weight * np.float64(tilts[a + i])
+
+
+@jit
+def _tilt_weights(scratch, tilts, below, mean, first, size):
+    """Multiply the weights of ``size`` windows by the tilts minus their means."""
+    weights = scratch.weights
+    a = np.uint64(below)
+    b = np.uint64(first)
+    o = np.uint64(scratch.margin)
+    for i in range(np.uint64(size)):
+        weights[o + i] *= np.float32(np.float64(tilts[a + i]) - mean[b + i])
+
+
+@jit
+def _add_levels(levels, scratch, at, scale, first, size):
+    """Add the products of tilted weights and logits of ``size`` windows to levels."""
+    work, weights = scratch.work, scratch.weights
+    a = np.uint64(at)
+    b = np.uint64(first)
+    o = np.uint64(scratch.margin)
+    for i in range(np.uint64(size)):
+        levels[b + i] += np.float64(weights[o + i]) * np.float64(work[a + i] * scale)
+
+
+@jit
+def covariance_pass(sources, queries, plan, block, softmax, hits, tilting, sums):
+    """Add the sources of a block to the sums of a product with the derivative.
+
+    Without a composite (an empty array), the sums are of the weights and of the weighted tilts,
+    both (B, windows) float64. With a composite (B, C, H, W) float32, each source is multiplied by
+    the transposed box filter of its tilted weights; the second sum is of tilted weights times
+    logits.
+    """
+    begin, end = block
+    log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
+    scale, bits, deep = queries.scale, hits.bits, hits.deep
+    stages, n_down, deepest = plan.stages, plan.n_down, plan.cuts.deepest
+    softmax = Normalised(softmax.m.reshape(-1), softmax.r.reshape(-1))
+    vector, mean = tilting.vector.reshape(-1), tilting.mean.reshape(-1)
+    mass, total, composite = sums
+    mass, total = mass.reshape(-1), total.reshape(-1)
+    composes = composite.size > 0
+    composite = composite.reshape(-1)
+    images, scratch = _areas(sources, queries, plan)
+    tile, work, weights, columns = images.tile, scratch.work, scratch.weights, scratch.columns
+    tilts = np.zeros_like(work)
+    margin = scratch.margin
+    height, width = images.shape[1:]
+    length = len(plan.cuts.bands) * CHUNK
+    tall = plan.box[0] - 1
+    n_rows = height - tall
+    for start in range(begin, end, n_tile):
+        count = min(n_tile, end - start)
+        for t in range(count):
+            wanted = False
+            for b in range(len(scale)):
+                wanted = wanted or bits[b, start + t] != 0
+            if wanted:
+                _load_source(sources, start + t, tile, t)
+        for b in range(len(scale)):
+            for t in range(count):
+                i = start + t
+                pair = Pair(t, b, scale[b], log_weight[i // n_flips])
+                bottom = _I0
+                while bits[b, i] != 0:
+                    top, bottom = _next_run(bits[b, i], bottom, plan.band, tall, n_rows)
+                    if top == bottom:
+                        break
+                    lead = top * width
+                    size = (bottom - top) * width
+                    full = size + tall * width
+                    first = b * length + lead
+                    _squared_map(images, work, pair, lead, full)
+                    at = _sum_windows(work, stages, n_down, size, width)
+                    _write_weights(scratch, at, pair, softmax, first, size)
+                    for j in range(0, size if deep[b] else 0, CHUNK):
+                        chunk = j, min(j + CHUNK, size)
+                        if _rounding_shows(scratch, at, scale[b], deepest, chunk):
+                            _refine(images, columns, pair, plan.box, lead + j)
+                            _rewrite_weights(scratch, at, pair, deepest, softmax, first, chunk)
+                    _tilt_map(images, vector, tilts, pair, lead, full)
+                    below = _sum_windows(tilts, stages, n_down, size, width)
+                    if not composes:
+                        _add_tilts((mass, total), scratch, tilts, below, first, size)
+                        continue
+                    _tilt_weights(scratch, tilts, below, mean, first, size)
+                    _add_levels(total, scratch, at, scale[b], first, size)
+                    at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
+                    _accumulate(composite, images, weights, pair, at, lead, full)
+
+
 @jit
 def merge(state, blocks):
     """Merge the softmaxes of blocks into the running one, in order; its s and q are float64.

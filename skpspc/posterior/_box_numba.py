@@ -33,6 +33,8 @@ from ._box_kernels import (
     Queries,
     Running,
     Sources,
+    Tilting,
+    covariance_pass,
     first_pass,
     merge,
     second_pass,
@@ -47,6 +49,7 @@ _SKIPPED_MASS = 1e-8  # largest fraction of a window's mass that is skipped
 # that matter in a window are mostly close to z; an image of larger weight may be farther away.
 _DEEP, _DEEP_UNEQUAL = np.float32(-512.0), np.float32(-16.0)
 _UNEQUAL = 7.0  # difference of the largest and smallest log weight from which _DEEP_UNEQUAL serves
+_MEMORY = 100 * 2**20
 _SIGMA_MAX = 1e10  # beyond this sigma, only z / sigma counts
 
 
@@ -90,7 +93,7 @@ def compiled_box_posterior(
     rows=None,
     flip=False,
     n_threads=1,
-    memory=100 * 2**20,
+    memory=_MEMORY,
 ):
     """Return the composite of all windows of one size, with normalisers and sample sizes.
 
@@ -130,9 +133,46 @@ def compiled_box_posterior(
     ValueError
         If no training image has a positive weight.
     """
-    z = np.asarray(z, dtype=np.float32)
-    n_images, _, height, width = z.shape
-    h, w = (int(v) for v in size)
+    sources = _sources(x, log_weight, rows, flip)
+    job = _Job(data_range, sources, tuple(map(int, size)), memory)
+    sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), (len(z),))
+    return _in_batches(job.run, job.queries_at_once(len(z)), (z, sigma), n_threads)
+
+
+def compiled_box_product(z, x, sigma, size, vector, shift, *, n_threads=1, **options):
+    """Return sums over the tilted weights of all windows of one size.
+
+    With a window k of the weights w, the numbers ``t_i = sum_{p in k} vector_p x_ip`` and their
+    mean, the tilted weights are ``W_i = w_i (t_i - mean + shift)``.
+
+    Parameters
+    ----------
+    z, x, sigma, size : see `compiled_box_posterior`
+    vector : float32 array (B, C, H, W)
+    shift : float64 array (B, H - h + 1, W - w + 1)
+    n_threads : int
+    options : dict
+        ``data_range``, ``log_weight``, ``rows``, ``flip`` and ``memory`` of
+        `compiled_box_posterior`.
+
+    Returns
+    -------
+    composite : float64 array (B, C, H, W)
+        ``sum_k sum_i W_i^k x_i`` at every pixel, over the windows that cover it.
+    mean : float64 array (B, H - h + 1, W - w + 1)
+        Means of t, with uint8 images shifted so that the pixel 0 is 0.
+    levels : float64 array (B,)
+        ``sum_k sum_i W_i^k l_i^k`` with the logits l.
+    """
+    memory = options.pop("memory", _MEMORY)
+    data_range = options.pop("data_range", DEFAULT_RANGE)
+    job = _Job(data_range, _sources(x, **options), tuple(map(int, size)), memory)
+    arrays = z, np.asarray(sigma, dtype=np.float64), vector, shift
+    return _in_batches(job.product, job.queries_at_once(len(z)), arrays, n_threads)
+
+
+def _sources(x, log_weight=None, rows=None, flip=False):
+    """Return the `Sources` of a training set, in tiles that stay in the cache."""
     x = np.asarray(x).view()
     x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
     rows = np.arange(len(x)) if rows is None else np.array(rows, dtype=np.int64)
@@ -144,22 +184,22 @@ def compiled_box_posterior(
         rows, log_weight = rows[keep], log_weight[keep]
     if not len(rows):
         raise ValueError("no training image has a positive weight; pass at least one.")
+    n_tile = int(np.clip(_TILE_BYTES // x[0].nbytes, 1, 16))
+    return Sources(x, rows, log_weight, 2 if flip else 1, n_tile)
 
-    job = _Job(x, data_range, (rows, log_weight, 2 if flip else 1), (h, w), memory)
-    mean = np.empty(z.shape, np.float32)
-    log_norm = np.empty((n_images, height - h + 1, width - w + 1), np.float32)
-    ess = np.empty_like(log_norm)
-    sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), (n_images,))
-    step = job.queries_at_once(n_images)
+
+def _in_batches(function, n_rows, arrays, n_threads):
+    """Return the concatenated results of ``function(*batch, pool)`` for batches of n_rows rows."""
     # Compiled code runs in the pool only, so that Ctrl-C does not interrupt its loading.
     pool = ThreadPoolExecutor(max(1, int(n_threads)))
     try:
-        for start in range(0, n_images, step):
-            batch = slice(start, min(start + step, n_images))
-            mean[batch], log_norm[batch], ess[batch] = job.run(z[batch], sigma[batch], pool)
+        results = [
+            function(*(array[start : start + n_rows] for array in arrays), pool)
+            for start in range(0, len(arrays[0]), n_rows)
+        ]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-    return mean, log_norm, ess
+    return tuple(np.concatenate(column) for column in zip(*results, strict=True))
 
 
 class _Job:
@@ -168,16 +208,14 @@ class _Job:
     uint8 images keep the values 0 to 255, and all other values are in their unit.
     """
 
-    def __init__(self, x, data_range, sources, size, memory):
-        self.memory = memory
-        n_channels, height, width = self.shape = x.shape[1:]
+    def __init__(self, data_range, sources, size, memory):
+        self.memory, self.sources = memory, sources
+        x, rows = sources.x, sources.rows
+        _, height, width = self.shape = x.shape[1:]
         self.unit, self.zero = 1.0, 0.0
         if x.dtype == np.uint8:
             self.unit, self.zero = steps_per_unit(data_range), -data_range[0]
-        n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * n_channels * height * width), 1, 16))
-        rows, log_weight, n_flips = sources
-        self.sources = Sources(x, rows, log_weight, n_flips, n_tile)
-        self.n_sources = len(rows) * n_flips
+        self.n_sources = len(rows) * sources.n_flips
         sample = rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]
         self.centre = sum(x[i].astype(np.float64) for i in sample) / len(sample)
         self.spread = sum(np.square(x[i] - self.centre).mean() for i in sample) / len(sample)
@@ -201,7 +239,7 @@ class _Job:
             cuts=Cuts(
                 bands=np.array(bits, dtype=np.uint32),
                 cut=np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources)),
-                deepest=_DEEP if np.ptp(log_weight) < _UNEQUAL else _DEEP_UNEQUAL,
+                deepest=_DEEP if np.ptp(sources.log_weight) < _UNEQUAL else _DEEP_UNEQUAL,
             ),
         )
 
@@ -233,28 +271,12 @@ class _Job:
         """Return mean, log_norm and ess of a batch of noisy images."""
         _, height, width = self.shape
         h, w = self.plan.box
-        count = len(z)
         queries, left_out = self.queries(z, sigma)
-        groups = [slice(b, min(b + 8, count)) for b in range(0, count, 8)]
-        bits = np.empty((count, self.n_sources), np.uint32)
-
-        m = np.repeat(np.where(self.wrapped, HUGE, LOWEST)[None], count, axis=0)
-        s = np.repeat(self.wrapped[None].astype(np.float64), count, axis=0)
-        q = s.copy()
-        for wave in self.waves(count, 3 * self.length, ends=(64, 512, 4096)):
-            states = [_aligned(np.broadcast_to(v, (len(wave), *m.shape))) for v in (m, 0, 0)]
-
-            def first(k, g, wave=wave, states=states):
-                running = Running(*(state[k, g] for state in states))
-                first_pass(self.sources, _rows(queries, g), self.plan, wave[k], running, bits[g])
-
-            _each(pool, first, len(wave), groups)
-            pool.submit(merge, (m, s, q), tuple(states)).result()
-
-        hits = Hits(bits, m.min(axis=1) < self.plan.cuts.deepest / 2)
-        softmax = Normalised(_aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s)))
+        m, s, q, bits = self.softmax(queries, pool)
+        softmax, hits = self.normalised(m, s, bits)
         total = np.zeros(z.shape)
-        for wave in self.waves(count, z[0].size):
+        groups = _groups(len(z))
+        for wave in self.waves(len(z), z[0].size):
             composites = _aligned(np.broadcast_to(0, (len(wave), *z.shape)))
 
             def second(k, g, wave=wave, composites=composites):
@@ -267,12 +289,77 @@ class _Job:
             for composite in composites:
                 total += composite
         mean = total / (_counts(height, h)[:, None] * _counts(width, w) * self.unit) - self.zero
+        m, s, q = (self.grid(array) for array in (m, s, q))
+        arrays = mean, m + np.log(s) - left_out, s * s / q
+        return tuple(array.astype(np.float32) for array in arrays)
 
-        m, s, q = (
-            a[:, : (height - h + 1) * width].reshape(count, -1, width)[:, :, : width - w + 1]
-            for a in (m, s, q)
-        )
-        return mean, m + np.log(s) - left_out, s * s / q
+    def product(self, z, sigma, vector, shift, pool):
+        """Return composite, mean tilts and sums of logits of a batch of noisy images."""
+        queries, left_out = self.queries(z, sigma)
+        m, s, _, bits = self.softmax(queries, pool)
+        softmax, hits = self.normalised(m, s, bits)
+        vector = _aligned(vector / self.unit)
+
+        def over_sources(mean, composes):
+            """Return mass and total (B, windows), and composite, summed over all sources."""
+            count, shape = len(z), z.shape if composes else (len(z), 0, 0, 0)
+            sums = np.zeros((2, count, self.length))
+            composite = np.zeros(shape)
+            floats = 4 * self.length + (z[0].size if composes else 0)
+            for wave in self.waves(count, floats):
+                by_block = np.zeros((len(wave), 2, count, self.length))
+                composites = np.zeros((len(wave), *shape), np.float32)
+
+                def third(k, g, wave=wave, by_block=by_block, composites=composites):
+                    covariance_pass(
+                        self.sources, _rows(queries, g), self.plan, wave[k], _rows(softmax, g),
+                        _rows(hits, g), Tilting(vector[g], mean[g]),
+                        (by_block[k, 0, g], by_block[k, 1, g], composites[k, g]),
+                    )  # fmt: skip
+
+                _each(pool, third, len(wave), _groups(count))
+                for k in range(len(wave)):
+                    sums += by_block[k]
+                    composite += composites[k]
+            return *sums, composite
+
+        mass, total, _ = over_sources(np.zeros((len(z), self.length)), False)
+        mean = total / np.where(mass > 0, mass, 1)
+        wide = np.zeros_like(mean)
+        self.grid(wide)[...] = shift
+        _, levels, composite = over_sources(mean - wide, True)
+        levels = self.grid(levels).sum((1, 2)) - (shift * left_out).sum((1, 2))
+        return composite / self.unit, self.grid(mean), levels
+
+    def softmax(self, queries, pool):
+        """Return the running softmax (m, s, q) of every window, and the bands with weight."""
+        count = len(queries.scale)
+        groups = _groups(count)
+        bits = np.empty((count, self.n_sources), np.uint32)
+        m = np.repeat(np.where(self.wrapped, HUGE, LOWEST)[None], count, axis=0)
+        s = np.repeat(self.wrapped[None].astype(np.float64), count, axis=0)
+        q = s.copy()
+        for wave in self.waves(count, 3 * self.length, ends=(64, 512, 4096)):
+            states = [_aligned(np.broadcast_to(v, (len(wave), *m.shape))) for v in (m, 0, 0)]
+
+            def first(k, g, wave=wave, states=states):
+                running = Running(*(state[k, g] for state in states))
+                first_pass(self.sources, _rows(queries, g), self.plan, wave[k], running, bits[g])
+
+            _each(pool, first, len(wave), groups)
+            pool.submit(merge, (m, s, q), tuple(states)).result()
+        return m, s, q, bits
+
+    def normalised(self, m, s, bits):
+        """Return the softmax over all sources, and the bands that the next passes skip."""
+        softmax = Normalised(_aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s)))
+        return softmax, Hits(bits, m.min(axis=1) < self.plan.cuts.deepest / 2)
+
+    def grid(self, array):
+        """Return the view (B, H - h + 1, W - w + 1) of the windows in an array (B, length)."""
+        (_, height, width), (h, w) = self.shape, self.plan.box
+        rows = array[:, : (height - h + 1) * width].reshape(len(array), -1, width)
+        return rows[:, :, : width - w + 1]
 
     def waves(self, count, floats, ends=()):
         """Yield lists of blocks [begin, end) whose states, ``floats`` per query, fit in memory.
@@ -290,6 +377,11 @@ class _Job:
             end = min(limit, begin + most * block)
             yield [(b, min(b + block, end)) for b in range(begin, end, block)]
             begin = end
+
+
+def _groups(count):
+    """Return slices of at most 8 noisy images."""
+    return [slice(b, min(b + 8, count)) for b in range(0, count, 8)]
 
 
 def _rows(record, group):

@@ -186,6 +186,40 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
     ]
 
 
+def blurred_squares_product(z, sigma, source, windows, blur, vector, shift):
+    """Return products of the derivative for square windows, each with a filter of its own.
+
+    The Jacobian J of the mean of one window is symmetric. See `blurred_squares` for the first
+    parameters.
+
+    Parameters
+    ----------
+    vector : Tensor of shape (n, C, H, W)
+    shift : Tensor of shape (n, K), float64
+        h, factors of the gradients of the log normalisers.
+
+    Returns
+    -------
+    values : Tensor of shape (n, C, H, W)
+        Sum over windows of J times the vector, plus h times the gradient.
+    along : Tensor of shape (n, K), float64
+        Derivatives of the log normalisers along the vector.
+    """
+    shape, values, slopes = (windows.h, windows.w), torch.zeros_like(z), []
+    window_bytes = (
+        8 * windows.n_values(z.shape[1:]) * (2 * len(source) + len(blur.gaussian.eigenvalues))
+    )
+    corners = square_corners(shape, z.shape[1:])
+    block = rows_that_fit(window_bytes, len(corners), what="A window")
+    for start in range(0, len(corners), block):
+        at = slice(start, start + block)
+        crops = _Crops(corners[at], shape, source, blur.gaussian, z.shape[1:])
+        moved, along = crops.product(z, float(sigma[0]), blur.bandwidth, vector, shift[:, at])
+        crops.add_to(values, moved)
+        slopes.append(along)
+    return values, torch.cat(slopes, 1)
+
+
 class _Crops:
     """The crops of k square windows of one shape, of d values each, compared together.
 
@@ -235,6 +269,27 @@ class _Crops:
         log_norm = log_norm - query.square().sum(2) / 2 + remainder.log().sum(2)
         log_norm += training_set.log_uniform
         return answer.transpose(0, 1).to(z.dtype), log_norm.T, ess.T.to(z.dtype)
+
+    def product(self, z, sigma, bandwidth, vector, shift):
+        """Return J times a vector plus h times gradients, (n, k, d), and slopes (n, k).
+
+        See `blurred_squares_product`. Points are in float64, in which rounding does not show.
+        """
+        shrink = math.sqrt((1 - bandwidth) * (1 + bandwidth))
+        ratio = bandwidth * self._variances.sqrt() / sigma
+        remainder = 1 / torch.hypot(ratio, torch.ones_like(ratio))[:, None]  # (k, 1, d)
+        gain = (ratio[:, None] * remainder).square()
+        query = (self._crops(z).double() - self._mean) @ self._vectors * (remainder / sigma)
+        points = self._points(torch.float64) * (shrink * remainder / sigma)
+        vector = self._crops(vector).double() @ self._vectors  # (k, n, d)
+        arrays = query, remainder * vector, shift.T / sigma
+        row_bytes = 4 * points[..., 0].nbytes
+        n_rows = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
+        blocks = zip(*(array.split(n_rows, 1) for array in arrays), strict=True)
+        results = [_crops_product(q, v, h, points, self._training_set) for q, v, h in blocks]
+        sums, slopes = (torch.cat(column, 1) for column in zip(*results, strict=True))
+        moved = (gain * vector + remainder * sums) @ self._vectors.mT
+        return moved.transpose(0, 1).to(z.dtype), slopes.T / sigma
 
     def add_to(self, total, mean):
         """Add means (n, k, d) to the pixels of their windows in images (n, C, H, W)."""
@@ -319,3 +374,19 @@ def _crops_block(query, points, training_set):
     ess = (total / torch.linalg.vector_norm(weight, dim=2, keepdim=True)).square()
     log_norm = peak.double() + total.double().log()
     return weight @ points / total, log_norm[..., 0], ess[..., 0]
+
+
+def _crops_product(query, vector, shift, points, training_set):
+    """Return sums (k, n, d) and slopes (k, n) for a block of noisy images, see `_Crops.product`.
+
+    With tilts t of the points p, the sums are ``sum_i w_i (t_i - mean t + h) p_i - h q``.
+    """
+    logit = query @ points.mT  # (k, n, N)
+    logit -= torch.linalg.vector_norm(points, dim=2).square()[:, None] / 2
+    if training_set.log_weight is not None:
+        logit += training_set.log_weight
+    weight = logit.softmax(2)
+    tilt = vector @ points.mT
+    mean = (weight * tilt).sum(2, keepdim=True)
+    weight *= tilt - mean + shift[..., None]
+    return weight @ points - shift[..., None] * query, mean[..., 0] - (vector * query).sum(2)

@@ -42,25 +42,46 @@ def box(z, sigma, training_set, windows, engine="torch"):
 
 def _by_numba(z, sigma, training_set, window):
     """Compare by compiled code."""
+    mean, log_norm, ess = _compiled("posterior", z, sigma, training_set, window)
+    log_norm = log_norm.flatten(1).double() + training_set.log_uniform
+    return PerWindow(mean, log_norm, ess.flatten(1))
+
+
+def compiled_product(z, sigma, training_set, windows, vector, shift):
+    """Return composite, mean tilts (n, K) and sums of logits, by compiled code.
+
+    See `_box_numba.compiled_box_product`. Mean tilts are of the differences of training and noisy
+    images.
+    """
+    window = windows.h, windows.w
+    grid = [side - length + 1 for side, length in zip(z.shape[2:], window, strict=True)]
+    arrays = vector.numpy(), shift.view(-1, *grid).numpy()
+    composite, mean, level = _compiled("product", z, sigma, training_set, window, *arrays)
+    offset = z.double() - training_set.zero
+    mean = mean - box_sum((vector * offset).sum(1), window)
+    return composite, mean.flatten(1), level
+
+
+def _compiled(name, z, sigma, training_set, window, *arrays):
+    """Return the results of a compiled function of `_box_numba` as tensors."""
     # twice the state of one noisy image: the state of its pixels and of the training images
     rows_that_fit(2 * (24 * z[0].numel() + 8 * len(training_set)), 1, what="One noisy image")
     from . import _box_numba
 
     weight = training_set.log_weight
-    arrays = _box_numba.compiled_box_posterior(
+    results = getattr(_box_numba, f"compiled_box_{name}")(
         z.numpy(),
         training_set.images.numpy(),
         sigma.numpy(),
         window,
+        *arrays,
         data_range=training_set.data_range,
         log_weight=None if weight is None else weight.numpy(),
         flip=isinstance(training_set, MirroredTrainingSet),
         n_threads=n_threads(),
         memory=working_bytes(),
     )
-    mean, log_norm, ess = map(torch.from_numpy, arrays)
-    log_norm = log_norm.flatten(1).double() + training_set.log_uniform
-    return PerWindow(mean, log_norm, ess.flatten(1))
+    return tuple(map(torch.from_numpy, results))
 
 
 def _by_torch(z, sigma, training_set, window):

@@ -44,6 +44,75 @@ def dense_weights(z, sigma, training_set):
     return weight.div_(weight.sum(1, keepdim=True))
 
 
+def dense_product(z, sigma, training_set, direction):
+    """Return the fields of a `products.Product` for whole images."""
+    n = len(z)
+    arrays = z.flatten(1), precision_root(sigma), direction.vector.flatten(1), direction.level
+    row_bytes = 5 * len(training_set) * z.element_size()
+    block = rows_that_fit(row_bytes, n, what="One row of posterior weights")
+    values, tilt, level = by_blocks(
+        _product_block, block, (*arrays, direction.shift[:, 0]), training_set
+    )
+    return values.view(z.shape), tilt[:, None], level
+
+
+def posterior_variance(z, sigma, training_set):
+    """Return ``sum_i w_i |x_i - mean|^2`` of each noisy image, (n,) float64."""
+    arrays = z.flatten(1), precision_root(sigma)
+    row_bytes = 24 * len(training_set) + 16 * training_set.n_values
+    block = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
+    (variance,) = by_blocks(_variance_block, block, arrays, training_set)
+    return variance
+
+
+def _variance_block(z, a, training_set):
+    """Return a tuple of the posterior variance (b,) float64."""
+    weight, _ = _relative_weights(z, a, training_set)
+    used = weight.amax(0) > 0
+    weight = weight.double()
+    weight /= weight.sum(1, keepdim=True)
+    # relative to the image of the largest weight, of which others differ little at small sigma
+    leaders = training_set.take(weight.argmax(1), torch.float64).flatten(1)
+    mean, square = torch.zeros_like(leaders), torch.zeros_like(a)
+    for rows in training_set.slices(_CHUNK_ROWS):
+        if not used[rows].any():
+            continue
+        x = training_set.take(rows, torch.float64).flatten(1)
+        norms = x.square().sum(1) + leaders.square().sum(1, keepdim=True) - 2 * leaders @ x.T
+        square += (weight[:, rows] * norms.clamp_min_(0)).sum(1)
+        mean.addmm_(weight[:, rows], x)
+    return ((square - (mean - leaders).square().sum(1)).clamp_min_(0),)
+
+
+def _product_block(z, a, vector, level, shift, training_set):
+    """Return values (b, D), mean tilt (b,) float64 and sum of logits (b,) float64."""
+    weight, peak = _relative_weights(z, a, training_set)
+    used = weight.amax(0) > 0
+    logit = weight.log().double() + peak[:, None]
+    if training_set.log_weight is not None:
+        logit -= training_set.log_weight
+    logit.masked_fill_(weight == 0, 0.0)
+    weight = weight.double()
+    weight /= weight.sum(1, keepdim=True)
+    tilt = level[:, None] * logit
+    unit = training_set.unit
+    for rows, x in _chunks(training_set, z, used=used):
+        # tilts differ from their mean by less than float32 resolves if one image has nearly all
+        # the weight; rounded tilts are a linear function that is nearly the given one
+        tilt[:, rows] += (x @ vector.T).T.double() / unit
+    mean = (weight * tilt).sum(1)
+    weight *= tilt - (mean - shift)[:, None]
+    of_level = (weight * logit).sum(1)
+    weight = weight.to(z.dtype)
+    values = torch.zeros_like(z)
+    for rows, x in _chunks(training_set, z, used=used):
+        values.addmm_(weight[:, rows], x)
+    values /= unit
+    values += shift[:, None].to(z) * (training_set.centre - z)
+    mean += (vector.double() * (training_set.centre - z.double())).sum(1)
+    return values, mean, of_level
+
+
 def _dense_block(z, a, training_set):
     """Return mean (b, D), log normaliser (b,) float64 and effective sample size (b,)."""
     weight, peak = _relative_weights(z, a, training_set)

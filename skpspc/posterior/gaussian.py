@@ -153,6 +153,59 @@ def _gaussian_block(z, sigma, gaussian):
     return mean, log_evidence - square / 2, gaussian.n_images / (1 + influence)
 
 
+def gaussian_vjp(z, sigma, gaussian, mean, evidence):
+    """Return the cotangents of z and sigma, from cotangents of the mean and log evidence.
+
+    See `gaussian_posterior` for the first parameters.
+    """
+    maps = _Maps(z, sigma, gaussian)
+    mean, evidence = mean.flatten(1).double(), evidence.double()
+    of_z = maps.apply(maps.gains, mean) - evidence[:, None] * maps.score_terms()
+    of_sigma = (mean * maps.apply(maps.slopes, maps.offset)).sum(1) + evidence * maps.slope
+    return of_z.to(z.dtype).view(z.shape), of_sigma
+
+
+def gaussian_jvp(z, sigma, gaussian, dz, dsigma):
+    """Return the tangents of mean and log evidence (n,), from tangents of z and sigma.
+
+    See `gaussian_posterior` for the first parameters.
+    """
+    maps = _Maps(z, sigma, gaussian)
+    dz = dz.flatten(1).double()
+    along_sigma = dsigma[:, None] * maps.apply(maps.slopes, maps.offset)
+    mean = maps.apply(maps.gains, dz) + along_sigma
+    evidence = dsigma * maps.slope - (dz * maps.score_terms()).sum(1)
+    return mean.to(z.dtype).view(z.shape), evidence
+
+
+class _Maps:
+    """Linear maps with a gain along each component, and one gain in all other directions."""
+
+    def __init__(self, z, sigma, gaussian):
+        sigma = floored_sigma(sigma, z, gaussian)
+        self.basis = gaussian.components
+        self.offset = z.flatten(1).double() - gaussian.mean
+        spread, gain, rest_spread, rest_gain = gaussian.gains(sigma)
+        self.gains = gain, rest_gain
+        level = sigma[:, None]
+        # derivatives of S / (S + sigma^2)
+        self.slopes = tuple(-2 * part * (1 - part) / level for part in self.gains)
+        self._precisions = spread.square().reciprocal(), rest_spread.square().reciprocal()
+        n_rest = self.basis.shape[1] - self.basis.shape[0]
+        squares = (self.apply(self._precisions, self.offset)).square().sum(1)
+        trace = self._precisions[0].sum(1) + n_rest * self._precisions[1][:, 0]
+        self.slope = sigma * (squares - trace)  # of the log evidence, by sigma
+
+    def score_terms(self):
+        """Return the offset divided by the variance of noisy images: minus the score."""
+        return self.apply(self._precisions, self.offset)
+
+    def apply(self, gains, rows):
+        """Return rows (n, D) multiplied by gains (n, r) along components, and (n, 1) elsewhere."""
+        along, rest = gains
+        return ((along - rest) * (rows @ self.basis.T)) @ self.basis + rest * rows
+
+
 def gaussian_jacobian(z, sigma, gaussian, pixels):
     """Return rows (n, m, C, C, H, W) of the Jacobian, which are rows of the Wiener filter.
 

@@ -8,13 +8,15 @@ p by coordinate q is
     \frac{\partial}{\partial z_q} \sum_i w_i x_{ip}
         = \frac{\pi_q}{\sigma^2} \operatorname{Cov}_w(x_p, x_q).
 
-The derivative of the denoised image is the mean over windows, weighted by their shares.
+The derivative of the denoised image is the mean over windows, weighted by their shares. One
+covariance serves all pixels of a window. Where there is none, rows are products with unit vectors.
 """
 
 import torch
 
 from ..support import Centred, Masks, Squares, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
+from . import derivative
 from .weights import window_weights
 
 _CHUNK_ROWS = 4096  # training images in a chunk
@@ -38,42 +40,40 @@ def jacobian(z, sigma, source, windows, pixels, blur=None):
     -------
     Tensor of shape (n, m, C, C, H, W)
         The first C is the channel of the denoised image, the second C the channel of z.
-
-    Raises
-    ------
-    ValueError
-        If there is no closed form: for windows that are compared with patches at other positions or
-        with moved images, or that have blurs of their own.
     """
-    _check_closed_form(source, windows, blur)
+    if _has_no_covariance(source, windows, blur):
+        return _jacobian_by_products(z, sigma, source, windows, pixels, blur)
     masks = windows.masks(z.shape[1:], z.device)
     if blur is None:
         return _masks_jacobian(z, sigma, source, masks, pixels)
     return _blurred_jacobian(z, sigma, source, masks, pixels, blur)
 
 
-def _check_closed_form(source, windows, blur):
-    """Raise if the posterior mean has no derivative in closed form."""
-    reason = None
-    if isinstance(windows, Centred) and windows.boundary is not None:
-        reason = (
-            "equivariant=True compares windows with patches at other positions; use "
-            "equivariant=False"
-        )
-    elif isinstance(windows, Masks) and windows.batch_size is not None:
-        reason = "softmax='batchwise' averages the means of batches; use softmax='exact'"
-    elif isinstance(source, TranslatedTrainingSet):
-        reason = (
-            "source='translates' compares windows with moved training images; use "
-            "source='images' or 'flips'"
-        )
-    elif blur is not None and blur.by_window and isinstance(windows, Squares):
-        reason = (
-            f"a bandwidth of {blur.bandwidth:g} blurs every window along its own covariance; use "
-            "bandwidth=0, or smoothing='global'"
-        )
-    if reason is not None:
-        raise ValueError(f"no Jacobian in closed form: {reason}.")
+def _has_no_covariance(source, windows, blur):
+    """Return True if no covariance of coordinates of training images serves many pixels at once.
+
+    This is so for windows that are compared with patches at other positions or with moved images,
+    that average the means of batches, or that have blurs of their own.
+    """
+    if isinstance(windows, Centred):
+        return windows.boundary is not None
+    if isinstance(windows, Squares):
+        return blur is not None and blur.by_window
+    if isinstance(windows, Masks) and windows.batch_size is not None:
+        return True
+    return isinstance(source, TranslatedTrainingSet)
+
+
+def _jacobian_by_products(z, sigma, source, windows, pixels, blur):
+    """Return the Jacobian by one vector-Jacobian product for every row."""
+    rows, no_evidence = [], torch.zeros_like(sigma)
+    for pixel in pixels.tolist():
+        for channel in range(z.shape[1]):
+            unit = torch.zeros_like(z)
+            unit.flatten(2)[:, channel, pixel] = 1
+            row, _ = derivative.vjp(z, sigma, source, windows, blur, unit, no_evidence)
+            rows.append(row)
+    return torch.stack(rows, 1).unflatten(1, (len(pixels), z.shape[1]))
 
 
 def _masks_jacobian(z, sigma, source, masks, pixels):

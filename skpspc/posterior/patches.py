@@ -27,7 +27,7 @@ import torch
 
 from ..support.memory import rows_that_fit
 from .posterior import PerWindow, by_blocks
-from .softmax import exact_scale, precision_root
+from .softmax import RunningSoftmax, exact_scale, precision_root
 
 # Number of patches in a chunk, and of queries that share one pass: their logits stay in the cache
 # of a CPU, and occupy a GPU.
@@ -171,6 +171,60 @@ def _patch_block(queries, a, dictionary, n_rows):
     for chunk in dictionary.chunks(n_rows):
         stream.update(chunk)
     return stream.result()
+
+
+def patch_product(queries, sigma, dictionary, direction):
+    """Return the fields of a `products.Product` of query patches (Q, d).
+
+    The vector of the direction is (Q, C) backward, for the centre pixels, and (Q, d) forward. The
+    values are (Q, d) backward and (Q, C) forward; mean tilts and sums of logits are (Q,) float64.
+    """
+    n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
+    n_rows = rows_that_fit(3 * 8 * (dictionary.n_values + 3), n_rows, what="A training patch")
+    row_bytes = 8 * (5 * n_rows + 4 * dictionary.n_values)
+    block = rows_that_fit(row_bytes, _QUERY_ROWS, what="A query patch")
+    arrays = queries.double(), precision_root(sigma), *(t.double() for t in direction[:3])
+    results = by_blocks(_product_block, block, arrays, dictionary, direction.backward, n_rows)
+    return results[0].to(queries), results[1], results[2]
+
+
+def _product_block(queries, a, vector, level, shift, dictionary, backward, n_rows):
+    """Return the results of `patch_product`, in float64, for a block of queries."""
+    training_set = dictionary.training_set
+    centred = queries - training_set.centre
+    square = centred.square().sum(1, keepdim=True)
+    factor, level = a.square()[:, None], level[:, None]
+
+    def chunks():
+        """Yield log weights, centred patches and values, logits and tilts."""
+        for chunk in dictionary.chunks(n_rows):
+            patches, values = (
+                training_set.to_compute(raw, torch.float64) - training_set.centre
+                for raw in (chunk.patches, chunk.values)
+            )
+            squares = square - 2 * centred @ patches.T + patches.square().sum(1)
+            logit = -factor * squares
+            tilt = vector @ (values if backward else patches).T + level * logit
+            yield chunk.log_weight, patches, values, logit, tilt
+
+    softmax, mean = RunningSoftmax(torch.zeros_like(a), 1), torch.zeros_like(a)
+    for prior, _, _, logit, tilt in chunks():
+        _, weight, shrink = softmax.add(logit, prior)
+        mean = mean * shrink + (weight * tilt).sum(1)
+    mean /= softmax.total
+    n_sums = dictionary.n_values if backward else dictionary.n_channels
+    sums = queries.new_zeros(len(queries), n_sums)
+    of_level = torch.zeros_like(a)
+    for prior, patches, values, logit, tilt in chunks():
+        weight = softmax.relative(logit.clone(), prior).exp_().div_(softmax.total[:, None])
+        weight *= tilt - (mean - shift)[:, None]
+        of_level += (weight * logit).sum(1)
+        sums += weight @ (patches if backward else values)
+    if backward:
+        sums -= shift[:, None] * centred
+    else:
+        mean = mean - (vector * centred).sum(1)
+    return sums, mean, of_level
 
 
 class PatchStream:

@@ -161,17 +161,17 @@ class Posterior:
 
 
 _SCALARS = ("log_evidence", "effective_sample_size", "error_bound", "standard_error")
-_ARRAYS = ("mean", *_SCALARS, "bound_is_proved")
+ARRAYS = ("mean", *_SCALARS, "bound_is_proved")
 
 
 def converted(posterior, function):
     """Return a posterior with ``function`` applied to each of its arrays."""
-    return replace(posterior, **{name: function(getattr(posterior, name)) for name in _ARRAYS})
+    return replace(posterior, **{name: function(getattr(posterior, name)) for name in ARRAYS})
 
 
 def gathered(groups, n):
     """Return the posterior of n images from groups (indices of images, Posterior)."""
-    return _gathered(Posterior, _ARRAYS, groups, n)
+    return _gathered(Posterior, ARRAYS, groups, n)
 
 
 def weighted(terms, n):

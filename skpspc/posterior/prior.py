@@ -10,12 +10,14 @@ import torch
 
 from ..support import Centred, Masks, Squares, Whole
 from ..support.memory import rows_that_fit
-from . import select
+from . import derivative, select
 from .attribution import attribution, means_without
 from .blur import Blur, blurred_squares, shared_levels
 from .cells import CellSearch
+from .dense import posterior_variance
 from .jacobian import jacobian
 from .posterior import gathered
+from .softmax import floored_sigma
 from .truncated import NeighbourSearch
 
 
@@ -42,12 +44,32 @@ class BasePrior:
         """Return rows (n, m, C, C, H, W) of the Jacobian, for pixels y * W + x, int64 (m,)."""
         raise NotImplementedError
 
+    def vjp(self, z, sigma, mean, evidence):
+        """Return the cotangents of z, (n, C, H, W), and of sigma, (n,) float64.
+
+        ``mean`` and ``evidence`` (n,) are cotangents of the posterior mean and the log evidence;
+        noise levels are positive. Cotangents of sigma without a closed form are NaN.
+        """
+        raise NotImplementedError
+
+    def jvp(self, z, sigma, dz, dsigma):
+        """Return the tangents of the posterior mean, and of the log evidence, (n,) float64.
+
+        ``dz`` and ``dsigma`` (n,) are tangents of the noisy images and of positive noise levels.
+        Tangents without a closed form are NaN.
+        """
+        raise NotImplementedError
+
     def jacobian_block(self, z, n_pixels):
         """Return the number of noisy images and of pixels for one call of `jacobian`."""
         row_bytes = 3 * z.element_size() * z.shape[1] * z[0].numel()
         # as many pixels as possible: the covariance of a window serves all of its pixels
         together = rows_that_fit(row_bytes, n_pixels, what="A row of the Jacobian")
         return rows_that_fit(row_bytes * together, len(z), what="The Jacobian"), together
+
+    def trace(self, z, sigma):
+        """Return the traces (n,), float64, of Jacobians; None if there is no closed form."""
+        return None
 
     def attribution(self, z, sigma, top, by_window=False):
         """Return the `Attribution` of noisy images of one noise level."""
@@ -150,7 +172,7 @@ class Prior(BasePrior):
     def jacobian(self, z, sigma, pixels):
         """Return rows (n, m, C, C, H, W) of the Jacobian, for pixels y * W + x, int64 (m,).
 
-        Raises ValueError at sigma = 0, or if there is no closed form.
+        Raises ValueError at sigma = 0.
         """
         if (sigma == 0).any():
             raise ValueError(
@@ -162,6 +184,37 @@ class Prior(BasePrior):
             rows = sigma == level
             windows, blur = self.windows_at(level), self.blur_at(level)
             out[rows] = jacobian(z[rows], sigma[rows], self.source, windows, pixels, blur)
+        return out
+
+    def vjp(self, z, sigma, mean, evidence):
+        """Return the cotangents of z and sigma; see `BasePrior.vjp`."""
+        of_z, of_sigma = torch.zeros_like(z), torch.zeros_like(sigma)
+        for rows, levels, windows, blur in self._groups(z, sigma):
+            cotangents = mean[rows], evidence[rows]
+            group = derivative.vjp(z[rows], levels, self.source, windows, blur, *cotangents)
+            of_z[rows], of_sigma[rows] = group
+        return of_z, of_sigma
+
+    def jvp(self, z, sigma, dz, dsigma):
+        """Return the tangents of mean and log evidence; see `BasePrior.jvp`."""
+        mean, evidence = torch.zeros_like(z), torch.zeros_like(sigma)
+        for rows, levels, windows, blur in self._groups(z, sigma):
+            tangents = dz[rows], dsigma[rows]
+            group = derivative.jvp(z[rows], levels, self.source, windows, blur, *tangents)
+            mean[rows], evidence[rows] = group
+        return mean, evidence
+
+    def trace(self, z, sigma):
+        """Return the posterior variances divided by sigma^2, (n,) float64, for whole images."""
+        groups = list(self._groups(z, sigma))
+        if not all(isinstance(windows, Whole) and blur is None for *_, windows, blur in groups):
+            return None
+        out = torch.zeros_like(sigma)
+        for rows, levels, _, _ in groups:
+            variance = posterior_variance(
+                z[rows], floored_sigma(levels, z[rows], self.source), self.source
+            )
+            out[rows] = variance / levels.square()
         return out
 
     def attribution(self, z, sigma, top, by_window=False):
