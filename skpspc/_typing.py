@@ -3,9 +3,9 @@
 Modules that must load without torch import these names under ``TYPE_CHECKING`` alone.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from os import PathLike
-from typing import Any, Protocol, TypeAlias, TypeVar
+from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,6 +42,11 @@ Path: TypeAlias = str | PathLike[str]
 
 # A size, a bandwidth or a number of images that depends on the noise level.
 BySigma: TypeAlias = Callable[[float], Any]
+
+# A sampler of ``skpspc.sampling``, by name, or a generator function.
+Sampler: TypeAlias = (
+    Literal["ddim", "dpmpp_2m", "edm", "euler", "heun"] | Callable[..., Iterable[torch.Tensor]]
+)
 
 # Results.
 

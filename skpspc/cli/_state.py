@@ -11,6 +11,7 @@ from safetensors.numpy import save
 
 from .._input import reading
 from .._output import remove_unfinished, replacing
+from ..sampling.run import Recorder, supplied, takes
 from ._interrupt import InterruptsHeld, say_on_interrupt
 
 
@@ -26,20 +27,26 @@ def fingerprint(*arrays):
     return digest.hexdigest()
 
 
-def write_state(path, z, done, settings):
+def write_state(path, z, done, settings, previous=None):
     """Replace the state of a run in one step.
 
     ``z`` (n, C, H, W) holds the noisy images after ``done`` steps. ``settings`` is a dict of JSON
-    values: every setting that influences the samples.
+    values: every setting that influences the samples. ``previous`` is the last call of the
+    denoiser, noise level and clean images (n, C, H, W), if the sampler continues from it.
     """
-    text = json.dumps({"done": done, **settings})
-    metadata = {"state": text, "sha256": _checksum(text, z)}
+    arrays = {"z": np.ascontiguousarray(z)}
+    state = {"done": done, **settings}
+    if previous is not None:
+        state["previous_sigma"] = previous[0]
+        arrays["previous_x0"] = np.ascontiguousarray(previous[1])
+    text = json.dumps(state)
+    metadata = {"state": text, "sha256": _checksum(text, arrays)}
     with replacing(path) as file:
-        file.write(save({"z": np.ascontiguousarray(z)}, metadata))
+        file.write(save(arrays, metadata))
 
 
 def read_state(path, settings):
-    """Return the noisy images (n, C, H, W) and the number of steps done.
+    """Return noisy images (n, C, H, W), the number of steps done, and ``previous`` or None.
 
     Raises OSError if the file cannot be read, and ValueError if the file is not a state, is
     damaged, or belongs to a run with other ``settings``.
@@ -50,10 +57,13 @@ def read_state(path, settings):
             pass
         with safe_open(path, "numpy") as file:
             metadata = file.metadata()
-            z = file.get_tensor("z")
-        if metadata["sha256"] != _checksum(metadata["state"], z):
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata["sha256"] != _checksum(metadata["state"], arrays):
             raise ValueError("its checksum is wrong")
         state = json.loads(metadata["state"])
+        z, previous = arrays["z"], None
+        if "previous_x0" in arrays:
+            previous = state["previous_sigma"], arrays["previous_x0"]
         other = [name for name in settings if state[name] != settings[name]]
     if "images" in other:
         raise ValueError(
@@ -66,36 +76,48 @@ def read_state(path, settings):
             f"'{path}' is the state of a run with {differences}; give the options of that run, or "
             "delete the file to start anew."
         )
-    return z, state["done"]
+    return z, state["done"], previous
 
 
-def _checksum(text, z):
-    return hashlib.sha256(f"{text}{fingerprint(z)}".encode()).hexdigest()
+def _checksum(text, arrays):
+    named = "".join(f"{name}{fingerprint(arrays[name])}" for name in sorted(arrays))
+    return hashlib.sha256(f"{text}{named}".encode()).hexdigest()
 
 
 def keeping_state(sampler, path, settings, start=None):
     """Return a sampler that takes the steps of ``sampler`` and saves the state after each step.
 
-    A step of ``sampler(denoise, z, sigmas)`` depends on z and sigmas alone, so the results are
-    equal to the last bit. ``start`` is a state from `read_state`, to continue from.
+    A step depends on z, sigmas, the seed, the number of remaining steps and, for a multistep
+    sampler, the last call of the denoiser. The state holds all of them, so the results are equal to
+    the last bit. ``start`` is a state from `read_state`, to continue from.
     """
 
-    def walk(denoise, z, sigmas):
-        done = 0
+    def walk(denoise, z, sigmas, *, noise):
+        done, previous = 0, None
         if start is not None:
-            done = start[1]
-            z = torch.from_numpy(start[0]).to(z)
+            kept, done, previous = start
+            z = torch.from_numpy(kept).to(z)
+            if previous is not None:
+                previous = previous[0], torch.from_numpy(previous[1]).to(z)
             say_on_interrupt(_interrupted(done, len(sigmas), path))
         for _ in range(done):
             yield z
-        for reached in sampler(denoise, z, sigmas[done:]):
+        denoise = Recorder(denoise, previous)
+        steps = supplied(sampler, noise=noise, previous=previous, n_steps=len(sigmas))
+        for reached in steps(denoise, z, sigmas[done:]):
             done += 1
             with InterruptsHeld():
-                write_state(path, reached.cpu().numpy(), done, settings)
+                previous = _on_cpu(denoise.last) if takes(sampler, "previous") else None
+                write_state(path, reached.cpu().numpy(), done, settings, previous)
                 say_on_interrupt(_interrupted(done, len(sigmas), path))
             yield reached
 
     return walk
+
+
+def _on_cpu(call):
+    sigma, x0 = call
+    return sigma, x0.cpu().numpy()
 
 
 def _interrupted(done, n_steps, path):

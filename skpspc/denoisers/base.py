@@ -25,6 +25,7 @@ from .._typing import (
     NoiseLevel,
     Path,
     RandomState,
+    Sampler,
 )
 from .._units import (
     half_width,
@@ -45,6 +46,8 @@ from .._validation import (
 from ..posterior import Attribution, Posterior
 from ..posterior.posterior import ARRAYS, converted
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
+from ..sampling.run import Run
+from ..sampling.schedules import check_decreasing
 from ..support import TrainingSet
 from ..support.held_out import held_out_errors
 from ..support.training_set import DEFAULT_RANGE
@@ -413,11 +416,13 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         y: ArrayLike | None = None,
         guidance: float = 1.0,
         random_state: RandomState | None = None,
-        sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
+        sampler: Sampler = "heun",
         n_steps: int = 18,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        initial: ArrayLike | None = None,
+        rho: float = 7.0,
+        sigmas: npt.ArrayLike | None = None,
+        initial: ArrayLike | SamplingInterrupted | None = None,
         return_trajectory: Literal[False] = False,
         callback: Callable[[int, float, torch.Tensor], object] | None = None,
         verbose: int = 0,
@@ -430,11 +435,13 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         y: ArrayLike | None = None,
         guidance: float = 1.0,
         random_state: RandomState | None = None,
-        sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
+        sampler: Sampler = "heun",
         n_steps: int = 18,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        initial: ArrayLike | None = None,
+        rho: float = 7.0,
+        sigmas: npt.ArrayLike | None = None,
+        initial: ArrayLike | SamplingInterrupted | None = None,
         return_trajectory: Literal[True],
         callback: Callable[[int, float, torch.Tensor], object] | None = None,
         verbose: int = 0,
@@ -447,11 +454,13 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         y: ArrayLike | None = None,
         guidance: float = 1.0,
         random_state: RandomState | None = None,
-        sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
+        sampler: Sampler = "heun",
         n_steps: int = 18,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        initial: ArrayLike | None = None,
+        rho: float = 7.0,
+        sigmas: npt.ArrayLike | None = None,
+        initial: ArrayLike | SamplingInterrupted | None = None,
         return_trajectory: bool,
         callback: Callable[[int, float, torch.Tensor], object] | None = None,
         verbose: int = 0,
@@ -468,6 +477,8 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         n_steps=18,
         sigma_min=None,
         sigma_max=None,
+        rho=7.0,
+        sigmas=None,
         initial=None,
         return_trajectory=False,
         callback=None,
@@ -485,16 +496,27 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
             Weight of the class, see :meth:`denoise`.
         random_state : int, RandomState, Generator or None, default None
             Seed of the noise. Sample i depends on ``random_state``, i and its class, not on n.
-        sampler : {"euler", "heun"} or callable, default "heun"
-            Solver of the ODE. A callable ``sampler(denoise, z, sigmas)`` yields the state after
-            each of ``len(sigmas)`` steps, the last at sigma = 0.
+        sampler : {"ddim", "dpmpp_2m", "edm", "euler", "heun"} or callable, default "heun"
+            Solver of the ODE; "edm" also adds noise at each step. ``functools.partial`` sets
+            options: ``partial(ddim, eta=1.0)``. A callable ``sampler(denoise, z, sigmas)`` yields
+            the state after each of ``len(sigmas)`` steps, the last at sigma = 0. If it takes a
+            keyword ``noise``, it gets a function: ``noise(z)`` returns standard normal noise in
+            the shape of z.
         n_steps : int, default 18
             Number of steps.
         sigma_min, sigma_max : float, default None
             Smallest and largest noise level of the grid `edm_sigmas`. None: 0.002 and 80 for
             images on [-1, 1], scaled to ``data_range``.
-        initial : array or Tensor of shape (n, C, H, W) or (n, d), default None
-            Noisy images at ``sigma_max``, the start of the ODE. None: draw noise.
+        rho : float, default 7.0
+            Exponent of the grid `edm_sigmas`; larger values put more steps at small sigma.
+        sigmas : array of float of shape (L,), default None
+            Decreasing noise levels in the units of the images, instead of `edm_sigmas`. A last
+            level 0 is optional, because the last step always leads to 0. They replace ``n_steps``,
+            ``sigma_min``, ``sigma_max`` and ``rho``.
+        initial : array or Tensor of shape (n, C, H, W) or (n, d), or SamplingInterrupted, \
+                default None
+            Noisy images at the first noise level, the start of the ODE, or an interrupted run to
+            continue, with the sampler and classes of the run. None: draw noise.
         return_trajectory : bool, default False
             Also return the states after 0, 1, ..., n_steps steps.
         callback : callable, default None
@@ -514,53 +536,83 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         Raises
         ------
         ValueError
-            If the sampler or a class is unknown, or a parameter is out of range.
+            If the sampler or a class is unknown, a parameter is out of range, or ``sigmas`` do
+            not decrease.
         SamplingInterrupted
-            On Ctrl-C. The exception holds the last state.
+            On Ctrl-C. The exception holds the last state. Every other exception of a run, such as
+            one that ``callback`` raises, has the state in its attribute ``sampling``.
         """
         self = self._now()
         check_is_fitted(self)
         if not (callback is None or callable(callback)):
             raise ValueError(f"callback must be a callable or None, got {callback!r}.")
         steps = _sampler(sampler)
-        sigma_min, sigma_max = sampler_ends(self.data_range_, sigma_min, sigma_max)
+        resumed = initial if isinstance(initial, SamplingInterrupted) else None
+        if resumed is not None:
+            initial, random_state = resumed.z, resumed.random_state
+        levels = self._levels(resumed, sigmas, n_steps, sigma_min, sigma_max, rho)
         if initial is None:
-            warn_if_small(self, sigma_max)
-        sigmas = [*edm_sigmas(n_steps, sigma_min, sigma_max).tolist(), 0.0]
-        check_noise_range(self._layout.dtype, sigma_min=sigma_min, sigma_max=sigma_max)
+            warn_if_small(self, levels[0])
         labels: Any = y
         if initial is None and n == 1 and np.ndim(labels):
             n = len(labels)
-        z = self._initial(n, initial, random_state, sigma_max)
-        states, done = [z], 0
+        seed = noise_seed(random_state)
+        z = self._initial(n, initial, seed, levels[0] if levels else 0.0)
+        denoise = self._sampling_run(y, guidance, len(z))
+        done = 0 if resumed is None else resumed.done
+        run = Run(denoise, z, levels, seed, self._previous(resumed), done)
+        states = [z]
         try:
             with torch.no_grad(), torch_threads():
-                walk = steps(self._sampling_run(y, guidance, len(z)), z, sigmas[:-1])
-                for z in tqdm(walk, "sampling", n_steps, disable=verbose <= 0):
-                    done += 1
-                    if done > n_steps:
-                        break
+                for step, sigma, z in tqdm(
+                    run.steps(steps), "sampling", len(levels), disable=verbose <= 0
+                ):
                     if return_trajectory:
                         states.append(z)
                     if callback is not None:
-                        callback(done, sigmas[done], z)
-        except KeyboardInterrupt:
-            raise SamplingInterrupted(
-                self._layout.restore(z),
-                sigmas[done],
-                n_steps - done,
-                self._stacked(states) if return_trajectory else None,
-            ) from None
-        if done != n_steps:
-            raise ValueError(
-                f"sampler {sampler!r} must yield one state for each of the {n_steps} steps, but "
-                f"yielded {'more' if done > n_steps else done}."
-            )
+                        callback(step, sigma, z)
+        except BaseException as error:
+            kept = self._stacked(states) if return_trajectory else None
+            stop = run.stopped(self._layout.restore, kept)
+            if isinstance(error, KeyboardInterrupt):
+                raise stop from None
+            error.sampling = stop  # type: ignore[attr-defined]
+            raise
+        z = run.z
         if guidance != 1:
             name = f"a sample with guidance={guidance:g}"
             check_finite(z, z.dtype, name, "pass a smaller guidance")
         samples = self._layout.restore(check_finite(z, z.dtype, "a sample"))
         return (samples, self._stacked(states)) if return_trajectory else samples
+
+    def _levels(self, resumed, sigmas, n_steps, sigma_min, sigma_max, rho):
+        """Return the positive noise levels of a sampling run, a list of float."""
+        if resumed is None and sigmas is None:
+            sigma_min, sigma_max = sampler_ends(self.data_range_, sigma_min, sigma_max)
+            levels = edm_sigmas(n_steps, sigma_min, sigma_max, rho).tolist()
+            check_noise_range(self._layout.dtype, sigma_min=sigma_min, sigma_max=sigma_max)
+            return levels
+        given = "sigmas" if resumed is None else "initial, an interrupted run,"
+        if (sigma_min, sigma_max, rho) != (None, None, 7):
+            raise ValueError(f"{given} sets the noise levels; omit sigma_min, sigma_max and rho.")
+        if resumed is not None and sigmas is not None:
+            raise ValueError(f"{given} sets the noise levels; omit sigmas.")
+        levels = list(resumed.sigmas) if sigmas is None else check_decreasing(sigmas)
+        if n_steps not in (18, len(levels)):
+            raise ValueError(
+                f"n_steps is {n_steps}, but {given} has {len(levels)} noise levels above 0; omit "
+                "n_steps."
+            )
+        for level in levels:
+            check_noise_range(self._layout.dtype, **{"a noise level of sigmas": level})
+        return levels
+
+    def _previous(self, resumed):
+        """Return the last call of the denoiser in an interrupted run, (sigma, tensor), or None."""
+        if resumed is None or resumed.previous is None:
+            return None
+        sigma, x0 = resumed.previous
+        return sigma, self._initial(len(x0), x0, None, sigma)
 
     def _sampling_run(self, y, guidance, n):
         """Return ``denoise(z, sigma)``, of a tensor and a float, for one sampling run."""

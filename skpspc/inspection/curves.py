@@ -21,6 +21,8 @@ from .._typing import ArrayLike, Denoisers, Numbers, RandomState, SupportsDenois
 from .._units import middle, sampler_ends
 from ..denoisers import EmpiricalDenoiser
 from ..sampling import SAMPLERS, draw_noise, edm_sigmas, noise_seed
+from ..sampling.noise import StepNoise
+from ..sampling.run import supplied
 from ..sampling.schedules import check_grid
 from ..support.memory import rows_that_fit
 from ._errors import answer_of, standard_error
@@ -417,12 +419,11 @@ class _Reverse:
         start = middle(getattr(self.walker, "data_range_", None))
         for rows in _batches((len(grid), *shape), self.n):
             noise = draw_noise(shape, rows.stop - rows.start, self.seed, start=rows.start)
+            step_noise = StepNoise(self.seed, len(grid), start=rows.start)
             _, states = self.walker.sample(
                 initial=start + grid[0] * noise,
-                sampler=lambda denoise, z, _: self.steps(denoise, z, grid),
-                n_steps=len(grid),
-                sigma_max=grid[0],
-                sigma_min=grid[-1],
+                sampler=supplied(self.steps, noise=step_noise),
+                sigmas=grid,
                 return_trajectory=True,
             )
             for j, sigma in enumerate(sigmas):

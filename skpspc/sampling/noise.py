@@ -10,7 +10,11 @@ from .._typing import RandomState
 
 
 def draw_noise(
-    shape: Sequence[int], n: int, random_state: RandomState | None, start: int = 0
+    shape: Sequence[int],
+    n: int,
+    random_state: RandomState | None,
+    start: int = 0,
+    stream: tuple[int, ...] = (),
 ) -> torch.Tensor:
     """Return standard normal noise for n samples, with one random stream per sample.
 
@@ -25,6 +29,8 @@ def draw_noise(
         advances by one draw; None seeds from the operating system.
     start : int, default 0
         Index of the first sample: the result equals ``[start : start + n]`` of a longer draw.
+    stream : tuple of int, default ()
+        Non-negative ints. Draws with different tuples are independent, also with equal seeds.
 
     Returns
     -------
@@ -49,7 +55,7 @@ def draw_noise(
     entropy = noise_seed(random_state)
     noise = torch.empty((n, *shape), dtype=torch.float64)
     for i in range(n):
-        seeds = np.random.SeedSequence(entropy, spawn_key=(start + i,))
+        seeds = np.random.SeedSequence(entropy, spawn_key=(start + i, *stream))
         noise[i] = torch.from_numpy(np.random.default_rng(seeds).standard_normal(shape))
     return noise
 
@@ -93,3 +99,37 @@ def noise_seed(random_state: RandomState | None) -> int:
         "random_state must be None, a non-negative int, a RandomState or a Generator, got "
         f"{random_state!r}."
     )
+
+
+class StepNoise:
+    """Noise for the steps of a stochastic sampler: call it with noisy images.
+
+    The noise of sample i depends on the seed, i, the number of remaining steps, and the number of
+    earlier draws in the step. So a run that continues after some steps gets the noise of an
+    uninterrupted run.
+
+    Parameters
+    ----------
+    seed : int
+        Seed, see `noise_seed`.
+    remaining : int
+        Number of remaining steps, including the current one.
+    start : int, default 0
+        Index of the first sample.
+    """
+
+    def __init__(self, seed: int, remaining: int, start: int = 0) -> None:
+        self.seed = seed
+        self.start = start
+        self.begin_step(remaining)
+
+    def begin_step(self, remaining: int) -> None:
+        """Begin the step with so many remaining steps, itself included."""
+        self.remaining = remaining
+        self.n_draws = 0
+
+    def __call__(self, z: torch.Tensor) -> torch.Tensor:
+        """Return standard normal noise with the shape, device and dtype of z (n, ...)."""
+        stream = self.remaining, self.n_draws
+        self.n_draws += 1
+        return draw_noise(z.shape[1:], len(z), self.seed, self.start, stream).to(z)

@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from numbers import Integral, Real
+from typing import Literal
 
 import numpy as np
 
 from .._repr import numbers
 from .._typing import DataRange, ImageShape
+from .convert import sigma_from_alpha_bar
+
+_DDPM_STEPS = 1000
 
 # Niedoba et al. (2025), CIFAR-10, on the 18-step grid of `edm_sigmas`, from large to small sigma.
 _PAPER_SIDE = 32
@@ -61,13 +65,7 @@ def edm_sigmas(
     >>> edm_sigmas(3, sigma_min=1, sigma_max=4, rho=1)
     array([4. , 2.5, 1. ])
     """
-    if not isinstance(n_steps, Integral) or n_steps < 1:
-        raise ValueError(f"n_steps must be an int of at least 1, got {n_steps!r}.")
-    if not 0 < sigma_min <= sigma_max < np.inf:
-        raise ValueError(
-            "sigmas must satisfy 0 < sigma_min <= sigma_max < inf, "
-            f"got sigma_min={sigma_min!r} and sigma_max={sigma_max!r}."
-        )
+    _check_ends(n_steps, sigma_min, sigma_max)
     if not rho > 0:
         raise ValueError(f"rho must be positive, got {rho!r}.")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -78,7 +76,196 @@ def edm_sigmas(
             f"rho={rho!r} makes sigma_min={sigma_min!r} or sigma_max={sigma_max!r} exceed the "
             "range of float64; pass a rho between 1 and 100."
         )
+    sigmas[-1] = sigma_min  # without rounding
+    sigmas[0] = sigma_max
     return sigmas
+
+
+def exponential_sigmas(
+    n_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0
+) -> np.ndarray:
+    """Return noise levels that are evenly spaced in log sigma.
+
+    They are the limit of :func:`edm_sigmas` for large rho.
+
+    Parameters
+    ----------
+    n_steps : int
+        Number of noise levels, at least 1.
+    sigma_min, sigma_max : float, default 0.002 and 80
+        Last and first noise level, in the units of the images, ``0 < sigma_min <= sigma_max``.
+
+    Returns
+    -------
+    ndarray of shape (n_steps,), float64
+        Decreasing noise levels; samplers append the step from the last level to 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    Examples
+    --------
+    >>> from skpspc.sampling import exponential_sigmas
+    >>> exponential_sigmas(4, sigma_min=0.01, sigma_max=10)
+    array([10.  ,  1.  ,  0.1 ,  0.01])
+    """
+    _check_ends(n_steps, sigma_min, sigma_max)
+    return np.geomspace(sigma_max, sigma_min, n_steps)
+
+
+def vp_sigmas(n_steps: int, schedule: Literal["linear", "cosine"] = "linear") -> np.ndarray:
+    r"""Return noise levels of the 1,000 steps of DDPM, for images in [-1, 1].
+
+    The noise level of step t is :math:`\sqrt{(1 - \bar\alpha_t) / \bar\alpha_t}` with
+    :math:`\bar\alpha_t = \prod_{s \le t} (1 - \beta_s)`. The steps are evenly spaced from the last
+    to the first, rounded to integers.
+
+    Parameters
+    ----------
+    n_steps : int
+        Number of noise levels, from 1 to 1,000.
+    schedule : {"linear", "cosine"}, default "linear"
+        "linear": beta grows linearly from 0.0001 to 0.02 (DDPM). Noise levels are between 0.01 and
+        157. "cosine": the square of a cosine for alpha bar, with s = 0.008 and beta at most 0.999
+        (iDDPM). Noise levels are between 0.0064 and 20,291.
+
+    Returns
+    -------
+    ndarray of shape (n_steps,), float64
+        Decreasing noise levels; samplers append the step from the last level to 0. For images of
+        another range, multiply by half the width of the range.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    References
+    ----------
+    Ho et al., "Denoising Diffusion Probabilistic Models", NeurIPS 2020, arXiv:2006.11239.
+    Nichol & Dhariwal, "Improved Denoising Diffusion Probabilistic Models", ICML 2021,
+    arXiv:2102.09672, Eq. 17.
+
+    Examples
+    --------
+    >>> from skpspc.sampling import vp_sigmas
+    >>> vp_sigmas(5).round(2)
+    array([157.41,  17.25,   3.44,   0.96,   0.01])
+    """
+    if schedule not in ("linear", "cosine"):
+        raise ValueError(f"schedule must be 'linear' or 'cosine', got {schedule!r}.")
+    if not _is_count(n_steps) or int(n_steps) > _DDPM_STEPS:
+        raise ValueError(f"n_steps must be an int from 1 to {_DDPM_STEPS}, got {n_steps!r}.")
+    if schedule == "linear":
+        beta = np.linspace(1e-4, 0.02, _DDPM_STEPS)
+    else:
+        alpha_bar = np.cos((np.linspace(0, 1, _DDPM_STEPS + 1) + 0.008) / 1.008 * np.pi / 2) ** 2
+        beta = np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], 0.999)
+    chosen = np.linspace(_DDPM_STEPS - 1, 0, n_steps).round().astype(int)
+    return sigma_from_alpha_bar(np.cumprod(1 - beta))[chosen]
+
+
+def flow_sigmas(
+    n_steps: int, sigma_min: float = 0.002, sigma_max: float = 80.0, shift: float = 1.0
+) -> np.ndarray:
+    r"""Return noise levels that are evenly spaced in the time of flow matching.
+
+    Flow matching with :math:`x_t = t\,x_0 + (1 - t)\,\epsilon` has the noise level
+    :math:`\sigma = (1 - t) / t`. A shift of the times multiplies all noise levels:
+    :math:`\sigma = \mathrm{shift} \cdot (1 - t) / t`.
+
+    Parameters
+    ----------
+    n_steps : int
+        Number of noise levels, at least 1.
+    sigma_min, sigma_max : float, default 0.002 and 80
+        Last and first noise level, in the units of the images, ``0 < sigma_min <= sigma_max``.
+        Time 0 is sigma = inf, so it is no noise level of a sampler.
+    shift : float, default 1.0
+        Positive; larger values put more steps at large sigma. Stable Diffusion 3 uses 3.
+
+    Returns
+    -------
+    ndarray of shape (n_steps,), float64
+        Decreasing noise levels; samplers append the step from the last level to 0.
+
+    Raises
+    ------
+    ValueError
+        If a parameter is out of range.
+
+    References
+    ----------
+    Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis",
+    ICML 2024, arXiv:2403.03206, Eq. 23.
+
+    Examples
+    --------
+    >>> from skpspc.sampling import flow_sigmas
+    >>> flow_sigmas(5, sigma_min=0.25, sigma_max=4).round(2)
+    array([4.  , 1.86, 1.  , 0.54, 0.25])
+    >>> flow_sigmas(5, sigma_min=0.25, sigma_max=4, shift=3).round(2)
+    array([4.  , 2.43, 1.44, 0.75, 0.25])
+    """
+    _check_ends(n_steps, sigma_min, sigma_max)
+    if not (isinstance(shift, Real) and 0 < float(shift) < np.inf):
+        raise ValueError(f"shift must be positive and finite, got {shift!r}.")
+    ends = np.array([sigma_max, sigma_min], dtype=np.float64)
+    time = np.linspace(*shift / (shift + ends), n_steps)
+    noise = np.linspace(*ends / (shift + ends), n_steps)  # 1 - time, exact at small sigma too
+    return shift * noise / time
+
+
+def _is_count(n_steps):
+    return isinstance(n_steps, Integral) and int(n_steps) >= 1
+
+
+def _check_ends(n_steps, sigma_min, sigma_max):
+    """Raise ValueError if there is no grid of n_steps between two noise levels."""
+    if not _is_count(n_steps):
+        raise ValueError(f"n_steps must be an int of at least 1, got {n_steps!r}.")
+    if not 0 < sigma_min <= sigma_max < np.inf:
+        raise ValueError(
+            "sigmas must satisfy 0 < sigma_min <= sigma_max < inf, got "
+            f"sigma_min={sigma_min!r} and sigma_max={sigma_max!r}; samplers append the step to 0."
+        )
+
+
+def check_decreasing(sigmas):
+    """Return the noise levels of a sampler as a list of float, without a last 0.
+
+    Parameters
+    ----------
+    sigmas : sequence of float
+        Strictly decreasing, positive and finite noise levels; the last may be 0.
+
+    Raises
+    ------
+    ValueError
+        If a level is negative, infinite or NaN, if the levels do not decrease, or if none is
+        positive.
+    """
+    try:
+        infinite = bool(np.isposinf(np.asarray(sigmas, dtype=np.float64)).any())
+    except (TypeError, ValueError):
+        infinite = False
+    if infinite:
+        raise ValueError(
+            "sigmas must be finite, got inf, which is pure noise: time 0 of flow matching, and "
+            "alpha_bar = 0. Begin with a large finite noise level, such as 80 for images on "
+            "[-1, 1]."
+        )
+    grid = check_grid(sigmas)
+    if (np.diff(grid) >= 0).any():
+        raise ValueError(f"sigmas must decrease, got {sigmas!r}; sort them from large to small.")
+    levels = grid.tolist()
+    if levels[-1] == 0:
+        levels.pop()
+    if not levels:
+        raise ValueError("sigmas must hold a positive noise level, got only 0.")
+    return levels
 
 
 def check_grid(sigmas):
