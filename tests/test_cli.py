@@ -356,7 +356,11 @@ def test_denoise_patches(run):
         (["sample", "--image-size", "4"], 1, "serves a folder or a zip only"),
         (["sample", "--sigma-min", "3", "--sigma-max", "2", *FEW], 1, "sigma_m"),
         (["sample", "--sigma-min", "nan", *FEW], 1, "sigma_m"),
-        (["sample", "--sampler", "magic"], 2, "'magic' is not one of 'euler', 'heun'"),
+        (
+            ["sample", "--sampler", "magic"],
+            2,
+            "'magic' is not one of 'ddim', 'dpmpp_2m', 'edm', 'euler', 'heun'",
+        ),
         (
             ["sample", "--patch-size", "0"],
             2,

@@ -493,7 +493,7 @@ def test_a_sample_depends_on_the_seed_and_its_number(model, X):
     assert torch.equal(torch.get_rng_state(), before[1])
 
 
-@pytest.mark.parametrize("sampler", ["euler", "heun"])
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "euler", "heun"])
 def test_trajectory_callback_and_initial(model, X, sampler):
     model.fit(X / 127.5 - 1)
     calls = []
@@ -551,7 +551,7 @@ def test_going_on_after_an_interrupt(model, X, stop_after):
 def test_going_on_with_the_default_grid(X):
     """The last sigma of the grid, to the last digit, is still not below sigma_min."""
     model = EmpiricalDenoiser().fit(X / 127.5 - 1)
-    whole = model.sample(2, random_state=0)
+    whole = model.sample(2, random_state=0, sampler="heun")
     for stop_after in range(1, 18):
 
         def interrupt(step, sigma, z, stop_after=stop_after):
@@ -559,9 +559,11 @@ def test_going_on_with_the_default_grid(X):
                 raise KeyboardInterrupt
 
         with pytest.raises(SamplingInterrupted) as caught:
-            model.sample(2, random_state=0, callback=interrupt)
+            model.sample(2, random_state=0, sampler="heun", callback=interrupt)
         stop = caught.value
-        rest = model.sample(initial=stop.z, sigma_max=stop.sigma, n_steps=stop.n_steps)
+        rest = model.sample(
+            initial=stop.z, sigma_max=stop.sigma, n_steps=stop.n_steps, sampler="heun"
+        )
         np.testing.assert_allclose(rest, whole, rtol=0, atol=1e-9)
 
 
@@ -577,12 +579,12 @@ def test_interrupt_within_a_step(X):
 
     model = PSPCDenoiser(size).fit(X / 127.5 - 1)
     with pytest.raises(SamplingInterrupted) as caught:
-        model.sample(2, random_state=0, n_steps=6)
+        model.sample(2, random_state=0, n_steps=6, sampler="heun")
     stop = caught.value
     assert stop.n_steps == 5
     model = PSPCDenoiser(2).fit(X / 127.5 - 1)
-    rest = model.sample(initial=stop.z, sigma_max=stop.sigma, n_steps=stop.n_steps)
-    whole = model.sample(2, random_state=0, n_steps=6)
+    rest = model.sample(initial=stop.z, sigma_max=stop.sigma, n_steps=stop.n_steps, sampler="heun")
+    whole = model.sample(2, random_state=0, n_steps=6, sampler="heun")
     np.testing.assert_allclose(rest, whole, rtol=0, atol=1e-9)
 
 

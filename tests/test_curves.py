@@ -267,7 +267,15 @@ def test_reverse_process_walks_with_a_denoiser(shrinkage, digits, how):
         "name": {"X_train": digits[:30], "along": "walker"},
     }[how]
     table = error_curve(
-        models, None, levels, process="reverse", n=3, n_steps=9, sigma_max=30.0, **parameters
+        models,
+        None,
+        levels,
+        process="reverse",
+        n=3,
+        n_steps=9,
+        sigma_max=30.0,
+        sampler="heun",
+        **parameters,
     )
     start = model.given(30.0)
     assert start.shape == (3, *SHAPE)

@@ -120,7 +120,7 @@ def test_any_magnitudes(name, of_x, of_z, of_sigma, dtype):
     exponents(-320, 308),
     exponents(-320, 308),
     st.sampled_from([np.float32, np.float64]),
-    st.sampled_from(["euler", "heun"]),
+    st.sampled_from(["ddim", "dpmpp_2m", "edm", "euler", "heun"]),
     st.sampled_from(["empirical", "gaussian", "pspc-2", "local-zero", "pspc-global"]),
 )
 def test_samples_are_finite(low, high, dtype, sampler, name):

@@ -14,6 +14,7 @@ from helpers import FEW
 from skpspc.cli import _state
 from skpspc.cli._commands import commands
 from skpspc.cli._state import read_state, write_state
+from skpspc.sampling import SAMPLERS
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
 
@@ -81,6 +82,16 @@ def test_a_killed_run_ends_with_the_same_bytes(run, whole, seed):
     assert sorted(path.name for path in Path().iterdir()) == ["whole.npz", "x.npz"]
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_continues_to_the_same_bytes(run, sampler):
+    more = ["--sampler", sampler]
+    run(*SAMPLE, *more, "--out", "whole.npz")
+    killed_run(21, *more)
+    assert 3 <= metadata()["done"] <= 9
+    run(*SAMPLE, *more, "--out", "x.npz", "--resume")
+    assert Path("x.npz").read_bytes() == Path("whole.npz").read_bytes()
+
+
 def test_a_run_killed_while_it_ends(run, whole):
     content, n_calls = whole
     for number in range(n_calls - 4, n_calls):
@@ -99,7 +110,7 @@ def test_steps_that_are_done_are_not_done_again(run, whole, monkeypatch):
     done = metadata()["done"]
     assert 3 <= done <= 9
     written = []
-    monkeypatch.setattr(_state, "write_state", lambda path, z, step, _: written.append(step))
+    monkeypatch.setattr(_state, "write_state", lambda path, z, step, *_: written.append(step))
     run(*SAMPLE, "--out", "x.npz", "--resume")
     assert written == list(range(done + 1, 13))
 
@@ -115,7 +126,7 @@ def metadata():
         (["--seed", 6], "a run with seed 5"),
         (["-n", 4], "a run with n 3"),
         (["--n-steps", 13], "a run with n_steps 12"),
-        (["--sampler", "euler"], "a run with sampler 'heun'"),
+        (["--sampler", "euler"], "a run with sampler 'dpmpp_2m'"),
         (["--patch-size", 3], "a run with patch_size 'paper'"),
         (["--denoiser", "empirical"], "a run with denoiser 'PSPCDenoiser', patch_size 'paper'"),
         (["--max-images", 61], "a run on other training images"),
@@ -181,10 +192,11 @@ def test_a_folder_is_no_state(run):
 def test_every_damaged_state_is_refused(tmp_path):
     path, settings = tmp_path / "state", {"seed": 5, "images": "abc"}
     z = np.random.default_rng(0).standard_normal((2, 1, 3, 3)).astype(np.float32)
-    write_state(path, z, 7, settings)
-    kept, done = read_state(path, settings)
+    write_state(path, z, 7, settings, (1.5, z[:, :, :1, :1]))
+    kept, done, (sigma, x0) = read_state(path, settings)
     np.testing.assert_array_equal(kept, z)
-    assert done == 7
+    np.testing.assert_array_equal(x0, z[:, :, :1, :1])
+    assert (done, sigma) == (7, 1.5)
     content = path.read_bytes()
     mutants = [content[:end] for end in range(len(content))]
     for position in range(len(content)):

@@ -241,7 +241,10 @@ def test_unknown_location(X):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"sampler": "rk4"}, "one of 'euler', 'heun' or a callable, got 'rk4'"),
+        (
+            {"sampler": "rk4"},
+            "one of 'ddim', 'dpmpp_2m', 'edm', 'euler', 'heun' or a callable, got 'rk4'",
+        ),
         ({"sampler": None}, "got None"),
         ({"n": 0}, "n must be an int of at least 1, got 0"),
         ({"n": -2}, "n must be an int of at least 1, got -2"),

@@ -81,11 +81,12 @@ commands.add_command(calibrate)
 )
 @click.option(
     "--sampler",
-    type=click.Choice(["euler", "heun"]),
-    default="heun",
+    type=click.Choice(["ddim", "dpmpp_2m", "edm", "euler", "heun"]),
+    default="dpmpp_2m",
     show_default=True,
     metavar="NAME",
-    help="'heun' (second order, two denoiser calls per step) or 'euler' (first order, one call).",
+    help="'dpmpp_2m' (second order, one denoiser call per step), 'heun' (second order, two calls), "
+    "'edm' (heun with added noise), 'euler' or 'ddim' (first order, one call).",
 )
 @click.option(
     "--sigma-max",

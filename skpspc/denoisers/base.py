@@ -416,7 +416,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         y: ArrayLike | None = None,
         guidance: float = 1.0,
         random_state: RandomState | None = None,
-        sampler: Sampler = "heun",
+        sampler: Sampler = "dpmpp_2m",
         n_steps: int = 18,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
@@ -435,7 +435,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         y: ArrayLike | None = None,
         guidance: float = 1.0,
         random_state: RandomState | None = None,
-        sampler: Sampler = "heun",
+        sampler: Sampler = "dpmpp_2m",
         n_steps: int = 18,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
@@ -454,7 +454,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         y: ArrayLike | None = None,
         guidance: float = 1.0,
         random_state: RandomState | None = None,
-        sampler: Sampler = "heun",
+        sampler: Sampler = "dpmpp_2m",
         n_steps: int = 18,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
@@ -473,7 +473,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         y=None,
         guidance=1.0,
         random_state=None,
-        sampler="heun",
+        sampler="dpmpp_2m",
         n_steps=18,
         sigma_min=None,
         sigma_max=None,
@@ -496,7 +496,8 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
             Weight of the class, see :meth:`denoise`.
         random_state : int, RandomState, Generator or None, default None
             Seed of the noise. Sample i depends on ``random_state``, i and its class, not on n.
-        sampler : {"ddim", "dpmpp_2m", "edm", "euler", "heun"} or callable, default "heun"
+        sampler : {"ddim", "dpmpp_2m", "edm", "euler", "heun"} or callable, \
+                default "dpmpp_2m"
             Solver of the ODE; "edm" also adds noise at each step. ``functools.partial`` sets
             options: ``partial(ddim, eta=1.0)``. A callable ``sampler(denoise, z, sigmas)`` yields
             the state after each of ``len(sigmas)`` steps, the last at sigma = 0. If it takes a

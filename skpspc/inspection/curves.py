@@ -8,7 +8,7 @@ Noisy images come from one of two processes:
   such states, which have no clean image.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Literal
 
@@ -17,7 +17,7 @@ import torch
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
-from .._typing import ArrayLike, Denoisers, Numbers, RandomState, SupportsDenoise
+from .._typing import ArrayLike, Denoisers, Numbers, RandomState, Sampler, SupportsDenoise
 from .._units import middle, sampler_ends
 from ..denoisers import EmpiricalDenoiser
 from ..sampling import SAMPLERS, draw_noise, edm_sigmas, noise_seed
@@ -45,7 +45,7 @@ def error_curve(
     n: int | None = None,
     X_train: ArrayLike | None = None,
     along: str | SupportsDenoise | None = None,
-    sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
+    sampler: Sampler = "dpmpp_2m",
     n_steps: int = 18,
     sigma_max: float | None = None,
     random_state: RandomState | None = 0,
@@ -87,7 +87,7 @@ def error_curve(
     along : str or denoiser, default None
         Denoiser that samples if the process is "reverse": the name of one of ``denoisers``, or
         another denoiser. None: the denoiser ``against``, which is the network in the paper.
-    sampler : {"euler", "heun"} or callable, default "heun"
+    sampler : str or callable, default "dpmpp_2m"
         Sampler of the process "reverse", as for the method ``sample`` of a denoiser.
     n_steps : int, default 18
         Steps of the sampler from ``sigma_max`` to the smallest of ``sigmas`` on the grid of
@@ -171,7 +171,7 @@ def compare(
     process: Literal["forward", "reverse"] = "forward",
     n: int | None = None,
     along: str | SupportsDenoise | None = None,
-    sampler: Literal["euler", "heun"] | Callable[..., Iterable[torch.Tensor]] = "heun",
+    sampler: Sampler = "dpmpp_2m",
     n_steps: int = 18,
     sigma_max: float | None = None,
     random_state: RandomState | None = 0,
@@ -196,7 +196,7 @@ def compare(
     along : str or denoiser, default None
         Denoiser that samples if the process is "reverse": the name of one of ``denoisers``, or
         another denoiser. None: the first of ``denoisers``.
-    sampler : {"euler", "heun"} or callable, default "heun"
+    sampler : str or callable, default "dpmpp_2m"
         Sampler of the process "reverse", as for the method ``sample`` of a denoiser.
     n_steps : int, default 18
         Steps of the sampler from ``sigma_max`` to the smallest of ``sigmas`` on the grid of

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import torch
 
 from ..._repr import short_repr
-from ..._typing import ArrayLike, DataRange, RandomState
+from ..._typing import ArrayLike, DataRange, RandomState, Sampler
 from ..._units import sampler_ends
 from ...sampling import edm_sigmas
 from .._images import check_count
@@ -68,7 +66,7 @@ class TrajectoryDisplay:
         n_steps: int = 18,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        sampler: str | Callable[..., Iterable[torch.Tensor]] = "heun",
+        sampler: Sampler = "dpmpp_2m",
         random_state: RandomState | None = 0,
         n_columns: int = 8,
         ax: Any = None,
@@ -93,7 +91,7 @@ class TrajectoryDisplay:
             ``data_range`` of the denoiser.
         sigma_max : float, default None
             Largest noise level. None: 80 for images on [-1, 1], scaled likewise.
-        sampler : {"euler", "heun"} or callable, default "heun"
+        sampler : str or callable, default "dpmpp_2m"
             Sampler, as for the method ``sample`` of the denoiser.
         random_state : int, RandomState, Generator or None, default 0
             Seed or generator of the initial noise.
