@@ -53,7 +53,7 @@ def main():
     start = time.perf_counter()
     model = PSPCDenoiser().fit(cifar.images, cifar.target)
     labels = [cifar.classes.index(name) for name in CLASSES]
-    samples = model.sample(len(labels), y=labels, random_state=0)
+    samples = model.sample(len(labels), y=labels, random_state=0, sampler="heun")
     seconds = time.perf_counter() - start
     row = {"n_samples": len(labels), "n_train": len(cifar.images), "seconds": seconds}
     _results.write(options.out, "front-page", _results.printed("samples", [row]))

@@ -259,3 +259,26 @@ def test_index(monkeypatch, digits):
     (row,) = index.tolerance(digits[:500], digits[500:600])
     assert row["n_above_bound"] == 0 and row["max_error"] < 1e-5
     assert row["max_bound"] <= index.TOL and row["speedup"] > 0
+
+
+def test_samplers(digits, monkeypatch, tmp_path):
+    samplers = script("samplers")
+    monkeypatch.setattr(samplers, "FINE", 40)
+    case = "digits", digits[:100], GaussianDenoiser(), 3
+    samplers.main(["--out", str(tmp_path)], [case])
+    rows = results(tmp_path, "samplers")
+    assert {(row["sampler"], int(row["calls"])) for row in rows} == {
+        (name, calls)
+        for name in ("euler", "heun", "dpmpp_2m")
+        for calls in (9, 17, 18, 35, 71)
+        if name != "heun" or calls % 2
+    }
+    (row,) = (row for row in rows if (row["sampler"], row["calls"]) == ("heun", "17"))
+    assert row["n_steps"] == "9"
+    model = GaussianDenoiser().fit(digits[:100])
+    samples, exact = (
+        model.sample(3, random_state=0, sampler="heun", n_steps=n).astype(float) for n in (9, 40)
+    )
+    np.testing.assert_allclose(
+        float(row["rms"]), np.sqrt(((samples - exact) ** 2).mean()), rtol=1e-3
+    )

@@ -277,7 +277,36 @@ def accuracy():
     return pd.DataFrame({"Denoiser": list(shown["held-out"].index), **body})
 
 
+# Columns of the table: head, sampler and number of calls.
+_SAMPLERS = (
+    ("Euler, 18 calls", "euler", 18),
+    ("Heun, 17 calls", "heun", 17),
+    ("DPM++, 18 calls", "dpmpp_2m", 18),
+    ("Heun, 35 calls", "heun", 35),
+    ("DPM++, 35 calls", "dpmpp_2m", 35),
+)
+
+
+def sampler_errors():
+    """Return the errors of samplers: a row for each denoiser, a column for each sampler."""
+    wide = read("samplers").pivot(
+        index=["denoiser", "images"], columns=["sampler", "calls"], values="rms"
+    )
+    body = {head: wide[sampler, calls].map(two_digits) for head, sampler, calls in _SAMPLERS}
+    names = [f"``{denoiser}``, {images}" for denoiser, images in wide.index]
+    return pd.DataFrame({"Denoiser and images": names, **body})
+
+
+def sampler_ratios(calls, heun_calls):
+    """Return the errors of DPM-Solver++ divided by those of Heun, one for each denoiser."""
+    rms = read("samplers").pivot(
+        index=["denoiser", "images"], columns=["sampler", "calls"], values="rms"
+    )
+    return rms["dpmpp_2m", calls] / rms["heun", heun_calls]
+
+
 TABLES = {
+    "samplers": Table("samplers", sampler_errors),
     "kernels": Table("kernels", kernels),
     "growth": Table("growth", growth_table),
     "error-time": columns(
@@ -414,6 +443,9 @@ def numbers():
         else "None",
         "tol answers": plain(answers.n.sum()),
         "ELS speed-up": span(read("index-equivariant").speedup),
+        "2M to Heun": span(sampler_ratios(18, 35)),
+        "2M to Heun, 17 calls": span(sampler_ratios(17, 17)),
+        "2M to Heun, 35 calls": span(sampler_ratios(35, 35)),
         "blend gain": span(100 * (1 - ratios)),
         "best size gain": span(100 * (1 - to_best)),
         "median rounding": text(held_out.median_error.max()),

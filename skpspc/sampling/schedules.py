@@ -151,8 +151,8 @@ def vp_sigmas(n_steps: int, schedule: Literal["linear", "cosine"] = "linear") ->
     Examples
     --------
     >>> from skpspc.sampling import vp_sigmas
-    >>> vp_sigmas(5).round(2)
-    array([157.41,  17.25,   3.44,   0.96,   0.01])
+    >>> [round(sigma, 2) for sigma in vp_sigmas(5).tolist()]
+    [157.41, 17.25, 3.44, 0.96, 0.01]
     """
     if schedule not in ("linear", "cosine"):
         raise ValueError(f"schedule must be 'linear' or 'cosine', got {schedule!r}.")

@@ -65,7 +65,7 @@ class SampleGridDisplay:
     >>> model = PSPCDenoiser(patch_size=4).fit(X)
     >>> display = SampleGridDisplay.from_estimator(model, n=4, n_steps=8)
     >>> display.distances.round(2)  # root mean squares on [-1, 1]
-    array([0.5 , 0.23, 0.17, 0.34])
+    array([0.47, 0.22, 0.28, 0.28])
     """
 
     __repr__ = short_repr
