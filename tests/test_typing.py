@@ -9,6 +9,7 @@ import skpspc
 from helpers import ROOT
 
 CORRECT = """
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -32,11 +33,13 @@ from skpspc import (
     Posterior,
     PosteriorMeanCollection,
     PSPCDenoiser,
+    SamplingInterrupted,
     SmoothedDenoiser,
     load_network,
     tapered_windows,
 )
 from skpspc.datasets import load_digits_images
+from skpspc.sampling import ddim, dpmpp_2m, vp_sigmas
 from skpspc.inspection import ComparisonTable, ErrorTable, compare, error_curve
 
 digits = load_digits_images()
@@ -84,6 +87,12 @@ def report(step: int, sigma: float, z: torch.Tensor) -> None:
 
 
 model.sample(n=2, random_state=np.random.default_rng(0), callback=report)
+model.sample(sampler=partial(ddim, eta=1.0), sigmas=vp_sigmas(18))
+model.sample(sampler="edm", rho=5, sigmas=[80.0, 1.0, 0.0])
+try:
+    model.sample(sampler=dpmpp_2m)
+except SamplingInterrupted as stop:
+    model.sample(initial=stop)
 
 
 def network(x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
@@ -171,7 +180,7 @@ model.posterior(X)  # call-arg
 model.sample(n="all")  # call-overload
 model.sample(steps=18)  # call-overload
 model.sample(2, return_trajectory=True).mean()  # attr-defined
-model.sample(sampler="ddim")  # call-overload
+model.sample(sampler="rk4")  # call-overload
 error_curve(model, X, [0.5], against="optimum")  # arg-type
 error_curve(model, X, [0.5], against=torch.nn.Identity())  # arg-type
 error_curve(model, X, 0.5)  # arg-type
