@@ -2,8 +2,11 @@
 
 import contextlib
 import hashlib
+import io
 import os
+import sys
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 SUFFIXES = (".png", ".npy", ".npz")
@@ -13,7 +16,18 @@ _KINDS = {
     ".npz": "the arrays with their settings",
     ".json": "a schedule",
     ".safetensors": "a denoiser",
+    ".csv": "a table",
 }
+
+
+@dataclass(frozen=True)
+class StandardOutput:
+    """Standard output, in place of a path; ``suffix`` is the suffix of a file of this format."""
+
+    suffix: str
+
+    def __str__(self):
+        return "standard output"
 
 
 def check_output(path, suffixes=SUFFIXES):
@@ -52,21 +66,38 @@ def check_output(path, suffixes=SUFFIXES):
 def write_output(path, picture, arrays):
     """Write a picture (.png), the first array (.npy) or all arrays (.npz) to ``path``.
 
-    ``path`` comes from :func:`check_output`; the file is replaced in one step after writing.
-    ``picture`` is a function that returns the picture, (height, width, 3) uint8; ``arrays`` is a
-    dict.
+    ``path`` comes from :func:`check_output` or is `StandardOutput`. A file is replaced in one step
+    after writing. ``picture`` is a function that returns the picture, (height, width) or (height,
+    width, 3) uint8; ``arrays`` is a dict.
     """
     import numpy as np
     from PIL import Image
 
     suffix = path.suffix.lower()
-    with replacing(path) as file:
+    with writing(path) as file:
         if suffix == ".png":
             Image.fromarray(picture()).save(file, format="PNG")
         elif suffix == ".npy":
             np.save(file, next(iter(arrays.values())), allow_pickle=False)
         else:
             np.savez(file, **arrays)
+
+
+def writing(path):
+    """Return a context that yields a binary file, written to ``path`` when the block ends."""
+    return _to_standard_output() if isinstance(path, StandardOutput) else replacing(path)
+
+
+@contextlib.contextmanager
+def _to_standard_output():
+    """Yield a file in memory, for formats that seek; its bytes go to standard output."""
+    file = io.BytesIO()
+    yield file
+    try:
+        sys.stdout.buffer.write(file.getbuffer())
+        sys.stdout.buffer.flush()
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "standard output") from error
 
 
 @contextlib.contextmanager

@@ -95,13 +95,13 @@ def test_a_schedule_as_text_and_back(tmp_path):
     [
         (["--sigmas", "a,b"], 2, "must be numbers separated by commas, such as 0.1,0.5,2"),
         (["--sigmas", ""], 2, "must be numbers separated by commas"),
-        (["--sigmas", "0.5,-1"], 1, "sigmas must be finite and non-negative"),
-        (["--sigmas", "nan"], 1, "sigmas must be finite and non-negative"),
+        (["--sigmas", "0.5,-1"], 2, "sigmas must be finite and non-negative"),
+        (["--sigmas", "nan"], 2, "sigmas must be finite and non-negative"),
         (["--sizes", "2.5"], 2, "must be integers separated by commas, such as 3,5,9"),
-        (["--sizes", "9"], 1, "sizes must be ints between 1 and 8"),
-        (["-n", "60"], 1, "holding 60 of 60 images out leaves no training image; lower -n"),
+        (["--sizes", "9"], 2, "sizes must be ints between 1 and 8"),
+        (["-n", "60"], 2, "holding 60 of 60 images out leaves no training image; lower -n"),
         (["-n", "0"], 2, "0 is not in the range x>=1"),
-        (["--data", "nowhere"], 1, "'digits', 'photos', a .zip of images in"),
+        (["--data", "nowhere"], 2, "'digits', 'photos', a .zip of images in"),
         (["--out", "schedule.txt"], 2, "must be one of .json (a schedule)"),
         (["--out", "missing/schedule.json"], 2, "there is no folder"),
     ],
@@ -139,6 +139,7 @@ def test_schedules_are_for_pspc(run):
     options = ["--out", "x.npy", *FEW, "--patch-size"]
     for size in ("s.json", "calibrated", "paper"):
         result = run("sample", "--denoiser", "patch", *options, size, status=2)
-        assert "is for the denoiser pspc; give an integer" in " ".join(result.stderr.split())
+        told = f"for the denoiser patch it must be an integer, got '{size}'"
+        assert told in " ".join(result.stderr.split())
     result = run("sample", *options, "missing.json", status=2)
     assert "'missing.json'" in result.stderr

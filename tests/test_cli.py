@@ -21,7 +21,7 @@ from skpspc import EmpiricalDenoiser, PSPCDenoiser
 from skpspc._input import MAX_BYTES
 from skpspc._output import check_output, write_output
 from skpspc.cli import _work
-from skpspc.cli._commands import commands
+from skpspc.cli._parameters import samplers
 from skpspc.cli._picture import image_grid
 from skpspc.datasets import load_digits_images
 from skpspc.sampling import SAMPLERS
@@ -256,9 +256,11 @@ def test_patch_samples_are_patches(run):
     assert Image.open("x.png").size == (2 * 68 + 2, 70)
 
 
-def test_samplers_offered_are_those_there_are():
-    (option,) = (p for p in commands.commands["sample"].params if p.name == "sampler")
-    assert sorted(option.type.choices) == sorted(SAMPLERS)
+def test_samplers_offered_are_those_there_are(run):
+    assert list(samplers()) == list(SAMPLERS)
+    text = " ".join(run("sample", "--help").stdout.split())
+    for name in SAMPLERS:
+        assert f"'{name}'" in text
 
 
 def test_quiet_prints_nothing(run):
@@ -349,30 +351,32 @@ def test_denoise_patches(run):
 @pytest.mark.parametrize(
     ("arguments", "status", "message"),
     [
-        (["sample", "--data", "nowhere"], 1, "'digits', 'photos', a .zip of images in"),
-        (["sample", "--data", "nowhere.zip"], 1, "'nowhere.zip': No such file"),
-        (["sample", "--data", "broken.zip"], 1, "broken.zip' is not a zip archive"),
-        (["sample", "--data", "folder"], 1, "'folder' holds no images but 'notes.txt'"),
-        (["sample", "--image-size", "4"], 1, "serves a folder or a zip only"),
-        (["sample", "--sigma-min", "3", "--sigma-max", "2", *FEW], 1, "sigma_m"),
-        (["sample", "--sigma-min", "nan", *FEW], 1, "sigma_m"),
-        (
-            ["sample", "--sampler", "magic"],
-            2,
-            "'magic' is not one of 'ddim', 'dpmpp_2m', 'edm', 'euler', 'heun'",
-        ),
+        (["sample", "--data", "nowhere"], 2, "'digits', 'photos', a .zip of images in"),
+        (["sample", "--data", "nowhere.zip"], 2, "'nowhere.zip': No such file"),
+        (["sample", "--data", "broken.zip"], 2, "broken.zip' is not a zip archive"),
+        (["sample", "--data", "folder"], 2, "'folder' holds no images but 'notes.txt'"),
+        (["sample", "--image-size", "4"], 2, "serves a folder or a zip only"),
+        (["sample", "--sigma-min", "3", "--sigma-max", "2", *FEW], 2, "sigma_m"),
+        (["sample", "--sigma-min", "nan", *FEW], 2, "sigma_m"),
+        (["sample", "--sampler", "magic"], 2, "'magic' is not one of euler, heun"),
         (
             ["sample", "--patch-size", "0"],
             2,
-            "must be a positive integer, 'paper', 'calibrated' or a .json file, got '0'",
+            "must be an integer of at least 1, 'paper', 'calibrated' or a .json file of "
+            "`skpspc calibrate`, got 0.",
         ),
         (
             ["sample", "--patch-size", "big"],
             2,
-            "must be a positive integer, 'paper', 'calibrated' or a .json file",
+            "must be an integer, 'paper', 'calibrated' or a .json file of `skpspc calibrate`, got "
+            "'big'",
         ),
-        (["sample", "--denoiser", "empirical", "--patch-size", "3"], 2, "for the denoisers patch"),
-        (["sample", "--denoiser", "patch", "--patch-size", "paper"], 2, "give an integer"),
+        (
+            ["sample", "--denoiser", "empirical", "--patch-size", "3"],
+            2,
+            "local-score, patch and pspc; leave",
+        ),
+        (["sample", "--denoiser", "patch", "--patch-size", "paper"], 2, "must be an integer"),
         (["sample", "--device", "toaster"], 2, "'toaster' is not available to torch here"),
         (["sample", "-n", "0"], 2, "0 is not in the range x>=1"),
         (["denoise"], 2, "Missing option '--sigma'"),
@@ -380,15 +384,15 @@ def test_denoise_patches(run):
         (["denoise", "--sigma", "nan", *FEW], 2, "must be a finite number"),
         (
             ["denoise", "--sigma", "1", "-n", "60", *FEW],
-            1,
+            2,
             "60 of 60 images out leaves no training image",
         ),
         (["denoise", "--sigma", "1", "--z", "nowhere.npy"], 2, "'nowhere.npy' does not exist"),
-        (["denoise", "--sigma", "1", "--z", "broken.zip"], 1, "cannot be read as a .npy"),
-        (["denoise", "--sigma", "1", "--z", "flat.npy"], 1, "(n, C, H, W), got shape (3, 64)"),
-        (["denoise", "--sigma", "1", "--z", "z.npz"], 1, "is not a .npy file"),
-        (["denoise", "--sigma", "1", "--z", "nan.npy", *FEW], 1, "NaN"),
-        (["denoise", "--sigma", "1", "--z", "odd.npy", *FEW], 1, "shape (3, 5, 5)"),
+        (["denoise", "--sigma", "1", "--z", "broken.zip"], 2, "cannot be read as an image"),
+        (["denoise", "--sigma", "1", "--z", "flat.npy"], 2, "(n, C, H, W), got shape (3, 64)"),
+        (["denoise", "--sigma", "1", "--z", "z.npz"], 2, "a folder of images, a .npy file, or -"),
+        (["denoise", "--sigma", "1", "--z", "nan.npy", *FEW], 2, "NaN"),
+        (["denoise", "--sigma", "1", "--z", "odd.npy", *FEW], 2, "shape (3, 5, 5)"),
         (["denoise", "--sigma", "1", "--z", "flat.npy", "-n", "3"], 2, "--z or -n, not both"),
     ],
 )
@@ -412,12 +416,12 @@ def test_images_of_two_kinds_and_sizes(run):
         Image.new(mode, (4 + i, 5), i).save(f"folder/{i}.png")
     arguments = "sample", "--data", "folder", "--out", "x.npy", "-n", 1, "--n-steps", 1
     arguments += "--image-size", 4
-    result = run(*arguments, status=1)
+    result = run(*arguments, status=2)
     assert "channels=3 (all colour) or channels=1 (all gray; --channels on" in result.stderr
     for channels in (1, 3):
         run(*arguments, "--channels", channels)
         assert np.load("x.npy").shape == (1, channels, 4, 4)
-    result = run(*arguments, "--channels", 3, "--max-bytes", 1000, status=1)
+    result = run(*arguments, "--channels", 3, "--max-bytes", 1000, status=2)
     assert "more than the 31 bytes that max_bytes=1000 allows" in result.stderr
 
 
@@ -442,12 +446,12 @@ def test_classes_are_named_or_numbered(run):
 
     np.savez("x.npz", images=images, labels=[2, 1, 2, 1, 1, 2], classes=["a", "b", "c"])
     assert drawn("b") in (1, 3, 4)
-    result = run("sample", *options, "--label", "a", status=1)
+    result = run("sample", *options, "--label", "a", status=2)
     assert "--label must be one of b, c; got 'a'." in result.stderr
     np.savez("x.npz", images=images, labels=[5, 1, 5, 1, 1, 5])
     assert drawn("5") in (0, 2, 5)
     np.savez("x.npz", images=images)
-    result = run("sample", *options, "--label", "b", status=1)
+    result = run("sample", *options, "--label", "b", status=2)
     assert "--label is for data with classes, and this data has none; omit it." in result.stderr
 
 
@@ -455,7 +459,7 @@ def test_pictures_of_many_channels_are_refused_before_the_work(run, monkeypatch)
     np.savez("x.npz", images=np.zeros((4, 5, 6, 6), dtype=np.uint8))
     with monkeypatch.context() as patched:
         patched.setattr(PSPCDenoiser, "fit", lambda *_: pytest.fail("work was done"))
-        result = run("sample", "--data", "x.npz", "--out", "x.png", status=1)
+        result = run("sample", "--data", "x.npz", "--out", "x.png", status=2)
     assert "got (4, 5, 6, 6); write .npy or .npz instead" in result.stderr
     run("sample", "--data", "x.npz", "-n", 1, "--n-steps", 1, "--out", "x.npy")
     assert np.load("x.npy").shape == (1, 5, 6, 6)

@@ -135,7 +135,7 @@ def metadata():
 def test_the_state_of_another_run_is_refused(run, whole, more, told):
     killed_run(whole[1] // 2)
     before = STATE.read_bytes()
-    result = run(*SAMPLE, *more, "--out", "x.npz", "--resume", status=1)
+    result = run(*SAMPLE, *more, "--out", "x.npz", "--resume", status=2)
     assert result.stderr.startswith("Error: 'x.npz.partial' is the state of ")
     assert told in result.stderr and "to start anew" in result.stderr
     assert STATE.read_bytes() == before
@@ -144,7 +144,7 @@ def test_the_state_of_another_run_is_refused(run, whole, more, told):
 def test_a_state_is_not_lost_by_a_run_without_resume(run, whole):
     killed_run(whole[1] // 2)
     before = STATE.read_bytes()
-    result = run(*SAMPLE, "--out", "x.npz", status=1)
+    result = run(*SAMPLE, "--out", "x.npz", status=2)
     assert "add --resume to continue that run, or delete the file" in result.stderr
     assert STATE.read_bytes() == before
     run(*SAMPLE, "--out", "y.npz")  # other outputs in the folder are other runs
@@ -178,14 +178,14 @@ def test_a_link_stays_a_link_and_its_state_lies_beside_it(run, whole):
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a state" * 100, b"\xff" * 64])
 def test_something_else_is_no_state(run, content):
     STATE.write_bytes(content)
-    result = run(*SAMPLE, "--out", "x.npz", "--resume", status=1)
+    result = run(*SAMPLE, "--out", "x.npz", "--resume", status=2)
     assert "'x.npz.partial' is not the state of a `skpspc sample` or is damaged" in result.stderr
     assert STATE.read_bytes() == content
 
 
 def test_a_folder_is_no_state(run):
     STATE.mkdir()
-    result = run(*SAMPLE, "--out", "x.npz", "--resume", status=1)
+    result = run(*SAMPLE, "--out", "x.npz", "--resume", status=2)
     assert "x.npz.partial" in result.stderr
 
 
@@ -212,5 +212,5 @@ def test_every_damaged_state_is_refused(tmp_path):
 
 def test_a_name_that_leaves_no_room_for_the_state_is_refused_before_any_work(run, monkeypatch):
     monkeypatch.setattr("skpspc.cli._work.load", lambda *_, **__: pytest.fail("work was done"))
-    result = run(*SAMPLE, "--out", "a" * 250 + ".npy", status=1)
+    result = run(*SAMPLE, "--out", "a" * 250 + ".npy", status=2)
     assert "File name too long" in result.stderr

@@ -3,32 +3,61 @@
 import sys
 
 import click
+from click.core import ParameterSource
 
 from .. import __version__
-from .._output import write_output
+from .._output import StandardOutput, write_output
+from ._attribute import attribute
 from ._calibrate import calibrate
-from ._interrupt import InterruptsHeld, say_on_interrupt
+from ._denoiser_options import DenoiserCommand, denoiser_options
+from ._interrupt import InterruptsHeld
 from ._options import (
-    checked_by,
+    check_guidance,
+    check_source,
     data_option,
-    denoiser_options,
-    finite,
+    environment_variable,
+    guidance_option,
+    image_output,
     in_sentences,
+    label_option,
     machine_options,
-    out_option,
+    n_noisy_option,
+    sampler_option,
+    say_when_written,
     seed_option,
     selection_options,
+    sigma_option,
+    z_option,
 )
 
 
-class _InOrder(click.Group):
+class _Commands(click.Group):
     """A group that lists its commands in the order in which a new user needs them."""
 
     def list_commands(self, _context):
-        return ["sample", "denoise", "calibrate"]
+        return ["sample", "denoise", "attribute", "calibrate"]
+
+    def invoke(self, ctx):
+        """Run a command; name the environment variable that holds a bad value."""
+        try:
+            return super().invoke(ctx)
+        except click.BadParameter as error:
+            if error.param is not None and error.ctx is not None:
+                source = error.ctx.get_parameter_source(error.param.name)
+                if source is ParameterSource.ENVIRONMENT:
+                    variable = environment_variable(error.ctx, error.param)
+                    text = f"{error.message.rstrip('.')} (set by {variable})."
+                    raise click.BadParameter(text, error.ctx, error.param) from error
+            raise
 
 
-@click.group(cls=_InOrder, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "auto_envvar_prefix": "SKPSPC",
+    },
+)
 @click.version_option(__version__, prog_name="skpspc")
 def commands():
     """Generate and denoise images without training a network.
@@ -44,19 +73,23 @@ def commands():
 
     \b
       skpspc sample --data FOLDER --out samples.png
-      skpspc denoise --data FOLDER --sigma 0.5 --out denoised.png
+      skpspc denoise --data FOLDER --z noisy.png --sigma 0.5 --out denoised.png
+      skpspc attribute --data FOLDER --z noisy.png --sigma 0.5 --out attribution.png
       skpspc calibrate --data FOLDER --out schedule.json
 
     Pixels are in [-1, 1]: a uint8 value u becomes u / 127.5 - 1. Noise levels (sigma) are
     standard deviations of the noise on this scale.
+
+    The variable SKPSPC_SAMPLE_DATA sets --data of sample, and so on for every command and option.
     """  # noqa: D301, click reads the backspace
 
 
 commands.add_command(calibrate)
+commands.add_command(attribute)
 
 
-@commands.command()
-@out_option
+@commands.command(cls=DenoiserCommand)
+@image_output
 @data_option
 @click.option(
     "-n",
@@ -67,7 +100,8 @@ commands.add_command(calibrate)
     metavar="N",
     help="Number of samples.",
 )
-@click.option("--label", metavar="CLASS", help="Generate images of one class of labelled data.")
+@label_option
+@guidance_option
 @denoiser_options
 @selection_options
 @seed_option
@@ -79,15 +113,7 @@ commands.add_command(calibrate)
     metavar="N",
     help="Number of steps of the sampler.",
 )
-@click.option(
-    "--sampler",
-    type=click.Choice(["ddim", "dpmpp_2m", "edm", "euler", "heun"]),
-    default="dpmpp_2m",
-    show_default=True,
-    metavar="NAME",
-    help="'dpmpp_2m' (second order, one denoiser call per step), 'heun' (second order, two calls), "
-    "'edm' (heun with added noise), 'euler' or 'ddim' (first order, one call).",
-)
+@sampler_option
 @click.option(
     "--sigma-max",
     type=float,
@@ -113,6 +139,7 @@ commands.add_command(calibrate)
 def sample(
     n,
     label,
+    guidance,
     sampler,
     n_steps,
     sigma_min,
@@ -120,7 +147,6 @@ def sample(
     resume,
     data,
     denoiser,
-    patch_size,
     seed,
     device,
     quiet,
@@ -133,29 +159,45 @@ def sample(
     Examples:
       skpspc sample --data digits --patch-size 4 -n 16 --out samples.png
       skpspc sample --data FOLDER --image-size 32 --channels 3 --out samples.png
+      skpspc sample --data digits --label 7 --out - > sevens.png
 
     Prints the distances of the samples to their nearest training images. Every step saves the
     state of the run in PATH.partial; the file is removed once the output is written. After an
-    interruption, repeat the command with --resume.
+    interruption, repeat the command with --resume. With --out - no state is saved.
     """  # noqa: D301, click reads the backspace
-    from ..inspection import nearest_training_images
-    from ..sampling import SAMPLERS
+    check_guidance(guidance, label)
+    to_pipe = isinstance(out, StandardOutput)
+    if to_pipe and resume:
+        raise click.UsageError("--resume needs the file of an earlier run; --out - has none.")
+    from ..sampling import SAMPLERS, edm_sigmas
     from ._picture import image_grid
     from ._state import check_state, fingerprint, keeping_state, read_state
-    from ._work import central, class_number, load, make_denoiser, patch_size_text
+    from ._work import (
+        check_picture,
+        class_number,
+        load,
+        make_denoiser,
+        nearest_distances,
+        parameters_text,
+        patch_size_text,
+    )
 
-    state = out.with_name(out.name + ".partial")
-    unfinished = check_state(state, resume)
-    estimator = make_denoiser(denoiser, patch_size, seed, device)
-    loaded = load(data, out, patch_size, **selection)
+    state = None if to_pipe else out.with_name(out.name + ".partial")
+    unfinished = state is not None and check_state(state, resume)
+    estimator = make_denoiser(denoiser, seed, device)
+    edm_sigmas(n_steps, sigma_min, sigma_max)  # raises for bad values before the work
+    loaded = load(data, out, denoiser, **selection)
     images = loaded.images
+    y = None if label is None else class_number(label, loaded)
     walk = {
         "n_steps": n_steps,
         "sigma_max": sigma_max,
         "data": data,
         "denoiser": type(estimator).__name__,
         "patch_size": patch_size_text(estimator),
+        "parameters": parameters_text(denoiser),
         "label": label or "",
+        "guidance": guidance,
         "sampler": sampler,
         "sigma_min": sigma_min,
         "seed": seed,
@@ -168,12 +210,15 @@ def sample(
         **walk,
     }
     start = read_state(state, settings) if unfinished else None
-    estimator.fit(images, loaded.target)
+    steps = SAMPLERS[sampler]
+    estimator.fit(images, None if y is None else loaded.target)
+    check_picture(estimator, images, out)
     samples = estimator.sample(
         n,
-        y=None if label is None else class_number(label, loaded),
+        y=y,
+        guidance=guidance,
         random_state=seed,
-        sampler=keeping_state(SAMPLERS[sampler], state, settings, start),
+        sampler=steps if to_pipe else keeping_state(steps, state, settings, start),
         n_steps=n_steps,
         sigma_min=sigma_min,
         sigma_max=sigma_max,
@@ -181,90 +226,89 @@ def sample(
     )
     with InterruptsHeld():
         write_output(out, lambda: image_grid(samples), {"samples": samples, **walk})
-        state.unlink(missing_ok=True)
-        say_on_interrupt(f"interrupted when '{out}' was written.")
+        if state is not None:
+            state.unlink(missing_ok=True)
+        say_when_written(out)
     if not quiet:
-        distances, _ = nearest_training_images(samples, central(images, samples.shape[2:]))
+        distances = nearest_distances(estimator, samples, images)
+        part = "image" if samples.shape[1:] == images.shape[1:] else "patch"
         click.echo(
             f"{out}: {len(samples)} samples; root mean square distance per pixel to the nearest "
-            f"training {'patch' if denoiser == 'patch' else 'image'}: "
-            f"{distances.mean():.4f} on average, {distances.min():.4f} at least"
+            f"training {part}: {distances.mean():.4f} on average, {distances.min():.4f} at least",
+            err=to_pipe,
         )
 
 
-@commands.command()
-@out_option
-@click.option(
-    "--sigma",
-    type=click.FloatRange(min=0),
-    callback=checked_by(finite),
-    required=True,
-    metavar="SIGMA",
-    help="Standard deviation of the noise, for pixels in [-1, 1].",
-)
+@commands.command(cls=DenoiserCommand)
+@image_output
+@sigma_option
 @data_option
-@click.option(
-    "--z",
-    "z_path",
-    type=click.Path(exists=True, dir_okay=False),
-    metavar="PATH",
-    help="Noisy images to denoise: a .npy file of shape (n, channels, height, width).",
-)
-@click.option(
-    "-n",
-    "--n",
-    "n",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Without --z: denoise N images of --data with added noise, and use only the other images "
-    "as training images.  [default: 8]",
-)
+@z_option
+@n_noisy_option(8)
+@label_option
+@guidance_option
 @denoiser_options
 @selection_options
 @seed_option
 @machine_options
 @in_sentences
-def denoise(sigma, z_path, n, data, denoiser, patch_size, seed, device, quiet, out, **selection):
+def denoise(sigma, z, n, label, guidance, data, denoiser, seed, device, quiet, out, **selection):
     """Remove noise from images.
 
     \b
     Examples:
       skpspc denoise --data digits --patch-size 4 --sigma 0.5 --out denoised.png
-      skpspc denoise --data FOLDER --z noisy.npy --sigma 0.5 --out denoised.npy
+      skpspc denoise --data FOLDER --z noisy.png --sigma 0.5 --out denoised.png
+      cat noisy.png | skpspc denoise --data FOLDER --z - --sigma 0.5 --out - > clean.png
 
     Without --z, noise is added to a few images of the data that do not serve as training images,
     and the error is printed. A .png shows rows of clean (without --z), noisy and denoised images.
+    For a --z of one image it is the denoised image alone.
     """  # noqa: D301, click reads the backspace
-    if z_path is not None and n is not None:
-        raise click.UsageError("give --z or -n, not both: -n counts held-out images of --data.")
+    check_guidance(guidance, label)
+    check_source(z, n)
     import numpy as np
 
-    from ._picture import image_grid
-    from ._work import central, hold_out, load, make_denoiser, patch_size_text, read_noisy, summary
+    from ._picture import image_grid, one_picture
+    from ._work import (
+        answered,
+        check_picture,
+        make_denoiser,
+        noisy_images,
+        parameters_text,
+        patch_size_text,
+        summary,
+    )
 
-    estimator = make_denoiser(denoiser, patch_size, seed, device)
-    images = load(data, out, patch_size, **selection).images
-    if z_path is None:
-        held_out, images, clean, z = hold_out(images, n or 8, sigma, seed)
-        origin = {"clean": clean, "held_out": held_out}
-    else:
-        z, origin = read_noisy(z_path), {}
-    denoised = estimator.fit(images).denoise(z, sigma)
+    estimator = make_denoiser(denoiser, seed, device)
+    task = noisy_images(estimator, denoiser, z, n or 8, sigma, label, data, out, seed, selection)
+    estimator.fit(task.images, task.target)
+    check_picture(estimator, task.images, out)
+    denoised = estimator.denoise(task.noisy, sigma, task.y, guidance)
 
-    rows = [clean, z, denoised] if origin else [z, denoised]
-    if denoiser == "patch":
-        rows = [central(row, denoised.shape[2:]) for row in rows]
+    given = [task.noisy] if z is not None else [task.clean, task.noisy]
+    rows = [*(answered(estimator, images) for images in given), denoised]
+
+    def picture():
+        if z is not None and len(denoised) == 1:
+            return one_picture(denoised)
+        return image_grid(np.concatenate(rows), n_columns=len(denoised))
+
     arrays = {
         "denoised": denoised,
-        "noisy": z,
-        **origin,
+        "noisy": task.noisy,
+        **task.origin,
         "sigma": sigma,
         "denoiser": type(estimator).__name__,
         "patch_size": patch_size_text(estimator),
+        "parameters": parameters_text(denoiser),
+        "label": label or "",
+        "guidance": guidance,
         "seed": seed,
     }
     with InterruptsHeld():
-        write_output(out, lambda: image_grid(np.concatenate(rows), n_columns=len(z)), arrays)
-        say_on_interrupt(f"interrupted when '{out}' was written.")
+        write_output(out, picture, arrays)
+        say_when_written(out)
     if not quiet:
-        click.echo(f"{out}: {summary(rows, len(images), sigma)}")
+        text = summary(rows, len(task.images), sigma)
+        click.echo(f"{out}: {text}", err=isinstance(out, StandardOutput))

@@ -1,17 +1,43 @@
 """Options that several commands take, and errors as sentences."""
 
+import errno
 import functools
 import math
+import sys
 import warnings
 
 import click
+from click.shell_completion import CompletionItem
 
-from .._output import check_output
-from ._schedule_file import read_schedule
+from .._output import StandardOutput, check_output
+from ._interrupt import say_on_interrupt
+from ._parameters import samplers
+
+# Errors of the file system that another path would avoid; others come from the machine.
+_BAD_PATHS = {
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+}
+
+
+class BadValueError(click.ClickException):
+    """A value of an option that turned out to be bad after parsing: exit status 2, as in click."""
+
+    exit_code = 2
 
 
 def in_sentences(command):
-    """Print errors and warnings of a command as sentences on stderr."""
+    """Print errors and warnings of a command as sentences on stderr.
+
+    A bad value of an option, or of the data that it names, ends the process with status 2. A
+    failure of the machine (a full disk, too little memory, a missing library) has status 1.
+    """
 
     def show(message, category, filename, lineno, file=None, line=None):
         click.echo(f"Warning: {message}", err=True)
@@ -24,10 +50,17 @@ def in_sentences(command):
                 command(**options)
             except BrokenPipeError:  # the reader of the output is gone; click ends the process
                 raise
-            except (OSError, ValueError, MemoryError) as error:
-                raise click.ClickException(_sentence(error)) from error
+            except (OSError, ValueError, MemoryError, ImportError) as error:
+                bad = isinstance(error, ValueError) or _is_bad_path(error)
+                kind = BadValueError if bad else click.ClickException
+                raise kind(sentence(error)) from error
 
     return run
+
+
+def environment_variable(ctx, option):
+    """Return the name of the environment variable that sets an option of a command."""
+    return f"{ctx.auto_envvar_prefix}_{option.name.upper()}"
 
 
 def checked_by(check):
@@ -37,15 +70,23 @@ def checked_by(check):
         try:
             return None if value is None else check(value)
         except (OSError, ValueError) as error:
-            raise click.BadParameter(_sentence(error)) from error
+            raise click.BadParameter(sentence(error)) from error
 
     return callback
 
 
-def _sentence(error):
+def _is_bad_path(error):
+    """Return True for an error of the file system that another path would avoid."""
+    if isinstance(error, OSError) and error.errno is None:  # raised by this package
+        return isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError)
+    return isinstance(error, OSError) and error.errno in _BAD_PATHS
+
+
+def sentence(error):
     """Return the message of an error, without the number of an `OSError`."""
-    named = isinstance(error, OSError) and error.filename
-    return f"'{error.filename}': {error.strerror}" if named else str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"'{error.filename}': {error.strerror}" if error.filename else error.strerror
+    return str(error) or "not enough memory; use fewer images (--max-images)"
 
 
 def finite(value):
@@ -66,21 +107,10 @@ def _n_channels(value):
     return value if value == "auto" else int(value)
 
 
-def _patch_size(value):
-    """Return a positive int, "paper", "calibrated" or the schedule of a .json file."""
-    if value in ("paper", "calibrated"):
+def _max_bytes(ctx, _parameter, value):
+    """Return the value of ``--max-bytes``, or its default; completion needs neither."""
+    if value is not None or ctx.resilient_parsing:
         return value
-    if value.lower().endswith(".json"):
-        return read_schedule(value)
-    if not value.isdecimal() or int(value) < 1:
-        raise ValueError(
-            f"must be a positive integer, 'paper', 'calibrated' or a .json file, got {value!r}"
-        )
-    return int(value)
-
-
-def _max_bytes():
-    """Return the default of ``--max-bytes``; the help shows it without this import."""
     from .._input import MAX_BYTES
 
     return MAX_BYTES
@@ -97,17 +127,61 @@ def _together(*options):
     return decorate
 
 
-out_option = click.option(
-    "--out",
-    required=True,
-    callback=checked_by(check_output),
-    metavar="PATH",
-    help="File to write: a picture (.png), the images as an array (.npy), or all arrays with "
-    "their settings (.npz).",
+def output_options(suffixes, contents):
+    """Return the decorator that adds ``--out`` and ``--format``.
+
+    ``suffixes`` are those of the files that ``--out`` may name; ``contents`` describes them.
+    """
+    formats = [suffix[1:] for suffix in suffixes]
+
+    def target(ctx, _parameter, value):
+        kind = ctx.params.pop("format", None)
+        if value == "-":
+            return _standard_output(f".{kind or formats[0]}")
+        path = checked_by(functools.partial(check_output, suffixes=suffixes))(ctx, None, value)
+        if kind is not None and path.suffix.lower() != f".{kind}":
+            raise click.BadParameter(
+                f"'{value}' has another suffix than --format {kind}; leave --format out."
+            )
+        return path
+
+    return _together(
+        click.option(
+            "--out",
+            required=True,
+            type=click.Path(allow_dash=True),
+            callback=target,
+            metavar="PATH",
+            help=f"File to write: {contents}. '-' writes to standard output.",
+        ),
+        click.option(
+            "--format",
+            is_eager=True,  # --out reads it
+            type=click.Choice(formats),
+            metavar="NAME",
+            help=f"Format for --out -: {', '.join(formats)}.  [default: {formats[0]}]",
+        ),
+    )
+
+
+def _standard_output(suffix):
+    """Return standard output as a target; raise if it is a terminal."""
+    if suffix != ".csv" and sys.stdout.isatty():
+        raise click.BadParameter(
+            "standard output is a terminal; redirect it to a file or a pipe, or name a file."
+        )
+    return StandardOutput(suffix)
+
+
+image_output = output_options(
+    (".png", ".npy", ".npz"),
+    "a picture (.png), the images as an array (.npy), or all arrays with their settings (.npz)",
 )
+
 
 data_option = click.option(
     "--data",
+    type=click.Path(),
     default="digits",
     show_default=True,
     metavar="SPEC",
@@ -115,31 +189,9 @@ data_option = click.option(
     "or the built-in 'digits' (8 x 8, gray) or 'photos' (32 x 32 crops of photographs, colour).",
 )
 
-denoiser_options = _together(
-    click.option(
-        "--denoiser",
-        type=click.Choice(["empirical", "patch", "pspc"]),
-        metavar="NAME",
-        default="pspc",
-        show_default=True,
-        help="'pspc' combines all square patches and generates new images; 'empirical' compares "
-        "whole images and generates copies of training images; 'patch' denoises the central "
-        "patch alone.",
-    ),
-    click.option(
-        "--patch-size",
-        callback=checked_by(_patch_size),
-        metavar="SIZE",
-        help="Side of the patches in pixels. For pspc also a size for each noise level: 'paper', "
-        "the published sizes scaled to the images; 'calibrated', chosen on held-out images of "
-        "--data; or the .json file of `skpspc calibrate`.  [default: paper for pspc, 8 for patch]",
-    ),
-)
-
-selection_options = _together(
+_selection_options = _together(
     click.option(
         "--image-size",
-        "size",
         type=click.IntRange(min=1),
         metavar="S",
         help="Crop each image of a folder or zip to its centre square and resize it to S x S.",
@@ -160,6 +212,17 @@ selection_options = _together(
     ),
 )
 
+
+def selection_options(command):
+    """Add the options that select training images; the command receives --image-size as size."""
+
+    @functools.wraps(command)
+    def run(image_size, **options):
+        return command(size=image_size, **options)
+
+    return _selection_options(run)
+
+
 seed_option = click.option(
     "--seed",
     type=click.IntRange(0, 2**32 - 1),
@@ -179,10 +242,122 @@ machine_options = _together(
     click.option(
         "--max-bytes",
         type=click.IntRange(min=1),
-        default=_max_bytes,
+        callback=_max_bytes,
         metavar="N",
         help="Largest memory for the training images, in bytes; one image may take 1/32 of it.  "
         "[default: 8 GiB]",
     ),
     click.option("--quiet", is_flag=True, help="Print errors and warnings only."),
+)
+
+
+z_option = click.option(
+    "--z",
+    type=click.Path(exists=True, allow_dash=True),
+    metavar="PATH",
+    help="Noisy images: an image file, a folder of images, a .npy file of shape (n, channels, "
+    "height, width), or '-' for one image or .npy file on standard input. Their size is that of "
+    "the training images.",
+)
+
+sigma_option = click.option(
+    "--sigma",
+    type=click.FloatRange(min=0),
+    callback=checked_by(finite),
+    required=True,
+    metavar="SIGMA",
+    help="Standard deviation of the noise, for pixels in [-1, 1].",
+)
+
+
+def n_noisy_option(default):
+    """Return the option ``-n``, the number of images to which noise is added."""
+    return click.option(
+        "-n",
+        "--n",
+        "n",
+        type=click.IntRange(min=1),
+        metavar="N",
+        help="Without --z: add noise to N images of --data, and use only the other images as "
+        f"training images.  [default: {default}]",
+    )
+
+
+def check_source(z, n):
+    """Raise if both ``--z`` and ``-n`` are given."""
+    if z is not None and n is not None:
+        raise click.UsageError("give --z or -n, not both: -n counts held-out images of --data.")
+
+
+label_option = click.option(
+    "--label",
+    metavar="CLASS",
+    help="Use one class of labelled data: its name, or its number if classes have no names.",
+)
+
+guidance_option = click.option(
+    "--guidance",
+    type=float,
+    default=1.0,
+    show_default=True,
+    callback=checked_by(finite),
+    metavar="W",
+    help="With --label: weight of the class. 1: the class alone. 0: all images. Above 1 the class "
+    "is exaggerated.",
+)
+
+
+def check_guidance(guidance, label):
+    """Raise if there is a guidance without a class."""
+    if guidance != 1 and label is None:
+        raise click.UsageError("--guidance is the weight of a class; add --label CLASS.")
+
+
+def say_when_written(out):
+    """Set the sentence of Ctrl-C for the time after the output is written."""
+    name = str(out) if isinstance(out, StandardOutput) else f"'{out}'"
+    say_on_interrupt(f"interrupted when {name} was written.")
+
+
+class _SamplerName(click.ParamType):
+    """The name of a sampler in the registry of `skpspc.sampling`."""
+
+    name = "sampler"
+
+    def convert(self, value, param, ctx):
+        if value not in samplers():
+            self.fail(f"{value!r} is not one of {', '.join(samplers())}.", param, ctx)
+        return value
+
+    def shell_complete(self, ctx, param, incomplete):
+        return [CompletionItem(name) for name in samplers() if name.startswith(incomplete)]
+
+
+_SAMPLER_HELP = {
+    "heun": "second order, two denoiser calls per step",
+    "euler": "first order, one call",
+    "dpmpp_2m": "second order, one call",
+    "ddim": "first order, one call, with noise for --eta above 0",
+    "edm": "heun with added noise",
+}
+
+
+class _SamplerOption(click.Option):
+    """The option ``--sampler``; its help reads the registry of samplers when it is shown."""
+
+    def get_help_record(self, ctx):
+        names = (
+            f"'{name}' ({_SAMPLER_HELP.get(name, 'see the user guide')})" for name in samplers()
+        )
+        self.help = f"Solver of the probability-flow ODE: {', '.join(names)}."
+        return super().get_help_record(ctx)
+
+
+sampler_option = click.option(
+    "--sampler",
+    cls=_SamplerOption,
+    type=_SamplerName(),
+    default="heun",
+    show_default=True,
+    metavar="NAME",
 )

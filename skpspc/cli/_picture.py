@@ -15,10 +15,7 @@ def image_grid(images, n_columns=None, *, gap=2, min_tile=64):
     lines in pixels. Images whose longer side is below ``min_tile`` are enlarged by an integer
     factor.
     """
-    images = np.asarray(images)
-    check_picturable(images.shape)
-    if images.dtype != np.uint8:
-        images = np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
+    images = _pixels(images)
     n, _, height, width = images.shape
     scale = math.ceil(min_tile / max(height, width))
     images = images.repeat(scale, axis=2).repeat(scale, axis=3)
@@ -32,6 +29,21 @@ def image_grid(images, n_columns=None, *, gap=2, min_tile=64):
         top, left = i // n_columns * height + gap, i % n_columns * width + gap
         grid[top : top + height - gap, left : left + width - gap] = image.transpose(1, 2, 0)
     return grid
+
+
+def one_picture(images):
+    """Return one image (1, C, H, W) as a picture of its size, (H, W) for gray, uint8."""
+    (image,) = _pixels(images)
+    return image[0] if len(image) == 1 else image.transpose(1, 2, 0)
+
+
+def _pixels(images):
+    """Return images (n, 1 or 3, H, W) as uint8; floats are clipped to [-1, 1]."""
+    images = np.asarray(images)
+    check_picturable(images.shape)
+    if images.dtype == np.uint8:
+        return images
+    return np.rint((np.clip(images, -1.0, 1.0) + 1.0) * 127.5).astype(np.uint8)
 
 
 def check_picturable(shape):
