@@ -37,6 +37,7 @@ COMMAND = "from skpspc.cli import main; main()"
         [COMMAND, "--version"],
         [COMMAND, "sample", "--help"],
         [COMMAND, "denoise", "--help"],
+        [COMMAND, "attribute", "--denoiser", "empirical", "--help"],
         [COMMAND, "calibrate", "--help"],
     ],
     ids=" ".join,

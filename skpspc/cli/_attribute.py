@@ -104,15 +104,16 @@ def attribute(
     """  # noqa: D301, click reads the backspace
     check_source(z, n)
     from .._optional import load
-    from ._work import make_denoiser, noisy_images
+    from ._work import answered, make_denoiser, noisy_images
 
     if out.suffix.lower() == ".png":
         load("matplotlib").use("Agg")  # before the work, as it may be missing
 
     estimator = make_denoiser(denoiser, seed, device)
     task = noisy_images(estimator, denoiser, z, n or 1, sigma, label, data, out, seed, selection)
-    _check_pixel(pixel, task.noisy)
+    _check_pixel(pixel, task.noisy.shape, "noisy")
     estimator.fit(task.images, task.target)
+    _check_pixel(pixel, answered(estimator, task.noisy[:1]).shape, "denoised")
     shares = estimator.attribute(task.noisy, sigma, task.y, top=top)
     rows = table_rows(shares, top, pixel)
     with InterruptsHeld():
@@ -137,14 +138,12 @@ def attribute(
         )
 
 
-def _check_pixel(pixel, noisy):
-    """Raise unless a pixel lies in the noisy images."""
-    if pixel is None:
-        return
-    height, width = noisy.shape[2:]
-    if not (0 <= pixel[0] < height and 0 <= pixel[1] < width):
+def _check_pixel(pixel, shape, kind):
+    """Raise unless a pixel lies in images of a shape (..., H, W); ``kind`` describes them."""
+    height, width = shape[-2:]
+    if pixel is not None and not (0 <= pixel[0] < height and 0 <= pixel[1] < width):
         raise ValueError(
-            f"--pixel {pixel[0]},{pixel[1]} lies outside the noisy images, {height} x {width} "
+            f"--pixel {pixel[0]},{pixel[1]} lies outside the {kind} images, {height} x {width} "
             f"(height x width); give a row from 0 to {height - 1} and a column from 0 to "
             f"{width - 1}."
         )
