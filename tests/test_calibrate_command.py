@@ -55,7 +55,7 @@ def test_sizes_chosen_on_images_of_another_size(run):
     for shape, fits in (([1, 8, 8], False), ([3, 32, 16], False), ([1, 32, 32], True)):
         Path("s.json").write_text(schedule_text(schedule, image_shape=shape))
         for command in commands:
-            result = run(*command, *photos, "--out", "x.npy", status=0 if fits else 1)
+            result = run(*command, *photos, "--out", "x.npy", status=0 if fits else 2)
             if fits:
                 continue
             sides = f"{shape[1]} x {shape[2]}"
