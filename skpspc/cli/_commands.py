@@ -1,5 +1,6 @@
 """The commands and their options; slow imports wait until a command runs."""
 
+import json
 import sys
 
 import click
@@ -22,13 +23,13 @@ from ._options import (
     label_option,
     machine_options,
     n_noisy_option,
-    sampler_option,
     say_when_written,
     seed_option,
     selection_options,
     sigma_option,
     z_option,
 )
+from ._sampler_options import SampleCommand, sampler_option
 
 
 class _Commands(click.Group):
@@ -88,7 +89,7 @@ commands.add_command(calibrate)
 commands.add_command(attribute)
 
 
-@commands.command(cls=DenoiserCommand)
+@commands.command(cls=SampleCommand)
 @image_output
 @data_option
 @click.option(
@@ -169,7 +170,7 @@ def sample(
     to_pipe = isinstance(out, StandardOutput)
     if to_pipe and resume:
         raise click.UsageError("--resume needs the file of an earlier run; --out - has none.")
-    from ..sampling import SAMPLERS, edm_sigmas
+    from ..sampling import edm_sigmas
     from ._picture import image_grid
     from ._state import check_state, fingerprint, keeping_state, read_state
     from ._work import (
@@ -185,6 +186,7 @@ def sample(
     state = None if to_pipe else out.with_name(out.name + ".partial")
     unfinished = state is not None and check_state(state, resume)
     estimator = make_denoiser(denoiser, seed, device)
+    steps = sampler.function()
     edm_sigmas(n_steps, sigma_min, sigma_max)  # raises for bad values before the work
     loaded = load(data, out, denoiser, **selection)
     images = loaded.images
@@ -198,7 +200,8 @@ def sample(
         "parameters": parameters_text(denoiser),
         "label": label or "",
         "guidance": guidance,
-        "sampler": sampler,
+        "sampler": sampler.name,
+        "sampler_parameters": json.dumps(sampler.values),
         "sigma_min": sigma_min,
         "seed": seed,
     }
@@ -210,7 +213,6 @@ def sample(
         **walk,
     }
     start = read_state(state, settings) if unfinished else None
-    steps = SAMPLERS[sampler]
     estimator.fit(images, None if y is None else loaded.target)
     check_picture(estimator, images, out)
     samples = estimator.sample(

@@ -11,7 +11,7 @@ from ._options import environment_variable, sentence
 from ._parameters import DenoiserClass, all_denoisers, denoisers, option_name
 from ._schedule_file import read_schedule
 
-_GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
+GIVEN = (ParameterSource.COMMANDLINE, ParameterSource.ENVIRONMENT)
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class DenoiserCommand(click.Command):
         given = {}
         for option in _parameter_options():
             value = ctx.params.pop(option.name, None)
-            if ctx.get_parameter_source(option.name) in _GIVEN:
+            if ctx.get_parameter_source(option.name) in GIVEN:
                 given[option] = value
         if not ctx.resilient_parsing:
             ctx.params["denoiser"] = _choice(ctx, ctx.params["denoiser"], given)
@@ -58,22 +58,21 @@ class DenoiserCommand(click.Command):
     def format_options(self, ctx, formatter):
         """Write the options, the denoisers, and the parameters of one denoiser."""
         chosen = ctx.params.get("denoiser") or denoisers()["pspc"]
-        own = {option.name for option in _parameter_options()}
-        options = [p for p in self.get_params(ctx) if p.name not in own]
+        options = [p for p in self.get_params(ctx) if not isinstance(p, ParameterOption)]
         records = (option.get_help_record(ctx) for option in options)
         with formatter.section("Options"):
             formatter.write_dl([record for record in records if record])
         with formatter.section("Denoisers"):
             formatter.write_dl([(each.name, each.title) for each in denoisers().values()])
         with formatter.section(f"Options of the denoiser {chosen.name}"):
-            formatter.write_dl([_help_record(each) for each in chosen.parameters.values()])
+            formatter.write_dl([help_record(each) for each in chosen.parameters.values()])
         with formatter.indentation():
             formatter.write_text(
                 f"{ctx.command_path} --denoiser NAME --help shows the options of another denoiser."
             )
 
 
-def _help_record(parameter):
+def help_record(parameter):
     """Return the name of a parameter's option and its help."""
     name, text = option_name(parameter.name), parameter.text
     if parameter.kinds != {"bool"}:
@@ -136,29 +135,34 @@ def denoiser_options(command):
     return outer(inner(command))
 
 
-class _ParameterOption(click.Option):
-    """The option of a parameter, which one or more denoisers have."""
+class ParameterOption(click.Option):
+    """The option of a parameter, which one or more denoisers or samplers have.
 
-    def __init__(self, name):
-        holders = [each for each in denoisers().values() if name in each.parameters]
-        self.holders = [each.name for each in holders]
-        self.words = {word for each in holders for word in each.parameters[name].words}
-        is_flag = all(each.parameters[name].kinds == {"bool"} for each in holders)
-        super().__init__([option_name(name)], is_flag=is_flag)
+    ``parameters`` maps the name of each denoiser or sampler to its parameters, a dict.
+    """
+
+    def __init__(self, name, parameters):
+        holders = {owner: each[name] for owner, each in parameters.items() if name in each}
+        self.holders = list(holders)
+        self.words = {word for each in holders.values() for word in each.words}
+        is_flag = all(each.kinds == {"bool"} for each in holders.values())
+        # with False instead of None, click would not take a negative number as the value
+        super().__init__([option_name(name)], is_flag=is_flag or None)
 
     def shell_complete(self, ctx, incomplete):
         """Complete the words that the parameter may be."""
         return _items(sorted(self.words), incomplete)
 
 
-_options: list[_ParameterOption] = []
+_options: list[ParameterOption] = []
 
 
 def _parameter_options():
     """Return one option for each name of a parameter of the denoisers."""
     if not _options:
-        names = {name: None for each in denoisers().values() for name in each.parameters}
-        _options.extend(map(_ParameterOption, names))
+        owners = {name: each.parameters for name, each in denoisers().items()}
+        names = {name: None for parameters in owners.values() for name in parameters}
+        _options.extend(ParameterOption(name, owners) for name in names)
     return _options
 
 
@@ -182,8 +186,8 @@ def _choice(ctx, outer, given):
             from_variable = ctx.get_parameter_source(option.name) is ParameterSource.ENVIRONMENT
             variable = f" (set by {environment_variable(ctx, option)})" if from_variable else ""
             raise click.UsageError(
-                f"{option.opts[0]}{variable} is for the denoisers {_listed(option.holders)}; leave "
-                f"it out for {_listed(each.name for each in chosen)}.",
+                f"{option.opts[0]}{variable} is for the denoisers {listed(option.holders)}; leave "
+                f"it out for {listed(each.name for each in chosen)}.",
                 ctx,
             )
     values = tuple(
@@ -202,21 +206,21 @@ def _check_inner(ctx, outer, inner):
     takers = [each.name for each in denoisers().values() if each.inner]
     names = [each.name for each in inner]
     if names and outer.inner is None:
-        problem = f"--inner is for the denoisers {_listed(takers)}; leave it out for {outer.name}."
+        problem = f"--inner is for the denoisers {listed(takers)}; leave it out for {outer.name}."
     elif not names and outer.inner is not None:
         problem = f"the denoiser {outer.name} needs a denoiser inside; add --inner NAME."
     elif len(names) > 1 and not outer.many:
-        problem = f"the denoiser {outer.name} takes one --inner, got {_listed(names)}."
+        problem = f"the denoiser {outer.name} takes one --inner, got {listed(names)}."
     elif len(set(names)) < len(names):
-        problem = f"every --inner must be another denoiser, got {_listed(names)}."
+        problem = f"every --inner must be another denoiser, got {listed(names)}."
     elif set(names) & set(takers):
-        problem = f"--inner must not be {_listed(takers, 'or')}; make these in Python."
+        problem = f"--inner must not be {listed(takers, 'or')}; make these in Python."
     else:
         return
     raise click.UsageError(problem, ctx)
 
 
-def _listed(names, word="and"):
+def listed(names, word="and"):
     """Return names as a phrase."""
     *most, last = names
     return f"{', '.join(most)} {word} {last}" if most else last

@@ -7,11 +7,9 @@ import sys
 import warnings
 
 import click
-from click.shell_completion import CompletionItem
 
 from .._output import StandardOutput, check_output
 from ._interrupt import say_on_interrupt
-from ._parameters import samplers
 
 # Errors of the file system that another path would avoid; others come from the machine.
 _BAD_PATHS = {
@@ -317,47 +315,3 @@ def say_when_written(out):
     """Set the sentence of Ctrl-C for the time after the output is written."""
     name = str(out) if isinstance(out, StandardOutput) else f"'{out}'"
     say_on_interrupt(f"interrupted when {name} was written.")
-
-
-class _SamplerName(click.ParamType):
-    """The name of a sampler in the registry of `skpspc.sampling`."""
-
-    name = "sampler"
-
-    def convert(self, value, param, ctx):
-        if value not in samplers():
-            self.fail(f"{value!r} is not one of {', '.join(samplers())}.", param, ctx)
-        return value
-
-    def shell_complete(self, ctx, param, incomplete):
-        return [CompletionItem(name) for name in samplers() if name.startswith(incomplete)]
-
-
-_SAMPLER_HELP = {
-    "heun": "second order, two denoiser calls per step",
-    "euler": "first order, one call",
-    "dpmpp_2m": "second order, one call",
-    "ddim": "first order, one call, with noise for --eta above 0",
-    "edm": "heun with added noise",
-}
-
-
-class _SamplerOption(click.Option):
-    """The option ``--sampler``; its help reads the registry of samplers when it is shown."""
-
-    def get_help_record(self, ctx):
-        names = (
-            f"'{name}' ({_SAMPLER_HELP.get(name, 'see the user guide')})" for name in samplers()
-        )
-        self.help = f"Solver of the probability-flow ODE: {', '.join(names)}."
-        return super().get_help_record(ctx)
-
-
-sampler_option = click.option(
-    "--sampler",
-    cls=_SamplerOption,
-    type=_SamplerName(),
-    default="heun",
-    show_default=True,
-    metavar="NAME",
-)

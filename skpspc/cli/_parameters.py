@@ -15,7 +15,16 @@ from pathlib import Path
 _PACKAGE = Path(__file__).resolve().parents[1]
 # Parameters that other options set, or that all commands leave at their defaults: they read images
 # (n, C, H, W) on [-1, 1], and show their own progress.
-_NO_OPTION = {"sigma", "sigmas", "image_shape", "data_range", "device", "random_state", "verbose"}
+_NO_OPTION = {
+    "sigma",
+    "sigmas",
+    "n_steps",
+    "image_shape",
+    "data_range",
+    "device",
+    "random_state",
+    "verbose",
+}
 _OTHER_OPTIONS = {"device": "--device", "random_state": "--seed"}
 
 
@@ -250,7 +259,7 @@ def _literal(default):
     try:
         return ast.literal_eval(default)
     except ValueError:
-        return ast.unparse(default)
+        return ast.unparse(default).removeprefix("math.")
 
 
 def _descriptions(docstring, options):
