@@ -21,8 +21,8 @@ from helpers import FEW, few_digits
 from skpspc import EmpiricalDenoiser, PSPCDenoiser
 from skpspc._input import MAX_BYTES
 from skpspc._output import check_output, write_output
-from skpspc.cli import _sampler_options, _work
-from skpspc.cli._parameters import Parameter, samplers
+from skpspc.cli import _work
+from skpspc.cli._parameters import samplers
 from skpspc.cli._picture import image_grid
 from skpspc.datasets import load_digits_images
 from skpspc.sampling import SAMPLERS
@@ -276,36 +276,6 @@ def test_the_default_sampler_is_that_of_the_library(run):
     assert np.load("x.npz")["sampler"] == default
 
 
-def test_parameters_of_a_sampler(run, monkeypatch):
-    """A sampler with a parameter, as the source of the registry would declare it."""
-
-    def scaled(denoise, z, sigmas, *, scale=1.0):
-        if scale <= 0:
-            raise ValueError(f"scale must be positive, got {scale}.")
-        yield from SAMPLERS["euler"](denoise, z, sigmas)
-
-    parameter = Parameter("scale", (), frozenset({"float"}), 1.0, "Factor.")
-    listed = {**samplers(), "scaled": {"scale": parameter}}
-    monkeypatch.setattr(_sampler_options, "samplers", lambda: listed)
-    monkeypatch.setattr(_sampler_options, "_options", [])
-    monkeypatch.setitem(SAMPLERS, "scaled", scaled)
-    sample = ["sample", "-n", 1, "--n-steps", 3, *FEW, "--out", "x.npz", "--sampler"]
-    run(*sample, "scaled", "--scale", 0.5)
-    with np.load("x.npz") as saved:
-        assert (saved["sampler"], saved["sampler_parameters"]) == ("scaled", '{"scale": 0.5}')
-        model = PSPCDenoiser().fit(few_digits())
-        expected = model.sample(1, random_state=0, n_steps=3, sampler="euler")
-        np.testing.assert_array_equal(saved["samples"], expected)
-    told = run(*sample, "euler", "--scale", 0.5, status=2).stderr
-    assert "--scale is for scaled; leave it out for the sampler euler" in told
-    monkeypatch.setattr("skpspc.cli._work.load", lambda *_, **__: pytest.fail("work was done"))
-    told = run(*sample, "scaled", "--scale", -1, status=2).stderr
-    assert "scale must be positive, got -1.0" in told
-    told = run(*sample, "scaled", "--scale", "x", status=2).stderr
-    assert "it must be a number, got 'x'" in told
-    assert "Options of the sampler scaled" in run("sample", "--help").stdout
-
-
 def test_quiet_prints_nothing(run):
     result = run("sample", "--quiet", "-n", 1, "--n-steps", 1, "--out", "x.npy", *FEW)
     assert result.output == ""
@@ -401,7 +371,11 @@ def test_denoise_patches(run):
         (["sample", "--image-size", "4"], 2, "serves a folder or a zip only"),
         (["sample", "--sigma-min", "3", "--sigma-max", "2", *FEW], 2, "sigma_m"),
         (["sample", "--sigma-min", "nan", *FEW], 2, "sigma_m"),
-        (["sample", "--sampler", "magic"], 2, "'magic' is not one of euler, heun"),
+        (
+            ["sample", "--sampler", "magic"],
+            2,
+            "'magic' is not one of ddim, dpmpp_2m, edm, euler, heun",
+        ),
         (
             ["sample", "--patch-size", "0"],
             2,

@@ -92,7 +92,7 @@ def test_options_agree_with_the_estimator(name):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_the_help_describes_the_options_of_one_denoiser(run, name):
-    text = run("sample", "--denoiser", CLASSES[name].__name__, "--help").stdout
+    text = run("denoise", "--denoiser", CLASSES[name].__name__, "--help").stdout
     own = text.partition(f"Options of the denoiser {name}:")[2]
     shown = set(re.findall(r"^  (--[a-z-]+)", own, re.M))
     assert shown == {option_name(each) for each in denoisers()[name].parameters}

@@ -29,7 +29,7 @@ from ._options import (
     sigma_option,
     z_option,
 )
-from ._sampler_options import SampleCommand, sampler_option
+from ._sampler_options import SampleCommand, grid_option, sampler_option
 
 
 class _Commands(click.Group):
@@ -115,6 +115,7 @@ commands.add_command(attribute)
     help="Number of steps of the sampler.",
 )
 @sampler_option
+@grid_option
 @click.option(
     "--sigma-max",
     type=float,
@@ -142,6 +143,7 @@ def sample(
     label,
     guidance,
     sampler,
+    grid,
     n_steps,
     sigma_min,
     sigma_max,
@@ -170,7 +172,6 @@ def sample(
     to_pipe = isinstance(out, StandardOutput)
     if to_pipe and resume:
         raise click.UsageError("--resume needs the file of an earlier run; --out - has none.")
-    from ..sampling import edm_sigmas
     from ._picture import image_grid
     from ._state import check_state, fingerprint, keeping_state, read_state
     from ._work import (
@@ -187,13 +188,13 @@ def sample(
     unfinished = state is not None and check_state(state, resume)
     estimator = make_denoiser(denoiser, seed, device)
     steps = sampler.function()
-    edm_sigmas(n_steps, sigma_min, sigma_max)  # raises for bad values before the work
+    levels = grid.levels(n_steps, sigma_min, sigma_max)
     loaded = load(data, out, denoiser, **selection)
     images = loaded.images
     y = None if label is None else class_number(label, loaded)
     walk = {
         "n_steps": n_steps,
-        "sigma_max": sigma_max,
+        "sigma_max": levels[0],
         "data": data,
         "denoiser": type(estimator).__name__,
         "patch_size": patch_size_text(estimator),
@@ -202,7 +203,9 @@ def sample(
         "guidance": guidance,
         "sampler": sampler.name,
         "sampler_parameters": json.dumps(sampler.values),
-        "sigma_min": sigma_min,
+        "grid": grid.name,
+        "grid_parameters": json.dumps(grid.values),
+        "sigma_min": levels[-1],
         "seed": seed,
     }
     settings = {
@@ -221,9 +224,7 @@ def sample(
         guidance=guidance,
         random_state=seed,
         sampler=steps if to_pipe else keeping_state(steps, state, settings, start),
-        n_steps=n_steps,
-        sigma_min=sigma_min,
-        sigma_max=sigma_max,
+        sigmas=levels,
         verbose=int(not quiet and sys.stderr.isatty()),
     )
     with InterruptsHeld():

@@ -1,4 +1,4 @@
-"""Denoisers, samplers and their parameters, read from the source without importing it.
+"""Denoisers, samplers, grids and their parameters, read from the source without importing it.
 
 Importing the estimators takes seconds (torch, scikit-learn). The help, shell completion and most
 errors of the command line must not, so this module parses signatures and docstrings instead.
@@ -25,6 +25,7 @@ _NO_OPTION = {
     "random_state",
     "verbose",
 }
+_ENDS = {"sigma_min", "sigma_max"}  # of a grid of noise levels
 _OTHER_OPTIONS = {"device": "--device", "random_state": "--seed"}
 
 
@@ -148,6 +149,38 @@ def samplers():
     }
 
 
+@dataclass(frozen=True)
+class Grid:
+    """A grid of noise levels.
+
+    ``function`` is its name in `skpspc.sampling`, ``parameters`` are those that options give, and
+    ``has_ends`` is True if it takes the smallest and the largest noise level.
+    """
+
+    function: str
+    parameters: dict[str, Parameter]
+    has_ends: bool
+
+
+@functools.cache
+def grids():
+    """Return the grids of noise levels by their names, those of their functions without _sigmas."""
+    return {
+        node.name.removesuffix("_sigmas"): _grid(node)
+        for node in _parsed("sampling/schedules.py").body
+        if isinstance(node, ast.FunctionDef) and re.fullmatch("[a-z]+_sigmas", node.name)
+    }
+
+
+def _grid(function):
+    """Return the description of a grid; the first argument of its function is n_steps."""
+    arguments = _arguments(function)
+    names = {argument.arg for argument, _ in arguments}
+    parameters = _parameters(arguments, ast.get_docstring(function) or "")
+    others = {name: each for name, each in parameters.items() if name not in _ENDS}
+    return Grid(function.name, others, names >= _ENDS)
+
+
 def _assigned(node):
     """Return the name to which a statement assigns a value, or None."""
     match node:
@@ -213,12 +246,12 @@ def _member(node, name):
     return next(child for child in node.body if getattr(child, "name", None) == name)
 
 
-def _arguments(init):
-    """Return the arguments of ``__init__`` but self, each with its default or None."""
-    positional = init.args.args[1:]
-    n_required = len(positional) - len(init.args.defaults)
-    defaults = [None] * n_required + init.args.defaults
-    keywords = zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True)
+def _arguments(function):
+    """Return the arguments but the first, each with its default or None."""
+    positional = function.args.args[1:]
+    n_required = len(positional) - len(function.args.defaults)
+    defaults = [None] * n_required + function.args.defaults
+    keywords = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
     return [*zip(positional, defaults, strict=True), *keywords]
 
 
