@@ -1,4 +1,4 @@
-"""The command line: ``skpspc sample``, ``skpspc denoise`` and ``skpspc calibrate``."""
+"""The command line: ``skpspc sample``, ``denoise``, ``attribute`` and ``calibrate``."""
 
 from ._interrupt import end_on_interrupt, ignore_interrupts
 

@@ -200,7 +200,7 @@ _selection_options = _together(
         default="auto",
         show_default=True,
         callback=checked_by(_n_channels),
-        help="Convert all images of a folder or zip to gray (1) or to colour (3).",
+        help="Convert all image files to gray (1) or to colour (3).",
     ),
     click.option(
         "--max-images",
