@@ -1,7 +1,9 @@
 """Networks as denoisers: each parametrization of a denoiser that is known, and files."""
 
+import functools
 import importlib.util
 import pickle
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -207,6 +209,163 @@ def test_a_module_sees_its_own_dtype(Z):
     assert seen == [torch.bfloat16] * 2
 
 
+class Noisy(torch.nn.Module):
+    """A module whose answers differ while it trains."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, x, c):
+        return self.dropout(x)
+
+
+NOISY = Noisy()
+
+
+class Wrapper:
+    """An object with a module, to be called itself or by a method."""
+
+    def __init__(self, module):
+        self.parts = {"unet": module}
+
+    def __call__(self, x, c):
+        return self.parts["unet"](x, c)
+
+    def predict(self, x, c):
+        return self(x, c)
+
+
+def nested(module):
+    def inner(x, c):
+        return module(x, c)
+
+    return lambda x, c: [inner(x, c) for _ in range(1)][0]
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda module: lambda x, c: module(x, c),
+        lambda module: lambda x, c: NOISY(x, c),
+        lambda module: lambda x, c, unet=module: unet(x, c),
+        lambda module: functools.partial(lambda net, x, c: net(x, c), module),
+        lambda module: functools.partial(lambda x, c, net: net(x, c), net=module),
+        lambda module: module.forward,
+        lambda module: Wrapper(module),
+        lambda module: Wrapper(module).predict,
+        lambda module: functools.partial(Wrapper(module)),
+        nested,
+    ],
+)
+def test_wrapped_modules_are_in_evaluation_mode(Z, wrap):
+    module = Noisy()
+    for used in (module, NOISY):
+        used.train()
+        used.dropout.train()
+    model = NetworkDenoiser(wrap(module), image_shape=SHAPE, dtype="float64")
+    np.testing.assert_array_equal(model.denoise(Z, 0.5), Z)  # dropout is off
+    for used in (module, NOISY):
+        assert used.training
+        assert used.dropout.training
+
+
+def test_outputs_of_other_libraries(Z):
+    """Attributes ``sample`` and ``mean``, first entries, and distributions."""
+    for output in (
+        lambda x: SimpleNamespace(sample=x),
+        lambda x: SimpleNamespace(mean=x),
+        lambda x: (x, None),
+        lambda x: [x],
+        lambda x: torch.distributions.Normal(x, 1.0),  # its `sample` is a method
+    ):
+        model = NetworkDenoiser(
+            lambda x, c, output=output: output(x / 2), image_shape=SHAPE, dtype="float64"
+        )
+        np.testing.assert_allclose(model.denoise(Z, 0.5), Z / 2)
+
+
+def test_keyword_arguments_of_the_network(Z):
+    def network(x, c, scale=1.0, *, shift=0.0):
+        return scale * x + shift
+
+    model = NetworkDenoiser(
+        network, network_kwargs={"shift": 3.0, "scale": 2.0}, image_shape=SHAPE, dtype="float64"
+    )
+    for condition in ("tensor", "float"):
+        model.set_params(condition=condition)
+        np.testing.assert_allclose(model.denoise(Z, 0.5), 2 * Z + 3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'labels'"):
+        model.set_params(network_kwargs={"labels": 3}).denoise(Z, 0.5)
+
+
+@pytest.mark.parametrize("kind", ["x0", "eps", "v", "flow", "edm"])
+@pytest.mark.parametrize("condition", ["tensor", "float"])
+def test_gradients_pass_through_a_network(Z, kind, condition):
+    """The prior's derivative is that of finite differences."""
+
+    def network(x, c):
+        c = torch.as_tensor(c, dtype=x.dtype).reshape(-1, 1, 1, 1)
+        return torch.sin(x) / (1 + c**2)
+
+    prior = NetworkDenoiser(
+        network, kind, condition=condition, batch_size=2, image_shape=SHAPE, dtype="float64"
+    )._prior_of()
+    z = torch.from_numpy(Z).requires_grad_()
+    sigma = torch.tensor([0.0, *LEVELS[1:]], dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda z: prior.posterior(z, sigma).mean, z)
+    with torch.no_grad():
+        assert not prior.posterior(z, sigma).mean.requires_grad
+
+
+# ------------------------------------------------------------------------ schedules as time
+
+
+def seen(model, Z, sigma):
+    """Return x and c of the network's one call."""
+    calls = []
+    model.set_params(network=lambda x, c: calls.append((x, c)) or x, dtype="float64")
+    model.denoise(Z, sigma)
+    return calls[0]
+
+
+@pytest.mark.parametrize("kind", ["x0", "eps", "v"])
+def test_a_scheduler_as_time(Z, kind):
+    """The nearest step, and variance preserving noisy images."""
+    alpha_bar = torch.cumprod(1 - torch.linspace(1e-4, 0.02, 1000), 0)
+    for end in (alpha_bar[-1], torch.tensor(0.0)):  # the last step may have no signal
+        scheduler = SimpleNamespace(alphas_cumprod=torch.cat([alpha_bar[:-1], end[None]]))
+        model = NetworkDenoiser(identity, kind, time=scheduler, image_shape=SHAPE)
+        x, c = seen(model, Z, LEVELS)
+        sigmas = ((1 - alpha_bar.double()) / alpha_bar.double()).sqrt()
+        expected = [int((sigmas - level).abs().argmin()) for level in LEVELS]
+        assert c.tolist() == expected
+        assert c.dtype == torch.int64
+        scale = torch.tensor([(1 + s**2) ** -0.5 for s in LEVELS], dtype=torch.float64)
+        torch.testing.assert_close(x, scale[:, None, None, None] * torch.from_numpy(Z))
+
+
+def test_schedules_by_name(Z):
+    model = NetworkDenoiser(identity, "v", image_shape=SHAPE)
+    level = [0.3] * 5
+    _, c = seen(model.set_params(time="VDenoiser"), Z, level)
+    np.testing.assert_allclose(np.tan(c.numpy() * np.pi / 2), level)
+    _, c = seen(model.set_params(time="linear"), Z, level)
+    abar = np.cumprod(1 - np.linspace(1e-4, 0.02, 1000))
+    assert c[0] == np.abs(np.sqrt(1 / abar - 1) - 0.3).argmin()
+    _, c = seen(model.set_params(time="squaredcos_cap_v2"), Z, level)
+    abar = np.cos((np.arange(1, 1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+    abar /= np.cos(0.008 / 1.008 * np.pi / 2) ** 2
+    assert c[0] == np.abs(np.sqrt(1 / abar - 1) - 0.3).argmin()
+    pickle.loads(pickle.dumps(NetworkDenoiser(identity, time="linear").fit(Z))).denoise(Z, 0.3)
+
+
+@pytest.mark.parametrize("time", ["ddpm", [1, 2], SimpleNamespace(betas=[0.1])])
+def test_times_that_are_none(X, time):
+    with pytest.raises(ValueError, match=r"'time' parameter of NetworkDenoiser must be a callable"):
+        NetworkDenoiser(identity, time=time).fit(X)
+
+
 # ------------------------------------------------------------------------ as an estimator
 
 
@@ -278,7 +437,9 @@ def test_ends_of_sigma(X, Z):
     ("network", "sentence"),
     [
         (lambda x, c: x[:, :1], r"its input, \(5, 2, 4, 3\), but returned \(5, 1, 4, 3\)"),
-        (lambda x, c: (x,), "returned tuple; wrap it"),
+        (lambda x, c: ("x",), "returned tuple; wrap it"),
+        (lambda x, c: (), "returned tuple; wrap it"),
+        (lambda x, c: (x[:, :1],), r"but returned \(5, 1, 4, 3\)"),
         (lambda x, c: x.numpy(), "returned ndarray"),
         (lambda x, c: x * float("nan"), r"NaN or infinity at sigma = \[0\.5\]"),
         (lambda x, c: x / 0, "check parametrization and network_range"),

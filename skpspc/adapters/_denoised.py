@@ -115,9 +115,7 @@ def levels(sigma, n):
     if not isinstance(sigma, torch.Tensor):
         sigma = torch.as_tensor(sigma, dtype=torch.float64)
     if sigma.numel() not in (1, n):
-        raise ValueError(
-            f"pass one noise level, or {n}, one for each image; got {sigma.numel()}."
-        )
+        raise ValueError(f"pass one noise level, or {n}, one for each image; got {sigma.numel()}.")
     return sigma.reshape(-1).expand(n)
 
 

@@ -1,6 +1,5 @@
 """Trained networks as denoisers."""
 
-import contextlib
 import copy
 import math
 import numbers
@@ -25,6 +24,8 @@ from ..sampling import convert
 from ..support.memory import rows_that_fit
 from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser, fit_context
+from .network_time import resolved
+from .wrapped import evaluating, unwrapped
 
 _DTYPES = ("bfloat16", "float16", "float32", "float64")
 
@@ -36,13 +37,16 @@ Value = TypeVar("Value")
 class NetworkPrior(NumpyState, BasePrior):
     """A network's estimates of clean images.
 
-    Attributes beyond the parameters of `NetworkDenoiser`: ``device`` and ``dtype`` of the network's
-    input; ``factor`` and ``offset``, which map pixels of images to pixels of the network.
+    Attributes beyond the parameters of `NetworkDenoiser`: ``time`` and ``scale``, functions of noise
+    levels or None, see `resolved`; ``device`` and ``dtype`` of the network's input; ``factor`` and
+    ``offset``, which map pixels of images to pixels of the network.
     """
 
     network: Any
+    network_kwargs: dict[str, Any]
     parametrization: str
     time: Any
+    scale: Any
     sigma_data: float
     condition: str
     batch_size: int | None
@@ -74,6 +78,8 @@ class NetworkPrior(NumpyState, BasePrior):
         x, c, clean = _PARAMETRIZATIONS[self.parametrization](z, sigma, self.sigma_data)
         if self.time is not None:
             c = _checked_time(self.time(sigma), sigma)
+        if self.scale is not None:
+            x = convert.along(self.scale(sigma), z) * z
         answer = self._ask(x, c, sigma).to(z)
         return (clean(answer, z, sigma) - self.offset) / self.factor
 
@@ -82,14 +88,15 @@ class NetworkPrior(NumpyState, BasePrior):
         dtype = self.dtype
         x = x.to(dtype)
         wants_gradient = torch.is_grad_enabled() and x.requires_grad
+        network = partial(self.network, **self.network_kwargs)
         with torch.set_grad_enabled(wants_gradient), evaluating(self.network):
             if self.condition == "tensor":
                 c = c.to(device=x.device, dtype=dtype if c.is_floating_point() else None)
-                return called(self.network, x, c, sigma)
+                return called(network, x, c, sigma)
             answer = torch.empty_like(x)
             for level in sigma.unique():
                 rows = (sigma == level).nonzero().squeeze(1)
-                answer[rows] = called(self.network, x[rows], c[rows[0]].item(), level[None])
+                answer[rows] = called(network, x[rows], c[rows[0]].item(), level[None])
             return answer
 
     def vjp(self, z, sigma, mean, evidence):
@@ -157,9 +164,11 @@ class NetworkDenoiser(Denoiser):
     ----------
     network : torch.nn.Module or callable
         ``network(x, c)`` maps a tensor x (n, C, H, W) and a tensor c (n,), or a float c
-        (``condition="float"``), to a tensor of the shape of x. A module is in evaluation mode
-        during the call. Gradients reach Z, sigma and the network's weights if Z or sigma requires
-        one.
+        (``condition="float"``), to a tensor of the shape of x. An output with a tensor ``sample``
+        (diffusers) or ``mean`` (azula), or a tuple whose first entry is the tensor, is unwrapped.
+        Modules are in evaluation mode during the call, also modules that a function, a lambda, a
+        `functools.partial` or a bound method uses. Gradients reach Z, sigma and the
+        network's weights if Z or sigma requires one.
     parametrization : {"x0", "eps", "v", "flow", "edm"}, default "x0"
         Inputs and output of the network, with s the noise level in the network's pixels:
 
@@ -176,10 +185,19 @@ class NetworkDenoiser(Denoiser):
 
         "edm" is the bare network. A preconditioned network, such as ``EDMPrecond`` of the published
         checkpoints, is "x0".
-    time : callable, default None
-        Maps noise levels s, a float64 tensor (n,), to c, a tensor (n,), instead of the table. For a
-        DDPM, pass `skpspc.sampling.convert.NearestStep` of its ``alphas_cumprod``. Float c are cast
-        to the network's dtype; integer c are not.
+    time : callable, schedule or str, default None
+        Source of c instead of the table. Float c are cast to the network's dtype; integer c are
+        not.
+
+        - A callable maps noise levels s, a float64 tensor (n,), to c, a tensor (n,).
+        - A scheduler of diffusers, or another object with ``alphas_cumprod``: c is the nearest
+          step, and x is z / sqrt(1 + s^2), also for "x0".
+        - A schedule of azula: c is the time t with sigma_t / alpha_t = s, and x is alpha_t z.
+        - An object of k-diffusion with ``sigma_to_t``: c is ``sigma_to_t(s)``.
+        - A name: "linear" or "squaredcos_cap_v2", the ``beta_schedule`` of diffusers with 1000
+          steps and its default betas; "VDenoiser" of k-diffusion; "VESchedule", "VPSchedule",
+          "CosineSchedule", "RectifiedSchedule" or "DecaySchedule" of azula, with its default
+          parameters.
     network_range : tuple of (low, high), default (-1, 1)
         Range of the network's training images, for example (0, 1) or (-0.5, 0.5). Images are mapped
         from ``data_range`` ([-1, 1] where it is None) to this range and back. Noise levels are
@@ -189,6 +207,8 @@ class NetworkDenoiser(Denoiser):
     condition : {"tensor", "float"}, default "tensor"
         "tensor": the network takes a tensor c. "float": the network takes one Python number, and
         images are grouped by noise level.
+    network_kwargs : dict, default None
+        Keyword arguments of every call of the network, such as ``{"class_labels": labels}``.
     batch_size : int, default None
         Number of images in one call of the network. None: all.
     dtype : {"float32", "float64", "float16", "bfloat16"}, default None
@@ -224,7 +244,10 @@ class NetworkDenoiser(Denoiser):
     ValueError
         While denoising: at an infinite noise level; if the network returns another shape, NaN or
         infinity, or is on another device or of another dtype than its input; if ``time`` does not
-        return one number for each image.
+        return one number for each image; if noisy images require a gradient that the network does
+        not have.
+    ImportError
+        If ``time`` is the name of a schedule of azula, and azula is not installed or too old.
 
     See Also
     --------
@@ -263,10 +286,11 @@ class NetworkDenoiser(Denoiser):
         **Denoiser._parameter_constraints,
         "network": [callable],
         "parametrization": [StrOptions({"x0", "eps", "v", "flow", "edm"})],
-        "time": [callable, None],
+        "time": [object],  # checked in `resolved`
         "network_range": [tuple, list],
         "sigma_data": [Interval(numbers.Real, 0, None, closed="neither")],
         "condition": [StrOptions({"tensor", "float"})],
+        "network_kwargs": [dict, None],
         "batch_size": [Interval(numbers.Integral, 1, None, closed="left"), None],
         "dtype": [StrOptions(set(_DTYPES)), None],
     }
@@ -276,10 +300,11 @@ class NetworkDenoiser(Denoiser):
         network: Callable[..., Any],
         parametrization: Literal["x0", "eps", "v", "flow", "edm"] = "x0",
         *,
-        time: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        time: Any = None,
         network_range: DataRange = (-1, 1),
         sigma_data: float = 0.5,
         condition: Literal["tensor", "float"] = "tensor",
+        network_kwargs: dict[str, Any] | None = None,
         batch_size: int | None = None,
         dtype: Literal["float32", "float64", "float16", "bfloat16"] | None = None,
         sigma: float = 0.5,
@@ -294,6 +319,7 @@ class NetworkDenoiser(Denoiser):
         self.network_range = network_range
         self.sigma_data = sigma_data
         self.condition = condition
+        self.network_kwargs = network_kwargs
         self.batch_size = batch_size
         self.dtype = dtype
         self.sigma = sigma
@@ -492,7 +518,7 @@ class NetworkDenoiser(Denoiser):
     def _codes(self, y, n):
         raise ValueError(
             "NetworkDenoiser has no classes: its network is called with the image and the noise "
-            "level alone; omit y, and bind a class to the callable itself (functools.partial)."
+            "level alone; omit y, and pass a class by network_kwargs."
         )
 
     def _checked(self, Z, sigma):
@@ -522,10 +548,13 @@ class NetworkDenoiser(Denoiser):
         low, high = checked_range(self.network_range, "network_range")
         own_low, own_high = self.data_range_ or DEFAULT_RANGE
         factor = (high - low) / (own_high - own_low)
+        time, scale = resolved(self.time)
         return NetworkPrior(
             network,
+            self.network_kwargs or {},
             self.parametrization,
-            self.time,
+            time,
+            scale,
             self.sigma_data,
             self.condition,
             self.batch_size,
@@ -581,22 +610,8 @@ _PARAMETRIZATIONS: dict[str, Callable] = {
 }
 
 
-@contextlib.contextmanager
-def evaluating(network):
-    """Set a module to evaluation mode, and restore the mode of every submodule afterwards."""
-    modules = list(network.modules()) if isinstance(network, torch.nn.Module) else []
-    training = [module for module in modules if module.training]
-    if training:
-        network.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
 def called(network, x, c, sigma):
-    """Return ``network(x, c)``, checked; errors name the noise levels ``sigma``, a tensor.
+    """Return the tensor of ``network(x, c)``, checked; errors name the noise levels ``sigma``.
 
     Raises
     ------
@@ -605,7 +620,7 @@ def called(network, x, c, sigma):
         shape, no floats, NaN, infinity, or no gradient where x requires one.
     """
     try:
-        answer = network(x, c)
+        answer = unwrapped(network(x, c))
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:
@@ -632,7 +647,8 @@ def called(network, x, c, sigma):
     if torch.is_grad_enabled() and x.requires_grad and not answer.requires_grad:
         raise ValueError(
             "the network's output has no gradient, so there is no Jacobian: the network runs under "
-            "torch.no_grad, outside torch, or without the image; pass the bare network."
+            "torch.no_grad, outside torch, or without the image; pass the bare network, or detach "
+            "the noisy images."
         )
     return answer
 

@@ -88,7 +88,9 @@ def test_attributes_and_classes(model, oracle, noise):
     got = net(noise, sigma[:, None, None, None], labels)
     torch.testing.assert_close(got[[0, 2]], oracle(noise[[0, 2]], sigma[[0, 2]], [3, 9]))
     torch.testing.assert_close(got[[1, 3]], oracle(noise[[1, 3]], sigma[[1, 3]]))
-    torch.testing.assert_close(net(noise, torch.tensor(0.5), torch.zeros(1, 10)), oracle(noise, 0.5))
+    torch.testing.assert_close(
+        net(noise, torch.tensor(0.5), torch.zeros(1, 10)), oracle(noise, 0.5)
+    )
     half = net(noise.half(), torch.tensor(0.5))
     assert half.dtype == torch.float16
     for again in (copy.deepcopy(net), pickle.loads(pickle.dumps(net))):

@@ -1,0 +1,100 @@
+"""Networks as other libraries wrap them: the modules inside callables, and the tensor in outputs."""
+
+import contextlib
+from functools import partial
+from types import CodeType, FunctionType, MethodType, ModuleType
+
+import torch
+
+_DEEPEST = 5  # callables within callables
+
+
+def unwrapped(answer):
+    """Return the tensor in a network's output; return other outputs unchanged.
+
+    The tensor is the attribute ``sample`` (diffusers) or ``mean`` (azula, torch distributions), or
+    the first entry of a tuple or list.
+    """
+    if isinstance(answer, torch.Tensor):
+        return answer
+    for name in ("sample", "mean"):
+        value = getattr(answer, name, None)
+        if isinstance(value, torch.Tensor):
+            return value
+    is_sequence = isinstance(answer, (tuple, list))
+    return (
+        answer[0] if is_sequence and isinstance(next(iter(answer), None), torch.Tensor) else answer
+    )
+
+
+def modules_of(network):
+    """Return the modules that a callable uses, a list without repetitions.
+
+    A function uses what its closure, its defaults and its global names hold. A partial uses its
+    function and arguments, a bound method its object, and other callables their attributes.
+    """
+    modules, seen, level = [], set(), [network]
+    for _ in range(_DEEPEST):
+        below = []
+        for value in level:
+            if id(value) in seen or isinstance(value, (type, ModuleType, torch.Tensor)):
+                continue
+            seen.add(id(value))
+            if isinstance(value, torch.nn.Module):
+                modules.append(value)
+            else:
+                below.extend(_held(value))
+        level = below
+    return modules
+
+
+def _held(value):
+    """Return the objects that a callable or a container holds."""
+    if isinstance(value, partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, MethodType):
+        owner = value.__self__
+        return [owner, value.__func__, *getattr(owner, "__dict__", {}).values()]
+    if isinstance(value, FunctionType):
+        return _of_function(value)
+    if isinstance(value, (list, tuple, set)):
+        return list(value)
+    if isinstance(value, dict):
+        return list(value.values())
+    if callable(value):
+        call = getattr(type(value), "__call__", None)
+        return [call, *getattr(value, "__dict__", {}).values()]
+    return []
+
+
+def _of_function(function):
+    """Return the objects in a function's closure, defaults and global names."""
+    held = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # an empty cell
+            held.append(cell.cell_contents)
+    names = _names(function.__code__)
+    return held + [function.__globals__[name] for name in names if name in function.__globals__]
+
+
+def _names(code):
+    """Return the names that a code object and the functions within it look up."""
+    inner = [
+        name for const in code.co_consts if isinstance(const, CodeType) for name in _names(const)
+    ]
+    return {*code.co_names, *inner}
+
+
+@contextlib.contextmanager
+def evaluating(network):
+    """Set the modules of a network to evaluation mode, and restore all modes afterwards."""
+    roots = modules_of(network)
+    training = [module for root in roots for module in root.modules() if module.training]
+    for root in roots:
+        if training:
+            root.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
