@@ -240,7 +240,7 @@ def nested(module):
     def inner(x, c):
         return module(x, c)
 
-    return lambda x, c: [inner(x, c) for _ in range(1)][0]
+    return lambda x, c: max((inner(x, c) for _ in range(1)), key=len)
 
 
 @pytest.mark.parametrize(

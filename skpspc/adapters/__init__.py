@@ -1,8 +1,8 @@
 """Denoisers in the form that other diffusion libraries call.
 
-Each function wraps a fitted denoiser as an object of one library. Images of the library are mapped to
-the ``data_range`` of the denoiser and back, and noise levels are scaled with them. Gradients, dtypes
-and devices pass through.
+Each function wraps a fitted denoiser as an object of one library. The object maps the library's
+images to the ``data_range`` of the denoiser and back, and scales noise levels by the ratio of the
+widths. Results have the dtype and the device of the noisy images.
 """
 
 from ._azula import as_azula

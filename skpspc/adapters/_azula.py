@@ -1,6 +1,7 @@
 """Denoisers as denoisers of azula."""
 
 from functools import cache
+from typing import Any
 
 from .._optional import load
 from ._denoised import Denoised, along
@@ -43,8 +44,9 @@ def as_azula(model, schedule=None):
 def _wrapper():
     """Return the class of the adapter, which inherits from a class of azula."""
     denoise = load("azula.denoise")
+    base: Any = denoise.Denoiser
 
-    class AzulaDenoiser(denoise.Denoiser):
+    class AzulaDenoiser(base):
         """A denoiser as a denoiser of azula."""
 
         def __init__(self, model, schedule):

@@ -1,6 +1,7 @@
 """Denoisers as denoisers of deepinv."""
 
 from functools import cache
+from typing import Any
 
 from .._optional import load
 from ._denoised import Denoised
@@ -37,8 +38,9 @@ def as_deepinv(model):
 @cache
 def _wrapper():
     """Return the class of the adapter, which inherits from a class of deepinv."""
+    base: Any = load("deepinv.models").Denoiser
 
-    class DeepinvDenoiser(load("deepinv.models").Denoiser):
+    class DeepinvDenoiser(base):
         """A denoiser as a denoiser of deepinv."""
 
         def __init__(self, model):

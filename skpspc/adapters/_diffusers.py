@@ -1,6 +1,7 @@
 """Denoisers as networks of diffusers."""
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,9 +26,9 @@ def as_diffusers_unet(model, scheduler):
     Returns
     -------
     diffusers.ModelMixin
-        ``unet(sample, timestep, class_labels=None).sample`` is the prediction for
-        ``sample``, :math:`\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon` with clean
-        images on [-1, 1]: the noise ("epsilon"), the clean images ("sample") or
+        ``unet(sample, timestep, class_labels=None).sample`` is the prediction for noisy images
+        :math:`\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon`, with clean images
+        on [-1, 1]: the noise ("epsilon"), the clean images ("sample") or
         :math:`\sqrt{\bar\alpha_t}\, \epsilon - \sqrt{1 - \bar\alpha_t}\, x_0` ("v_prediction").
         ``class_labels`` are indices of ``model.classes_``; the number of classes stands for any
         class. ``config`` has ``in_channels``, ``out_channels``, ``sample_size`` and
@@ -72,9 +73,11 @@ def _log_sigmas(scheduler):
 def _wrapper():
     """Return the class of the adapter, which inherits from classes of diffusers."""
     diffusers = load("diffusers")
+    model_mixin: Any = diffusers.ModelMixin
+    config_mixin: Any = diffusers.ConfigMixin
     output = load("diffusers.models.unets.unet_2d").UNet2DOutput
 
-    class DiffusersUNet(diffusers.ModelMixin, diffusers.ConfigMixin):
+    class DiffusersUNet(model_mixin, config_mixin):
         """A denoiser as a network of diffusers."""
 
         config_name = "config.json"

@@ -2,6 +2,7 @@
 
 from functools import cache
 from types import SimpleNamespace
+from typing import Any
 
 import torch
 
@@ -38,8 +39,9 @@ def as_smalldiffusion(model):
 @cache
 def _wrapper():
     """Return the class of the adapter, which inherits from a class of smalldiffusion."""
+    model_mixin: Any = load("smalldiffusion").ModelMixin
 
-    class SmalldiffusionModel(torch.nn.Module, load("smalldiffusion").ModelMixin):
+    class SmalldiffusionModel(torch.nn.Module, model_mixin):
         """A denoiser as a model of smalldiffusion."""
 
         def __init__(self, model):

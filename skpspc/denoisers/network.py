@@ -37,9 +37,9 @@ Value = TypeVar("Value")
 class NetworkPrior(NumpyState, BasePrior):
     """A network's estimates of clean images.
 
-    Attributes beyond the parameters of `NetworkDenoiser`: ``time`` and ``scale``, functions of noise
-    levels or None, see `resolved`; ``device`` and ``dtype`` of the network's input; ``factor`` and
-    ``offset``, which map pixels of images to pixels of the network.
+    Attributes beyond the parameters of `NetworkDenoiser`: ``time`` and ``scale``, functions of
+    noise levels or None, see `resolved`; ``device`` and ``dtype`` of the network's input;
+    ``factor`` and ``offset``, which map pixels of images to pixels of the network.
     """
 
     network: Any

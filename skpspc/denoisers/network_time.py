@@ -60,8 +60,8 @@ def _named(name):
 def _message(time):
     names = ", ".join(map(repr, ("linear", "squaredcos_cap_v2", "VDenoiser", *_AZULA)))
     return (
-        "The 'time' parameter of NetworkDenoiser must be a callable, a schedule of diffusers, azula "
-        f"or k-diffusion, None, or one of {names}. Got {time!r} instead."
+        "The 'time' parameter of NetworkDenoiser must be a callable, a schedule of diffusers, "
+        f"azula or k-diffusion, None, or one of {names}. Got {time!r} instead."
     )
 
 

@@ -1,4 +1,4 @@
-"""Networks as other libraries wrap them: the modules inside callables, and the tensor in outputs."""
+"""Modules inside callables, and tensors inside the outputs of networks."""
 
 import contextlib
 from functools import partial
@@ -21,10 +21,9 @@ def unwrapped(answer):
         value = getattr(answer, name, None)
         if isinstance(value, torch.Tensor):
             return value
-    is_sequence = isinstance(answer, (tuple, list))
-    return (
-        answer[0] if is_sequence and isinstance(next(iter(answer), None), torch.Tensor) else answer
-    )
+    if isinstance(answer, (tuple, list)) and answer and isinstance(answer[0], torch.Tensor):
+        return answer[0]
+    return answer
 
 
 def modules_of(network):
@@ -62,7 +61,7 @@ def _held(value):
     if isinstance(value, dict):
         return list(value.values())
     if callable(value):
-        call = getattr(type(value), "__call__", None)
+        call = type(value).__call__
         return [call, *getattr(value, "__dict__", {}).values()]
     return []
 
@@ -79,10 +78,11 @@ def _of_function(function):
 
 def _names(code):
     """Return the names that a code object and the functions within it look up."""
-    inner = [
-        name for const in code.co_consts if isinstance(const, CodeType) for name in _names(const)
-    ]
-    return {*code.co_names, *inner}
+    names = set(code.co_names)
+    for const in code.co_consts:
+        if isinstance(const, CodeType):
+            names |= _names(const)
+    return names
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from libraries import real
+from helpers import real
 from skpspc import EmpiricalDenoiser, NetworkDenoiser, PSPCDenoiser
 from skpspc.adapters import as_deepinv
 from skpspc.datasets import load_digits_images

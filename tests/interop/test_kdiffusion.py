@@ -6,7 +6,7 @@ import pickle
 import pytest
 import torch
 
-from libraries import real
+from helpers import real
 from skpspc import EmpiricalDenoiser, edm_sigmas
 from skpspc.adapters import as_kdiffusion
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from libraries import real
+from helpers import real
 from skpspc import NetworkDenoiser
 from skpspc.adapters import as_azula, as_diffusers_unet, as_edm, as_kdiffusion
 

@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import torch
 
-from libraries import real
+from helpers import real
 from skpspc import EmpiricalDenoiser
 from skpspc.adapters import as_smalldiffusion
 
