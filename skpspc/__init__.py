@@ -2,6 +2,7 @@
 
 TYPE_CHECKING = False  # type checkers take it for true; importing `typing` would take time
 if TYPE_CHECKING:
+    from . import adapters as adapters
     from . import datasets as datasets
     from . import denoisers as denoisers
     from . import inspection as inspection
@@ -58,6 +59,7 @@ __all__ = [
 ]
 
 _SUBPACKAGES = (
+    "adapters",
     "datasets",
     "denoisers",
     "inspection",

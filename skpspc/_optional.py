@@ -20,7 +20,7 @@ _EXTRAS = {  # extra of pip that installs each module
 _OLDEST = {  # version of each package from which on the adapter's tests pass
     "azula": "0.7.0",
     "deepinv": "0.3.0",
-    "diffusers": "0.30.0",
+    "diffusers": "0.31.0",
     "smalldiffusion": "0.4.0",
 }
 

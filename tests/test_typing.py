@@ -38,6 +38,14 @@ from skpspc import (
     load_network,
     tapered_windows,
 )
+from skpspc.adapters import (
+    as_azula,
+    as_deepinv,
+    as_diffusers_unet,
+    as_edm,
+    as_kdiffusion,
+    as_smalldiffusion,
+)
 from skpspc.datasets import load_digits_images
 from skpspc.sampling import ddim, dpmpp_2m, vp_sigmas
 from skpspc.inspection import ComparisonTable, ErrorTable, compare, error_curve
@@ -104,6 +112,16 @@ assert_type(trained.denoise(array.astype(np.float32), 0.5), np.ndarray)
 NetworkDenoiser(torch.nn.Identity(), dtype="float32", batch_size=4).fit(X).sample(n=2)
 assert_type(load_network("weights.pt", torch.nn.Conv2d(1, 1, 3)), torch.nn.Module)
 
+net = as_edm(model)
+assert_type(net.img_resolution, int)
+assert_type(net.round_sigma([0.5]), torch.Tensor)
+assert_type(as_kdiffusion(model).get_sigmas(18), torch.Tensor)
+as_azula(model, schedule=None).schedule
+as_deepinv(model)(tensor, 0.1)
+as_smalldiffusion(model)(tensor, torch.tensor(0.5))
+as_diffusers_unet(model, scheduler=None)(tensor, 3).sample
+NetworkDenoiser(network, time="linear", network_kwargs={"class_labels": torch.tensor([3])})
+
 search = GridSearchCV(PSPCDenoiser(), {"patch_size": [2, 4, 8]}).fit(X)
 make_pipeline(GaussianDenoiser(rank=8), EmpiricalDenoiser()).fit(X).transform(X)
 copied: EmpiricalDenoiser = clone(EmpiricalDenoiser())
@@ -159,6 +177,7 @@ from skpspc import (
     load_network,
     tapered_windows,
 )
+from skpspc.adapters import as_edm, as_kdiffusion
 from skpspc.inspection import compare, error_curve
 
 X = np.zeros((4, 1, 8, 8))
@@ -190,6 +209,9 @@ compare({"identity": torch.nn.Identity()}, X, [0.5])  # dict-item
 model.attribute(X, 0.5, by="patch")  # arg-type
 model.score(X).mean()  # attr-defined
 load_network()  # call-arg
+NetworkDenoiser(torch.nn.Identity(), network_kwargs=3)  # arg-type
+as_edm(torch.nn.Identity())  # arg-type
+as_kdiffusion(model).get_sigmas("all")  # arg-type
 tapered_windows(8, 3)  # arg-type
 """
 

@@ -7,7 +7,7 @@ ORDER = (
     "plot_quickstart",
     "plot_denoise_photograph",
     "plot_memorisation",
-    "plot_own_sampler",
+    "plot_other_libraries",
     # examples/denoisers
     "plot_patch_size_search",
     "plot_flexible_windows",

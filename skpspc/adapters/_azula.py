@@ -4,10 +4,11 @@ from functools import cache
 from typing import Any
 
 from .._optional import load
+from ..denoisers.base import Denoiser
 from ._denoised import Denoised, along
 
 
-def as_azula(model, schedule=None):
+def as_azula(model: Denoiser, schedule: Any = None) -> Any:
     r"""Return a denoiser as a denoiser of azula.
 
     Parameters

@@ -4,10 +4,11 @@ from functools import cache
 from typing import Any
 
 from .._optional import load
+from ..denoisers.base import Denoiser
 from ._denoised import Denoised
 
 
-def as_deepinv(model):
+def as_deepinv(model: Denoiser) -> Any:
     """Return a denoiser as a denoiser of deepinv, for its inverse problems.
 
     deepinv's images lie on [0, 1]. A noise level of 0.1 in deepinv is 0.2 for a denoiser of images

@@ -1,5 +1,6 @@
 """Denoisers as networks of diffusers."""
 
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -7,12 +8,13 @@ import numpy as np
 import torch
 
 from .._optional import load
+from ..denoisers.base import Denoiser
 from ._denoised import Denoised, along, levels
 
 _PREDICTIONS = ("epsilon", "sample", "v_prediction")
 
 
-def as_diffusers_unet(model, scheduler):
+def as_diffusers_unet(model: Denoiser, scheduler: Any) -> Any:
     r"""Return a denoiser as a ``UNet2DModel`` of diffusers.
 
     Parameters
@@ -75,7 +77,13 @@ def _wrapper():
     diffusers = load("diffusers")
     model_mixin: Any = diffusers.ModelMixin
     config_mixin: Any = diffusers.ConfigMixin
-    output = load("diffusers.models.unets.unet_2d").UNet2DOutput
+    base_output: Any = load("diffusers.utils").BaseOutput
+
+    @dataclass
+    class Output(base_output):
+        """Prediction of a network of diffusers."""
+
+        sample: torch.Tensor
 
     class DiffusersUNet(model_mixin, config_mixin):
         """A denoiser as a network of diffusers."""
@@ -106,7 +114,7 @@ def _wrapper():
             z = sample / torch.where(signal > 0, signal, 1)
             x0 = self.denoised.of_classes(z, sigma, class_labels)
             answer = self._prediction(sample, x0, signal, noise)
-            return output(sample=answer) if return_dict else (answer,)
+            return Output(sample=answer) if return_dict else (answer,)
 
         def _prediction(self, sample, x0, signal, noise):
             """Return what the scheduler takes, from clean images."""

@@ -1,11 +1,14 @@
 """Denoisers as networks of EDM."""
 
+from typing import Any
+
 import torch
 
+from ..denoisers.base import Denoiser
 from ._denoised import Denoised
 
 
-def as_edm(model):
+def as_edm(model: Denoiser) -> "_EDM":
     """Return a denoiser as a network of EDM, ``net(x, sigma, class_labels)``.
 
     The module takes the place of ``EDMPrecond`` in the samplers of Karras et al.
@@ -58,7 +61,7 @@ class _EDM(torch.nn.Module):
     sigma_max = float("inf")
     use_fp16 = False
 
-    def __init__(self, model):
+    def __init__(self, model: Denoiser) -> None:
         super().__init__()
         self.denoised = Denoised(model)
         self.img_channels, height, width = self.denoised.image_shape
@@ -70,11 +73,18 @@ class _EDM(torch.nn.Module):
         self.img_resolution = height
         self.label_dim = self.denoised.n_classes
 
-    def forward(self, x, sigma, class_labels=None, force_fp32=False, **options):
+    def forward(
+        self,
+        x: torch.Tensor,
+        sigma: Any,
+        class_labels: torch.Tensor | None = None,
+        force_fp32: bool = False,
+        **options: Any,
+    ) -> torch.Tensor:
         """Return clean images."""
         return self.denoised.of_classes(x, sigma, self._codes(class_labels))
 
-    def round_sigma(self, sigma):
+    def round_sigma(self, sigma: Any) -> torch.Tensor:
         """Return noise levels as a tensor, unchanged: every noise level is allowed."""
         return torch.as_tensor(sigma)
 

@@ -1,12 +1,15 @@
 """Denoisers as models of k-diffusion."""
 
+from typing import Any
+
 import torch
 
+from ..denoisers.base import Denoiser
 from ..sampling import edm_sigmas
 from ._denoised import Denoised
 
 
-def as_kdiffusion(model):
+def as_kdiffusion(model: Denoiser) -> "_KDiffusion":
     """Return a denoiser as a model of k-diffusion, ``model(x, sigma, **extra_args)``.
 
     Parameters
@@ -49,14 +52,21 @@ def as_kdiffusion(model):
 class _KDiffusion(torch.nn.Module):
     """A denoiser as a model of k-diffusion."""
 
-    def __init__(self, model):
+    def __init__(self, model: Denoiser) -> None:
         super().__init__()
         self.denoised = Denoised(model)
 
-    def forward(self, input, sigma, class_cond=None, guidance=1.0, **options):
+    def forward(
+        self,
+        input: torch.Tensor,
+        sigma: Any,
+        class_cond: torch.Tensor | None = None,
+        guidance: float = 1.0,
+        **options: Any,
+    ) -> torch.Tensor:
         """Return clean images."""
         return self.denoised.of_classes(input, sigma, class_cond, guidance)
 
-    def get_sigmas(self, n):
+    def get_sigmas(self, n: int) -> torch.Tensor:
         """Return n decreasing noise levels and a final 0."""
         return torch.tensor([*edm_sigmas(n), 0.0], dtype=torch.float32)

@@ -7,10 +7,11 @@ from typing import Any
 import torch
 
 from .._optional import load
+from ..denoisers.base import Denoiser
 from ._denoised import Denoised, along, levels
 
 
-def as_smalldiffusion(model):
+def as_smalldiffusion(model: Denoiser) -> Any:
     """Return a denoiser as a model of smalldiffusion, which predicts the noise.
 
     Parameters
