@@ -64,14 +64,15 @@ class _EDM(torch.nn.Module):
     def __init__(self, model: Denoiser) -> None:
         super().__init__()
         self.denoised = Denoised(model)
-        self.img_channels, height, width = self.denoised.image_shape
+        channels, height, width = self.denoised.image_shape
         if height != width:
             raise ValueError(
                 f"EDM's samplers draw square images, and these have {height} x {width} pixels; "
                 "use as_kdiffusion, which takes any shape."
             )
-        self.img_resolution = height
-        self.label_dim = self.denoised.n_classes
+        self.img_channels: int = channels
+        self.img_resolution: int = height
+        self.label_dim: int = self.denoised.n_classes
 
     def forward(
         self,
