@@ -17,9 +17,9 @@ _EXTRAS = {  # extra of pip that installs each module
     "diffusers": "interop",
     "smalldiffusion": "interop",
 }
-_OLDEST = {  # version of each package from which on the adapter's tests pass
+_OLDEST = {  # version of each package with which the tests of its adapter pass
     "azula": "0.7.0",
-    "deepinv": "0.3.0",
+    "deepinv": "0.4.0",
     "diffusers": "0.31.0",
     "smalldiffusion": "0.4.0",
 }
