@@ -1,8 +1,12 @@
 """What several test modules do."""
 
+import contextlib
 import importlib.util
+import sys
 import warnings
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +50,28 @@ _OPERATORS: list = []  # a library's operators vanish with the object
 def real(name):
     """Return a module of another library; skip the tests of a file if it is not installed."""
     _allow_torchvision()
-    return pytest.importorskip(name, reason=f"{name} is not installed (extra interop)")
+    with _allowed_pkg_resources():
+        return pytest.importorskip(name, reason=f"{name} is not installed (extra interop)")
+
+
+@contextlib.contextmanager
+def _allowed_pkg_resources():
+    """Let clip-anytorch be imported, which reads ``pkg_resources.packaging``.
+
+    setuptools 82 removed the module. k-diffusion imports clip-anytorch for its evaluation.
+    """
+    if importlib.util.find_spec("pkg_resources") is None:
+        import packaging.version
+
+        stand_in: Any = ModuleType("pkg_resources")
+        stand_in.packaging = packaging
+        sys.modules["pkg_resources"] = stand_in
+        try:
+            yield
+        finally:
+            del sys.modules["pkg_resources"]
+    else:
+        yield
 
 
 def _allow_torchvision():

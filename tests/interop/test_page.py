@@ -149,7 +149,7 @@ def deepinv(model, noise):
 def test_differences_of_the_table(compared, all_digits, noise):
     name = compared.__name__.replace("_", "-").replace("edm", "EDM")
     row = re.search(rf"\* - `{name} <.*?(?=\n   \* -|\n\n)", PAGE, re.DOTALL).group()
-    stated = float(row.rpartition("- ")[2])
+    stated = float(row.rpartition("below ")[2])
     got, expected = compared(all_digits, noise)
     assert float((got - expected).abs().max()) <= stated
 
