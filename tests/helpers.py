@@ -51,7 +51,7 @@ def real(name):
     """Return a module of another library; skip the tests of a file if it is not installed."""
     _allow_torchvision()
     with _allowed_pkg_resources():
-        return pytest.importorskip(name, reason=f"{name} is not installed (extra interop)")
+        return pytest.importorskip(name, reason=f"{name} is not installed")
 
 
 @contextlib.contextmanager
