@@ -1,12 +1,12 @@
 """Samplers and grids agree with diffusers and k-diffusion on equal noise levels and equal noise."""
 
-import importlib
 from functools import partial
 
 import numpy as np
 import pytest
 import torch
 
+from helpers import real
 from skpspc import GaussianDenoiser, PSPCDenoiser, edm_sigmas
 from skpspc.sampling import (
     convert,
@@ -23,22 +23,14 @@ from skpspc.sampling import (
 N_STEPS = 12
 
 
-def imported(name):
-    """Import a module of another library, or skip; a torchvision for another torch cannot load."""
-    try:
-        return importlib.import_module(name)
-    except (ImportError, RuntimeError) as error:
-        pytest.skip(f"{name} cannot be imported (extra interop): {error}")
-
-
 @pytest.fixture
 def diffusers():
-    return imported("diffusers")
+    return real("diffusers")
 
 
 @pytest.fixture
 def k_diffusion():
-    return imported("k_diffusion.sampling")
+    return real("k_diffusion.sampling")
 
 
 @pytest.fixture(scope="module", params=[GaussianDenoiser(), PSPCDenoiser(3)], ids=repr)
