@@ -227,7 +227,8 @@ def test_containers_and_layouts_in_are_those_out(model, X, Z):
     flat_tensor = model.denoise(torch.from_numpy(flat(Z)), 0.4)
     assert flat_tensor.ndim == 2
     tracked = torch.from_numpy(Z).requires_grad_()
-    assert not model.denoise(tracked, 0.4).requires_grad
+    assert model.denoise(tracked, 0.4).requires_grad
+    assert not model.denoise(tracked.detach(), 0.4).requires_grad
 
 
 @pytest.mark.parametrize("container", ["numpy", "torch", "list"])
