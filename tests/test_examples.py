@@ -57,3 +57,29 @@ def test_text_fits_the_theme_and_images_stay(themes, tmp_path):
         assert picture[-1, 0].tolist() == [0, 0, 0, 255]  # the image
         assert {0, ink} <= set(picture[opaque, 0])
         assert picture[0, -1, 3] == 0  # the background
+
+
+def test_outlined_artists_keep_their_colour(themes, tmp_path):
+    """A white marker with a dark outline lies on an image, and is white in both themes."""
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+
+    figure = Figure(figsize=(1, 1), dpi=100)
+    ax = figure.add_axes((0, 0, 1, 1))
+    ax.imshow([[0]], cmap="gray")
+    ax.axis("off")
+    marker = ax.plot(0, 0, "s", color="white", ms=20)[0]
+    marker.set_path_effects([withStroke(linewidth=3, foreground="black")])
+    paths = themes.save_for_themes(figure, tmp_path / "it")
+    for picture in (np.asarray(Image.open(path)) for path in paths):
+        middle = picture.shape[0] // 2
+        assert picture[middle, middle].tolist() == [255, 255, 255, 255]
+
+
+def test_a_background_has_the_colour_of_the_theme(themes, tmp_path):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(1, 1), dpi=100, facecolor="white")
+    paths = themes.save_for_themes(figure, tmp_path / "it", transparent=False)
+    light, dark = (np.asarray(Image.open(path))[0, 0].tolist() for path in paths)
+    assert (light, dark) == ([255, 255, 255, 255], [0x14, 0x18, 0x1E, 255])

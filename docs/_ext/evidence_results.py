@@ -18,7 +18,7 @@ from measured import (
     thousandths,
 )
 
-from skpspc.inspection import ErrorCurveDisplay, ErrorTable, SensitivityDisplay
+from skpspc.inspection import ErrorCurveDisplay, ErrorTable, SensitivityDisplay, show_images
 
 _NETWORKS = {"unet": "UNet", "transformer": "Transformer", "mixer": "MLP-mixer"}
 _PAPER = "PSPC-Square, paper's sizes"
@@ -58,7 +58,7 @@ def curve():
         "the optimal denoiser",
         "noisy training images",
     )
-    figure, ax = plt.subplots(figsize=(5.2, 3.0), layout="constrained")
+    figure, ax = plt.subplots(figsize=(4.5, 3.0), layout="constrained")
     ErrorCurveDisplay.from_predictions(table, ax=ax)
     return figure
 
@@ -74,14 +74,14 @@ def heat_maps(sigmas=(0.3, 1.1, 3.3, 8.4)):
     levels = [int(np.argmin(abs(kept["sigmas"] - sigma))) for sigma in sigmas]
     names = _labels(kept["denoisers"])
     figure, axes = plt.subplots(
-        len(names), len(levels), figsize=(5.2, 4.5), layout="constrained", squeeze=False
+        len(names), len(levels), figsize=(4.5, 4.2), layout="constrained", squeeze=False
     )
     for name, heat, row in zip(names, kept["heat"], axes, strict=True):
         heat = heat[levels, None].astype(float)
         SensitivityDisplay.from_predictions(
             heat, kept["sigmas"][levels], pixels=[kept["pixel"]], ax=list(row), colorbar=False
         )
-        row[0].set_ylabel(name, fontsize=SMALL)
+        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=SMALL)
     for ax in axes.flat:
         ax.set_xlabel("")  # the table has the sides
     for ax in axes[1:].flat:
@@ -93,13 +93,12 @@ def sample_grid(n=8):
     """Draw samples from the same noise: a row for each denoiser."""
     kept = np.load(REPRODUCTION / "samples.npz")
     names = _labels(kept["denoisers"])
-    figure, axes = plt.subplots(len(names), n, figsize=(5.2, 3.2), layout="constrained")
-    for name, images, row in zip(names, kept["images"], axes, strict=True):
-        row[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=SMALL)
-        for ax, image in zip(row, images[:n], strict=True):
-            ax.imshow(image.transpose(1, 2, 0), interpolation="nearest")
-            ax.set(xticks=[], yticks=[])
-            ax.spines[:].set_visible(False)
+    figure, axes = plt.subplots(len(names), figsize=(4.5, 2.8), layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.01, hspace=0)
+    for name, images, ax in zip(names, kept["images"], axes, strict=True):
+        show_images(images[:n], n_columns=n, ax=ax)
+        beside = {"transform": ax.transAxes, "ha": "right", "va": "center"}
+        ax.text(-0.02, 0.5, name, fontsize=SMALL, **beside)
     return figure
 
 

@@ -17,12 +17,11 @@ import measured
 from docutils import nodes
 from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
-from themes import save_for_themes
+from themes import PIXELS_PER_INCH, save_for_themes
 
 _PAGES = (benchmark_results, evidence_results)
 _TABLES = {name: table for page in _PAGES for name, table in page.TABLES.items()}
 _CHARTS = {name: draw for page in _PAGES for name, draw in page.CHARTS.items()}
-_PIXELS_PER_INCH = 110  # on the page, where there is room
 
 
 class ResultsTable(SphinxDirective):
@@ -62,7 +61,7 @@ class ResultsChart(SphinxDirective):
         folder = Path(self.env.doctreedir) / "charts"
         folder.mkdir(parents=True, exist_ok=True)
         figure = _CHARTS[name]()
-        width = round(_PIXELS_PER_INCH * figure.get_figwidth())
+        width = round(PIXELS_PER_INCH * figure.get_figwidth())
         images = [
             nodes.image(
                 uri="/" + Path(os.path.relpath(path, self.env.srcdir)).as_posix(),

@@ -15,7 +15,7 @@ from matplotlib.transforms import Bbox
 _THEMES = {"light": ("#222832", "#ffffff"), "dark": ("#ced6dd", "#14181e")}
 _BETWEEN = ("#808a96", "#808a9600")
 _DPI = 200
-_PIXELS_PER_INCH = 128  # on the page, where there is room: 5.5 inches fill it
+PIXELS_PER_INCH = 128  # on the page, where there is room: 5.5 inches fill it
 _RST = """
 .. image:: /{source}
    :alt: {alt}
@@ -25,16 +25,19 @@ _RST = """
 _COLOURS = ("color", "facecolor", "edgecolor", "markerfacecolor", "markeredgecolor")
 
 
-def save_for_themes(figure, path_without_suffix):
+def save_for_themes(figure, path_without_suffix, *, transparent=True):
     """Save a figure twice, with text and lines that fit a light and a dark page.
 
     Black becomes the theme's colour of text, white its background, and gray a mixture of both.
-    Other colours and images stay. The background is transparent. The figure is not changed.
+    Other colours and images stay, and so do artists with path effects: their outline makes them
+    legible on images. The figure is not changed.
 
     Parameters
     ----------
     figure : matplotlib.figure.Figure
     path_without_suffix : str or Path
+    transparent : bool, default True
+        Leave out the background; otherwise it has the colour of the theme.
 
     Returns
     -------
@@ -43,7 +46,7 @@ def save_for_themes(figure, path_without_suffix):
     """
     paths = [Path(f"{path_without_suffix}-{theme}.png") for theme in _THEMES]
     for path, (ink, paper) in zip(paths, _THEMES.values(), strict=True):
-        _save(figure, path, ink, paper)
+        _save(figure, path, ink, paper, transparent=transparent)
     return tuple(paths)
 
 
@@ -65,7 +68,7 @@ def scrape(block, block_vars, gallery_conf):
             shutil.copy(light, path)  # sphinx-gallery insists on a file
         for picture, theme in ((light, "only-light"), (dark, "only-dark")):
             source = picture.relative_to(gallery_conf["src_dir"]).as_posix()
-            width = round(_PIXELS_PER_INCH * figure.get_figwidth())
+            width = round(PIXELS_PER_INCH * figure.get_figwidth())
             alt = _titles(figure) or path.stem
             rst.append(_RST.format(source=source, alt=alt, width=width, theme=theme))
     plt.close("all")
@@ -87,12 +90,12 @@ def _save_thumbnail(figure, path, panels):
     figure.draw_without_rendering()  # the layout, without legends
     box = Bbox.union([ax.get_window_extent() for ax in panels])
     box = box.padded(0.02 * figure.dpi).transformed(figure.dpi_scale_trans.inverted())
-    _save(figure, path, *_BETWEEN, bbox_inches=box)
+    _save(figure, path, *_BETWEEN, transparent=True, bbox_inches=box)
 
 
 def _save(figure, path, ink, paper, **options):
     with _recoloured(figure, ink, paper):
-        figure.savefig(path, dpi=_DPI, transparent=True, **options)
+        figure.savefig(path, dpi=_DPI, **options)
 
 
 @contextmanager
@@ -114,8 +117,10 @@ def _recoloured(figure, ink, paper):
 
 
 def _artists(figure):
-    """Yield what is drawn in one colour: boxes and arrows of texts too, no images."""
+    """Yield artists of one colour that lie on the background, and boxes and arrows of texts."""
     for artist in figure.findobj(include_self=False):
+        if artist.get_path_effects():  # outlined, to be seen on any image
+            continue
         if isinstance(artist, Text):
             yield from filter(None, (artist.get_bbox_patch(), getattr(artist, "arrow_patch", None)))
         if getattr(artist, "get_array", lambda: None)() is None:  # otherwise a colour map paints it
