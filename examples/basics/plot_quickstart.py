@@ -54,7 +54,7 @@ plt.show()
 
 model = PSPCDenoiser(patch_size=5).fit(X)
 
-clean = held_out[:6].astype(np.float32) / 127.5 - 1
+clean = held_out[:4].astype(np.float32) / 127.5 - 1
 sigma = 0.3
 rng = np.random.default_rng(0)
 noisy = clean + sigma * rng.standard_normal(clean.shape, dtype=np.float32)
@@ -67,12 +67,12 @@ def rms(difference):
 
 
 titles = [
-    *["clean"] * 6,
+    *["clean"] * 4,
     *[f"error {error:.2f}" for error in rms(noisy - clean)],
     *[f"error {error:.2f}" for error in rms(denoised - clean)],
 ]
 rows = np.concatenate([clean, noisy, denoised]).clip(-1, 1)
-show_images(rows, titles=titles, n_columns=6)
+show_images(rows, titles=titles, n_columns=4)
 plt.show()
 
 # %%
@@ -145,7 +145,9 @@ for level in (0.1, 0.3, 1.0, 3.0):
 # :class:`~skpspc.inspection.AttributionDisplay` shows the training patches
 # with the largest weights.
 
-AttributionDisplay.from_estimator(model, noisy[3:4], sigma, pixel=(16, 16))
+fig, ax = plt.subplots(figsize=(4.4, 3.2), layout="constrained")
+options = {"pixel": (16, 16), "n_images": 3, "ax": ax}
+AttributionDisplay.from_estimator(model, noisy[3:4], sigma, **options)
 plt.show()
 
 # %%
@@ -158,7 +160,7 @@ plt.show()
 SensitivityDisplay.from_estimator(
     sampler,
     held_out,
-    sigmas=[0.3, 1.0, 3.0],
+    sigmas=[0.3, 3.0],
     pixels=[[16, 16]],
     n_images=2,
 )
