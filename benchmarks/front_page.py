@@ -8,38 +8,32 @@ nearest to it.
 """
 
 import argparse
+import sys
 import time
 from pathlib import Path
 
 import _results
 import matplotlib.pyplot as plt
-import numpy as np
 
 from skpspc import PSPCDenoiser
 from skpspc.datasets import load_edm_zip
-from skpspc.inspection import nearest_training_images
+from skpspc.inspection import ImageGridDisplay, nearest_training_images
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "_static"
+sys.path.append(str(Path(__file__).resolve().parents[1] / "docs" / "_ext"))
+from themes import save_for_themes
+
+PICTURE = Path(__file__).resolve().parents[1] / "docs" / "_static" / "samples"
+
 CLASSES = ("horse",) * 5 + ("ship",) * 5
-THEMES = {"light": ("#ffffff", "#222832"), "dark": ("#14181e", "#ced6dd")}
-GAP = 2  # pixels between images
 
 
-def strip(images):
-    """Return images (n, 3, H, W) beside one another, (H, W', 4), with transparent gaps."""
-    rgb = np.clip((images.transpose(0, 2, 3, 1) + 1) / 2, 0, 1)
-    rgba = np.concatenate([rgb, np.ones((*rgb.shape[:3], 1))], axis=3)
-    return np.hstack(np.pad(rgba, ((0, 0), (0, 0), (0, GAP), (0, 0))))[:, :-GAP]
-
-
-def draw(rows, theme):
-    """Draw titled rows of images in the colours of a theme."""
-    paper, ink = THEMES[theme]
-    figure, axes = plt.subplots(len(rows), figsize=(9, 2.5), facecolor=paper, layout="constrained")
-    for ax, (title, images) in zip(axes, rows.items(), strict=True):
-        ax.imshow(strip(images), interpolation="nearest")
-        ax.set_title(title, loc="left", color=ink, fontsize=11)
-        ax.axis("off")
+def draw(rows):
+    """Draw a row of images below each heading."""
+    figure, axes = plt.subplots(len(rows), figsize=(6.5, 2.05), layout="constrained")
+    with plt.rc_context({"font.size": 12}):  # legible on a phone, 350 pixels wide
+        for ax, (heading, images) in zip(axes, rows.items(), strict=True):
+            options = {"heading": heading, "n_columns": len(images), "ax": ax}
+            ImageGridDisplay.from_predictions(images, **options)
     return figure
 
 
@@ -61,12 +55,9 @@ def main():
     _, indices = nearest_training_images(samples, cifar.images)
     rows = {
         "Samples: horses and ships drawn from noise": samples,
-        "Nearest training image of each sample": cifar.images[indices[:, 0]] / 127.5 - 1,
+        "Nearest training image of each sample": cifar.images[indices[:, 0]],
     }
-    for theme in THEMES:
-        figure = draw(rows, theme)
-        path = FOLDER / f"samples-{theme}.png"
-        figure.savefig(path, dpi=200, facecolor=figure.get_facecolor())
+    save_for_themes(draw(rows), PICTURE, transparent=False)
 
 
 if __name__ == "__main__":
