@@ -35,7 +35,7 @@ model = PSPCDenoiser(patch_size=5).fit(X)
 print(f"{len(X):,} training images")
 
 Z = clean[4:5] + 0.1 * noise[4:5]
-fig, ax = plt.subplots(figsize=(4.7, 3.2), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.4, 3.2), layout="constrained")
 options = {"pixel": (8, 8), "n_images": 3}
 AttributionDisplay.from_estimator(model, Z, 0.1, ax=ax, **options)
 plt.show()
@@ -49,7 +49,7 @@ plt.show()
 # The same pixel under more noise
 # -------------------------------
 Z = clean[4:5] + noise[4:5]
-fig, ax = plt.subplots(figsize=(4.7, 3.2), layout="constrained")
+fig, ax = plt.subplots(figsize=(4.4, 3.2), layout="constrained")
 AttributionDisplay.from_estimator(model, Z, 1.0, ax=ax, **options)
 plt.show()
 
