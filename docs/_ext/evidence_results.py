@@ -58,8 +58,9 @@ def curve():
         "the optimal denoiser",
         "noisy training images",
     )
-    figure, ax = plt.subplots(figsize=(4.5, 3.0), layout="constrained")
+    figure, ax = plt.subplots(figsize=(4.5, 2.75), layout="constrained")
     ErrorCurveDisplay.from_predictions(table, ax=ax)
+    ax.yaxis.label.set_size(SMALL)
     return figure
 
 
@@ -74,7 +75,7 @@ def heat_maps(sigmas=(0.3, 1.1, 3.3, 8.4)):
     levels = [int(np.argmin(abs(kept["sigmas"] - sigma))) for sigma in sigmas]
     names = _labels(kept["denoisers"])
     figure, axes = plt.subplots(
-        len(names), len(levels), figsize=(4.5, 4.2), layout="constrained", squeeze=False
+        len(names), len(levels), figsize=(4.5, 3.95), layout="constrained", squeeze=False
     )
     for name, heat, row in zip(names, kept["heat"], axes, strict=True):
         heat = heat[levels, None].astype(float)
@@ -93,7 +94,7 @@ def sample_grid(n=8):
     """Draw samples from the same noise: a row for each denoiser."""
     kept = np.load(REPRODUCTION / "samples.npz")
     names = _labels(kept["denoisers"])
-    figure, axes = plt.subplots(len(names), figsize=(4.5, 2.8), layout="constrained")
+    figure, axes = plt.subplots(len(names), figsize=(4.5, 2.65), layout="constrained")
     figure.get_layout_engine().set(h_pad=0.01, hspace=0)
     for name, images, ax in zip(names, kept["images"], axes, strict=True):
         show_images(images[:n], n_columns=n, ax=ax)
