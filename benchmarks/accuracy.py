@@ -7,17 +7,20 @@ x + sigma e with x a crop that was not fitted. "Unrelated" images hold no such n
 pixels drawn evenly from [-1, 1], and means of two training images. They are far from every training
 image, and small differences of distances that are large beside sigma decide.
 
-The formula is that of tests/oracle.py. ``median_error`` is the median, over two noisy images at
-each noise level, of the largest error in an image. ``max_error`` is the largest of all errors, at
-noise level ``sigma``. To find it, denoisers answer for 64 images at each level in float32 and in
-float64, and the formula gives the error of the two images whose answers differ most.
+Each seed draws other noisy images of the same training set, and has a row of its own for each
+denoiser. The formula is that of tests/oracle.py. ``median_error`` is the median, over two noisy
+images at each noise level, of the largest error in an image. ``max_error`` is the largest of all
+errors, at noise level ``sigma``. To find it, denoisers answer for 64 images at each level in
+float32 and in float64, and the formula gives the error of the two images whose answers differ most.
 """
 
 import argparse
 import sys
+from itertools import product
 from pathlib import Path
 
 import _results
+import joblib
 import numpy as np
 
 from skpspc import (
@@ -161,14 +164,21 @@ def rounding_of_float64(X, n):
     return np.max(found, axis=0)
 
 
-def measure(X, held_out, n, seed):
-    """Yield a row for each denoiser and kind of noisy images."""
-    for name, (model, formula) in families(X).items():
-        for kind, source in (("held-out", held_out), ("unrelated", X)):
-            median, largest, sigma = errors(model, formula, kind, source, n, seed)
-            labels = {"denoiser": name, "noisy": kind}
-            values = {"median_error": float(median), "max_error": largest, "sigma": sigma}
-            yield {**labels, **values}
+def measure(X, held_out, n, seeds, jobs):
+    """Yield a row for each seed, denoiser and kind of noisy images."""
+    kinds = ("held-out", held_out), ("unrelated", X)
+    tasks = product(seeds, families(X).items(), kinds)
+    return joblib.Parallel(jobs, return_as="generator", pre_dispatch="all")(
+        joblib.delayed(row)(seed, name, *family, kind, images, n)
+        for seed, (name, family), (kind, images) in tasks
+    )
+
+
+def row(seed, name, model, formula, kind, images, n):
+    """Return the row of a seed, a denoiser and a kind of noisy images."""
+    median, largest, sigma = errors(model, formula, kind, images, n, seed)
+    labels = {"seed": seed, "denoiser": name, "noisy": kind}
+    return {**labels, "median_error": float(median), "max_error": largest, "sigma": sigma}
 
 
 def main(arguments=None):
@@ -176,13 +186,16 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--n-train", type=int, default=500)
     parser.add_argument("--n", type=int, default=64, help="noisy images at each noise level")
-    parser.add_argument("--seed", type=int, default=0, help="of the noisy images in float32")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of noisy images")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     _results.add_argument(parser)
     options = parser.parse_args(arguments)
     n_images = options.n_train + options.n
     images = load_photo_patches(size=SIZE, n_images=n_images, photos=PHOTOS).images
     X, held_out = images[: options.n_train], images[options.n_train :]
-    rows = _results.printed("accuracy", measure(X, held_out, options.n, options.seed))
+    rows = _results.printed(
+        "accuracy", measure(X, held_out, options.n, options.seeds, options.jobs)
+    )
     error, times_eps = rounding_of_float64(X, options.n)
     in_float64 = {
         "float64_max_error": f"{error:.1e}",

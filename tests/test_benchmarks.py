@@ -143,16 +143,25 @@ def test_accuracy(monkeypatch, tmp_path):
     accuracy = script("accuracy")
     monkeypatch.setattr(accuracy, "SIZE", 7)
     monkeypatch.setattr(accuracy, "SIGMAS", (0.1, 1.0))
-    accuracy.main(["--n-train", "30", "--n", "4", "--seed", "1", "--out", str(tmp_path)])
+    sizes = ["--n-train", "30", "--n", "4"]
+    accuracy.main([*sizes, "--seeds", "1", "2", "--out", str(tmp_path)])
     rows = results(tmp_path, "accuracy")
-    assert len(rows) == 2 * 9
+    assert len(rows) == 2 * 2 * 9
+    first, second = ([row for row in rows if row["seed"] == seed] for seed in "12")
+    assert [row["denoiser"] for row in first] == [row["denoiser"] for row in second]
+    assert all(
+        one["median_error"] != other["median_error"]
+        for one, other in zip(first, second, strict=True)
+    ), "each seed draws other noisy images"
     for row in rows:
         assert 0 <= float(row["median_error"]) <= float(row["max_error"]) < 1e-4, row
     facts = facts_of(tmp_path, "accuracy")
     assert float(facts["float64_max_error"]) < 1e-12
 
 
-@pytest.mark.parametrize("name", ["kernels", "growth", "error-time", "index-equivariant"])
+@pytest.mark.parametrize(
+    "name", ["kernels", "growth", "error-time", "index-equivariant", "accuracy", "locality"]
+)
 def test_kept_results_name_their_command(name):
     rows = results(FOLDER / "results", name)
     assert rows

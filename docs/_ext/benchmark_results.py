@@ -1,7 +1,7 @@
 """Tables, charts and numbers of docs/benchmarks.rst."""
 
 from functools import partial
-from itertools import product
+from itertools import cycle, product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -63,38 +63,41 @@ def kernels():
 
 
 def speed():
-    """Draw the time per pair of published, torch and compiled code, in units of the limit."""
+    """Draw the time per pair of the limit, of skpspc and of the published algorithm."""
     rows = _kernels().drop_duplicates(["name", "code"])
-    names = list(dict.fromkeys(rows.name))
-    figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
-    styles = {"compiled": (BLUE, "o", "skpspc"), "torch": (AMBER, "D", "skpspc without numba")}
-    for place, name in enumerate(names):
-        own = rows[rows.name == name]
-        first = own.iloc[0]
-        published = first.speedup * first.over_limit
-        ax.plot([first.over_limit, published], [place, place], color="0.7", lw=2, zorder=1)
-        ax.plot(published, place, "s", color=ORANGE, ms=7)
-        ax.annotate(
-            f"{first.speedup:.0f}×",
-            (np.sqrt(first.over_limit * published), place),
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="center",
-            fontsize=SMALL,
-        )
-        for row in own.itertuples():
-            whole = row.windows == "whole images"
-            colour, marker, _ = styles["compiled" if whole else row.code]
-            ax.plot(row.over_limit, place, marker, color=colour, ms=8)
-    ax.axvline(1, color="0.5", ls="--", lw=1)
-    for colour, marker, label in [(ORANGE, "s", "published algorithm"), *styles.values()]:
-        ax.plot([], [], marker, color=colour, label=label)
-    ax.set(xscale="log", yticks=range(len(names)), xlim=(0.7, None))
-    ax.set_yticks(range(len(names)), names)
-    ax.set_xlabel("time per pair of images / limit of the arithmetic")
-    ax.invert_yaxis()
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=SMALL)
+    first = rows.drop_duplicates("name")
+    others = rows.drop(first.index)  # without numba
+    limit, published = first.us_per_pair / first.over_limit, first.us_per_pair * first.speedup
+    places = dict(zip(first.name, range(len(first)), strict=True))
+    n_others = plain(*others.n_train.unique())
+
+    figure, ax = plt.subplots(figsize=(4.5, 3.7), layout="constrained")
+    ax.hlines(places.values(), limit, published, color="0.7", lw=1.5, zorder=1)
+    points = {
+        "limit of the arithmetic": (limit, places.values(), "|", "0.4"),
+        "skpspc": (first.us_per_pair, places.values(), "o", BLUE),
+        f"without numba, N = {n_others}": (others.us_per_pair, others.name.map(places), "D", AMBER),
+        "published algorithm": (published, places.values(), "s", ORANGE),
+    }
+    for label, (times, heights, marker, colour) in points.items():
+        size = 13 if marker == "|" else 8
+        ax.plot(times, heights, marker, color=colour, label=label, ms=size, mew=2, ls="")
+    for time, speedup, place in zip(published, first.speedup, places.values(), strict=True):
+        at = {"xytext": (9, 0), "textcoords": "offset points", "va": "center"}
+        ax.annotate(f"{speedup:.0f} × skpspc", (time, place), **at, fontsize=SMALL)
+    labels = [
+        f"{row.name}\nN = {plain(row.n_train)}, σ = {row.sigma:g}"
+        for row in first.drop(columns="windows").itertuples(index=False)
+    ]
+    ax.set_yticks(list(places.values()), labels, fontsize=SMALL)
+    ax.set(xscale="log", xlim=(0.03, 150 * max(published)))
+    ax.set_xticks([0.1, 1, 10, 100], ["0.1", "1", "10", "100"])
+    ax.minorticks_off()
+    ax.set_xlabel("µs per pair of a noisy and a training image", fontsize=SMALL)
+    ax.set_ylim(len(places) - 0.5, -0.5)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=SMALL)
     _bare(ax)
+    ax.grid(False, axis="y")
     return figure
 
 
@@ -127,7 +130,7 @@ def ms_at(name, n_train):
 
 def growth():
     """Draw the time per noisy image against N."""
-    figure, ax = plt.subplots(figsize=(5.2, 3.6), layout="constrained")
+    figure, ax = plt.subplots(figsize=(4.5, 3.1), layout="constrained")
     rows = read("growth")
     for name, (colour, marker) in _LINES.items():
         own = rows[rows.denoiser == name]
@@ -136,7 +139,7 @@ def growth():
     largest = rows.ms_per_image.max()
     ax.plot(ends, largest * ends / ends[1] / 3, ":", color="0.5", label="in proportion to N")
     ax.set(xscale="log", yscale="log", xlabel="training images N", ylabel="ms per noisy image")
-    ax.legend(frameon=False, fontsize=SMALL)
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=SMALL)
     _bare(ax)
     return figure
 
@@ -154,7 +157,7 @@ _APPROXIMATIONS = (
     ("n_neighbors", 1.0, "n_neighbors, σ = 1", BLUE, "o", ":"),
     ("tol", 0.3, "tol, σ = 0.3", ORANGE, "D", "-"),
     ("tol", 1.0, "tol, σ = 1", ORANGE, "D", ":"),
-    ("ELS, tol", 0.3, "ELS with tol, σ = 0.3", GREEN, "^", "-"),
+    ("ELS, tol", 0.3, "equivariant (ELS), σ = 0.3", GREEN, "^", "-"),
 )
 
 
@@ -169,7 +172,7 @@ def approximations():
 
 def error_time():
     """Draw the error of approximate answers against their relative time."""
-    figure, ax = plt.subplots(figsize=(5.2, 3.9), layout="constrained")
+    figure, ax = plt.subplots(figsize=(4.5, 3.35), layout="constrained")
     rows = approximations()
     ax.axhspan(1e-8, 3e-7, color="0.9", lw=0)
     ax.annotate("rounding", (0.985, 0.03), xycoords="axes fraction", ha="right", fontsize=SMALL)
@@ -183,6 +186,7 @@ def error_time():
             _label_points(ax, own[own.rms_error > 3e-7])
     ax.set(xscale="log", yscale="log", ylim=(1e-8, 0.3), xlabel="time / time of the exact answer")
     ax.set_ylabel("root mean square error")
+    ax.set_xlim(left=0.75 * rows.time.min())
     ticks = [tick for tick in (0.1, 0.2, 0.5, 1, 2, 5) if tick < 1.2 * ax.get_xlim()[1]]
     ax.set_xticks(ticks, map(str, ticks))
     ax.minorticks_off()
@@ -192,11 +196,11 @@ def error_time():
 
 
 def _label_points(ax, rows):
-    """Write the value of the setting beside each point."""
-    for row in rows.itertuples():
-        value = row.setting.split("=")[1]
-        at = {"xy": (row.time, row.rms_error), "xytext": (6, 3), "textcoords": "offset points"}
-        ax.annotate(value, **at, fontsize=SMALL)
+    """Write the value of the setting beside each point, in turn on the right and on the left."""
+    sides = cycle([((6, 3), "left"), ((-6, -10), "right")])
+    for row, (offset, ha) in zip(rows.sort_values("time").itertuples(), sides, strict=False):
+        at = {"xy": (row.time, row.rms_error), "xytext": offset, "textcoords": "offset points"}
+        ax.annotate(row.setting.split("=")[1], **at, ha=ha, fontsize=SMALL)
 
 
 def family_summary(baseline=None):
@@ -263,18 +267,33 @@ def look(network):
 
 
 def accuracy():
-    """Return median and largest errors of float32 answers."""
+    """Return errors of float32 answers over all seeds: medians, and the largest."""
     rows = read("accuracy")
-    shown = {
-        kind: rows[rows.noisy == kind].set_index("denoiser") for kind in ("held-out", "unrelated")
-    }
+    names = list(dict.fromkeys(rows.denoiser))
     body = {}
-    for kind, own in shown.items():
-        body[f"{kind}, median"] = own.median_error.map(text).tolist()
+    for kind in ("held-out", "unrelated"):
+        seeds = rows[rows.noisy == kind].groupby("denoiser")
+        worst = rows.loc[seeds.max_error.idxmax()].set_index("denoiser").loc[names]
+        body[f"{kind}, median"] = seeds.median_error.median()[names].map(text).tolist()
         body[f"{kind}, largest (at σ)"] = [
-            f"{text(e)} ({s:g})" for e, s in zip(own.max_error, own.sigma, strict=True)
+            f"{text(e)} ({s:g})" for e, s in zip(worst.max_error, worst.sigma, strict=True)
         ]
-    return pd.DataFrame({"Denoiser": list(shown["held-out"].index), **body})
+    return pd.DataFrame({"Denoiser": names, **body})
+
+
+def accuracy_of_seeds(noisy="unrelated"):
+    """Return the largest error of each seed for a kind of noisy images."""
+    rows = read("accuracy").query("noisy == @noisy")
+    wide = rows.pivot(index="denoiser", columns="seed", values="max_error")
+    wide = wide.loc[list(dict.fromkeys(rows.denoiser))]
+    body = {f"seed {seed}": wide[seed].map(two_digits).tolist() for seed in wide}
+    return pd.DataFrame({"Denoiser": list(wide.index), **body})
+
+
+def _code(program):
+    """Return a program as code; a description before a colon stays text."""
+    *about, code = program.split(": ", 1)
+    return ": ".join([*about, f"``{code}``"])
 
 
 # Columns of the table: head, sampler and number of calls.
@@ -382,10 +401,11 @@ TABLES = {
             "With a quarter of the images (MiB)": ("backward_mib_quarter", two_digits),
         },
     ),
+    "accuracy-seeds": Table("accuracy", accuracy_of_seeds),
     "startup": columns(
         "startup",
         {
-            "Program": ("program", text),
+            "Program": ("program", _code),
             "CPU time (s)": ("cpu_s", two_digits),
             "Difference to the floor (s)": ("cpu_over_floor_s", two_digits),
         },
@@ -410,9 +430,12 @@ def numbers():
     accuracies = read("accuracy")
     held_out = accuracies[accuracies.noisy == "held-out"]
     largest = accuracies.groupby("denoiser").max_error.max()
+    medians = held_out.groupby("denoiser").median_error.median()
+    accuracy_facts = facts("accuracy")
     tol_times = read("error-time").query("family == 'tol'").groupby("sigma").time
     return {
         "squares time": span(kernels_at.us_per_pair),
+        "published over squares": text(compiled.speedup.iloc[0]),
         "squares speed-up": span(kernels_at.speedup, 3),
         "squares limit": span(kernels_at.over_limit),
         "masks limit": span(masks.over_limit),
@@ -448,7 +471,14 @@ def numbers():
         "2M to Heun, 35 calls": span(sampler_ratios(35, 35)),
         "blend gain": span(100 * (1 - ratios)),
         "best size gain": span(100 * (1 - to_best)),
-        "median rounding": text(held_out.median_error.max()),
+        "PCA ratio": span(family_summary().loc["PCA locality"]),
+        "median rounding": text(medians.max()),
+        "squares rounding": text(largest[largest.index.str.startswith("squares")].max(), 2),
+        "local rounding": text(largest["local score, 5"], 2),
+        "float64 rounding": accuracy_facts["float64_max_error"],
+        "float64 over eps": accuracy_facts["float64_over_eps_times_logit"],
+        "whole rounding at 20": text(whole[whole.sigma == 20].max_error.item(), 2),
+        "accuracy seeds": plain(accuracies.seed.nunique()),
         "masks rounding": text(largest["masks (PSPC-Flex)"], 2),
         "PCA rounding": text(largest["PCA locality"], 2),
         "largest rounding": text(accuracies.max_error.max()),
