@@ -121,7 +121,7 @@ def warn_if_far(estimator, z, sigma):
 
     ``sigma`` has shape (n,); the estimator is fitted.
     """
-    limits = getattr(estimator, "_limits", None)
+    limits = estimator._noisy_limits()
     if limits is None or not len(z):
         return
     low, high = limits
@@ -153,6 +153,8 @@ def _seem_halved(estimator, flat, sigma):
     """Return True if noisy images seem to be on [0, 1] and the training images are on [-1, 1]."""
     training_set = getattr(estimator, "training_set_", None)
     if training_set is None or not training_set.is_uint8 or estimator.data_range is not None:
+        return False
+    if estimator._noisy_limits()[0] >= 0:  # of measurements without negative values
         return False
     # large noise hides the range of the images; images without noise show it at any sigma
     noise = torch.where(sigma < 0.1, 5 * sigma, 0.0)

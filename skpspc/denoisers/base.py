@@ -137,8 +137,17 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         return self._prior_of().device
 
     def _input_shapes(self):
-        """Return the shapes that one noisy image may have; the last is the shape of an answer."""
+        """Return the shapes that one noisy image may have."""
         return [self.image_shape_]
+
+    @property
+    def _answer_shape(self):
+        """Shape of a denoised image, and of a sample."""
+        return self._input_shapes()[-1]
+
+    def _noisy_limits(self):
+        """Return the least and largest value of clean images, or None if they are unknown."""
+        return getattr(self, "_limits", None)
 
     @eager
     def posterior(self, Z: ArrayLike, sigma: NoiseLevel, y: ArrayLike | None = None) -> Posterior:
@@ -405,6 +414,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
                 noise_seed(self.random_state),
                 target=lambda clean, z, sigma: prior.answered(clean),
                 noise_per_level=True,
+                measure=prior.measured,
             )
         return -float(errors.mean())
 
@@ -627,7 +637,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
 
     def _initial(self, n, initial, random_state, sigma_max):
         """Return the initial state: a copy of ``initial``, or noise."""
-        shape = self._input_shapes()[-1]
+        shape = self._answer_shape
         if initial is not None:
             z, _ = check_noisy_images(self, initial, [shape], self._device)
             if n not in (1, len(z)):

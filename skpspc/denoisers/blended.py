@@ -365,6 +365,11 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
                     f"the member {member[0]!r} must be a denoiser, not a class, got {member[1]!r}; "
                     "wrap a network in NetworkDenoiser."
                 )
+            if getattr(getattr(member[1], "estimator", member[1]), "operator", None) is not None:
+                raise ValueError(
+                    f"the member {member[0]!r} has an operator and maps measurements to images; "
+                    "blend denoisers with operator=None."
+                )
         if len(self.denoisers) == 0:
             raise ValueError(
                 "denoisers must hold at least one (name, denoiser) pair, got an empty list."

@@ -31,7 +31,7 @@ class DerivativesMixin:
     _now: Any
     _prior_of: Any
     _checked: Any
-    _input_shapes: Any
+    _answer_shape: Any
     _device: Any
 
     @overload
@@ -202,7 +202,7 @@ class DerivativesMixin:
 
     def _checked_pixels(self, pixels):
         """Return the indices of pixels of the answer, a tensor."""
-        return check_pixels(pixels, self._input_shapes()[-1][-2:]).to(self._device)
+        return check_pixels(pixels, self._answer_shape[-2:]).to(self._device)
 
     @overload
     def vjp(
@@ -274,7 +274,7 @@ class DerivativesMixin:
         array([[0.25, 0.25]])
         """
         call, z, levels, layout = self._called(Z, sigma, y, guidance)
-        mean = _vectors(vectors, z, self._input_shapes()[-1])
+        mean = _vectors(vectors, z, self._answer_shape)
         with torch.no_grad(), torch_threads():
             of_z, _ = call.prior(len(z)).vjp(z, levels, mean, torch.zeros_like(levels).to(z))
         return layout.restore(check_finite(of_z, z.dtype, "the product"))
@@ -523,7 +523,7 @@ class DerivativesMixin:
 
     def _probes(self, z, n_probes, random_state):
         """Return random signs (n_probes, n, C, H, W), or None for the exact trace."""
-        if tuple(z.shape[1:]) != tuple(self._input_shapes()[-1]):
+        if tuple(z.shape[1:]) != tuple(self._answer_shape):
             raise ValueError(
                 f"{type(self).__name__} returns images of another shape than Z: there is no "
                 "divergence; use jacobian."

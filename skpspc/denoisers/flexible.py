@@ -241,7 +241,7 @@ class FlexibleWindows(NumpyState, BaseEstimator):
     def _measured(self, denoiser, training_set):
         """Return the heat of a denoiser at ``n_images`` training images."""
         shape = training_set.image_shape
-        answer_shape = denoiser._input_shapes()[-1]
+        answer_shape = denoiser._answer_shape
         if answer_shape != shape:
             raise ValueError(
                 f"heatmaps is a denoiser that returns shape {answer_shape}, but X holds images "

@@ -5,11 +5,12 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from .._typing import BySigma, DataRange, Device, ImageShape, RandomState
+from .._typing import ArrayLike, BySigma, DataRange, Device, ImageShape, RandomState
 from ..posterior import CellSearch, Prior
-from ..support import Centred
+from ..support import Centred, Inpainting, MeasuredTrainingSet, Operator, checked_operator
 from ..support.cells import CellsByWindow
 from .base import Denoiser
 from .training_set_denoiser import TrainingSetDenoiser
@@ -19,18 +20,20 @@ from .training_set_denoiser import TrainingSetDenoiser
 class CentredBySigma:
     """Centred windows whose side depends on the noise level.
 
-    ``schedule`` maps a float sigma to the side, an odd int; `Centred` lists values of ``boundary``.
+    ``schedule`` maps a float sigma to the side, an odd int; `Centred` lists values of ``boundary``
+    and defines ``observed``. ``image_shape`` is the shape of a measurement.
     """
 
     schedule: Callable
     boundary: str | None
     image_shape: tuple[int, int, int]
+    observed: torch.Tensor | None = None
 
     def __call__(self, sigma):
         """Return the windows at a noise level, `Centred`."""
         size = self.schedule(sigma)
         check_size(size, self.boundary, self.image_shape, f" at sigma = {sigma}")
-        return Centred(int(size), self.boundary)
+        return Centred(int(size), self.boundary, self.observed)
 
 
 def check_size(size, boundary, image_shape, where=""):
@@ -176,6 +179,7 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         "patch_size": [Interval(numbers.Integral, 1, None, closed="left"), callable],
         "equivariant": ["boolean"],
         "boundary": [StrOptions({"zero", "circular", "broken"})],
+        "operator": ["array-like", callable, None],
         "tol": [Interval(numbers.Real, 0, None, closed="neither"), None],
         "verbose": ["verbose"],
     }
@@ -186,6 +190,7 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         *,
         equivariant: bool = False,
         boundary: Literal["zero", "circular", "broken"] = "zero",
+        operator: Callable[[torch.Tensor], torch.Tensor] | ArrayLike | None = None,
         tol: float | None = None,
         verbose: int = 0,
         sigma: float = 0.5,
@@ -197,6 +202,7 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         self.patch_size = patch_size
         self.equivariant = equivariant
         self.boundary = boundary
+        self.operator = operator
         self.tol = tol
         self.verbose = verbose
         self.sigma = sigma
@@ -216,10 +222,21 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
                 f"tol={self.tol} is for windows that are compared with all locations; pass "
                 "equivariant=True too, or tol=None."
             )
+        if callable(self.operator) and self.tol is not None:
+            raise ValueError(
+                f"tol={self.tol} needs an index of the training images, and a callable operator "
+                "measures them; pass tol=None, or a mask of observed pixels as operator."
+            )
+        self._operator = checked_operator(self.operator, training_set)
         is_schedule = callable(self.patch_size)
         sizes = getattr(self.patch_size, "sizes", []) if is_schedule else [self.patch_size]
         for size in sizes:
-            check_size(size, self._padding, training_set.image_shape)
+            check_size(size, self._padding, self._measured_shape(training_set))
+
+    def _measured_shape(self, training_set):
+        """Return the shape of a measurement, or of an image without an operator."""
+        is_plain = self._operator is None
+        return training_set.image_shape if is_plain else self._operator.measured_shape
 
     @property
     def _padding(self):
@@ -228,18 +245,48 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
 
     def _learn(self, training_set):
         windows: CentredBySigma | Centred
+        observed = None if self._operator is None else self._operator.observed
         if callable(self.patch_size):
-            shape = training_set.image_shape
-            windows = CentredBySigma(self.patch_size, self._padding, shape)
+            shape = self._measured_shape(training_set)
+            windows = CentredBySigma(self.patch_size, self._padding, shape, observed)
         else:
-            windows = Centred(int(self.patch_size), self._padding)
+            windows = Centred(int(self.patch_size), self._padding, observed)
         search = None if self.tol is None else CellSearch(CellsByWindow(), self.tol)
-        return Prior(training_set, windows, search=search)
+        source = self._source(training_set)
+        return Prior(source, windows, search=search, operator=self._operator)
+
+    def _source(self, training_set, present=None):
+        """Return the training images to compare; ``present`` holds the first of them."""
+        if isinstance(self._operator, Operator):
+            return MeasuredTrainingSet(self._operator, training_set, present)
+        return training_set
 
     def _grown(self, prior, training_set, added):
+        self._operator = prior.operator
         whole = training_set.extended(added.images, added.sample_weight)
+        source = self._source(whole, prior.source)
         search = None if prior.search is None else prior.search.extended()
-        return replace(prior, source=whole, search=search), whole
+        return replace(prior, source=source, search=search), whole
+
+    def _input_shapes(self):
+        operator = self._prior.operator
+        return [self.image_shape_ if operator is None else operator.measured_shape]
+
+    @property
+    def _answer_shape(self):
+        return self.image_shape_
+
+    def _noisy_limits(self):
+        if isinstance(self._prior.operator, Operator):
+            low, high = self._prior.source.extremes
+            return float(low.min()), float(high.max())
+        return super()._noisy_limits()
+
+    def _checked(self, Z, sigma):
+        z, sigma, layout = super()._checked(Z, sigma)
+        if isinstance(self._prior.operator, Inpainting):  # missing pixels may have any value
+            z = z.where(self._prior.operator.observed, self.training_set_.centre)
+        return z, sigma, layout
 
     def _prior_of(self, code=None):
         prior = super()._prior_of(code)

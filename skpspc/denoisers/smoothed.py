@@ -95,6 +95,15 @@ class SmoothedPrior(BasePrior):
         """Return the pixels of images that the prior estimates."""
         return self.prior.answered(images)
 
+    def measured(self, images):
+        """Return the values of which noisy images show a noisy copy."""
+        return self.prior.measured(images)
+
+    def for_sampling(self):
+        """Return the prior for one run of a sampler; raise if noisy images are measurements."""
+        self.prior.for_sampling()
+        return self
+
 
 class SmoothedDenoiser(Denoiser):
     r"""Mean of a denoiser's results for displaced copies of the noisy image.
@@ -319,6 +328,10 @@ class SmoothedDenoiser(Denoiser):
 
     def _input_shapes(self):
         return self.denoiser_._input_shapes()
+
+    @property
+    def _answer_shape(self):
+        return self.denoiser_._answer_shape
 
     @property
     def _proved_by(self):

@@ -19,7 +19,7 @@ the shares s, which are never in memory for all pixels and images at once.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -176,6 +176,27 @@ def attribution(z, sigma, source, windows, top, by_window=False):
     return Attribution.of(by_answer, shape, image_share)
 
 
+def in_pixels(attribution, block, by_window):
+    """Return an attribution of blocks of pixels as an attribution of the pixels.
+
+    ``block`` is (rows, columns); all pixels of a block have the shares of the block. By window,
+    only the positions change, from blocks to pixels.
+    """
+    if by_window:
+        row, column = attribution.row * block[0], attribution.column * block[1]
+        return replace(attribution, row=row, column=column)
+
+    def spread(values):
+        return values.repeat_interleave(block[0], 2).repeat_interleave(block[1], 3)
+
+    names = "index", "share", "mirrored", "rest", "effective_sample_size"
+    of_pixels = {name: spread(getattr(attribution, name)) for name in names}
+    row, column = spread(attribution.row * block[0]), spread(attribution.column * block[1])
+    row += torch.arange(row.shape[2], device=row.device).view(-1, 1, 1) % block[0]
+    column += torch.arange(row.shape[3], device=row.device).view(-1, 1) % block[1]
+    return replace(attribution, row=row, column=column, **of_pixels)
+
+
 def means_without(z, sigma, source, windows, groups):
     """Return the posterior means (G, n, C, H, W) without each of G groups of training images.
 
@@ -190,10 +211,11 @@ def means_without(z, sigma, source, windows, groups):
         groups = torch.cat([groups, groups], 1)
     masks = windows.masks(z.shape[1:], z.device)
     shares, query = _shares(masks, z.dtype), _columns(masks)
+    answer_shape = source.answers.image_shape
     means = []
     for image, a in zip(z, roots, strict=True):
         weigh = partial(WindowWeights, image, a, source, query)
-        means.append(_means_of_groups(weigh, shares, groups, image.shape, z.dtype))
+        means.append(_means_of_groups(weigh, shares, groups, answer_shape, z.dtype))
     return torch.stack(means, 1)
 
 
@@ -308,7 +330,7 @@ def _sliding_attribution(z, roots, source, windows, top, by_window):
         first = (0, 0) if by_window else dictionary.centre
         n_columns = dictionary.grid[1]
         for i in range(n):
-            weights = _PatchWeights(_queries(region, i), roots[i], dictionary)
+            weights = _PatchWeights(_queries(region, i), roots[i], dictionary, _observed(region))
             number, best, size, of_images = _largest(weights, None, top, z.dtype)
             position = number % weights.n_positions
             share[i, pixels], ess[i, pixels] = best, size
@@ -324,14 +346,16 @@ def _sliding_attribution(z, roots, source, windows, top, by_window):
 
 def _sliding_means_without(z, roots, source, windows, groups):
     """Return means without groups of images for windows compared with patches at all positions."""
-    means = z.new_empty(len(groups), *z.shape).flatten(3)  # (G, n, C, H W)
+    answer_shape = source.answers.image_shape
+    means = z.new_empty(len(groups), len(z), *answer_shape).flatten(3)  # (G, n, C, H W)
     for region in regions(z, source, windows):
         pixels = region.pixels.flatten()
-        shape = z.shape[1], len(pixels)
+        shape = answer_shape[0], len(pixels)
         for i in range(len(z)):
-            weigh = partial(_PatchWeights, _queries(region, i), roots[i], region.dictionary)
+            compared = _queries(region, i), roots[i], region.dictionary, _observed(region)
+            weigh = partial(_PatchWeights, *compared)
             means[:, i, :, pixels] = _means_of_groups(weigh, None, groups, shape, z.dtype)
-    return means.view(len(groups), *z.shape)
+    return means.unflatten(3, answer_shape[1:])
 
 
 def _queries(region, i):
@@ -339,16 +363,25 @@ def _queries(region, i):
     return region.queries[i].reshape(-1, region.dictionary.n_values)
 
 
+def _observed(region):
+    """Return the compared coordinates of the windows of a region, (q, d) bool, or None for all."""
+    seen = region.observed
+    if seen is None or seen.all():
+        return None
+    return seen.reshape(-1, region.dictionary.n_values)
+
+
 class _PatchWeights(Weights):
     """Weights of all patches of a dictionary in the posteriors of query patches (q, d).
 
-    a is ``1 / (sigma sqrt(2))``; for ``without`` see `Weights`.
+    a is ``1 / (sigma sqrt(2))``; ``observed`` (q, d) marks the coordinates that are compared, None:
+    all. For ``without`` see `Weights`.
     """
 
-    def __init__(self, queries, a, dictionary, without=None):
+    def __init__(self, queries, a, dictionary, observed=None, without=None):
         self._scale, self._factor = exact_scale(a)
         self._scaled = queries.double() * self._scale
-        self._dictionary = dictionary
+        self._dictionary, self._observed = dictionary, observed
         n_positions = math.prod(dictionary.grid)
         self._positions = torch.arange(n_positions, device=queries.device)
         image_bytes = 8 * n_positions * (2 * dictionary.n_values + 4 * len(queries))
@@ -362,8 +395,15 @@ class _PatchWeights(Weights):
         numbers = images[:, None] * self.n_positions + self._positions
         chunk = self._dictionary.take(numbers.flatten())
         patches = source.to_compute(chunk.patches, torch.float64) * self._scale
-        # differences are taken directly: a product would cancel at small sigma
-        mode = "donot_use_mm_for_euclid_dist"
-        distance = torch.cdist(patches, self._scaled, compute_mode=mode)
-        values = source.to_compute(chunk.values, torch.float64)
-        return distance.square_().mul_(-self._factor), values[..., None]
+        values = source.answers.to_compute(chunk.values, torch.float64)
+        return self._squares(patches).mul_(-self._factor), values[..., None]
+
+    def _squares(self, patches):
+        """Return the squared distances (m, q) of patches (m, d)."""
+        if self._observed is None:
+            # differences are taken directly: a product would cancel at small sigma
+            mode = "donot_use_mm_for_euclid_dist"
+            return torch.cdist(patches, self._scaled, compute_mode=mode).square_()
+        pairs = zip(self._scaled, self._observed, strict=True)
+        distances = [((patches - query) * seen).square_().sum(1) for query, seen in pairs]
+        return torch.stack(distances, 1)

@@ -12,6 +12,8 @@ The derivative of the denoised image is the mean over windows, weighted by their
 covariance serves all pixels of a window. Where there is none, rows are products with unit vectors.
 """
 
+import math
+
 import torch
 
 from ..support import Centred, Masks, Squares, TranslatedTrainingSet
@@ -22,7 +24,7 @@ from .weights import window_weights
 _CHUNK_ROWS = 4096  # training images in a chunk
 
 
-def jacobian(z, sigma, source, windows, pixels, blur=None):
+def jacobian(z, sigma, source, windows, pixels, blur=None, operator=None):
     """Return rows of the Jacobian dD/dz of the posterior means of noisy images.
 
     The covariance of each window is computed once for all pixels that the window denoises.
@@ -35,18 +37,31 @@ def jacobian(z, sigma, source, windows, pixels, blur=None):
         Flat indices y * W + x of pixels of the denoised image.
     blur : Blur, default None
         Blur of the training images along their covariance.
+    operator : Inpainting or Operator, default None
+        Measurement of which z is a noisy copy.
 
     Returns
     -------
-    Tensor of shape (n, m, C, C, H, W)
-        The first C is the channel of the denoised image, the second C the channel of z.
+    Tensor of shape (n, m, C, c, h, w)
+        C is the channel of the denoised image, and (c, h, w) a coordinate of z.
     """
     if _has_no_covariance(source, windows, blur):
+        check_no_operator(operator)
         return _jacobian_by_products(z, sigma, source, windows, pixels, blur)
     masks = windows.masks(z.shape[1:], z.device)
     if blur is None:
-        return _masks_jacobian(z, sigma, source, masks, pixels)
+        answers = _answer_coordinates(source, operator, pixels)
+        return _masks_jacobian(z, sigma, source, masks, answers)
     return _blurred_jacobian(z, sigma, source, masks, pixels, blur)
+
+
+def check_no_operator(operator):
+    """Raise if noisy images are measurements: products with their Jacobian are not implemented."""
+    if operator is not None:
+        raise ValueError(
+            "no derivative: with operator=, gradients, vjp, jvp and divergence are not available, "
+            "and a Jacobian only with equivariant=False; use finite differences."
+        )
 
 
 def _has_no_covariance(source, windows, blur):
@@ -76,13 +91,20 @@ def _jacobian_by_products(z, sigma, source, windows, pixels, blur):
     return torch.stack(rows, 1).unflatten(1, (len(pixels), z.shape[1]))
 
 
-def _masks_jacobian(z, sigma, source, masks, pixels):
-    """Return the Jacobian for windows that are `Masks`."""
-    n, channels, height, width = z.shape
-    n_pixels = height * width
-    answers = (torch.arange(channels, device=z.device)[:, None] * n_pixels + pixels).flatten()
-    out = z.new_zeros(n, len(answers), channels * n_pixels)
-    for number, rows, share in _answering(masks, answers, channels):
+def _answer_coordinates(source, operator, pixels):
+    """Return flat indices (C, m) of pixels y * W + x in all channels of the answers of a source."""
+    shape = source.answers.image_shape
+    number = torch.arange(math.prod(shape), device=pixels.device).view(1, *shape)
+    placed = number if operator is None else operator.placed(number)
+    return placed[0].flatten(1)[:, pixels]
+
+
+def _masks_jacobian(z, sigma, source, masks, answers):
+    """Return the Jacobian for windows that are `Masks`; see `_answer_coordinates`."""
+    n, n_channels = len(z), len(answers)
+    answers = answers.flatten()
+    out = z.new_zeros(n, len(answers), z[0].numel())
+    for number, rows, share in _answering(masks, answers, z.shape[1]):
         precision = masks.query[number].expand(z.shape[1:]).flatten().double()
         columns = precision.nonzero().squeeze(1)
         weight = window_weights(z, sigma, source, columns, precision[columns])
@@ -90,8 +112,7 @@ def _masks_jacobian(z, sigma, source, masks, pixels):
         slope = (precision[columns] / sigma.square()[:, None]).to(z)  # (n, q)
         covariance *= share.to(z)[:, None] * slope[:, None]
         out[:, rows[:, None], columns] += covariance
-    out = out.view(n, channels, len(pixels), channels, height, width)
-    return out.transpose(1, 2)
+    return out.view(n, n_channels, -1, *z.shape[1:]).transpose(1, 2)
 
 
 def _blurred_jacobian(z, sigma, source, masks, pixels, blur):
@@ -107,6 +128,7 @@ def _blurred_jacobian(z, sigma, source, masks, pixels, blur):
     filtering = blur.filter(float(sigma[0]))
     filtered, query = filtering.training_set(source, z.dtype), filtering.query(z)
     every = torch.arange(height * width, device=z.device)
+    every = _answer_coordinates(filtered, None, every)
     inner = _masks_jacobian(query, sigma, filtered, masks, every)
     inner = inner.transpose(1, 2).reshape(n, z[0].numel(), -1)  # (n, D, D)
     first = height * width * torch.arange(channels, device=z.device)
@@ -134,15 +156,23 @@ def _answering(masks, answers, channels):
 
 
 def _covariances(weight, training_set, rows, columns, dtype):
-    """Return covariances (n, r, q) between two sets of coordinates, under weights (n, N).
+    """Return covariances (n, r, q) of answers ``rows`` and of ``columns``, under weights (n, N).
 
     Deviations are from the image of the largest weight, so that nothing cancels if that image has
     nearly all the weight.
     """
     n, n_used = len(weight), len(rows) + len(columns)
-    used = torch.cat([rows, columns])
-    first = training_set.stored(weight.argmax(1)).flatten(1)[:, used]
-    centre = training_set.to_compute(first, dtype)
+    sources = (training_set.answers, rows), (training_set, columns)
+
+    def values(images):
+        """Return the answers and the compared values of training images, (m, r + q)."""
+        both = [
+            source.to_compute(source.stored(images).flatten(1)[:, used], dtype)
+            for source, used in sources
+        ]
+        return torch.cat(both, 1)
+
+    centre = values(weight.argmax(1))
     first = centre.new_zeros(n, n_used)
     second = centre.new_zeros(n, len(rows), len(columns))
     row_bytes = training_set.n_values + 3 * centre.element_size() * n_used
@@ -155,7 +185,7 @@ def _covariances(weight, training_set, rows, columns, dtype):
     for chunk in training_set.slices(n_rows):
         if not matters[:, chunk].any():
             continue
-        x = training_set.to_compute(training_set.stored(chunk).flatten(1)[:, used], dtype)
+        x = values(chunk)
         for i in range(n):
             rest = matters[i, chunk].nonzero().squeeze(1)
             if not len(rest):

@@ -29,14 +29,19 @@ def local(z, sigma, training_set, windows):
     reach = [min(windows.size // 2, side - 1) for side in (height, width)]
     # memory for the difference and its square, the padded map and its sums, and the weights
     padded = (height + 2 * reach[0]) * (width + 2 * reach[1])
-    pair_bytes = 8 * (height * width * 2 * (channels + 1) + 3 * padded)
+    n_channels = channels + training_set.answers.image_shape[0]
+    pair_bytes = 8 * (height * width * (n_channels + 2) + 3 * padded)
     block = rows_that_fit(pair_bytes, _NOISY_IMAGES, what="One pair of images")
-    mean, log_norm, ess = by_blocks(_local_block, block, arrays, training_set, reach, pair_bytes)
+    rest = training_set, windows.observed, reach, pair_bytes
+    mean, log_norm, ess = by_blocks(_local_block, block, arrays, *rest)
     return PerWindow(mean, log_norm.flatten(1) + training_set.log_uniform, ess.flatten(1))
 
 
-def _local_block(z, a, training_set, reach, pair_bytes):
-    """Return mean, log normaliser (float64) and effective sample size for a few noisy images."""
+def _local_block(z, a, training_set, observed, reach, pair_bytes):
+    """Return mean, log normaliser (float64) and effective sample size for a few noisy images.
+
+    ``observed`` (C, H, W) marks the coordinates to compare; None: all.
+    """
     _, channels, height, width = z.shape
     window = [2 * r + 1 for r in reach]
     padding = [reach[1], reach[1], reach[0], reach[0]]
@@ -49,17 +54,23 @@ def _local_block(z, a, training_set, reach, pair_bytes):
     softmax = RunningSoftmax(
         scaled.new_zeros(len(z), height, width, dtype=torch.float64), 1, z.dtype
     )
-    values = torch.zeros_like(z, dtype=torch.float64)
+    answers = training_set.answers
+    n_answers = answers.image_shape[0]
+    values = z.new_zeros(len(z), n_answers, height, width, dtype=torch.float64)
     n_rows = rows_that_fit(pair_bytes * len(z), len(training_set), what="A block of noisy images")
     for rows in training_set.slices(n_rows):
         x = training_set.take(rows, dtype)
-        squared = (scaled - scale * x).square_().sum(2)  # (b, m, H, W)
+        squared = (scaled - scale * x).square_()
+        if observed is not None:
+            squared *= observed
+        squared = squared.sum(2)  # (b, m, H, W)
         # float32 sums over a wide window would be the largest error of the logits
         padded = torch.nn.functional.pad(squared.double(), padding)
         logit = box_sum(padded, window).mul_(-factor)
         _, weight, shrink = softmax.add(logit, training_set.prior(rows))
         values *= shrink[:, None]
-        for channel in range(channels):
+        x = x if answers is training_set else answers.take(rows, dtype)
+        for channel in range(n_answers):
             values[:, channel] += (weight * x[None, :, channel]).sum(1)
     mean = (values / softmax.total[:, None]).to(z.dtype)
     return mean, softmax.log_norm, softmax.effective_sample_size.to(z.dtype)

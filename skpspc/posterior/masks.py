@@ -187,4 +187,6 @@ class WindowWeights(Weights):
 
     def _logits(self, rows):
         x = self._source.take(rows, self._z.dtype)
-        return window_logits(self._z, self._a, x, self._query), x
+        answers = self._source.answers
+        values = x if answers is self._source else answers.take(rows, self._z.dtype)
+        return window_logits(self._z, self._a, x, self._query), values

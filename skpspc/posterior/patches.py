@@ -71,7 +71,7 @@ class PatchDictionary:
     """All patches of shape ``window`` (h, w) in a training set, read in chunks.
 
     Patches are numbered by image, then by row and by column of the top left corner. The value of a
-    patch is its pixel at ``centre`` (row, column).
+    patch is the pixel of the training set's answers at ``centre`` (row, column) of the patch.
     """
 
     def __init__(self, training_set, window, centre):
@@ -79,6 +79,8 @@ class PatchDictionary:
         self.window = window
         self.centre = centre
         self._view = sliding_patches(training_set.images, window)
+        rows, columns = (slice(at, at + n) for at, n in zip(centre, self.grid, strict=True))
+        self._values = training_set.answers.images[:, :, rows, columns].permute(0, 2, 3, 1)
 
     def __len__(self):
         return math.prod(self._view.shape[:3])
@@ -102,8 +104,8 @@ class PatchDictionary:
 
     @property
     def n_channels(self):
-        """Number of channels, C."""
-        return self._view.shape[3]
+        """Number of channels of a value, C."""
+        return self._values.shape[3]
 
     @property
     def log_uniform(self):
@@ -121,8 +123,9 @@ class PatchDictionary:
         length = math.ceil(height / n_parts)
         for images in self.training_set.slices(n_images):
             for row in range(0, height, length):
-                view = self._view[images, row : row + length]
-                yield self._chunk(view, images, math.prod(view.shape[1:3]))
+                chunk = images, slice(row, row + length)
+                repeats = math.prod(self._view[chunk].shape[1:3])
+                yield self._chunk(chunk, images, repeats)
 
     def weights(self, index):
         """Return the sample weights (m,), float64, of patches by their numbers (array of int)."""
@@ -136,38 +139,47 @@ class PatchDictionary:
         height, width = self.grid
         image = index.div(height * width, rounding_mode="floor")
         row = index.div(width, rounding_mode="floor") % height
-        return self._chunk(self._view[image, row, index % width], image, 1)
+        return self._chunk((image, row, index % width), image, 1)
 
-    def _chunk(self, view, images, repeats):
-        """Return a chunk from patches (..., C, h, w), ``repeats`` of each image."""
-        values = view[..., self.centre[0], self.centre[1]].reshape(-1, self.n_channels)
+    def _chunk(self, at, images, repeats):
+        """Return the chunk of the patches ``[at]``, ``repeats`` of each of the images."""
+        patches = self._view[at].reshape(-1, self.n_values)
+        values = self._values[at].reshape(-1, self.n_channels)
         log_weight = self.training_set.log_weight
         if log_weight is not None:
             log_weight = log_weight[images].repeat_interleave(repeats)
-        return PatchChunk(view.reshape(-1, self.n_values), values, log_weight)
+        return PatchChunk(patches, values, log_weight)
 
 
-def patch_posterior(queries, sigma, dictionary):
+def patch_posterior(queries, sigma, dictionary, observed=None):
     """Compare noisy patches (Q, d), float32 or float64, with all patches of a dictionary.
 
-    Noise levels (Q,), float64, are positive; inf is allowed. The `PerWindow` has means of the
-    centre pixels (Q, C), log normalisers and effective sample sizes, in patches, (Q,).
+    Noise levels (Q,), float64, are positive; inf is allowed. ``observed`` (Q, d), bool, marks the
+    coordinates of each noisy patch to compare; None: all. The `PerWindow` has means of the centre
+    pixels (Q, C), log normalisers and effective sample sizes, in patches, (Q,).
     """
     n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
+    n_columns = dictionary.n_values * (1 if observed is None else 2)
     n_rows = rows_that_fit(
-        3 * queries.element_size() * (dictionary.n_values + 3), n_rows, what="A training patch"
+        3 * queries.element_size() * (n_columns + 3), n_rows, what="A training patch"
     )
-    row_bytes = queries.element_size() * (2 * n_rows + dictionary.n_values)
+    row_bytes = queries.element_size() * (2 * n_rows + n_columns)
     row_bytes += 2 * 8 * dictionary.n_values
     block = rows_that_fit(row_bytes, _QUERY_ROWS, what="A query patch")
-    arrays = queries, precision_root(sigma)
-    mean, log_norm, ess = by_blocks(_patch_block, block, arrays, dictionary, n_rows)
+    arrays = [queries, precision_root(sigma)]
+    if observed is not None:
+        arrays.append(observed)
+
+    def kernel(*block):
+        return _patch_block(dictionary, n_rows, *block)
+
+    mean, log_norm, ess = by_blocks(kernel, block, arrays)
     return PerWindow(mean, log_norm + dictionary.log_uniform, ess)
 
 
-def _patch_block(queries, a, dictionary, n_rows):
+def _patch_block(dictionary, n_rows, queries, a, observed=None):
     """Return the results of a `PatchStream` over the whole dictionary."""
-    stream = PatchStream(queries, a, dictionary)
+    stream = PatchStream(queries, a, dictionary, observed)
     for chunk in dictionary.chunks(n_rows):
         stream.update(chunk)
     return stream.result()
@@ -235,16 +247,22 @@ class PatchStream:
     of a small sigma would absorb it.
 
     ``a`` (Q,) is ``1 / (sigma sqrt(2))``, float64 and finite. The dictionary is the source of the
-    chunks; the constructor reads only its first patch.
+    chunks; the constructor reads only its first patch. ``observed`` (Q, d), bool, marks the
+    coordinates that count, which adds the squares of all values to the matrix product:
+
+        -a^2 |m (q - y)|^2 = [2 a^2 m q, -a^2 m, 1, -a^2 |m q|^2] . [y, y^2, log v, 1]
     """
 
-    def __init__(self, queries, a, dictionary):
+    def __init__(self, queries, a, dictionary, observed=None):
         training_set = self._training_set = dictionary.training_set
+        self._answers, self._observed = training_set.answers, observed
         self._unit, self._centre = training_set.unit, training_set.centre
         self._dtype = queries.dtype
         self._exact_queries = queries.double()
         self._scale, self._factor = exact_scale(a)
         offset = (self._exact_queries - self._centre) * a[:, None]  # (Q, d)
+        if observed is not None:
+            offset *= observed
         self._square = offset.square().sum(1)
         root = a / self._unit
         n_queries, n_values = queries.shape
@@ -260,9 +278,13 @@ class PatchStream:
         # all skipped patches together have less weight than rounding errors
         self._negligible = math.log(eps / len(dictionary))
         self._margin = (self._rounding / eps).clamp_(min=1.0).log_()
-        self._left = a.new_ones((n_queries, n_values + 3), dtype=product_dtype)
+        precision = -root.square()[:, None]
+        if observed is not None:
+            precision = precision * observed  # (Q, d)
+        n_columns = n_values + precision.shape[1]
+        self._left = a.new_ones((n_queries, n_columns + 2), dtype=product_dtype)
         self._left[:, :n_values] = offset.mul_(2 * root[:, None])
-        self._left[:, n_values] = -root.square()
+        self._left[:, n_values:n_columns] = precision
         # any patch serves as the first reference
         first = dictionary.take(torch.zeros(1, dtype=torch.int64, device=queries.device))
         every = torch.arange(n_queries, device=queries.device)
@@ -295,18 +317,23 @@ class PatchStream:
 
     def result(self):
         """Return mean (Q, C), log normaliser (Q,) float64 and effective sample size (Q,)."""
-        mean = self._values / (self._unit * self._total[:, None]) + self._centre
+        answers = self._answers
+        mean = self._values / (answers.unit * self._total[:, None]) + answers.centre
         log_norm = self._nearest + (self._top + self._total.log())
         ess = self._total.square() / self._squares
         return mean.to(self._dtype), log_norm, ess.to(self._dtype)
 
     def _right(self, chunk):
-        """Return patches, their squared norms, log weights and ones, (m, d + 3)."""
+        """Return patches, their squared norms or squares, log weights and ones, (m, columns)."""
         n_rows, n_values = chunk.patches.shape
-        right = self._left.new_ones(n_rows, n_values + 3)
+        n_columns = self._left.shape[1]
+        right = self._left.new_ones(n_rows, n_columns)
         patches = self._training_set.write_centred(chunk.patches, right[:, :n_values])
-        right[:, n_values] = patches.square().sum(1)
-        right[:, n_values + 1] = 0.0 if chunk.log_weight is None else chunk.log_weight
+        if self._observed is None:
+            right[:, n_values] = patches.square().sum(1)
+        else:
+            torch.square(patches, out=right[:, n_values : 2 * n_values])
+        right[:, n_columns - 2] = 0.0 if chunk.log_weight is None else chunk.log_weight
         return right
 
     def _recompute_decisive(self, logit, peak, chunk):
@@ -354,6 +381,8 @@ class PatchStream:
                 raw, torch.float64
             )
             difference *= self._scale[rows, None]
+            if self._observed is not None:
+                difference *= self._observed[rows]
             logits.append(difference.square_().sum(1).mul_(-self._factor[rows]))
         return torch.cat(logits)
 
@@ -369,7 +398,7 @@ class PatchStream:
         n_channels = values.shape[1]
         n_columns = _COLUMNS * math.ceil((n_channels + 1) / _COLUMNS)
         wide = logit.new_zeros(len(values), n_columns)
-        self._training_set.write_centred(values, wide[:, :n_channels])
+        self._answers.write_centred(values, wide[:, :n_channels])
         wide[:, n_channels] = 1.0
         # smaller weights are negligible, and subnormal numbers are slow
         lowest = 0.5 * math.log(torch.finfo(logit.dtype).tiny) + 3.0

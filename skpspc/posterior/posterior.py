@@ -261,18 +261,19 @@ def by_blocks(kernel, n_rows, arrays, *args):
     return tuple(torch.cat(column) for column in zip(*results, strict=True))
 
 
-def composite(result, sigma, n_values, log_det=0.0):
+def composite(result, sigma, n_values, log_det=0.0, n_total=None):
     """Return the `Posterior` of noisy images from a kernel's result, a `PerWindow`.
 
     Noise levels (n,) are positive. ``n_values``, an int or (K,), is the number of values that each
     window compares. ``log_det`` is the log determinant of the linear map, if any, of whole images
-    before their comparison.
+    before their comparison. ``n_total`` is the number of values of a noisy image; None: of a mean.
     """
     mean, log_norm, ess, bound, error, proved = result.with_bounds()
     counts = torch.as_tensor(n_values, dtype=torch.float64, device=mean.device)
     log_density = log_norm.flatten(1).double() + log_gauss_constant(counts, sigma[:, None])
     per_number = torch.where(counts > 0, log_density / counts, 0.0)
-    evidence = per_number.mean(1) * mean[0].numel() + log_det
+    n_total = mean[0].numel() if n_total is None else n_total
+    evidence = per_number.mean(1) * n_total + log_det
     return Posterior(
         mean,
         evidence.to(mean.dtype),

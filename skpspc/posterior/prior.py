@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from ..support import Centred, Masks, Squares, Whole
+from ..support import Centred, Inpainting, Masks, Operator, Squares, Whole
 from ..support.memory import rows_that_fit
 from . import derivative, select
-from .attribution import attribution, means_without
+from .attribution import attribution, in_pixels, means_without
 from .blur import Blur, blurred_squares, shared_levels
 from .cells import CellSearch
 from .dense import posterior_variance
-from .jacobian import jacobian
+from .jacobian import check_no_operator, jacobian
 from .posterior import gathered
 from .softmax import floored_sigma
 from .truncated import NeighbourSearch
@@ -83,6 +83,10 @@ class BasePrior:
         """Return the prior for one run of a sampler."""
         return self
 
+    def measured(self, images):
+        """Return the values (n, c, h, w) of which noisy images show a noisy copy."""
+        return images
+
     def answered(self, images):
         """Return the part of images (n, C, H, W) that the prior denoises."""
         return images
@@ -104,6 +108,9 @@ class Prior(BasePrior):
         Mean and covariance of the source; needed for a bandwidth other than 0.
     by_window : bool, default False
         Blur every square window along its own covariance.
+    operator : Inpainting, Operator or None, default None
+        Measurement of which noisy images show a noisy copy; None: of the image itself. An
+        `Operator` needs a `MeasuredTrainingSet` as source.
     """
 
     source: Any
@@ -113,11 +120,17 @@ class Prior(BasePrior):
     by_window: bool = False
     search: NeighbourSearch | CellSearch | None = None
     engine: str = "auto"
+    operator: Inpainting | Operator | None = None
 
     @property
     def device(self):
         """Device of the training images."""
         return self.source.device
+
+    @property
+    def _n_channels(self):
+        """Number of channels of a denoised image."""
+        return (self.source if self.operator is None else self.operator).image_shape[0]
 
     def windows_at(self, sigma):
         """Return the windows at a noise level, a float."""
@@ -145,7 +158,14 @@ class Prior(BasePrior):
             options = dict(engine=self.engine, search=self.search, blur=blur)
             group = select.posterior(z[rows], levels, self.source, windows, **options)
             groups.append((rows, group))
-        return gathered(groups, len(z))
+        result = gathered(groups, len(z))
+        if self.operator is None:
+            return result
+        return replace(result, mean=self.operator.placed(result.mean))
+
+    def measured(self, images):
+        """Return the values (n, c, h, w) of which noisy images show a noisy copy."""
+        return images if self.operator is None else self.operator.measured(images)
 
     def _groups(self, z, sigma):
         """Yield indices, noise levels, windows and blur of noisy images that share a kernel call.
@@ -179,15 +199,17 @@ class Prior(BasePrior):
                 "sigma must be positive, got 0: there the denoised image is a step function of z, "
                 "which has no Jacobian; pass a positive sigma."
             )
-        out = z.new_zeros(len(z), len(pixels), z.shape[1], *z.shape[1:])
+        out = z.new_zeros(len(z), len(pixels), self._n_channels, *z.shape[1:])
         for level in sigma.unique().tolist():
             rows = sigma == level
             windows, blur = self.windows_at(level), self.blur_at(level)
-            out[rows] = jacobian(z[rows], sigma[rows], self.source, windows, pixels, blur)
+            noisy = z[rows], sigma[rows]
+            out[rows] = jacobian(*noisy, self.source, windows, pixels, blur, self.operator)
         return out
 
     def vjp(self, z, sigma, mean, evidence):
         """Return the cotangents of z and sigma; see `BasePrior.vjp`."""
+        check_no_operator(self.operator)
         of_z, of_sigma = torch.zeros_like(z), torch.zeros_like(sigma)
         for rows, levels, windows, blur in self._groups(z, sigma):
             cotangents = mean[rows], evidence[rows]
@@ -197,6 +219,7 @@ class Prior(BasePrior):
 
     def jvp(self, z, sigma, dz, dsigma):
         """Return the tangents of mean and log evidence; see `BasePrior.jvp`."""
+        check_no_operator(self.operator)
         mean, evidence = torch.zeros_like(z), torch.zeros_like(sigma)
         for rows, levels, windows, blur in self._groups(z, sigma):
             tangents = dz[rows], dsigma[rows]
@@ -220,11 +243,15 @@ class Prior(BasePrior):
     def attribution(self, z, sigma, top, by_window=False):
         """Return the `Attribution` of noisy images of one noise level."""
         windows = self._plain_windows(float(sigma[0]))
-        return attribution(z, sigma, self.source, windows, top, by_window)
+        result = attribution(z, sigma, self.source, windows, top, by_window)
+        block = (1, 1) if self.operator is None else self.operator.block
+        return result if block == (1, 1) else in_pixels(result, block, by_window)
 
     def means_without(self, z, sigma, groups):
         """Return means (G, n, C, H, W) at one noise level without groups (G, N) of images."""
-        return means_without(z, sigma, self.source, self._plain_windows(float(sigma[0])), groups)
+        windows = self._plain_windows(float(sigma[0]))
+        means = means_without(z, sigma, self.source, windows, groups)
+        return means if self.operator is None else self.operator.placed(means)
 
     def _plain_windows(self, sigma):
         """Return the windows at a noise level; raise if training images are blurred at it."""
@@ -237,7 +264,15 @@ class Prior(BasePrior):
         return self.windows_at(sigma)
 
     def for_sampling(self):
-        """Return the prior for one run of a sampler, which reuses neighbours of the last step."""
+        """Return the prior for one run of a sampler, which reuses neighbours of the last step.
+
+        Raises ValueError if noisy images are measurements.
+        """
+        if self.operator is not None:
+            raise ValueError(
+                "a denoiser with an operator maps measurements to images, and a sampler needs a "
+                "denoiser of images; fit with operator=None."
+            )
         if isinstance(self.search, NeighbourSearch):
             return replace(self, search=self.search.recalling())
         return self

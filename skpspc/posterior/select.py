@@ -38,7 +38,8 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
     n_values = windows.n_values(z.shape[1:])
     if blur is None:
         sigma = floored_sigma(sigma, z, source)
-        return composite(compare(z, sigma, source, windows, engine, search), sigma, n_values)
+        result = compare(z, sigma, source, windows, engine, search)
+        return composite(result, sigma, n_values, n_total=_n_total(z, windows))
     if blur.by_window and isinstance(windows, Squares):
         (result,) = blurred_squares(z, sigma, source, windows, blur.gaussian, [blur.bandwidth])
         return composite(result, sigma, n_values)
@@ -48,6 +49,12 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
     level = floored_sigma(sigma, query, blurred_source)
     result = compare(query, level, blurred_source, windows, engine, None)
     return composite(filtering.answer(z, result), sigma, n_values, filtering.log_det)
+
+
+def _n_total(z, windows):
+    """Return the number of values of one noisy image, without missing pixels."""
+    is_masked = isinstance(windows, Centred) and windows.observed is not None
+    return int(windows.observed.sum()) if is_masked else z[0].numel()
 
 
 def compare(z, sigma, source, windows, engine, search):

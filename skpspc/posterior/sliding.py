@@ -34,6 +34,8 @@ class Region(NamedTuple):
         Position in the training images of the crops from which the dictionary is made.
     is_inner : bool
         True if no window is cut.
+    observed : Tensor of shape (h, w, C, size, size), bool, default None
+        Coordinates of each window that are compared; None: all.
     """
 
     pixels: torch.Tensor
@@ -41,6 +43,7 @@ class Region(NamedTuple):
     dictionary: PatchDictionary
     corner: tuple[int, int]
     is_inner: bool
+    observed: torch.Tensor | None = None
 
 
 def sliding(z, sigma, training_set, windows, search=None):
@@ -59,7 +62,8 @@ def sliding(z, sigma, training_set, windows, search=None):
     else:
         n, _, height, width = z.shape
         by_window = z.new_zeros(n, height * width, dtype=torch.float64)
-        empty = PerWindow(torch.zeros_like(z), by_window, torch.zeros_like(by_window))
+        mean = z.new_zeros(n, *training_set.answers.image_shape)
+        empty = PerWindow(mean, by_window, torch.zeros_like(by_window))
         result = empty.with_bounds()
     mean = result.mean.flatten(2)
     for region in regions(z, training_set, windows):
@@ -85,27 +89,49 @@ def _region_posterior(region, sigma, search):
     image_bytes = n_windows * dictionary.n_values * region.queries.element_size()
     n_images = max(1, _WINDOWS // n_windows)
     n_images = rows_that_fit(image_bytes, n_images, what="The patches of a noisy image")
+    observed = None if region.observed is None else region.observed.reshape(n_windows, -1)
     results = []
     for views, levels in zip(region.queries.split(n_images), sigma.split(n_images), strict=True):
         queries = views.reshape(-1, dictionary.n_values)
+        masks = None if observed is None else observed.repeat(len(views), 1)
         levels = levels.repeat_interleave(n_windows)
-        if search is None:
-            result = patch_posterior(queries, levels, dictionary)
-        else:
-            result = visiting_posterior(queries, levels, dictionary, search)
-        results.append(result.with_bounds())
+        results.append(_queries_posterior(queries, levels, dictionary, masks, search))
     columns = zip(*results, strict=True)
     return PerWindow(*(torch.cat(column).unflatten(0, (n, n_windows)) for column in columns))
+
+
+def _queries_posterior(queries, sigma, dictionary, observed, search):
+    """Return the posterior, with bounds, of windows (Q, d), of which ``observed`` (Q, d) counts.
+
+    Cells hold complete patches: windows with missing pixels are compared with all patches.
+    """
+    if observed is not None:
+        is_whole = observed.all(1)
+        if is_whole.any() and not is_whole.all():
+            groups = [rows.nonzero().squeeze(1) for rows in (is_whole, ~is_whole)]
+            results = [
+                _queries_posterior(queries[rows], sigma[rows], dictionary, observed[rows], search)
+                for rows in groups
+            ]
+            return PerWindow.gathered(zip(groups, results, strict=True), len(queries))
+        observed = None if is_whole.all() else observed
+    if search is None or observed is not None:
+        return patch_posterior(queries, sigma, dictionary, observed).with_bounds()
+    return visiting_posterior(queries, sigma, dictionary, search).with_bounds()
 
 
 def regions(z, training_set, windows):
     """Yield every `Region` of noisy images; see `sliding` for the parameters."""
     _, _, height, width = z.shape
     number = torch.arange(height * width, device=z.device).view(height, width)
-    size = windows.size
+    size, observed = windows.size, windows.observed
     if windows.boundary != "broken":
         padded, dictionary = _padded(z, training_set, windows)
-        yield Region(number, sliding_patches(padded, dictionary.window), dictionary, (0, 0), True)
+        queries = sliding_patches(padded, dictionary.window)
+        if observed is not None:  # padding with a constant counts as observed
+            padded, _ = _padded(observed[None], training_set, windows, 1)
+            observed = sliding_patches(padded, dictionary.window)[0]
+        yield Region(number, queries, dictionary, (0, 0), True, observed)
         return
     for top, bottom in _bands(height, size):
         for left, right in _bands(width, size):
@@ -120,17 +146,25 @@ def regions(z, training_set, windows):
             is_inner = (bottom - top > 1 or height == 1) and (right - left > 1 or width == 1)
             corner = rows.start, columns.start
             pixels = number[top:bottom, left:right]
-            yield Region(pixels, queries, dictionary, corner, is_inner)
+            seen = None
+            if observed is not None:
+                seen = sliding_patches(observed[None, :, rows, columns], (h, w))[0]
+            yield Region(pixels, queries, dictionary, corner, is_inner, seen)
 
 
-def _padded(z, training_set, windows):
-    """Return padded noisy images, and the dictionary of patches for all windows."""
+def _padded(z, training_set, windows, value=None):
+    """Return padded noisy images, and the dictionary of patches for all windows.
+
+    The padding of boundary "zero" has the ``value``; None: the middle of the data range.
+    """
     h, w = (1 if side == 1 else windows.size for side in z.shape[2:])
     sides = (w // 2, w // 2, h // 2, h // 2)
     if windows.boundary == "circular":
         padded = torch.nn.functional.pad(z, sides, mode="circular")
-    else:  # the middle of the data range, which is zero on [-1, 1]
-        padded = torch.nn.functional.pad(z, sides, value=sum(training_set.data_range) / 2)
+    else:
+        if value is None:  # zero on [-1, 1]
+            value = sum(training_set.data_range) / 2
+        padded = torch.nn.functional.pad(z, sides, value=value)
     return padded, PatchDictionary(training_set, (h, w), (h // 2, w // 2))
 
 

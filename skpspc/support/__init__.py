@@ -1,6 +1,7 @@
 """The training set, the windows through which images are compared, and nearest neighbours."""
 
 from .labels import Labels
+from .operators import Inpainting, MeasuredTrainingSet, Operator, checked_operator
 from .search import Neighbours, Recall, check_index
 from .training_set import MirroredTrainingSet, TrainingSet, TranslatedTrainingSet
 from .windows import (
@@ -19,10 +20,13 @@ from .windows import (
 
 __all__ = [
     "Centred",
+    "Inpainting",
     "Labels",
     "Masks",
+    "MeasuredTrainingSet",
     "MirroredTrainingSet",
     "Neighbours",
+    "Operator",
     "Recall",
     "Squares",
     "TrainingSet",
@@ -30,6 +34,7 @@ __all__ = [
     "Whole",
     "Windows",
     "check_index",
+    "checked_operator",
     "clip_size",
     "overlap_counts",
     "square_corners",

@@ -16,7 +16,9 @@ from ..sampling import draw_noise
 from .memory import rows_that_fit
 
 
-def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_level=False):
+def held_out_errors(
+    answers, held_out, sigmas, seed, *, target=None, noise_per_level=False, measure=None
+):
     """Return the mean squared error per pixel of every denoiser on every held-out image.
 
     Parameters
@@ -39,6 +41,8 @@ def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_l
     noise_per_level : bool, default False
         True: draw independent noise at each noise level. False: scale one draw per image to all
         noise levels.
+    measure : callable, default None
+        Maps clean images (m, C, H, W) to the values (m, c, h, w) that get noise. None: the images.
 
     Returns
     -------
@@ -55,7 +59,8 @@ def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_l
     errors = []
     for answer in [answers] if callable(answers) else answers:
         blocks = []
-        for rows, clean, z, sigma in noisy_blocks(held_out, sigmas, seed, noise_per_level):
+        noisy = noisy_blocks(held_out, sigmas, seed, noise_per_level, measure)
+        for rows, clean, z, sigma in noisy:
             if target is not None and rows.start not in targets:
                 targets[rows.start] = target(clean, z, sigma)
             expected = targets.get(rows.start, clean)
@@ -67,7 +72,7 @@ def held_out_errors(answers, held_out, sigmas, seed, *, target=None, noise_per_l
     return torch.stack(errors, 1).cpu().numpy()
 
 
-def noisy_blocks(held_out, sigmas, seed, noise_per_level=False):
+def noisy_blocks(held_out, sigmas, seed, noise_per_level=False, measure=None):
     """Yield held-out images with noise at all noise levels, in blocks that fit ``working_memory``.
 
     See `held_out_errors` for the parameters.
@@ -79,17 +84,19 @@ def noisy_blocks(held_out, sigmas, seed, noise_per_level=False):
     clean : Tensor of shape (m, C, H, W)
         float64 for images of float64, otherwise float32. May be a view: never write to it.
     z : Tensor of shape (L * m, C, H, W)
-        Noisy images of all levels, one level after the other, in the dtype of ``clean``.
+        Noisy images, or noisy measurements (L * m, c, h, w), of all levels, one level after the
+        other, in the dtype of ``clean``.
     sigma : Tensor of shape (L * m,), float64
     """
     dtype = torch.float64 if held_out.images.dtype == torch.float64 else torch.float32
     levels = torch.as_tensor(np.asarray(sigmas, dtype=np.float64), device=held_out.device)
     scale = levels.to(dtype).view(-1, 1, 1, 1, 1)
-    shape = (len(levels) if noise_per_level else 1, *held_out.image_shape)
     row_bytes = 3 * 8 * held_out.n_values * len(levels)
     n_rows = rows_that_fit(row_bytes, len(held_out), what="One held-out image at all noise levels")
     for rows in held_out.slices(n_rows):
         clean = held_out.take(rows, dtype)
+        measured = clean if measure is None else measure(clean)
+        shape = (len(levels) if noise_per_level else 1, *measured.shape[1:])
         noise = draw_noise(shape, len(clean), seed, start=rows.start).to(clean).transpose(0, 1)
-        z = (clean + scale * noise).flatten(0, 1)
+        z = (measured + scale * noise).flatten(0, 1)
         yield rows, clean, z, levels.repeat_interleave(len(clean))

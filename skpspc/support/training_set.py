@@ -98,6 +98,11 @@ class TrainingSet(NumpyState):
         """Device of the images, and of computations with the images."""
         return self.images.device
 
+    @property
+    def answers(self):
+        """Images of which posteriors are means: the compared images, unless they are measured."""
+        return self
+
     @cached_property
     def log_weight(self):
         """Log of weights that sum to one, (N,) float64; None for equal weights."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 
 from .._repr import short_repr
 from .._state import NumpyState
@@ -120,14 +121,21 @@ class Centred:
         Compare each window with the patches at all positions of the training images, with this
         padding of the noisy image; see `LocalScoreDenoiser`. None: compare each window with the
         patches at its own position, cut at the edges of the image.
+    observed : Tensor of shape (C, H, W), bool, default None
+        Compare only the coordinates that are True in the noisy image. None: compare all.
     """
 
     size: int
     boundary: str | None = None
+    observed: torch.Tensor | None = field(default=None, compare=False)
+
+    __repr__ = short_repr
 
     def n_values(self, image_shape):
         """Return the number of values that each window compares, an int or a Tensor (H*W,)."""
         channels, *sides = image_shape
+        if self.observed is not None:
+            return torch.from_numpy(observed_counts(self)).flatten()
         if self.boundary in ("zero", "circular"):
             return channels * math.prod(self.size for side in sides if side > 1)
         return channels * torch.as_tensor(centred_counts(self.size, image_shape)).flatten()
@@ -142,8 +150,8 @@ class Centred:
                 "equivariant=True compares windows with patches at other positions; use "
                 "equivariant=False."
             )
-        around = torch.from_numpy(centred_windows(image_shape, self.size)).to(device)
-        return Masks(self, around[:, None], None)
+        around = torch.from_numpy(centred_windows(image_shape, self.size)).to(device)[:, None]
+        return Masks(self, around if self.observed is None else around & self.observed, None)
 
 
 Windows = Whole | Squares | Masks | Centred
@@ -182,6 +190,22 @@ def centred_counts(size, image_shape):
 
     _, height, width = image_shape
     return np.outer(along(height), along(width)).astype(np.float64)
+
+
+def observed_counts(windows):
+    """Return the number of observed values in each `Centred` window, (H, W) float64.
+
+    Padding counts as observed with boundary "zero".
+    """
+    observed = windows.observed.cpu().numpy().astype(np.float64)
+    reach = [min(windows.size // 2, side - 1) for side in observed.shape[1:]]
+    padding = [(0, 0), *((r, r) for r in reach)]
+    if windows.boundary == "circular":
+        padded = np.pad(observed, padding, mode="wrap")
+    else:
+        padded = np.pad(observed, padding, constant_values=float(windows.boundary == "zero"))
+    around = sliding_window_view(padded, [2 * r + 1 for r in reach], axis=(1, 2))
+    return around.sum((0, 3, 4))
 
 
 def tapered_windows(
