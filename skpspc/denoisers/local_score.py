@@ -80,6 +80,17 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     images of convolutional networks. At :math:`\sigma = 0` every pixel is the centre of the nearest
     patch (the mean of ties), at :math:`\sigma = \infty` the mean of all.
 
+    With ``operator=A``, the noisy images are measurements :math:`y = A(x) + \sigma \epsilon`, and the
+    result estimates x:
+
+    .. math::
+
+        D(y; \sigma)_p &= \sum_{(i, q)} w_{iq}^p\, x_{iq}, \\
+        w^p &= \operatorname{softmax}_{(i, q)}\bigl(-\|y_{P(p)} - (A x_i)_{P(q)}\|^2 / 2 \sigma^2
+        + \log v_i\bigr)
+
+    With ``equivariant=True`` this is the local-equivariant MMSE estimator of Nguyen et al.
+
     Parameters
     ----------
     patch_size : int, PatchSchedule or callable, default 3
@@ -94,6 +105,12 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         "circular" pad the noisy image only, and compare all coordinates of a window, padding
         included, with inner patches of the training images. The published ELS code is "circular".
         "broken" pads both images; with windows at least as large as the image it equals LS.
+    operator : callable or array, default None
+        Measurement A. A callable, linear or not, maps images, float tensors (m, C, H, W), to
+        measurements, float tensors (m, c, h, w) without noise. h must divide H, and w divide W: a
+        pixel of the measurement then answers for a block of H / h x W / w pixels. An array of shape
+        (H, W) or (C, H, W) is a mask, True or 1 at observed pixels: windows are compared at
+        observed pixels only. None: noisy images.
     tol : float, default None
         With ``equivariant=True``: largest estimated ``error_bound`` of the posterior. A window is
         then compared with similar patches only, from an index built at the first call for each
@@ -149,10 +166,26 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     distribution. It is an estimate (``bound_is_proved`` is False), far above most errors and below
     a few errors of single pixels. The index keeps 4 bytes for each patch.
 
+    With an ``operator``, :meth:`denoise` takes measurements (n, c, h, w), and returns images (n, C,
+    H, W). ``patch_size`` counts pixels of the measurement. With a mask, values at missing pixels
+    are ignored, but must be finite. The mask of a window applies to every patch that the window is
+    compared with, wherever the patch lies. This is the estimator of a network that sees the mask
+    too. The callable ``lambda x: x * mask`` is the estimator of a network that does not: patches
+    of the training images then lack the pixels of their own location.
+
+    ``fit`` calls a callable operator on all training images, and keeps their measurements in float32
+    (float64 for images of float64). Pass the noise-free method ``A`` of a deepinv physics.
+    :meth:`score` measures clean images before it adds noise. :meth:`score_samples` returns log p(y).
+    :meth:`jacobian` differentiates by the measurement. :meth:`sample` raises, since a sampler needs
+    a denoiser of images, and so does ``tol`` with a callable.
+
     References
     ----------
     Kamb & Ganguli, "An analytic theory of creativity in convolutional diffusion models",
     ICML 2025, arXiv:2412.20292.
+
+    Nguyen, Do, Pauwels & Weiss, "An analytic theory of convolutional neural network inverse
+    problems solvers", 2026, arXiv:2601.10334, the estimator LE-MMSE without a pre-inverse.
 
     Examples
     --------
@@ -172,6 +205,15 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     >>> images = els.fit(train).denoise(Z, sigma=0.5)
     >>> error(Z), error(ls.denoise(Z, sigma=0.5)), error(images)
     (0.49, 0.34, 0.3)
+
+    Two of eight rows are missing: filled by the middle of the range, and inpainted by LS.
+
+    >>> mask = np.ones((8, 8), dtype=bool)
+    >>> mask[3:5] = False
+    >>> Y = mask * (test + 0.1 * np.random.default_rng(0).standard_normal(test.shape))
+    >>> model = LocalScoreDenoiser(7, operator=mask).fit(train)
+    >>> error(Y), error(model.denoise(Y, sigma=0.1))
+    (0, 0)
     """
 
     _parameter_constraints = {
