@@ -66,8 +66,8 @@ small, enlarged = estimate(halve, halve(tensor).numpy(), 3)
 
 # %%
 # Each measurement is drawn at the size of a digit: the hole is orange, and
-# pixels of the halved digits are repeated. For the PSNR the hole is black, like
-# the background.
+# pixels of the halved digits are repeated. For the PSNR the hole is black,
+# like the background.
 blocks = small.repeat(2, axis=2).repeat(2, axis=3)
 rows = {
     "hole": np.where(observed, holed, -1),

@@ -80,7 +80,7 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     images of convolutional networks. At :math:`\sigma = 0` every pixel is the centre of the nearest
     patch (the mean of ties), at :math:`\sigma = \infty` the mean of all.
 
-    With ``operator=A``, the noisy images are measurements :math:`y = A(x) + \sigma \epsilon`, and the
+    With ``operator=A``, noisy images are measurements :math:`y = A(x) + \sigma \epsilon`, and the
     result estimates x:
 
     .. math::
@@ -174,11 +174,12 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     values count, and a training patch has zeros at the missing pixels of its own location. LS gives
     equal estimates for both.
 
-    ``fit`` calls a callable operator on all training images, and keeps their measurements in float32
-    (float64 for images of float64). Pass the noise-free method ``A`` of a deepinv physics.
-    :meth:`score` measures clean images before it adds noise. :meth:`score_samples` returns log p(y).
-    :meth:`jacobian` differentiates by the measurement. :meth:`sample` raises, since a sampler needs
-    a denoiser of images, and so does ``tol`` with a callable.
+    ``fit`` calls a callable operator on all training images, and keeps their measurements in
+    float32 (float64 for images of float64). The callable must not add noise: of a deepinv physics,
+    pass the method ``A``. :meth:`score` measures clean images before it adds noise, and
+    :meth:`score_samples` returns log p(y). :meth:`jacobian`, in LS, differentiates by the
+    measurement. :meth:`sample` raises, since a sampler needs a denoiser of images. ``fit`` raises
+    for ``tol`` with a callable.
 
     References
     ----------
