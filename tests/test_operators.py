@@ -9,6 +9,7 @@ import torch
 from sklearn.base import clone
 
 import oracle
+import skpspc
 from skpspc import BlendedDenoiser, EmpiricalDenoiser, LocalScoreDenoiser, SmoothedDenoiser
 from test_local_score import KINDS, sources, window
 
@@ -365,6 +366,22 @@ def test_pickle_measures_again(rng):
     np.testing.assert_array_equal(copy.denoise(Y, 0.3), model.denoise(Y, 0.3))
     assert len(pickle.dumps(model)) < len(pickle.dumps(plain)) + 2000
     assert clone(model).operator is coarse
+
+
+def test_save_and_load_a_mask(kind, tmp_path, rng):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    X, mask = data(rng), observed_pixels(rng)
+    model = fitted(kind, 3, X, mask)
+    model.save(tmp_path / "mask.skpspc")
+    loaded = skpspc.load(tmp_path / "mask.skpspc")
+    np.testing.assert_array_equal(loaded.denoise(X[:2], 0.3), model.denoise(X[:2], 0.3))
+
+
+def test_a_callable_cannot_be_saved(tmp_path, rng):
+    pytest.importorskip("safetensors", reason="safetensors is not installed")
+    model = LocalScoreDenoiser(3, operator=coarse).fit(data(rng))
+    with pytest.raises(ValueError, match=r"operator is of type function.*mask of observed pixels"):
+        model.save(tmp_path / "callable.skpspc")
 
 
 def test_flat_images(rng):

@@ -218,6 +218,9 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     (0.43, 0.31)
     """
 
+    # Measurement of the noisy images, of a learner.
+    _operator: Inpainting | Operator | None = None
+
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
         "patch_size": [Interval(numbers.Integral, 1, None, closed="left"), callable],

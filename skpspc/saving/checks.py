@@ -62,6 +62,10 @@ def _check_prior(prior):
 def _check_windows(windows, shape):
     """Raise if windows do not fit images of a shape (C, H, W)."""
     _channels, height, width = shape
+    observed = getattr(windows, "observed", None)
+    if observed is not None:
+        fits = observed.shape == shape and observed.dtype == torch.bool
+        _check(fits, "the mask of observed pixels does not fit images")
     if isinstance(windows, Squares):
         sides = windows.h, windows.w
         _check(all(isinstance(side, numbers.Integral) for side in sides), "squares have no sides")

@@ -30,6 +30,7 @@ from ..sampling import BandwidthSchedule, PatchSchedule
 from ..sampling.convert import NearestStep
 from ..support import (
     Centred,
+    Inpainting,
     Labels,
     Masks,
     MirroredTrainingSet,
@@ -74,6 +75,7 @@ CLASSES: dict[str, type] = {
         Gaussian,
         GaussianPrior,
         GivenWindows,
+        Inpainting,
         Labels,
         Layout,
         Masks,

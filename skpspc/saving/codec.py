@@ -31,6 +31,7 @@ _REMEDIES = {  # what to pass for a parameter that cannot be saved
     "patch_size": "pass an int or a PatchSchedule",
     "n_neighbors": "pass an int or a PatchSchedule",
     "bandwidth": "pass a float or a BandwidthSchedule",
+    "operator": "pass a mask of observed pixels",
     "query": "pass an array of windows",
     "response": "pass an array of windows",
     "classes": "fit with labels that are all numbers or all strings",
