@@ -37,7 +37,7 @@ class Denoised:
     @property
     def image_shape(self):
         """Shape (C, H, W) of one denoised image."""
-        return tuple(self.model._input_shapes()[-1])
+        return tuple(self.model._answer_shape)
 
     @property
     def dtype(self):
