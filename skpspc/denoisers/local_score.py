@@ -282,8 +282,8 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
 
     def _measured_shape(self, training_set):
         """Return the shape of a measurement, or of an image without an operator."""
-        is_plain = self._operator is None
-        return training_set.image_shape if is_plain else self._operator.measured_shape
+        operator = self._operator
+        return training_set.image_shape if operator is None else operator.measured_shape
 
     @property
     def _padding(self):
