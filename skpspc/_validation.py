@@ -2,6 +2,7 @@
 
 import math
 import numbers
+import operator
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,7 +97,8 @@ def check_noisy_images(estimator, Z, shapes, device):
     """Return noisy images as a float tensor (n, *shape) on a device, and their `Layout`.
 
     Z is an array or tensor (n, *shape) with one of ``shapes`` (``image_shape_`` comes first), or
-    flat (n, n_features_in_). The tensor is float64 if Z is float64 or of an integer type other than
+    flat (n, n_features_in_). Denoisers of any size also take images of other heights and widths.
+    The tensor is float64 if Z is float64 or of an integer type other than
     uint8, else float32. uint8 pixels are mapped to the data range.
     """
     given, Z = Z, as_container(Z, "Z")
@@ -114,19 +116,60 @@ def check_noisy_images(estimator, Z, shapes, device):
 def _noisy_shape(estimator, Z, shapes):
     """Return the shape of the images of Z; raise if it is not one of ``shapes``."""
     shape = tuple(getattr(Z, "shape", ()))[1:]
-    if shape in shapes:
+    if shape in shapes or (estimator._any_size and differs_in_size(shape, estimator.image_shape_)):
         return shape
     is_row = len(shape) <= 1 and shapes[0] == estimator.image_shape_
     if not is_row and shape != (math.prod(shapes[0]),):
         remedy = "gray images need their channel axis, Z[:, None]"
         if _channels_first(shape) in shapes:
             remedy = f"pass {_transposition(Z, 'Z')}"
+        elif differs_in_size(shape, estimator.image_shape_):
+            remedy = any_size_remedy(shape, estimator.image_shape_)
         raise ValueError(
             f"Z holds images of shape {shape}, but {type(estimator).__name__} was fitted on images "
             f"of shape {estimator.image_shape_} (channels, height, width) and takes "
             f"{' or '.join(map(str, shapes))} here; {remedy}."
         )
     return shapes[0]
+
+
+def differs_in_size(shape, image_shape):
+    """Return True if images (C, H, W) differ in height or width only, on axes longer than 1."""
+    if len(shape) != 3 or shape[0] != image_shape[0] or min(shape) < 1:
+        return False
+    sides = zip(shape[1:], image_shape[1:], strict=True)
+    return all((side == 1) == (own == 1) for side, own in sides)
+
+
+def any_size_remedy(shape, image_shape):
+    """Return the advice for noisy images that differ in size from the training images."""
+    advice = "images of any size need LocalScoreDenoiser(equivariant=True)"
+    if all(map(operator.ge, shape, image_shape)):
+        advice += ", or denoise_tiled, which cuts them into tiles of the fitted shape"
+    return advice
+
+
+def check_sample_shape(estimator, image_shape, shape):
+    """Return the shape (C, H, W) of samples: ``image_shape``, or ``shape`` if it is None.
+
+    Raises ValueError for other heights and widths than those of the training images, unless the
+    denoiser takes images of any size.
+    """
+    if image_shape is None:
+        return shape
+    try:
+        given = tuple(operator.index(side) for side in image_shape)
+    except TypeError:
+        given = ()
+    if given == shape or (estimator._any_size and differs_in_size(given, shape)):
+        return given
+    remedy = f"pass ({shape[0]}, height, width)"
+    if not estimator._any_size:
+        remedy = f"omit it; {any_size_remedy(given, shape)}"
+    raise ValueError(
+        f"image_shape must be {shape}, the shape of the denoised images, or differ in height and "
+        f"width alone for denoisers of any size, got {image_shape!r}; {remedy}."
+    )
 
 
 def declared_shape(estimator, X):

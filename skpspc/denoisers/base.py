@@ -41,6 +41,7 @@ from .._validation import (
     check_finite,
     check_noise_range,
     check_noisy_images,
+    check_sample_shape,
     check_sigma,
 )
 from ..posterior import Attribution, Posterior
@@ -75,6 +76,9 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
     _doc_link_module = "skpspc"
     # True if torch differentiates the prior itself, and not by its vector-Jacobian products
     _is_torch = False
+
+    # True if noisy images may have other heights and widths than the training images.
+    _any_size = False
 
     _parameter_constraints = {
         "sigma": [Interval(numbers.Real, 0, None, closed="left")],
@@ -433,6 +437,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         rho: float = 7.0,
         sigmas: npt.ArrayLike | None = None,
         initial: ArrayLike | SamplingInterrupted | None = None,
+        image_shape: ImageShape | None = None,
         return_trajectory: Literal[False] = False,
         callback: Callable[[int, float, torch.Tensor], object] | None = None,
         verbose: int = 0,
@@ -452,6 +457,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         rho: float = 7.0,
         sigmas: npt.ArrayLike | None = None,
         initial: ArrayLike | SamplingInterrupted | None = None,
+        image_shape: ImageShape | None = None,
         return_trajectory: Literal[True],
         callback: Callable[[int, float, torch.Tensor], object] | None = None,
         verbose: int = 0,
@@ -471,6 +477,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         rho: float = 7.0,
         sigmas: npt.ArrayLike | None = None,
         initial: ArrayLike | SamplingInterrupted | None = None,
+        image_shape: ImageShape | None = None,
         return_trajectory: bool,
         callback: Callable[[int, float, torch.Tensor], object] | None = None,
         verbose: int = 0,
@@ -490,6 +497,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         rho=7.0,
         sigmas=None,
         initial=None,
+        image_shape=None,
         return_trajectory=False,
         callback=None,
         verbose=0,
@@ -528,6 +536,9 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
                 default None
             Noisy images at the first noise level, the start of the ODE, or an interrupted run to
             continue, with the sampler and classes of the run. None: draw noise.
+        image_shape : tuple of (C, H, W), default None
+            Shape of a sample, for denoisers of images of any size. None: the shape of the training
+            images, or of ``initial``.
         return_trajectory : bool, default False
             Also return the states after 0, 1, ..., n_steps steps.
         callback : callable, default None
@@ -567,8 +578,14 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         labels: Any = y
         if initial is None and n == 1 and np.ndim(labels):
             n = len(labels)
+        shape = check_sample_shape(self, image_shape, self._answer_shape)
         seed = noise_seed(random_state)
-        z = self._initial(n, initial, seed, levels[0] if levels else 0.0)
+        z = self._initial(n, initial, seed, levels[0] if levels else 0.0, shape)
+        if image_shape is not None and tuple(z.shape[1:]) != shape:
+            raise ValueError(
+                f"image_shape is {shape}, but initial holds images of shape {tuple(z.shape[1:])}; "
+                "omit image_shape."
+            )
         denoise = self._sampling_run(y, guidance, len(z))
         done = 0 if resumed is None else resumed.done
         run = Run(denoise, z, levels, seed, self._previous(resumed), done)
@@ -635,9 +652,8 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         restored = [self._layout.restore(state) for state in states]
         return torch.stack(restored) if self._layout.is_torch else np.stack(restored)
 
-    def _initial(self, n, initial, random_state, sigma_max):
-        """Return the initial state: a copy of ``initial``, or noise."""
-        shape = self._answer_shape
+    def _initial(self, n, initial, random_state, sigma_max, shape):
+        """Return the initial state: a copy of ``initial``, or noise of a shape (C, H, W)."""
         if initial is not None:
             z, _ = check_noisy_images(self, initial, [shape], self._device)
             if n not in (1, len(z)):

@@ -3,7 +3,7 @@
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -31,6 +31,17 @@ class GivenWindows(NumpyState):
     def depends_on_sigma(self):
         """True if a callable gives the windows."""
         return callable(self.query) or callable(self.response)
+
+    def resized(self, image_shape):
+        """Return the windows for images of another shape; raise if one of them is an array."""
+        for name in ("query", "response"):
+            value = getattr(self, name)
+            if not (value is None or callable(value)):
+                raise ValueError(
+                    f"{name} is an array for images of shape {self.image_shape}, but noisy images "
+                    f"have shape {image_shape}; pass a callable {name}(sigma, image_shape)."
+                )
+        return replace(self, image_shape=image_shape)
 
     def __call__(self, sigma):
         """Return the windows at a float noise level as `Masks`; sigma may be None for arrays."""
@@ -113,7 +124,9 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         rows and columns. Moved images are not padded: a window is compared with a moved image if
         every coordinate of query and response falls on a pixel. A window at an edge therefore has
         fewer moved images, and a window as large as the image has none. Copies are never stored.
-        All copies of an image share its weight evenly.
+        All copies of an image share its weight evenly. With windows from callables, "translates"
+        denoises images of any height and width: every window must be covered by at least one moved
+        image (see Notes).
     max_shift : int, default 1
         Largest shift of "translates", in pixels: (2 * max_shift + 1)^2 copies of each image.
     sigma : float, default 0.5
@@ -163,6 +176,11 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
     -----
     One noisy image costs about 2 N K D operations, with D = C * H * W, times the number of copies,
     and holds a K x D array.
+
+    "translates" places the moved training images on an image of the size of the noisy image, with
+    equal top left corners at shift (0, 0). A larger noisy image therefore needs a larger
+    ``max_shift``. At the longest side of the noisy or training image, every window is compared with
+    all patches of the training images.
 
     A window compares as many numbers as the sum of its precisions. ``log_evidence`` is the
     composite of `Posterior`: D times the mean over windows of the log-likelihood per number
@@ -234,6 +252,11 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         self.data_range = data_range
         self.device = device
         self.random_state = random_state
+
+    @property
+    def _any_size(self):  # type: ignore[override]
+        """True for windows that are compared with moved images, by the fit."""
+        return self._learner.source == "translates"
 
     def _check(self, training_set):
         windows = self._windows(training_set)

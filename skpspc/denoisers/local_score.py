@@ -91,6 +91,8 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
 
     With ``equivariant=True`` this is the local-equivariant MMSE estimator of Nguyen et al.
 
+    ELS denoises and samples images of any height and width (see Notes).
+
     Parameters
     ----------
     patch_size : int, PatchSchedule or callable, default 3
@@ -158,6 +160,11 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     ``effective_sample_size`` counts patches in ELS and may exceed the number of images. In
     ``log_evidence`` a window counts its coordinates inside the image (LS, "broken"), or all
     coordinates, padding included (ELS, "zero" and "circular").
+
+    In ELS, noisy images may be larger or smaller than the training images. An axis of length 1
+    keeps its length. With "broken", a side that differs from the training images must be at least
+    as long as ``patch_size`` in both: a window that overhangs an edge is compared with the patches
+    that overhang this edge equally. ``sample(image_shape=(C, H, W))`` sets the size of samples.
 
     ELS compares each of H * W windows with up to N * H * W patches. One image of 32 x 32 takes
     thousands of times the work of LS, whose distances are box sums, like the distances of
@@ -284,6 +291,11 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         """Return the shape of a measurement, or of an image without an operator."""
         operator = self._operator
         return training_set.image_shape if operator is None else operator.measured_shape
+
+    @property
+    def _any_size(self):  # type: ignore[override]
+        """True for windows that are compared with all locations, without an operator."""
+        return self._learner.equivariant and self._learner.operator is None
 
     @property
     def _padding(self):

@@ -326,6 +326,10 @@ class SmoothedDenoiser(Denoiser):
     def _codes(self, y, n):
         return self.denoiser_._codes(y, n)
 
+    @property
+    def _any_size(self):  # type: ignore[override]
+        return self.denoiser_._any_size
+
     def _input_shapes(self):
         return self.denoiser_._input_shapes()
 

@@ -54,6 +54,7 @@ def masked(z, sigma, training_set, windows, engine="torch"):
         covers = None
         if isinstance(training_set, TranslatedTrainingSet):
             covers = training_set.covers(windows)
+            _check_covered(covers, z.shape[1:])
             repeats = z[0].numel() // len(query)  # a single pass needs windows of coordinates
             query = query.repeat(repeats, 1)
             shares = windows.shares().flatten(1).to(z).repeat(1, repeats)
@@ -70,6 +71,17 @@ def masked(z, sigma, training_set, windows, engine="torch"):
             log_norm -= covers.double().mean(0).log()
         groups.append(((~serves).nonzero()[:, 0], PerWindow(mean, log_norm, ess.to(z.dtype))))
     return PerWindow.gathered(groups, len(z))
+
+
+def _check_covered(covers, image_shape):
+    """Raise if no moved image covers a window; see `TranslatedTrainingSet.covers`."""
+    n_missing = int((~covers.any(0)).sum())
+    if n_missing:
+        raise ValueError(
+            f"no moved training image covers {n_missing} of {covers.shape[1]} windows of noisy "
+            f"images of shape {tuple(image_shape)}; pass a larger max_shift, or smaller windows "
+            "than the training images."
+        )
 
 
 def _by_numba(z, sigma, training_set, query, shares):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..support import Centred, Inpainting, Masks, Operator, Squares, Whole
+from ..support import Centred, Inpainting, Masks, Operator, Squares, TranslatedTrainingSet, Whole
 from ..support.memory import rows_that_fit
 from . import derivative, select
 from .attribution import attribution, in_pixels, means_without
@@ -153,6 +153,7 @@ class Prior(BasePrior):
 
     def posterior(self, z, sigma):
         """Return the `Posterior` of noisy images (n, C, H, W) at noise levels (n,), float64."""
+        self = self._for_size(tuple(z.shape[1:]))
         groups = []
         for rows, levels, windows, blur in self._groups(z, sigma):
             options = dict(engine=self.engine, search=self.search, blur=blur)
@@ -166,6 +167,19 @@ class Prior(BasePrior):
     def measured(self, images):
         """Return the values (n, c, h, w) of which noisy images show a noisy copy."""
         return images if self.operator is None else self.operator.measured(images)
+
+    def _for_size(self, image_shape):
+        """Return the prior whose moved training images and windows suit images of a shape."""
+        moved = isinstance(self.source, TranslatedTrainingSet)
+        if not moved or image_shape == self.source.image_shape:
+            return self
+        if not callable(self.windows):
+            raise ValueError(
+                f"the windows are arrays for images of shape {self.source.image_shape}, but noisy "
+                f"images have shape {image_shape}; pass a callable query(sigma, image_shape)."
+            )
+        windows = self.windows.resized(image_shape)  # type: ignore[attr-defined]
+        return replace(self, source=self.source.resized(image_shape), windows=windows)
 
     def _groups(self, z, sigma):
         """Yield indices, noise levels, windows and blur of noisy images that share a kernel call.

@@ -8,6 +8,7 @@ are cut.
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from ..support.memory import rows_that_fit
@@ -50,14 +51,19 @@ def sliding(z, sigma, training_set, windows, search=None):
     """Compare the window around every pixel with the patches at all positions of training images.
 
     With boundary "circular" or "zero", the noisy image is padded, and windows are compared with
-    every patch inside a training image; the window may not exceed the image. With "broken", a
-    window that overhangs an edge is cut, and compared with patches that are cut equally. Windows
-    have length 1 along an axis of length 1.
+    every patch inside a training image; the window may not exceed the training image. With
+    "broken", a window that overhangs an edge is cut, and compared with patches that are cut
+    equally. Windows have length 1 along an axis of length 1.
+
+    Noisy images may have other sides than the training images, but the same axes of length 1. With
+    "broken", a side that differs must be at least as long as the window in both.
 
     See `select.compare` for the parameters; ``search``, a CellSearch or None for all patches,
     serves windows that are not cut. Effective sample sizes count patches.
     """
-    if windows.boundary == "broken":  # final for regions of one pixel; other regions follow below
+    # final for regions of one pixel in images of equal size; other regions follow below
+    by_position = windows.boundary == "broken" and z.shape[1:] == training_set.image_shape
+    if by_position:
         result = local(z, sigma, training_set, windows).with_bounds()
     else:
         n, _, height, width = z.shape
@@ -67,7 +73,7 @@ def sliding(z, sigma, training_set, windows, search=None):
         result = empty.with_bounds()
     mean = result.mean.flatten(2)
     for region in regions(z, training_set, windows):
-        if windows.boundary == "broken" and region.pixels.numel() == 1:
+        if by_position and region.pixels.numel() == 1:
             continue
         answer = _region_posterior(region, sigma, search if region.is_inner else None)
         pixels = region.pixels.flatten()
@@ -133,22 +139,26 @@ def regions(z, training_set, windows):
             observed = sliding_patches(padded, dictionary.window)[0]
         yield Region(number, queries, dictionary, (0, 0), True, observed)
         return
-    for top, bottom in _bands(height, size):
-        for left, right in _bands(width, size):
-            rows, first_row, h = _area(top, bottom, size, height)
-            columns, first_column, w = _area(left, right, size, width)
+    _check_cuts(z.shape[1:], training_set.image_shape, size)
+    _, source_height, source_width = training_set.image_shape
+    for down in _bands(height, source_height, size):
+        for across in _bands(width, source_width, size):
+            (top, bottom), (left, right) = down.noisy, across.noisy
+            rows, _, _ = _area(down.noisy, size, height)
+            columns, _, _ = _area(across.noisy, size, width)
+            source_rows, first_row, h = _area(down.source, size, source_height)
+            source_columns, first_column, w = _area(across.source, size, source_width)
+            corner = source_rows.start, source_columns.start
             crop = training_set.crop(
-                rows.start, columns.start, rows.stop - rows.start, columns.stop - columns.start
+                *corner, source_rows.stop - corner[0], source_columns.stop - corner[1]
             )
             dictionary = PatchDictionary(crop, (h, w), (first_row, first_column))
             queries = sliding_patches(z[:, :, rows, columns], (h, w))
-            # an axis of length 1 has no edge
-            is_inner = (bottom - top > 1 or height == 1) and (right - left > 1 or width == 1)
-            corner = rows.start, columns.start
             pixels = number[top:bottom, left:right]
             seen = None
             if observed is not None:
                 seen = sliding_patches(observed[None, :, rows, columns], (h, w))[0]
+            is_inner = down.is_inner and across.is_inner
             yield Region(pixels, queries, dictionary, corner, is_inner, seen)
 
 
@@ -159,8 +169,12 @@ def _padded(z, training_set, windows, value=None):
     """
     h, w = (1 if side == 1 else windows.size for side in z.shape[2:])
     sides = (w // 2, w // 2, h // 2, h // 2)
-    if windows.boundary == "circular":
-        padded = torch.nn.functional.pad(z, sides, mode="circular")
+    if windows.boundary == "circular":  # torch pads circularly by at most one length of the image
+        rows, columns = (
+            torch.from_numpy(np.arange(-(length // 2), side + length // 2) % side).to(z.device)
+            for length, side in zip((h, w), z.shape[2:], strict=True)
+        )
+        padded = z[:, :, rows[:, None], columns]
     else:
         if value is None:  # zero on [-1, 1]
             value = sum(training_set.data_range) / 2
@@ -168,21 +182,53 @@ def _padded(z, training_set, windows, value=None):
     return padded, PatchDictionary(training_set, (h, w), (h // 2, w // 2))
 
 
-def _bands(side, size):
-    """Return ranges (start, stop) along an axis: the interior, and each position near an edge."""
+class Band(NamedTuple):
+    """Positions along an axis whose windows are cut equally, as ranges (start, stop).
+
+    Attributes
+    ----------
+    noisy, source : tuple of (start, stop)
+        Centres of the windows in the noisy images, and of patches in the training images.
+    is_inner : bool
+        True if the windows are not cut, or the axis has length 1 and no edge.
+    """
+
+    noisy: tuple[int, int]
+    source: tuple[int, int]
+    is_inner: bool
+
+
+def _bands(side, source_side, size):
+    """Return the `Band` of the interior of an axis, and one for each position near an edge."""
     reach = size // 2
-    if side <= 2 * reach + 1:
-        return [(at, at + 1) for at in range(side)]
-    edges = [*range(reach), *range(side - reach, side)]
-    return [(reach, side - reach), *((at, at + 1) for at in edges)]
+    if side == source_side and side <= 2 * reach + 1:  # windows may be cut at both edges
+        return [Band((at, at + 1), (at, at + 1), side == 1) for at in range(side)]
+    inner = Band((reach, side - reach), (reach, source_side - reach), True)
+    firsts = [Band((at, at + 1), (at, at + 1), False) for at in range(reach)]
+    ends = ((side - at, source_side - at) for at in range(reach, 0, -1))
+    lasts = [Band((at, at + 1), (source, source + 1), False) for at, source in ends]
+    return [inner, *firsts, *lasts]
 
 
-def _area(start, stop, size, side):
-    """Return the part of an axis that windows centred on start to stop cover, as a slice.
+def _check_cuts(image_shape, source_shape, size):
+    """Raise if windows in images of different sizes may be cut at two opposite edges."""
+    for side, source_side in zip(image_shape[1:], source_shape[1:], strict=True):
+        if side != source_side and min(side, source_side) < size:
+            small = image_shape if side < size else source_shape
+            raise ValueError(
+                f"boundary='broken' compares windows that are cut equally, but in an image of "
+                f"shape {tuple(small)} windows of patch_size={size} are cut at opposite edges; "
+                "pass noisy images as large as the training images, a smaller patch_size, or "
+                "boundary='zero'."
+            )
+
+
+def _area(centres, size, side):
+    """Return the part of an axis that windows centred on a range (start, stop) cover, as a slice.
 
     The second result is the position of the first centre in the slice, the third the length of a
     window.
     """
-    reach = size // 2
+    (start, stop), reach = centres, size // 2
     area = slice(max(start - reach, 0), min(stop + reach, side))
     return area, start - area.start, area.stop - area.start - (stop - start - 1)

@@ -308,16 +308,20 @@ class MirroredTrainingSet(TrainingSet):
 class TranslatedTrainingSet(TrainingSet):
     """A training set that also contains all images moved by up to ``max_shift`` pixels.
 
-    Moves are along rows and columns; ``moves`` lists them as (down, right), with (0, 0) first. Row
+    Images are moved on a canvas ``image_shape`` (C, H, W), by default of their own size. Moves are
+    along rows and columns; ``moves`` lists them as (down, right), with (0, 0) first. Row
     ``k * n + i`` is image i of n, moved by ``moves[k]``. A moved image has no pixels beyond the
     edges of the original: a window is compared only for moves that cover the window, see `covers`.
     Moved images are computed in chunks when they are read.
     """
 
-    def __init__(self, training_set, max_shift):
+    def __init__(self, training_set, max_shift, image_shape=None):
         self._plain, self._max_shift = training_set, max_shift
-        reach = [min(max_shift, side - 1) for side in training_set.image_shape[1:]]
-        shifts = product(*(range(-most, most + 1) for most in reach))
+        self._canvas = training_set.image_shape if image_shape is None else tuple(image_shape)
+        sides = zip(training_set.image_shape[1:], self._canvas[1:], strict=True)
+        shifts = product(
+            *(range(-min(max_shift, side - 1), min(max_shift, own - 1) + 1) for own, side in sides)
+        )
         self.moves = sorted(shifts, key=lambda move: move != (0, 0))
         weight = training_set.sample_weight
         self.images = training_set.images
@@ -329,6 +333,15 @@ class TranslatedTrainingSet(TrainingSet):
 
     def __setstate__(self, state):
         TranslatedTrainingSet.__init__(self, **state)
+
+    @property
+    def image_shape(self):
+        """Shape (C, H, W) of the canvas."""
+        return self._canvas
+
+    def resized(self, image_shape):
+        """Return the images moved on a canvas of another height and width."""
+        return TranslatedTrainingSet(self._plain, self._max_shift, image_shape)
 
     def __len__(self):
         return len(self.moves) * len(self.images)
@@ -355,11 +368,11 @@ class TranslatedTrainingSet(TrainingSet):
         moves = self.moves_of(rows)
         numbers = torch.arange(len(self), device=self.device)[rows] % len(self.images)
         images = self.images[numbers]
-        moved = torch.zeros_like(images)
+        moved = images.new_zeros(len(images), *self.image_shape)
         for number in moves.unique().tolist():
             target, origin = self._areas(*self.moves[number])
             at = moves == number
-            copies = torch.zeros_like(images[at])
+            copies = torch.zeros_like(moved[at])
             copies[target] = images[at][origin]
             moved[at] = copies
         return moved
@@ -367,10 +380,11 @@ class TranslatedTrainingSet(TrainingSet):
     def _areas(self, down, right):
         """Return indices of the pixels of a moved image, and of their origins in the image."""
 
-        def along(shift, side):
-            return slice(max(0, -shift), min(side, side - shift))
+        def along(shift, side, origin_side):
+            return slice(max(0, -shift), min(side, origin_side - shift))
 
-        shifts = list(zip((down, right), self.image_shape[1:], strict=True))
-        target = [along(shift, side) for shift, side in shifts]
-        origin = [along(-shift, side) for shift, side in shifts]
+        sides = list(zip(self.image_shape[1:], self.images.shape[2:], strict=True))
+        shifts = list(zip((down, right), sides, strict=True))
+        target = [along(shift, side, own) for shift, (side, own) in shifts]
+        origin = [along(-shift, own, side) for shift, (side, own) in shifts]
         return (..., *target), (..., *origin)
