@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         PosteriorMeanCollection,
         PSPCDenoiser,
         SmoothedDenoiser,
+        denoise_tiled,
         load_network,
     )
     from .posterior import Posterior
@@ -52,6 +53,7 @@ __all__ = [
     "SamplingInterrupted",
     "SmoothedDenoiser",
     "__version__",
+    "denoise_tiled",
     "edm_sigmas",
     "load",
     "load_network",

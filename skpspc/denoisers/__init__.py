@@ -13,6 +13,7 @@ from .patch import PatchDenoiser
 from .pca_locality import PCALocalityDenoiser
 from .pspc import PSPCDenoiser
 from .smoothed import SmoothedDenoiser
+from .tiled import denoise_tiled
 
 __all__ = [
     "BlendedDenoiser",
@@ -28,5 +29,6 @@ __all__ = [
     "PatchDenoiser",
     "PosteriorMeanCollection",
     "SmoothedDenoiser",
+    "denoise_tiled",
     "load_network",
 ]
