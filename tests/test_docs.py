@@ -85,6 +85,7 @@ FITTED = [
     skpspc.PSPCDenoiser("calibrated", bandwidth="calibrated"),
     skpspc.PatchDenoiser(2, bandwidth="calibrated"),
     skpspc.PosteriorMeanCollection(),
+    skpspc.SingleImageDenoiser(2),
     skpspc.SmoothedDenoiser(skpspc.EmpiricalDenoiser()),
 ]
 

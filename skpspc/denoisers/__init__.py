@@ -12,6 +12,7 @@ from .network import NetworkDenoiser
 from .patch import PatchDenoiser
 from .pca_locality import PCALocalityDenoiser
 from .pspc import PSPCDenoiser
+from .single_image import SingleImageDenoiser
 from .smoothed import SmoothedDenoiser
 from .tiled import denoise_tiled
 
@@ -28,6 +29,7 @@ __all__ = [
     "PSPCDenoiser",
     "PatchDenoiser",
     "PosteriorMeanCollection",
+    "SingleImageDenoiser",
     "SmoothedDenoiser",
     "denoise_tiled",
     "load_network",

@@ -18,7 +18,7 @@ class Patches(NamedTuple):
     window: tuple  # height h and width w of a patch
     grid: tuple  # patches down and across an image
     centre: float  # subtracted from pixels
-    middle: int  # index of the pixel, of h w, that is the value of a patch
+    middle: int  # index of the pixel, of h w, that is the value of a patch; -1: the whole patch
     order: np.ndarray  # (M,) indices of the patches, cell by cell
     ends: np.ndarray  # (K + 1,) borders of the cells in `order`
     log_weight: np.ndarray  # (N,), or (0,) for equal weights, in the dtype of the queries
@@ -184,7 +184,7 @@ def visit(patches, queries, visits, cells, cut, state):
         First cell, and the cell after the last.
     cut : float
         Weights below exp(cut) times the largest are skipped.
-    state : float64 array (Q, 3 + C)
+    state : float64 array (Q, 3 + a)
         Largest logit, sum of weights, sum of squared weights, and weighted sums of values; updated
         in place.
     """
@@ -192,10 +192,13 @@ def visit(patches, queries, visits, cells, cut, state):
     order, ends, log_weight = patches.order, patches.ends, patches.log_weight
     noisy, squares, scale = queries.patches, queries.squares, queries.scale
     visitors, first = visits.visitors, visits.first
-    n_channels = x.shape[1]
     area = window[0] * window[1]
+    whole = middle < 0
+    n_values = noisy.shape[1]
+    n_channels = 0 if whole else x.shape[1]
+    n_answers = n_values if whole else n_channels
     per_image = grid[0] * grid[1]
-    n_values, dtype = noisy.shape[1], noisy.dtype
+    dtype = noisy.dtype
     for cell in range(cells[0], cells[1]):
         n_queries = first[cell + 1] - first[cell]
         if n_queries == 0:
@@ -234,6 +237,7 @@ def visit(patches, queries, visits, cells, cut, state):
                     peak = max(peak, logit[j])
             top = state[q, 0]
             if peak < top + cut:
+                logit[:] = _ZERO
                 continue
             if peak > top:
                 shrink = exp_negative(np.float32(top - peak))
@@ -241,7 +245,7 @@ def visit(patches, queries, visits, cells, cut, state):
                 state[q, 0] = peak
                 state[q, 1] *= shrink
                 state[q, 2] *= shrink * shrink
-                for c in range(n_channels):
+                for c in range(n_answers):
                     state[q, 3 + c] *= shrink
             total = _ZERO
             concentration = _ZERO
@@ -257,3 +261,9 @@ def visit(patches, queries, visits, cells, cut, state):
                 for j in range(n):
                     value += logit[j] * values[c, j]
                 state[q, 3 + c] += value
+        if whole:
+            sums = np.dot(product, tile)
+            for i in range(n_queries):
+                q = visitors[first[cell] + i]
+                for d in range(n_values):
+                    state[q, 3 + d] += sums[i, d]

@@ -71,6 +71,7 @@ def visiting_posterior(queries, sigma, dictionary, search):
         return patch_posterior(queries, sigma, dictionary)
     cells = search.cells.of(dictionary, search.verbose)
     n_bytes = int(8 * _FRACTIONS[_FIRST_ROUNDS - 1] * len(cells))
+    n_bytes += 2 * 8 * _TASKS * (3 + dictionary.n_answers)
     block = rows_that_fit(n_bytes, _QUERIES, what="The cells of one query patch")
     groups = []
     for rows in torch.arange(len(queries)).split(block):
@@ -113,7 +114,7 @@ class _Visits:
             (0.5 / (sigma.numpy() * training_set.unit) ** 2).astype(dtype),
             np.empty(0, dtype) if weight is None else weight.numpy().astype(dtype),
         )
-        self._state = np.zeros((len(queries), 3 + dictionary.n_channels))
+        self._state = np.zeros((len(queries), 3 + dictionary.n_answers))
         self._state[:, 0] = -1e37
         self.given_up = np.ones(len(queries), bool)  # True: compare the query with all patches
 
@@ -178,7 +179,7 @@ class _Visits:
         return self._state[:, 0] + np.log(np.maximum(self._state[:, 1], np.finfo(np.float64).tiny))
 
     def _mean(self):
-        """Return the posterior means over visited cells, (Q, C)."""
+        """Return the posterior means over visited cells, (Q, a)."""
         total = np.maximum(self._state[:, 1:2], np.finfo(np.float64).tiny)
         return self._state[:, 3:] / total / self._training_set.unit + self._training_set.centre
 
@@ -187,7 +188,9 @@ class _Visits:
         # not `span`, as missed values may come from any pixel
         low, high = (t.flatten(1).numpy() for t in self._training_set.extremes)
         mean = self._mean()
-        return np.maximum(high.max(1) - mean, mean - low.min(1)).max(1).clip(0)
+        mean = mean.reshape(len(mean), len(low), -1)  # (Q, C, values of a channel)
+        above, below = high.max(1)[:, None] - mean, mean - low.min(1)[:, None]
+        return np.maximum(above, below).max((1, 2)).clip(0)
 
     def _chosen(self, pool, rows, n_rounds):
         """Return the cells of the first rounds of queries, and `_cells_numba.choose`'s results."""
@@ -233,7 +236,8 @@ class _Visits:
         borders = np.searchsorted(work, np.linspace(0, work[-1], _TASKS + 1))
         borders[-1] = n_cells
         window, training_set = self._dictionary.window, self._training_set
-        middle = self._dictionary.centre[0] * window[1] + self._dictionary.centre[1]
+        at = self._dictionary.centre
+        middle = -1 if at is None else at[0] * window[1] + at[1]
         centre = self._dtype(training_set.stored_centre)
         noisy, squares, scale, log_weight = self._data
         patches = _cells_numba.Patches(

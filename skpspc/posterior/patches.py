@@ -1,6 +1,7 @@
 r"""Compare query patches with the patches at all positions of the training images.
 
-For a query patch q and a dictionary of patches y_1, ..., y_M with centre pixels v_j,
+For a query patch q and a dictionary of patches y_1, ..., y_M with values v_j, their centre pixels
+or whole patches,
 
 .. math::
 
@@ -50,8 +51,8 @@ class PatchChunk(NamedTuple):
     ----------
     patches : Tensor of shape (m, d)
         In the dtype of the training set.
-    values : Tensor of shape (m, C)
-        Centre pixels, in the dtype of the training set.
+    values : Tensor of shape (m, a)
+        Centre pixels, a = C, or whole patches, a = d, in the dtype of the training set.
     log_weight : Tensor of shape (m,), float64, or None
         Log sample weight of the image of each patch; None: all weights are equal.
     """
@@ -71,14 +72,19 @@ class PatchDictionary:
     """All patches of shape ``window`` (h, w) in a training set, read in chunks.
 
     Patches are numbered by image, then by row and by column of the top left corner. The value of a
-    patch is the pixel of the training set's answers at ``centre`` (row, column) of the patch.
+    patch is the pixel of the training set's answers at ``centre`` (row, column) of the patch, or
+    the whole patch if ``centre`` is None. ``level`` distinguishes dictionaries that share a
+    `CellSearch`.
     """
 
-    def __init__(self, training_set, window, centre):
+    def __init__(self, training_set, window, centre, level=0):
         self.training_set = training_set
         self.window = window
         self.centre = centre
+        self.level = level
         self._view = sliding_patches(training_set.images, window)
+        if centre is None:
+            return
         rows, columns = (slice(at, at + n) for at, n in zip(centre, self.grid, strict=True))
         self._values = training_set.answers.images[:, :, rows, columns].permute(0, 2, 3, 1)
 
@@ -90,7 +96,7 @@ class PatchDictionary:
         if n is None or n >= len(self):
             return self
         images = self.training_set.subset(slice(n // math.prod(self.grid)))
-        return PatchDictionary(images, self.window, self.centre)
+        return PatchDictionary(images, self.window, self.centre, self.level)
 
     @property
     def grid(self):
@@ -103,9 +109,9 @@ class PatchDictionary:
         return math.prod(self._view.shape[3:])
 
     @property
-    def n_channels(self):
-        """Number of channels of a value, C."""
-        return self._values.shape[3]
+    def n_answers(self):
+        """Number of numbers in the value of a patch: C, or d for whole patches."""
+        return self.n_values if self.centre is None else self._values.shape[3]
 
     @property
     def log_uniform(self):
@@ -144,7 +150,9 @@ class PatchDictionary:
     def _chunk(self, at, images, repeats):
         """Return the chunk of the patches ``[at]``, ``repeats`` of each of the images."""
         patches = self._view[at].reshape(-1, self.n_values)
-        values = self._values[at].reshape(-1, self.n_channels)
+        values = patches
+        if self.centre is not None:
+            values = self._values[at].reshape(-1, self.n_answers)
         log_weight = self.training_set.log_weight
         if log_weight is not None:
             log_weight = log_weight[images].repeat_interleave(repeats)
@@ -155,8 +163,8 @@ def patch_posterior(queries, sigma, dictionary, observed=None):
     """Compare noisy patches (Q, d), float32 or float64, with all patches of a dictionary.
 
     Noise levels (Q,), float64, are positive; inf is allowed. ``observed`` (Q, d), bool, marks the
-    coordinates of each noisy patch to compare; None: all. The `PerWindow` has means of the centre
-    pixels (Q, C), log normalisers and effective sample sizes, in patches, (Q,).
+    coordinates of each noisy patch to compare; None: all. The `PerWindow` has means of the values
+    (Q, a), log normalisers and effective sample sizes, in patches, (Q,).
     """
     n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
     n_columns = dictionary.n_values * (1 if observed is None else 2)
@@ -224,7 +232,7 @@ def _product_block(queries, a, vector, level, shift, dictionary, backward, n_row
         _, weight, shrink = softmax.add(logit, prior)
         mean = mean * shrink + (weight * tilt).sum(1)
     mean /= softmax.total
-    n_sums = dictionary.n_values if backward else dictionary.n_channels
+    n_sums = dictionary.n_values if backward else dictionary.n_answers
     sums = queries.new_zeros(len(queries), n_sums)
     of_level = torch.zeros_like(a)
     for prior, patches, values, logit, tilt in chunks():
@@ -291,7 +299,7 @@ class PatchStream:
         self._nearest = self._exact_logits(every, first.patches)
         self._top = torch.zeros_like(a)
         self._total, self._squares = torch.zeros_like(a), torch.zeros_like(a)
-        self._values = a.new_zeros(n_queries, dictionary.n_channels)
+        self._values = a.new_zeros(n_queries, dictionary.n_answers)
 
     def update(self, chunk):
         """Add the patches of a chunk to the posterior."""
@@ -316,7 +324,7 @@ class PatchStream:
         self._add(logit.to(self._dtype), chunk.values, queries)
 
     def result(self):
-        """Return mean (Q, C), log normaliser (Q,) float64 and effective sample size (Q,)."""
+        """Return mean (Q, a), log normaliser (Q,) float64 and effective sample size (Q,)."""
         answers = self._answers
         mean = self._values / (answers.unit * self._total[:, None]) + answers.centre
         log_norm = self._nearest + (self._top + self._total.log())
@@ -395,15 +403,15 @@ class PatchStream:
 
     def _add(self, logit, values, rows):
         """Add the weights ``exp(logit)`` of the queries ``rows`` to their sums."""
-        n_channels = values.shape[1]
-        n_columns = _COLUMNS * math.ceil((n_channels + 1) / _COLUMNS)
+        n_answers = values.shape[1]
+        n_columns = _COLUMNS * math.ceil((n_answers + 1) / _COLUMNS)
         wide = logit.new_zeros(len(values), n_columns)
-        self._answers.write_centred(values, wide[:, :n_channels])
-        wide[:, n_channels] = 1.0
+        self._answers.write_centred(values, wide[:, :n_answers])
+        wide[:, n_answers] = 1.0
         # smaller weights are negligible, and subnormal numbers are slow
         lowest = 0.5 * math.log(torch.finfo(logit.dtype).tiny) + 3.0
         weight = logit.clamp_(min=lowest).exp_()
         sums = (weight @ wide).double()
-        self._values[rows] += sums[:, :n_channels]
-        self._total[rows] += sums[:, n_channels]
+        self._values[rows] += sums[:, :n_answers]
+        self._total[rows] += sums[:, n_answers]
         self._squares[rows] += torch.linalg.vector_norm(weight, dim=1).double().square_()

@@ -8,7 +8,16 @@ from typing import Any
 
 import torch
 
-from ..support import Centred, Inpainting, Masks, Operator, Squares, TranslatedTrainingSet, Whole
+from ..support import (
+    Centred,
+    Inpainting,
+    Masks,
+    Operator,
+    Squares,
+    SquaresAnywhere,
+    TranslatedTrainingSet,
+    Whole,
+)
 from ..support.memory import rows_that_fit
 from . import derivative, select
 from .attribution import attribution, in_pixels, means_without
@@ -99,7 +108,7 @@ class Prior(BasePrior):
     Attributes
     ----------
     source, search, engine : see `select.compare`
-    windows : Whole, Squares, Masks, Centred, or callable
+    windows : Whole, Squares, Masks, Centred, SquaresAnywhere, or callable
         Windows, or a callable that maps a noise level, a float, to windows.
     bandwidth : float or callable, default 0.0
         Blur of the training images along their covariance, in [0, 1], or a callable that maps a
@@ -114,7 +123,7 @@ class Prior(BasePrior):
     """
 
     source: Any
-    windows: Whole | Squares | Masks | Centred | Callable
+    windows: Whole | Squares | Masks | Centred | SquaresAnywhere | Callable
     bandwidth: float | Callable = 0.0
     gaussian: Any = None
     by_window: bool = False

@@ -1,6 +1,7 @@
 """The posterior of noisy images, computed by the kernel for their windows."""
 
-from ..support import Centred, Masks, Squares, Whole
+from ..support import Centred, Masks, Squares, SquaresAnywhere, Whole
+from .anywhere import anywhere
 from .blur import blurred_squares
 from .box import box
 from .dense import dense
@@ -65,19 +66,21 @@ def compare(z, sigma, source, windows, engine, search):
     Parameters
     ----------
     z : Tensor of shape (n, C, H, W), float32 or float64
-        Noisy images, as large as the training images.
+        Noisy images, as large as the training images unless windows are compared with patches at
+        all positions.
     sigma : Tensor of shape (n,), float64
         Noise level of each image, in the units of the images; positive, inf is allowed.
     source : TrainingSet
         Training images; called ``training_set`` in the kernels.
-    windows : Whole, Squares, Masks or Centred
+    windows : Whole, Squares, Masks, Centred or SquaresAnywhere
         Windows through which the images are compared.
     engine : {"auto", "numba", "torch", "exact"}
         "numba" is compiled code for float32 on the CPU; "torch" serves every dtype and device;
         "exact" computes the products of `Masks` in float64; "auto" is the fastest of numba and
         torch.
     search : NeighbourSearch, CellSearch or None
-        Search for the training images (Whole) or patches (Centred) that matter. None: compare all.
+        Search for the training images (Whole) or patches (Centred, SquaresAnywhere) that matter.
+        None: compare all.
 
     Returns
     -------
@@ -97,4 +100,8 @@ def compare(z, sigma, source, windows, engine, search):
             return local(z, sigma, source, windows)
         case Centred():
             return sliding(z, sigma, source, windows, search)
-    raise TypeError(f"windows must be Whole, Squares, Masks or Centred, got {windows!r}.")
+        case SquaresAnywhere():
+            return anywhere(z, sigma, source, windows, search)
+    raise TypeError(
+        f"windows must be Whole, Squares, Masks, Centred or SquaresAnywhere, got {windows!r}."
+    )

@@ -3,11 +3,12 @@
 from .labels import Labels
 from .operators import Inpainting, MeasuredTrainingSet, Operator, checked_operator
 from .search import Neighbours, Recall, check_index
-from .training_set import MirroredTrainingSet, TrainingSet, TranslatedTrainingSet
+from .training_set import MirroredTrainingSet, Pyramid, TrainingSet, TranslatedTrainingSet
 from .windows import (
     Centred,
     Masks,
     Squares,
+    SquaresAnywhere,
     Whole,
     Windows,
     clip_size,
@@ -27,8 +28,10 @@ __all__ = [
     "MirroredTrainingSet",
     "Neighbours",
     "Operator",
+    "Pyramid",
     "Recall",
     "Squares",
+    "SquaresAnywhere",
     "TrainingSet",
     "TranslatedTrainingSet",
     "Whole",

@@ -184,14 +184,15 @@ class CellsByWindow:
     def of(self, dictionary, verbose=0):
         """Return the `PatchCells` of a dictionary; above 0, ``verbose`` shows a progress bar."""
         with self._lock:
-            cells = self._cells.get(dictionary.window)
+            key = dictionary.window, dictionary.level
+            cells = self._cells.get(key)
             if cells is None:
-                n_divided = self._n_divided.get(dictionary.window)
+                n_divided = self._n_divided.get(key)
                 cells = PatchCells(dictionary.first(n_divided), verbose)
             if len(cells.order) < len(dictionary):
                 cells = cells.extended(dictionary)
-            self._cells[dictionary.window] = cells
-            self._n_divided[dictionary.window] = cells._n_divided
+            self._cells[key] = cells
+            self._n_divided[key] = cells._n_divided
             return cells
 
     def __getstate__(self):

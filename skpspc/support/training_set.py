@@ -388,3 +388,32 @@ class TranslatedTrainingSet(TrainingSet):
         target = [along(shift, side, own) for shift, (side, own) in shifts]
         origin = [along(-shift, own, side) for shift, (side, own) in shifts]
         return (..., *target), (..., *origin)
+
+
+class Pyramid(TrainingSet):
+    """A training set with reduced copies of its images, for windows that compare patches.
+
+    Attributes
+    ----------
+    levels : list of TrainingSet
+        The images, reduced by each factor of ``scales`` (int; 1: the images themselves). uint8
+        images are rounded to uint8.
+    """
+
+    def __init__(self, training_set, scales):
+        super().__init__(training_set.images, training_set.sample_weight, training_set.data_range)
+        self.levels = [
+            training_set if scale == 1 else training_set._derived(reduced(self.images, scale))
+            for scale in scales
+        ]
+
+
+def reduced(images, factor):
+    """Return images (n, C, H, W) with the means of ``factor`` x ``factor`` pixels, in their dtype.
+
+    Rows and columns beyond a multiple of the factor are cut off. An axis of length 1 is kept.
+    """
+    window = [1 if side == 1 else factor for side in images.shape[2:]]
+    pool = torch.nn.AvgPool2d((window[0], window[1]))
+    means = torch.stack([pool(image[None].to(torch.float64))[0] for image in images])
+    return (means.round() if images.dtype == torch.uint8 else means).to(images.dtype)

@@ -1,7 +1,7 @@
 """Windows: the coordinates in which images are compared, and the coordinates that are denoised.
 
-There are four kinds of windows: `Whole`, `Squares`, `Masks` and `Centred`. Each is a frozen value;
-noisy images with equal windows share one call of a kernel.
+There are five kinds of windows: `Whole`, `Squares`, `Masks`, `Centred` and `SquaresAnywhere`. Each
+is a frozen value; noisy images with equal windows share one call of a kernel.
 
 Square windows of side ``s`` are all ``s x s`` crops that fit the image, in row-major order of the
 top left corners. Along an axis shorter than ``s`` a window spans the whole axis, so that an image
@@ -154,7 +154,38 @@ class Centred:
         return Masks(self, around if self.observed is None else around & self.observed, None)
 
 
-Windows = Whole | Squares | Masks | Centred
+@dataclass(frozen=True)
+class SquaresAnywhere:
+    """Windows of h x w pixels, compared with the patches at all positions of the training images.
+
+    Each window denoises its own pixels. The top left corners lie on every ``stride``-th row and
+    column, and on the last; the stride is at most the window along each axis.
+    """
+
+    h: int
+    w: int
+    stride: int = 1
+
+    def n_values(self, image_shape):
+        """Return the number of values of an image (C, H, W) that each window compares."""
+        return image_shape[0] * self.h * self.w
+
+    def starts(self, image_shape):
+        """Return the first rows and the first columns of the windows in images (C, H, W)."""
+        return tuple(
+            sorted({*range(0, side - length, min(self.stride, length)), side - length})
+            for side, length in zip(image_shape[1:], (self.h, self.w), strict=True)
+        )
+
+    def masks(self, image_shape, device="cpu"):
+        """Raise ValueError: the windows are compared with patches at other positions."""
+        raise ValueError(
+            "SingleImageDenoiser compares windows with patches at other positions; use "
+            "PSPCDenoiser, or LocalScoreDenoiser(equivariant=True) for attribution."
+        )
+
+
+Windows = Whole | Squares | Masks | Centred | SquaresAnywhere
 
 
 def squares_of_side(size, image_shape):
