@@ -26,6 +26,7 @@ from skpspc import (
     PosteriorMeanCollection,
     PSPCDenoiser,
     SamplingInterrupted,
+    SingleImageDenoiser,
     SmoothedDenoiser,
     tapered_windows,
 )
@@ -99,6 +100,8 @@ class LinearNetwork:
         LocalScoreDenoiser(1, equivariant=True, boundary="circular"),
         LocalScoreDenoiser(1, equivariant=True),
         LocalScoreDenoiser(3, equivariant=True, boundary="broken"),
+        SingleImageDenoiser(1),
+        SingleImageDenoiser(SizeAt(2, 4), sigma=0.0),
         BlendedDenoiser(
             [("a", GaussianDenoiser()), ("b", EmpiricalDenoiser())], sigmas=[0.3, 2.0], n_images=2
         ),
@@ -149,6 +152,8 @@ DENOISERS = {
     "local-circular": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True, boundary="circular"),
     "local-zero": LocalScoreDenoiser(SizeAt(1, 3), equivariant=True),
     "local-broken": LocalScoreDenoiser(SCHEDULE, equivariant=True, boundary="broken"),
+    "single-image": SingleImageDenoiser(2),
+    "single-image-schedule": SingleImageDenoiser(SizeAt(2, 3), stride=2),
     "blended": BlendedDenoiser(
         [("a", PSPCDenoiser(2)), ("b", EmpiricalDenoiser())], sigmas=[0.2, 1.0], n_images=4
     ),

@@ -6,6 +6,7 @@ ORDER = (
     # examples/basics
     "plot_quickstart",
     "plot_denoise_photograph",
+    "plot_single_photograph",
     "plot_memorisation",
     "plot_other_libraries",
     # examples/denoisers

@@ -20,7 +20,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from skpspc import PSPCDenoiser
+from skpspc import PSPCDenoiser, denoise_tiled
 from skpspc.datasets import load_photo_patches
 
 photo = load_photo_patches(size=136, n_images=1, photos=["coffee"]).images[0]
@@ -42,20 +42,9 @@ def psnr(image):
 # %%
 # Denoise tile by tile
 # --------------------
-# The right half is larger than a crop. It is denoised in tiles of 16 x 16
-# pixels that overlap by half, and the tiles are averaged.
-def denoise_tiles(model, noisy):
-    corners = [(y, x) for y in range(0, 121, 8) for x in range(0, 49, 8)]
-    tiles = [(..., slice(y, y + 16), slice(x, x + 16)) for y, x in corners]
-    answers = model.denoise(np.stack([noisy[tile] for tile in tiles]), sigma)
-    total, count = np.zeros((2, *noisy.shape))
-    for tile, answer in zip(tiles, answers, strict=True):
-        total[tile] += answer
-        count[tile] += 1
-    return total / count
-
-
-# %%
+# The right half is larger than a crop. ``denoise_tiled`` denoises it in tiles
+# of 16 x 16 pixels that overlap by half, and blends the tiles.
+#
 # The blur gets an advantage: its width is the best one for this image, found
 # with the clean image. ``bandwidth`` blurs the training crops along their own
 # covariance, so that PSPC also expects patches between the training patches.
@@ -68,8 +57,8 @@ wider.fit(crops)
 images = {
     "noisy": noisy,
     "blur": blurs[best],
-    "PSPC": denoise_tiles(pspc, noisy),
-    "PSPC,\nbandwidth 0.35": denoise_tiles(wider, noisy),
+    "PSPC": denoise_tiled(pspc, noisy[None], sigma)[0],
+    "PSPC,\nbandwidth 0.35": denoise_tiled(wider, noisy[None], sigma)[0],
     "clean": clean,
 }
 
