@@ -28,7 +28,7 @@ rng = np.random.default_rng(0)
 
 
 def draw(scale, **options):
-    model = SingleImageDenoiser(patch_size=7, stride=2, scales=[scale])
+    model = SingleImageDenoiser(patch_size=7, stride=3, scales=[scale])
     return model.fit(photo[None]).sample(**options)
 
 

@@ -29,6 +29,7 @@ _LARGEST_FRACTION = 0.75  # largest fraction of all patches that a query compare
 _FIRST_ROUNDS = 5  # enough for most queries; cells of later rounds are chosen for the rest only
 _HOPELESS = 1.0  # give up a query if this multiple of the visited mass lies outside all rounds
 _WORTH_IT = 2**18  # number of patches; cells of fewer patches are too coarse
+_WHOLE = 8  # with whole patches for answers, fewer patches by this factor are worth it
 _QUERIES = 8192  # queries that share the patches of a visited cell
 _SCORED = 256  # queries whose estimates are computed together
 _TASKS = 16  # tasks of a round, independent of the number of threads
@@ -67,7 +68,8 @@ def visiting_posterior(queries, sigma, dictionary, search):
     """
     tol = search.tol
     dtype = _dtype_that_serves(sigma, dictionary, tol) if compiled_serves(queries) else None
-    if dtype is None or len(dictionary) < _WORTH_IT:
+    least = _WORTH_IT if dictionary.centre is not None else _WORTH_IT // _WHOLE
+    if dtype is None or len(dictionary) < least:
         return patch_posterior(queries, sigma, dictionary)
     cells = search.cells.of(dictionary, search.verbose)
     n_bytes = int(8 * _FRACTIONS[_FIRST_ROUNDS - 1] * len(cells))
