@@ -20,13 +20,13 @@ from .training_set_denoiser import TrainingSetDenoiser
 class SquaresAnywhereBySigma:
     """Square windows whose side depends on the noise level.
 
-    ``schedule`` maps a float sigma to the side, an int of at least 1, clipped to ``image_shape``,
-    the smallest image.
+    ``schedule`` maps a float sigma to the side, an int of at least 1, clipped to ``smallest``, the
+    shape of the smallest training images.
     """
 
     schedule: Callable
     stride: int
-    image_shape: tuple[int, int, int]
+    smallest: tuple[int, int, int]
 
     def __call__(self, sigma):
         """Return the windows at a noise level, `SquaresAnywhere`."""
@@ -36,7 +36,7 @@ class SquaresAnywhereBySigma:
                 f"patch_size must return an int of at least stride={self.stride} at every sigma, "
                 f"got {size!r} at sigma = {sigma}."
             )
-        return squares_anywhere(int(size), self.stride, self.image_shape)
+        return squares_anywhere(int(size), self.stride, self.smallest)
 
 
 def squares_anywhere(size, stride, image_shape):

@@ -36,7 +36,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..support import Centred, Masks, Squares, TranslatedTrainingSet, Whole
+from ..support import Centred, Masks, Squares, SquaresAnywhere, TranslatedTrainingSet, Whole
 from ..support.memory import rows_that_fit
 from ..support.windows import overlap_counts
 from .box import box_spread, box_sum, compiled_product
@@ -163,6 +163,10 @@ def product(z, sigma, source, windows, direction):
     match windows:
         case Whole():
             return Product(*dense_product(z, sigma, source, direction))
+        case SquaresAnywhere():
+            raise ValueError(
+                "SingleImageDenoiser has no derivatives; use LocalScoreDenoiser(equivariant=True)."
+            )
         case Centred(boundary=str()):
             return _sliding(z, sigma, source, windows, direction)
         case Masks(batch_size=int()):

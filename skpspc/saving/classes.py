@@ -14,6 +14,7 @@ from ..denoisers import (
     PCALocalityDenoiser,
     PosteriorMeanCollection,
     PSPCDenoiser,
+    SingleImageDenoiser,
     SmoothedDenoiser,
 )
 from ..denoisers.blended import Blend
@@ -24,6 +25,7 @@ from ..denoisers.local_score import CentredBySigma
 from ..denoisers.patch import CropPriors
 from ..denoisers.pca_locality import Neighbourhoods
 from ..denoisers.pspc import SquaresBySigma
+from ..denoisers.single_image import SquaresAnywhereBySigma
 from ..denoisers.smoothed import SmoothedPrior
 from ..posterior import CellSearch, Gaussian, NeighbourSearch, Prior
 from ..sampling import BandwidthSchedule, PatchSchedule
@@ -35,7 +37,9 @@ from ..support import (
     Masks,
     MirroredTrainingSet,
     Neighbours,
+    Pyramid,
     Squares,
+    SquaresAnywhere,
     TrainingSet,
     TranslatedTrainingSet,
     Whole,
@@ -59,6 +63,7 @@ CLASSES: dict[str, type] = {
         PSPCDenoiser,
         PatchDenoiser,
         PosteriorMeanCollection,
+        SingleImageDenoiser,
         SmoothedDenoiser,
         # parameters
         BandwidthSchedule,
@@ -86,10 +91,13 @@ CLASSES: dict[str, type] = {
         Neighbourhoods,
         Neighbours,
         Prior,
+        Pyramid,
         ResolvedWindows,
         SmoothedPrior,
         Spectrum,
         Squares,
+        SquaresAnywhere,
+        SquaresAnywhereBySigma,
         SquaresBySigma,
         StoredHeat,
         TrainingSet,

@@ -402,10 +402,17 @@ class Pyramid(TrainingSet):
 
     def __init__(self, training_set, scales):
         super().__init__(training_set.images, training_set.sample_weight, training_set.data_range)
+        self._plain, self._scales = training_set, list(scales)
         self.levels = [
             training_set if scale == 1 else training_set._derived(reduced(self.images, scale))
             for scale in scales
         ]
+
+    def __getstate__(self):
+        return {"training_set": self._plain, "scales": self._scales}
+
+    def __setstate__(self, state):
+        Pyramid.__init__(self, **state)
 
 
 def reduced(images, factor):
