@@ -372,8 +372,8 @@ def test_save_and_load_a_mask(kind, tmp_path, rng):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     X, mask = data(rng), observed_pixels(rng)
     model = fitted(kind, 3, X, mask)
-    model.save(tmp_path / "mask.skpspc")
-    loaded = skpspc.load(tmp_path / "mask.skpspc")
+    model.save(tmp_path / "mask.safetensors")
+    loaded = skpspc.load(tmp_path / "mask.safetensors")
     np.testing.assert_array_equal(loaded.denoise(X[:2], 0.3), model.denoise(X[:2], 0.3))
 
 
@@ -381,7 +381,7 @@ def test_a_callable_cannot_be_saved(tmp_path, rng):
     pytest.importorskip("safetensors", reason="safetensors is not installed")
     model = LocalScoreDenoiser(3, operator=coarse).fit(data(rng))
     with pytest.raises(ValueError, match=r"operator is of type function.*mask of observed pixels"):
-        model.save(tmp_path / "callable.skpspc")
+        model.save(tmp_path / "callable.safetensors")
 
 
 def test_flat_images(rng):

@@ -640,7 +640,7 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         if resumed is None or resumed.previous is None:
             return None
         sigma, x0 = resumed.previous
-        return sigma, self._initial(len(x0), x0, None, sigma)
+        return sigma, self._initial(len(x0), x0, None, sigma, self._answer_shape)
 
     def _sampling_run(self, y, guidance, n):
         """Return ``denoise(z, sigma)``, of a tensor and a float, for one sampling run."""
