@@ -240,6 +240,35 @@ def test_a_mean_over_draws_takes_the_sizes_of_its_denoiser(rng):
     )
 
 
+@pytest.mark.parametrize("boundary", BOUNDARIES)
+def test_gradients_on_a_large_image(boundary, rng):
+    X, Z = rng.standard_normal((3, 1, 6, 5)), rng.standard_normal((1, 1, 8, 9))
+    model, step = fitted(boundary, 3, X), 1e-6
+    tracked = torch.from_numpy(Z).requires_grad_()
+    model.denoise(tracked, 0.7).square().sum().backward()
+    for row, column in [(0, 0), (0, 4), (7, 8), (4, 4)]:
+        high, low = (Z.copy() for _ in range(2))
+        high[..., row, column] += step
+        low[..., row, column] -= step
+        change = [float((model.denoise(z, 0.7) ** 2).sum()) for z in (high, low)]
+        slope = (change[0] - change[1]) / (2 * step)
+        np.testing.assert_allclose(tracked.grad[0, 0, row, column], slope, rtol=1e-5, atol=1e-7)
+    jacobian = model.jacobian(Z, 0.7, pixels=[(7, 8)])
+    assert jacobian.shape == (1, 1, 1, 1, 8, 9)
+
+
+def test_gradients_of_translates_on_a_large_image(rng):
+    X, Z = rng.standard_normal((3, 1, 5, 5)), rng.standard_normal((1, 1, 6, 7))
+    model = PosteriorMeanCollection(squares(3), source="translates", max_shift=3).fit(X)
+    tracked = torch.from_numpy(Z).requires_grad_()
+    model.denoise(tracked, 0.7).square().sum().backward()
+    high, low = Z.copy(), Z.copy()
+    high[0, 0, 5, 6] += 1e-6
+    low[0, 0, 5, 6] -= 1e-6
+    slope = ((model.denoise(high, 0.7) ** 2).sum() - (model.denoise(low, 0.7) ** 2).sum()) / 2e-6
+    np.testing.assert_allclose(tracked.grad[0, 0, 5, 6], slope, rtol=1e-5)
+
+
 # ------------------------------------------------------------------------------- sampling
 
 

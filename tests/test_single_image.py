@@ -307,3 +307,6 @@ def test_what_it_does_not_compute(rng):
         model.jacobian(X, 0.5)
     with pytest.raises(ValueError, match="use PSPCDenoiser"):
         model.attribute(X, 0.5)
+    tracked = torch.from_numpy(X).requires_grad_()
+    with pytest.raises(ValueError, match="SingleImageDenoiser has no derivatives"):
+        model.denoise(tracked, 0.5).sum().backward()

@@ -153,6 +153,10 @@ class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEst
         """Return the least and largest value of clean images, or None if they are unknown."""
         return getattr(self, "_limits", None)
 
+    def _answer_shape_of(self, z):
+        """Return the shape of the answer to noisy images z (n, C, H, W)."""
+        return tuple(z.shape[1:]) if self._any_size else tuple(self._answer_shape)
+
     @eager
     def posterior(self, Z: ArrayLike, sigma: NoiseLevel, y: ArrayLike | None = None) -> Posterior:
         """Return the posterior over training images of each noisy image.

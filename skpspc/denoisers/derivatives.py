@@ -31,7 +31,7 @@ class DerivativesMixin:
     _now: Any
     _prior_of: Any
     _checked: Any
-    _answer_shape: Any
+    _answer_shape_of: Any
     _device: Any
 
     @overload
@@ -95,7 +95,7 @@ class DerivativesMixin:
         """
         self = self._now()
         z, sigma, layout = self._checked(Z, sigma)
-        pixels = self._checked_pixels(pixels)
+        pixels = self._checked_pixels(pixels, z)
         with torch.no_grad(), torch_threads():
             jacobian = self._prior_of().jacobian(z, sigma, pixels)
             check_finite(jacobian, z.dtype, "the Jacobian")
@@ -182,7 +182,7 @@ class DerivativesMixin:
         """
         self = self._now()
         z, sigma, layout = self._checked(Z, sigma)
-        pixels = self._checked_pixels(pixels)
+        pixels = self._checked_pixels(pixels, z)
         weight = check_weights(sample_weight, z, z.device)
         weight = torch.ones(len(z), dtype=torch.float64).to(z.device) if weight is None else weight
         weight = weight / weight.sum()
@@ -200,9 +200,9 @@ class DerivativesMixin:
         heat = heat.view(len(pixels), *z.shape[2:]).to(layout.device)
         return heat if layout.is_torch else heat.numpy()
 
-    def _checked_pixels(self, pixels):
-        """Return the indices of pixels of the answer, a tensor."""
-        return check_pixels(pixels, self._answer_shape[-2:]).to(self._device)
+    def _checked_pixels(self, pixels, z):
+        """Return the indices of pixels of the answers to noisy images z, a tensor."""
+        return check_pixels(pixels, self._answer_shape_of(z)[-2:]).to(self._device)
 
     @overload
     def vjp(
@@ -274,7 +274,7 @@ class DerivativesMixin:
         array([[0.25, 0.25]])
         """
         call, z, levels, layout = self._called(Z, sigma, y, guidance)
-        mean = _vectors(vectors, z, self._answer_shape)
+        mean = _vectors(vectors, z, self._answer_shape_of(z))
         with torch.no_grad(), torch_threads():
             of_z, _ = call.prior(len(z)).vjp(z, levels, mean, torch.zeros_like(levels).to(z))
         return layout.restore(check_finite(of_z, z.dtype, "the product"))
@@ -523,7 +523,7 @@ class DerivativesMixin:
 
     def _probes(self, z, n_probes, random_state):
         """Return random signs (n_probes, n, C, H, W), or None for the exact trace."""
-        if tuple(z.shape[1:]) != tuple(self._answer_shape):
+        if tuple(z.shape[1:]) != self._answer_shape_of(z):
             raise ValueError(
                 f"{type(self).__name__} returns images of another shape than Z: there is no "
                 "divergence; use jacobian."

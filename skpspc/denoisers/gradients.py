@@ -57,7 +57,7 @@ class Call:
     def vjp(self, Z, sigma, mean, evidence):
         """Return the cotangents of Z, in its shape and dtype, and of the noise levels (n,)."""
         z, levels, _ = self.checked(Z, sigma)
-        mean = mean.to(z).view(len(z), *self.denoiser._answer_shape)
+        mean = mean.to(z).view(len(z), *self.denoiser._answer_shape_of(z))
         with torch.no_grad(), torch_threads():
             of_z, of_levels = self.prior(len(z)).vjp(z, levels, mean, evidence.to(z))
         return of_z.to(Z).view(Z.shape), of_levels.to(Z.device)

@@ -222,6 +222,7 @@ class Prior(BasePrior):
                 "sigma must be positive, got 0: there the denoised image is a step function of z, "
                 "which has no Jacobian; pass a positive sigma."
             )
+        self = self._for_size(tuple(z.shape[1:]))
         out = z.new_zeros(len(z), len(pixels), self._n_channels, *z.shape[1:])
         for level in sigma.unique().tolist():
             rows = sigma == level
@@ -233,6 +234,7 @@ class Prior(BasePrior):
     def vjp(self, z, sigma, mean, evidence):
         """Return the cotangents of z and sigma; see `BasePrior.vjp`."""
         check_no_operator(self.operator)
+        self = self._for_size(tuple(z.shape[1:]))
         of_z, of_sigma = torch.zeros_like(z), torch.zeros_like(sigma)
         for rows, levels, windows, blur in self._groups(z, sigma):
             cotangents = mean[rows], evidence[rows]
@@ -243,6 +245,7 @@ class Prior(BasePrior):
     def jvp(self, z, sigma, dz, dsigma):
         """Return the tangents of mean and log evidence; see `BasePrior.jvp`."""
         check_no_operator(self.operator)
+        self = self._for_size(tuple(z.shape[1:]))
         mean, evidence = torch.zeros_like(z), torch.zeros_like(sigma)
         for rows, levels, windows, blur in self._groups(z, sigma):
             tangents = dz[rows], dsigma[rows]

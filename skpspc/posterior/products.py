@@ -325,7 +325,7 @@ def _sliding(z, sigma, source, windows, direction):
         views = [one.queries - other.queries for one, other in zip(moved, still, strict=True)]
     result = _own_position(z.detach(), sigma, source, windows, direction)
     for number, region in enumerate(areas):
-        if _is_alone(region, windows):
+        if _is_alone(region, z, source, windows):
             continue
         pixels, n_values = region.pixels.flatten(), region.dictionary.n_values
         if direction.backward:
@@ -352,20 +352,21 @@ def _sliding(z, sigma, source, windows, direction):
     return result
 
 
-def _is_alone(region, windows):
+def _is_alone(region, z, source, windows):
     """Return True if the window of a pixel is compared at its own position only."""
-    return windows.boundary == "broken" and region.pixels.numel() == 1
+    by_position = windows.boundary == "broken" and z.shape[1:] == source.image_shape
+    return by_position and region.pixels.numel() == 1
 
 
 def _own_position(z, sigma, source, windows, direction):
     """Return the product for the pixels that are alone, see `_is_alone`, and zeros elsewhere."""
     n, n_pixels = len(z), z[0, 0].numel()
     zeros = sigma.new_zeros(n, n_pixels)
-    if windows.boundary != "broken":
+    if windows.boundary != "broken" or z.shape[1:] != source.image_shape:
         return Product(torch.zeros_like(z), zeros, torch.zeros_like(sigma))
     alone = torch.zeros(n_pixels, dtype=torch.bool, device=z.device)
     for region in regions(z, source, windows):
-        if _is_alone(region, windows):
+        if _is_alone(region, z, source, windows):
             alone[region.pixels.flatten()] = True
     image = alone.view(z.shape[2:])
     if direction.backward:

@@ -68,7 +68,7 @@ def sliding(z, sigma, training_set, windows, search=None):
     else:
         n, _, height, width = z.shape
         by_window = z.new_zeros(n, height * width, dtype=torch.float64)
-        mean = z.new_zeros(n, *training_set.answers.image_shape)
+        mean = z.new_zeros(n, training_set.answers.image_shape[0], height, width)
         empty = PerWindow(mean, by_window, torch.zeros_like(by_window))
         result = empty.with_bounds()
     mean = result.mean.flatten(2)
