@@ -38,8 +38,10 @@ def copies(x, source, max_shift):
         return [x, x[:, :, ::-1]]
     _, height, width = x.shape
     out = []
-    for down in range(-max_shift, max_shift + 1):
-        for right in range(-max_shift, max_shift + 1):
+    # moves that leave pixels: an empty window, which every copy covers, counts no others
+    rows, columns = (min(max_shift, side - 1) for side in (height, width))
+    for down in range(-rows, rows + 1):
+        for right in range(-columns, columns + 1):
             copy = np.full(x.shape, np.nan)
             for i in range(height):
                 for j in range(width):

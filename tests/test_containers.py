@@ -443,11 +443,11 @@ ESTIMATORS = [one for one in map(vars(skpspc).get, skpspc.__all__) if hasattr(on
 
 @pytest.mark.parametrize("kind", ESTIMATORS, ids=lambda kind: kind.__name__)
 def test_missing_arguments_name_a_denoiser(kind):
-    """The two bases of denoisers are called denoisers too; nothing else of ours is named."""
+    """The bases of denoisers are called denoisers too; nothing else of ours is named."""
     for name, method in inspect.getmembers(kind, inspect.isfunction):
         is_ours = inspect.unwrap(method).__module__.startswith("skpspc")
         if is_ours and (name == "__init__" or not name.startswith("_")):
-            owners = rf"({kind.__name__}|Denoiser|TrainingSetDenoiser)\."
+            owners = rf"({kind.__name__}|Denoiser|DifferentiableDenoiser|TrainingSetDenoiser)\."
             with pytest.raises(TypeError, match=rf"^({owners})?{name}\(\) missing"):
                 inspect.unwrap(method)()
 

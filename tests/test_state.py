@@ -29,8 +29,8 @@ WALK = {"n_steps": 2, "random_state": 0}
 class DoubledNetwork(LinearNetwork):
     """Another network."""
 
-    def __call__(self, x, c):
-        return 2 * super().__call__(x, c)
+    def __call__(self, x, c, gain=1.0):
+        return 2 * super().__call__(x, c, gain)
 
 
 # Other values of every parameter; the first that differs from the present one is set.
@@ -58,6 +58,7 @@ OTHER_VALUES = {
     "n_neighbors": [1],
     "n_remainder": [2],
     "network": [DoubledNetwork()],
+    "network_kwargs": [{"gain": 3.0}],
     "network_range": [(0.0, 1.0)],
     "parametrization": ["eps"],
     "patch_size": [1, 3],

@@ -53,7 +53,7 @@ from ..support import TrainingSet
 from ..support.held_out import held_out_errors
 from ..support.training_set import DEFAULT_RANGE
 from .conditional import ByClass, Guided
-from .derivatives import DerivativesMixin
+from .derivatives import DifferentiableDenoiser
 from .gradients import Call, check_guidance, posterior_arrays
 
 # On images in [-1, 1]: noise levels at which patch sizes differ.
@@ -67,7 +67,7 @@ def fit_context(*, prefer_skip_nested_validation: bool) -> Callable[[Method], Me
     return _fit_context(prefer_skip_nested_validation=prefer_skip_nested_validation)
 
 
-class Denoiser(DerivativesMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
+class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     """Base of all denoisers: methods that apply a prior to noisy images.
 
     A fit learns a prior, a `skpspc.posterior.BasePrior`. Subclasses define ``fit`` and `_prior_of`.

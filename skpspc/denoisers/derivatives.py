@@ -24,7 +24,7 @@ from ..sampling import draw_noise, edm_sigmas
 from .gradients import Call, check_guidance
 
 
-class DerivativesMixin:
+class DifferentiableDenoiser:
     """Methods of denoisers that differentiate the denoised image by the noisy image."""
 
     # of `Denoiser`

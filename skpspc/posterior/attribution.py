@@ -346,7 +346,7 @@ def _sliding_attribution(z, roots, source, windows, top, by_window):
 
 def _sliding_means_without(z, roots, source, windows, groups):
     """Return means without groups of images for windows compared with patches at all positions."""
-    answer_shape = source.answers.image_shape
+    answer_shape = source.answers.image_shape[0], *z.shape[2:]
     means = z.new_empty(len(groups), len(z), *answer_shape).flatten(3)  # (G, n, C, H W)
     for region in regions(z, source, windows):
         pixels = region.pixels.flatten()
