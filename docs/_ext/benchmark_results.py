@@ -397,7 +397,7 @@ TABLES = {
             "σ": ("sigma", plain),
             "Forward pass (s)": ("forward_s", two_digits),
             "Backward / forward": ("backward_ratio", two_digits),
-            "Memory of the backward pass (MiB)": ("backward_mib", two_digits),
+            "Memory beyond the forward pass (MiB)": ("backward_mib", two_digits),
             "With a quarter of the images (MiB)": ("backward_mib_quarter", two_digits),
         },
     ),
