@@ -14,11 +14,13 @@ ORDER = (
     "plot_flexible_windows",
     "plot_bandwidth",
     "plot_error_curves",
+    "plot_inverse_problems",
     # examples/inspection
     "plot_attribution",
     "plot_leave_one_out",
     "plot_network_sensitivity",
     "plot_local_equivalence",
+    "plot_gradients",
     # examples/data
     "plot_class_conditional",
     "plot_signals",
