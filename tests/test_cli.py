@@ -391,7 +391,7 @@ def test_denoise_patches(run):
         (
             ["sample", "--denoiser", "empirical", "--patch-size", "3"],
             2,
-            "local-score, patch and pspc; leave",
+            "local-score, patch, pspc and single-image; leave",
         ),
         (["sample", "--denoiser", "patch", "--patch-size", "paper"], 2, "must be an integer"),
         (["sample", "--device", "toaster"], 2, "'toaster' is not available to torch here"),

@@ -21,6 +21,7 @@ from skpspc import (
     PCALocalityDenoiser,
     PosteriorMeanCollection,
     PSPCDenoiser,
+    SingleImageDenoiser,
     SmoothedDenoiser,
 )
 from skpspc.cli._commands import commands
@@ -35,6 +36,7 @@ CLASSES = {
     "patch": PatchDenoiser,
     "pca-locality": PCALocalityDenoiser,
     "pspc": PSPCDenoiser,
+    "single-image": SingleImageDenoiser,
     "smoothed": SmoothedDenoiser,
 }
 
@@ -204,7 +206,10 @@ def test_samples_of_several_patches(run):
     [
         (["--denoiser", "magic"], "'magic' is not one of blended, collection, empirical"),
         (["--denoiser", "network"], "NetworkDenoiser needs the parameter network, which no option"),
-        (["--tol", "0.1"], "--tol is for the denoisers empirical, local-score and patch; leave it"),
+        (
+            ["--tol", "0.1"],
+            "--tol is for the denoisers empirical, local-score, patch and single-image; leave it",
+        ),
         (
             ["--bandwidth", "2"],
             "must be a number of at least 0 and at most 1 or 'calibrated', got 2",

@@ -36,6 +36,7 @@ from skpspc import (
     PCALocalityDenoiser,
     PosteriorMeanCollection,
     PSPCDenoiser,
+    SingleImageDenoiser,
     SmoothedDenoiser,
     load,
     tapered_windows,
@@ -70,6 +71,7 @@ DENOISERS = {
     "pspc-flexible": PSPCDenoiser(windows=FlexibleWindows("data", [0.6, 0.9], [0.1, 1.0])),
     "pspc-soft": PSPCDenoiser(windows=FlexibleWindows(HEAT, 0.9, (0.1, 1.0), soft=True)),
     "local": LocalScoreDenoiser(SCHEDULE),
+    "single-image": SingleImageDenoiser(3, scales=(1, 2)),
     "local-circular": LocalScoreDenoiser(3, equivariant=True, boundary="circular"),
     "local-broken": LocalScoreDenoiser(SCHEDULE, equivariant=True, boundary="broken"),
     "blended": BlendedDenoiser(

@@ -66,7 +66,7 @@ OTHER_VALUES = {
     "query": [SoftSquares(2.0)],
     "rank": [2, 3],
     "response": [SoftSquares(2.0)],
-    "scales": [(1, 0.5)],
+    "scales": [(1, 2)],
     "shrinkage": [0.5, 0.0],
     "sigma_data": [1.5],
     "sigmas": [[0.5, 3.0]],

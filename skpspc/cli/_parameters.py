@@ -16,6 +16,7 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # Parameters that other options set, or that all commands leave at their defaults: they read images
 # (n, C, H, W) on [-1, 1], and show their own progress.
 _NO_OPTION = {
+    "scales",
     "sigma",
     "sigmas",
     "n_steps",
