@@ -54,7 +54,8 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"plot_",
     "subsection_order": [
-        f"../examples/{name}" for name in ("basics", "denoisers", "inspection", "data")
+        f"../examples/{name}"
+        for name in ("basics", "denoisers", "inspection", "restoration", "data")
     ],
     "within_subsection_order": "gallery_order.GalleryOrder",
     "backreferences_dir": "api/backreferences",

@@ -14,10 +14,10 @@ from helpers import docs_script
 FOLDER = Path(__file__).resolve().parents[1] / "examples"
 
 
-@pytest.mark.parametrize("script", ["data/plot_signals.py", "basics/plot_other_libraries.py"])
+@pytest.mark.parametrize("script", ["data/plot_signals.py", "restoration/plot_other_libraries.py"])
 def test_a_script(script, tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
-    if script == "basics/plot_other_libraries.py":
+    if script == "restoration/plot_other_libraries.py":
         for library in ("azula", "diffusers"):
             pytest.importorskip(library, reason=f"{library} is not installed (extra interop)")
     done = subprocess.run(

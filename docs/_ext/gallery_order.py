@@ -6,21 +6,22 @@ ORDER = (
     # examples/basics
     "plot_quickstart",
     "plot_denoise_photograph",
-    "plot_single_photograph",
     "plot_memorisation",
-    "plot_other_libraries",
     # examples/denoisers
     "plot_patch_size_search",
     "plot_flexible_windows",
     "plot_bandwidth",
     "plot_error_curves",
-    "plot_inverse_problems",
     # examples/inspection
     "plot_attribution",
     "plot_leave_one_out",
     "plot_network_sensitivity",
     "plot_local_equivalence",
+    # examples/restoration
+    "plot_single_photograph",
+    "plot_inverse_problems",
     "plot_gradients",
+    "plot_other_libraries",
     # examples/data
     "plot_class_conditional",
     "plot_signals",
