@@ -120,7 +120,9 @@ def test_no_card_of_the_gallery_is_alone_in_its_row(site):
     page = (site / "gallery" / "index.html").read_text()
     sections = page.split('<div class="sphx-glr-thumbnails">')[1:]
     assert sections
-    assert not [section for section in sections if section.count("sphx-glr-thumbcontainer") % 4 == 1]
+    assert not [
+        section for section in sections if section.count("sphx-glr-thumbcontainer") % 4 == 1
+    ]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
