@@ -6,6 +6,7 @@ ORDER = (
     # examples/basics
     "plot_quickstart",
     "plot_denoise_photograph",
+    "plot_single_photograph",
     "plot_memorisation",
     # examples/denoisers
     "plot_patch_size_search",
@@ -18,9 +19,9 @@ ORDER = (
     "plot_network_sensitivity",
     "plot_local_equivalence",
     # examples/restoration
-    "plot_single_photograph",
     "plot_inverse_problems",
     "plot_gradients",
+    "plot_error_estimate",
     "plot_other_libraries",
     # examples/data
     "plot_class_conditional",
