@@ -19,9 +19,9 @@ from ..posterior import (
     gaussian_jacobian,
     gaussian_jvp,
     gaussian_posterior,
+    gaussian_trace,
     gaussian_vjp,
 )
-from ..posterior.softmax import floored_sigma
 from ..support import covariance
 from .base import Denoiser
 from .training_set_denoiser import TrainingSetDenoiser
@@ -118,9 +118,7 @@ class GaussianPrior(BasePrior):
 
     def trace(self, z, sigma):
         """Return the sums of the gains, (n,) float64."""
-        _, gain, _, rest = self.gaussian.gains(floored_sigma(sigma, z, self.gaussian))
-        n_rest = len(self.gaussian.mean) - gain.shape[1]
-        return gain.sum(1) + n_rest * rest[:, 0]
+        return gaussian_trace(z, sigma, self.gaussian)
 
     def jvp(self, z, sigma, dz, dsigma):
         """Return the tangents of mean and log evidence; see `BasePrior.jvp`."""

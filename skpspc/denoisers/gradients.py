@@ -227,6 +227,5 @@ def _folded(arrays, in_dims, n_times):
 
 def _unfolded(outputs, n_times):
     """Return outputs with the mapped axis, and the position of the axis in each."""
-    return tuple(output.view(n_times, -1, *output.shape[1:]) for output in outputs), (0,) * len(
-        outputs
-    )
+    wide = tuple(output.view(n_times, -1, *output.shape[1:]) for output in outputs)
+    return wide, (0,) * len(wide)

@@ -14,6 +14,7 @@ from .gaussian import (
     gaussian_jacobian,
     gaussian_jvp,
     gaussian_posterior,
+    gaussian_trace,
     gaussian_vjp,
 )
 from .jacobian import jacobian
@@ -37,6 +38,7 @@ __all__ = [
     "gaussian_jacobian",
     "gaussian_jvp",
     "gaussian_posterior",
+    "gaussian_trace",
     "gaussian_vjp",
     "jacobian",
     "jvp_by_torch",

@@ -159,8 +159,8 @@ def gaussian_vjp(z, sigma, gaussian, mean, evidence):
     See `gaussian_posterior` for the first parameters.
     """
     maps = _Maps(z, sigma, gaussian)
-    mean, evidence = mean.flatten(1).double(), evidence.double()
-    of_z = maps.apply(maps.gains, mean) - evidence[:, None] * maps.score_terms()
+    mean, evidence = mean.flatten(1), evidence.double()
+    of_z = maps.apply(maps.gains, mean) - evidence[:, None] * maps.score_terms
     of_sigma = (mean * maps.apply(maps.slopes, maps.offset)).sum(1) + evidence * maps.slope
     return of_z.to(z.dtype).view(z.shape), of_sigma
 
@@ -171,39 +171,47 @@ def gaussian_jvp(z, sigma, gaussian, dz, dsigma):
     See `gaussian_posterior` for the first parameters.
     """
     maps = _Maps(z, sigma, gaussian)
-    dz = dz.flatten(1).double()
+    dz = dz.flatten(1)
     along_sigma = dsigma[:, None] * maps.apply(maps.slopes, maps.offset)
     mean = maps.apply(maps.gains, dz) + along_sigma
-    evidence = dsigma * maps.slope - (dz * maps.score_terms()).sum(1)
+    evidence = dsigma * maps.slope - (dz * maps.score_terms).sum(1)
     return mean.to(z.dtype).view(z.shape), evidence
 
 
+def gaussian_trace(z, sigma, gaussian):
+    """Return the traces of the Jacobians, (n,) float64; see `gaussian_posterior`."""
+    _, gain, _, rest = gaussian.gains(floored_sigma(sigma, z, gaussian))
+    return gain.sum(1) + (len(gaussian.mean) - gain.shape[1]) * rest[:, 0]
+
+
 class _Maps:
-    """Linear maps with a gain along each component, and one gain in all other directions."""
+    """Linear maps with a gain along each component, and one gain in all other directions.
+
+    Products with the components are in the dtype of z; gains and results are float64.
+    """
 
     def __init__(self, z, sigma, gaussian):
         sigma = floored_sigma(sigma, z, gaussian)
-        self.basis = gaussian.components
-        self.offset = z.flatten(1).double() - gaussian.mean
+        self.basis = gaussian.basis(z.dtype)
+        self.offset = (z.flatten(1).double() - gaussian.mean).to(z.dtype)
         spread, gain, rest_spread, rest_gain = gaussian.gains(sigma)
         self.gains = gain, rest_gain
         level = sigma[:, None]
         # derivatives of S / (S + sigma^2)
         self.slopes = tuple(-2 * part * (1 - part) / level for part in self.gains)
-        self._precisions = spread.square().reciprocal(), rest_spread.square().reciprocal()
+        precisions = spread.square().reciprocal(), rest_spread.square().reciprocal()
         n_rest = self.basis.shape[1] - self.basis.shape[0]
-        squares = (self.apply(self._precisions, self.offset)).square().sum(1)
-        trace = self._precisions[0].sum(1) + n_rest * self._precisions[1][:, 0]
-        self.slope = sigma * (squares - trace)  # of the log evidence, by sigma
-
-    def score_terms(self):
-        """Return the offset divided by the variance of noisy images: minus the score."""
-        return self.apply(self._precisions, self.offset)
+        # the offset divided by the variances of noisy images: minus the score
+        self.score_terms = self.apply(precisions, self.offset)
+        trace = precisions[0].sum(1) + n_rest * precisions[1][:, 0]
+        # of the log evidence, by sigma
+        self.slope = sigma * (self.score_terms.square().sum(1) - trace)
 
     def apply(self, gains, rows):
         """Return rows (n, D) multiplied by gains (n, r) along components, and (n, 1) elsewhere."""
         along, rest = gains
-        return ((along - rest) * (rows @ self.basis.T)) @ self.basis + rest * rows
+        change = ((along - rest) * (rows @ self.basis.T)).to(rows.dtype)
+        return (change @ self.basis).double() + rest * rows
 
 
 def gaussian_jacobian(z, sigma, gaussian, pixels):
