@@ -136,7 +136,6 @@ def smalldiffusion(model, noise):
 
 
 def deepinv(model, noise):
-    real("deepinv")
     x = noise / 2 + 0.5
     return 2 * adapters.as_deepinv(model)(x, 0.25) - 1, model.denoise(noise, 0.5)
 
@@ -148,6 +147,7 @@ def deepinv(model, noise):
 )
 def test_differences_of_the_table(compared, all_digits, noise):
     name = compared.__name__.replace("_", "-").replace("edm", "EDM")
+    real(MODULES[name])
     row = re.search(rf"\* - `{name} <.*?(?=\n   \* -|\n\n)", PAGE, re.DOTALL).group()
     stated = float(row.rpartition("below ")[2])
     got, expected = compared(all_digits, noise)
