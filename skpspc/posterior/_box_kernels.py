@@ -83,6 +83,15 @@ class Hits(NamedTuple):
     deep: np.ndarray  # (B,) bool, False if no logit of weight needs float64
 
 
+class Tilting(NamedTuple):
+    """Tilts, a linear function of the sources for every window, and sums over the sources."""
+
+    vector: np.ndarray  # (B, C, H, W) float32, factors of the pixels
+    mean: np.ndarray  # (B, windows) float64, to subtract from the tilts
+    mass: np.ndarray  # (B, windows) float64, sums of the weights
+    total: np.ndarray  # (B, windows) float64, sums of weighted tilts, or of tilted logits
+
+
 class Images(NamedTuple):
     """Flat images of one pass."""
 
@@ -540,66 +549,6 @@ def _accumulate(total, images, weights, pair, at, lead, count):
 
 
 @jit
-def second_pass(sources, queries, plan, block, softmax, hits, total):
-    """Add the composite of the sources of a block to total (B, C, H, W).
-
-    Each source is multiplied by the transposed box filter of its softmax weights.
-    """
-    begin, end = block
-    log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
-    scale, bits, deep = queries.scale, hits.bits, hits.deep
-    stages, n_down, deepest = plan.stages, plan.n_down, plan.cuts.deepest
-    softmax = Normalised(softmax.m.reshape(-1), softmax.r.reshape(-1))
-    total = total.reshape(-1)
-    images, scratch = _areas(sources, queries, plan)
-    tile, work, weights, columns = images.tile, scratch.work, scratch.weights, scratch.columns
-    margin = scratch.margin
-    height, width = images.shape[1:]
-    length = len(plan.cuts.bands) * CHUNK
-    tall = plan.box[0] - 1
-    n_rows = height - tall
-    for start in range(begin, end, n_tile):
-        count = min(n_tile, end - start)
-        for t in range(count):
-            wanted = False
-            for b in range(len(scale)):
-                wanted = wanted or bits[b, start + t] != 0
-            if wanted:
-                _load_source(sources, start + t, tile, t)
-        for b in range(len(scale)):
-            for t in range(count):
-                i = start + t
-                pair = Pair(t, b, scale[b], log_weight[i // n_flips])
-                bottom = _I0
-                while bits[b, i] != 0:
-                    top, bottom = _next_run(bits[b, i], bottom, plan.band, tall, n_rows)
-                    if top == bottom:
-                        break
-                    # from the pixels that these rows of windows cover, to the same pixels
-                    lead = top * width
-                    size = (bottom - top) * width
-                    full = size + tall * width
-                    first = b * length + lead
-                    _squared_map(images, work, pair, lead, full)
-                    at = _sum_windows(work, stages, n_down, size, width)
-                    _write_weights(scratch, at, pair, softmax, first, size)
-                    for j in range(0, size if deep[b] else 0, CHUNK):
-                        chunk = j, min(j + CHUNK, size)
-                        if _rounding_shows(scratch, at, scale[b], deepest, chunk):
-                            _refine(images, columns, pair, plan.box, lead + j)
-                            _rewrite_weights(scratch, at, pair, deepest, softmax, first, chunk)
-                    at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
-                    _accumulate(total, images, weights, pair, at, lead, full)
-
-
-class Tilting(NamedTuple):
-    """A linear function of the sources, for every window of every noisy image."""
-
-    vector: np.ndarray  # (B, C, H, W) float32, factors of the pixels
-    mean: np.ndarray  # (B, windows) float64, to subtract from the values of the function
-
-
-@jit
 def _tilt_map(images, vector, out, pair, lead, count):
     """Write out[i] = sum_c vector[c, lead + i] * x[c, lead + i] for i < count."""
     x = images.tile
@@ -654,28 +603,28 @@ def _add_levels(levels, scratch, at, scale, first, size):
 
 
 @jit
-def covariance_pass(sources, queries, plan, block, softmax, hits, tilting, sums):
-    """Add the sources of a block to the sums of a product with the derivative.
+def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting):
+    """Add the sources of a block to their composite (B, C, H, W).
 
-    Without a composite (an empty array), the sums are of the weights and of the weighted tilts,
-    both (B, windows) float64. With a composite (B, C, H, W) float32, each source is multiplied by
-    the transposed box filter of its tilted weights; the second sum is of tilted weights times
-    logits.
+    Each source is multiplied by the transposed box filter of its softmax weights. With a `Tilting`
+    (not None), the weights are multiplied by tilts minus their means, and their products with the
+    logits are added to ``total``. A tilting without a composite (an empty array) adds weights and
+    weighted tilts to ``mass`` and ``total``, from which the means follow.
     """
     begin, end = block
     log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
     scale, bits, deep = queries.scale, hits.bits, hits.deep
     stages, n_down, deepest = plan.stages, plan.n_down, plan.cuts.deepest
     softmax = Normalised(softmax.m.reshape(-1), softmax.r.reshape(-1))
-    vector, mean = tilting.vector.reshape(-1), tilting.mean.reshape(-1)
-    mass, total, composite = sums
-    mass, total = mass.reshape(-1), total.reshape(-1)
     composes = composite.size > 0
     composite = composite.reshape(-1)
     images, scratch = _areas(sources, queries, plan)
     tile, work, weights, columns = images.tile, scratch.work, scratch.weights, scratch.columns
-    tilts = np.zeros_like(work)
     margin = scratch.margin
+    if tilting is not None:  # numba compiles one function without tilts, and one with tilts
+        tilts = np.zeros_like(work)
+        vector, mean = tilting.vector.reshape(-1), tilting.mean.reshape(-1)
+        mass, total = tilting.mass.reshape(-1), tilting.total.reshape(-1)
     height, width = images.shape[1:]
     length = len(plan.cuts.bands) * CHUNK
     tall = plan.box[0] - 1
@@ -697,6 +646,7 @@ def covariance_pass(sources, queries, plan, block, softmax, hits, tilting, sums)
                     top, bottom = _next_run(bits[b, i], bottom, plan.band, tall, n_rows)
                     if top == bottom:
                         break
+                    # from the pixels that these rows of windows cover, to the same pixels
                     lead = top * width
                     size = (bottom - top) * width
                     full = size + tall * width
@@ -709,13 +659,14 @@ def covariance_pass(sources, queries, plan, block, softmax, hits, tilting, sums)
                         if _rounding_shows(scratch, at, scale[b], deepest, chunk):
                             _refine(images, columns, pair, plan.box, lead + j)
                             _rewrite_weights(scratch, at, pair, deepest, softmax, first, chunk)
-                    _tilt_map(images, vector, tilts, pair, lead, full)
-                    below = _sum_windows(tilts, stages, n_down, size, width)
-                    if not composes:
-                        _add_tilts((mass, total), scratch, tilts, below, first, size)
-                        continue
-                    _tilt_weights(scratch, tilts, below, mean, first, size)
-                    _add_levels(total, scratch, at, scale[b], first, size)
+                    if tilting is not None:
+                        _tilt_map(images, vector, tilts, pair, lead, full)
+                        below = _sum_windows(tilts, stages, n_down, size, width)
+                        if not composes:
+                            _add_tilts((mass, total), scratch, tilts, below, first, size)
+                            continue
+                        _tilt_weights(scratch, tilts, below, mean, first, size)
+                        _add_levels(total, scratch, at, scale[b], first, size)
                     at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
                     _accumulate(composite, images, weights, pair, at, lead, full)
 

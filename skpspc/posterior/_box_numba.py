@@ -34,7 +34,6 @@ from ._box_kernels import (
     Running,
     Sources,
     Tilting,
-    covariance_pass,
     first_pass,
     merge,
     second_pass,
@@ -282,7 +281,7 @@ class _Job:
             def second(k, g, wave=wave, composites=composites):
                 second_pass(
                     self.sources, _rows(queries, g), self.plan, wave[k], _rows(softmax, g),
-                    _rows(hits, g), composites[k, g],
+                    _rows(hits, g), composites[k, g], None,
                 )  # fmt: skip
 
             _each(pool, second, len(wave), groups)
@@ -311,10 +310,10 @@ class _Job:
                 composites = np.zeros((len(wave), *shape), np.float32)
 
                 def third(k, g, wave=wave, by_block=by_block, composites=composites):
-                    covariance_pass(
+                    tilting = Tilting(vector[g], mean[g], by_block[k, 0, g], by_block[k, 1, g])
+                    second_pass(
                         self.sources, _rows(queries, g), self.plan, wave[k], _rows(softmax, g),
-                        _rows(hits, g), Tilting(vector[g], mean[g]),
-                        (by_block[k, 0, g], by_block[k, 1, g], composites[k, g]),
+                        _rows(hits, g), composites[k, g], tilting,
                     )  # fmt: skip
 
                 _each(pool, third, len(wave), _groups(count))
