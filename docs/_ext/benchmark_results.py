@@ -401,6 +401,14 @@ TABLES = {
             "With a quarter of the images (MiB)": ("backward_mib_quarter", two_digits),
         },
     ),
+    "photograph": columns(
+        "photograph",
+        {
+            "Image": ("denoised by", text),
+            "PSNR (dB)": ("PSNR_dB", text),
+            "Processor time (s)": ("processor_s", "{:.0f}".format),
+        },
+    ),
     "accuracy-seeds": Table("accuracy", accuracy_of_seeds),
     "startup": columns(
         "startup",
