@@ -324,6 +324,17 @@ def test_trajectory_shows_estimates_along_the_walk(digits):
     assert texts(display.ax_)[1:] == ["80", f"{sigmas[2]:.3g}", f"{sigmas[4]:.3g}", "sample"]
 
 
+def test_trajectory_at_given_noise_levels(digits):
+    model = GaussianDenoiser().fit(digits[:100])
+    display = TrajectoryDisplay.from_estimator(model, n=1, sigmas=[9.0, 2.0, 0.5, 0.0])
+    np.testing.assert_allclose(display.sigmas, [9.0, 2.0, 0.5, 0.0])
+    grid = {"n_steps": 3, "sigma_min": 0.5, "sigma_max": 9.0, "rho": 3.0}
+    display = TrajectoryDisplay.from_estimator(model, n=1, **grid)
+    np.testing.assert_allclose(display.sigmas, [*edm_sigmas(*grid.values()), 0.0])
+    with pytest.raises(ValueError, match="omit sigma_min, sigma_max and rho"):
+        TrajectoryDisplay.from_estimator(model, n=1, sigmas=[9.0, 2.0], sigma_max=9.0)
+
+
 def test_trajectory_of_a_class(digits):
     y = np.arange(100) % 2
     model = EmpiricalDenoiser().fit(digits[:100], y)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..._repr import short_repr
 from ..._typing import ArrayLike, DataRange, RandomState, Sampler
 from ..._units import sampler_ends
-from ...sampling import edm_sigmas
 from .._images import check_count
 from ._cells import GREY, as_pictures, box_size, canvas, draw, limits, words
 
@@ -66,6 +66,8 @@ class TrajectoryDisplay:
         n_steps: int = 18,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
+        rho: float = 7.0,
+        sigmas: npt.ArrayLike | None = None,
         sampler: Sampler = "dpmpp_2m",
         random_state: RandomState | None = 0,
         n_columns: int = 8,
@@ -91,6 +93,11 @@ class TrajectoryDisplay:
             ``data_range`` of the denoiser.
         sigma_max : float, default None
             Largest noise level. None: 80 for images on [-1, 1], scaled likewise.
+        rho : float, default 7.0
+            Exponent of the noise levels `edm_sigmas`.
+        sigmas : array of float of shape (L,), default None
+            Noise levels as for the method ``sample``, instead of ``n_steps``, ``sigma_min``,
+            ``sigma_max`` and ``rho``.
         sampler : str or callable, default "dpmpp_2m"
             Sampler, as for the method ``sample`` of the denoiser.
         random_state : int, RandomState, Generator or None, default 0
@@ -110,6 +117,7 @@ class TrajectoryDisplay:
         TrajectoryDisplay
         """
         check_count(n_columns, "n_columns")
+        reached = []
         _, states = estimator.sample(
             n,
             y=y,
@@ -117,20 +125,23 @@ class TrajectoryDisplay:
             n_steps=n_steps,
             sigma_min=sigma_min,
             sigma_max=sigma_max,
+            rho=rho,
+            sigmas=sigmas,
             sampler=sampler,
             random_state=random_state,
             return_trajectory=True,
+            callback=lambda _step, sigma, _z: reached.append(sigma),
         )
-        ends = sampler_ends(estimator.data_range_, sigma_min, sigma_max)
-        sigmas = [*edm_sigmas(n_steps, *ends).tolist(), 0.0]
-        shown = np.unique(np.linspace(0, n_steps, n_columns).round().astype(int))
+        _, first = sampler_ends(estimator.data_range_, sigma_max=sigma_max)
+        levels = [first if sigmas is None else float(np.asarray(sigmas)[0]), *reached]
+        shown = np.unique(np.linspace(0, len(levels) - 1, n_columns).round().astype(int))
         estimates = [
-            estimator.denoise(states[j], sigmas[j], y, guidance) if sigmas[j] else states[j]
+            estimator.denoise(states[j], levels[j], y, guidance) if levels[j] else states[j]
             for j in shown
         ]
         pictures = np.stack([as_pictures(X, estimator.image_shape_) for X in estimates])
         shown_range = estimator.data_range if data_range is None else data_range
-        return cls(pictures, np.array(sigmas)[shown]).plot(ax, data_range=shown_range)
+        return cls(pictures, np.array(levels)[shown]).plot(ax, data_range=shown_range)
 
     @classmethod
     def from_predictions(
