@@ -672,6 +672,12 @@ HOSTILE = {
     "another image shape": lambda s: s.update(image_shape_={"tuple": [2, 50, 40]}),
     "squares": lambda state: state["_prior"]["state"]["windows"]["state"].update(h=50),
     "sides": lambda state: state["_prior"]["state"]["windows"]["state"].update(h=1.5),
+    "squares anywhere": lambda state: state["_prior"]["state"].update(
+        windows=new("SquaresAnywhere", h=3, w=50, stride=1)
+    ),
+    "stride": lambda state: state["_prior"]["state"].update(
+        windows=new("SquaresAnywhere", h=3, w=3, stride=0)
+    ),
     "codes": lambda state: state["_labels"]["state"].update(
         codes={"array": "training_rows_", "dtype": "<i8", "shape": [14]}
     ),

@@ -13,7 +13,7 @@ from ..denoisers.patch import CropPriors
 from ..denoisers.pspc import SquaresBySigma
 from ..denoisers.smoothed import SmoothedPrior
 from ..posterior import Prior
-from ..support import Centred, Masks, Squares
+from ..support import Centred, Masks, Squares, SquaresAnywhere
 
 _IMAGE_DTYPES = (torch.uint8, torch.float32, torch.float64)
 
@@ -66,10 +66,12 @@ def _check_windows(windows, shape):
     if observed is not None:
         fits = observed.shape == shape and observed.dtype == torch.bool
         _check(fits, "the mask of observed pixels does not fit images")
-    if isinstance(windows, Squares):
+    if isinstance(windows, (Squares, SquaresAnywhere)):
         sides = windows.h, windows.w
         _check(all(isinstance(side, numbers.Integral) for side in sides), "squares have no sides")
         _check(1 <= windows.h <= height and 1 <= windows.w <= width, "squares do not fit images")
+        stride = getattr(windows, "stride", 1)
+        _check(isinstance(stride, int) and stride >= 1, "squares have no distance")
     elif isinstance(windows, Centred):
         check_size(windows.size, windows.boundary, shape)
     elif isinstance(windows, Masks):
