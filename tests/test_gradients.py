@@ -19,6 +19,7 @@ from skpspc import (
     PCALocalityDenoiser,
     PosteriorMeanCollection,
     PSPCDenoiser,
+    SingleImageDenoiser,
     SmoothedDenoiser,
     tapered_windows,
 )
@@ -36,12 +37,18 @@ from skpspc.support import (
 
 SHAPE = (2, 4, 3)
 LABELS = ["a", "b"] * 6
+MASK = np.array([[1, 1, 0], [0, 1, 1], [1, 0, 1], [1, 1, 1]])
 
 
 def images(n, *shape, seed=0):
     """Random float64 images on [-1, 1]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.rand(n, *shape, dtype=torch.float64, generator=generator) * 2 - 1
+
+
+def differences(images):
+    """One channel instead of two, and a nonlinear operator."""
+    return (images[:, :1] - images[:, 1:]).square()
 
 
 def denoisers():
@@ -58,6 +65,25 @@ def denoisers():
         "zero": LocalScoreDenoiser(patch_size=3, equivariant=True, boundary="zero"),
         "circular": LocalScoreDenoiser(patch_size=3, equivariant=True, boundary="circular"),
         "broken": LocalScoreDenoiser(patch_size=3, equivariant=True, boundary="broken"),
+        "missing pixels": LocalScoreDenoiser(patch_size=3, operator=MASK),
+        "missing pixels, zero": LocalScoreDenoiser(
+            patch_size=3, operator=MASK, equivariant=True, boundary="zero"
+        ),
+        "missing pixels, circular": LocalScoreDenoiser(
+            patch_size=3, operator=MASK, equivariant=True, boundary="circular"
+        ),
+        "missing pixels, broken": LocalScoreDenoiser(
+            patch_size=3, operator=MASK, equivariant=True, boundary="broken"
+        ),
+        "differences": LocalScoreDenoiser(patch_size=3, operator=differences),
+        "differences of every other row": LocalScoreDenoiser(
+            patch_size=3,
+            operator=lambda images: differences(images[:, :, ::2]),
+            equivariant=True,
+            boundary="broken",
+        ),
+        "patches anywhere": SingleImageDenoiser(patch_size=3, stride=2),
+        "two scales": SingleImageDenoiser(patch_size=2, scales=(1, 2)),
         "gaussian": GaussianDenoiser(),
         "low rank": GaussianDenoiser(rank=3, shrinkage=0.2),
         "flexible": PSPCDenoiser(windows=FlexibleWindows(heat, 0.7, [1.0])),
@@ -91,8 +117,10 @@ def noisy(n=2, seed=1):
 
 @pytest.mark.parametrize("name", denoisers())
 def test_gradients_of_every_denoiser(name):
-    model = fitted(name)
-    z = noisy().requires_grad_()
+    model, z = fitted(name), noisy()
+    if "differences" in name:
+        z = differences(z)[:, :, :: 2 if "other row" in name else 1]
+    z = z.requires_grad_()
     sigma = torch.tensor([0.6, 0.9], dtype=torch.float64, requires_grad=True)
 
     def both(z, sigma):
@@ -108,7 +136,10 @@ def test_gradients_of_every_denoiser(name):
         assert torch.autograd.gradcheck(both, (z, sigma), check_forward_ad=True)
 
 
-@pytest.mark.parametrize("name", ["empirical", "squares", "zero", "gaussian", "all patches"])
+@pytest.mark.parametrize(
+    "name",
+    ["empirical", "squares", "zero", "gaussian", "all patches", "missing pixels", "two scales"],
+)
 def test_gradients_with_classes_and_guidance(name):
     model, z = fitted(name), noisy().requires_grad_()
     for y, guidance in (("a", 1.0), (["b", "a"], 1.7), (["a", "a"], -0.5)):

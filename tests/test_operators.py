@@ -244,11 +244,11 @@ def test_circular_shift_equivariance(rng):
 
 
 @pytest.mark.parametrize("name", [*OPERATORS, "mask"])
-def test_jacobian_against_differences(name, rng):
+def test_jacobian_against_differences(kind, name, rng):
     X = data(rng)
     operator = observed_pixels(rng) if name == "mask" else OPERATORS[name]
     Y = X[:2] if name == "mask" else numpy_of(operator, X)[:2]
-    model = fitted("local", 3, X, operator)
+    model = fitted(kind, 1 if name == "coarse" else 3, X, operator)
     pixels = [(0, 0), (3, 2), (5, 5)]
     got = model.jacobian(Y, 0.7, pixels)
     assert got.shape == (2, 3, SHAPE[0], *Y.shape[1:])
@@ -268,12 +268,10 @@ def test_sensitivity_has_the_size_of_measurements(rng):
     assert (heat[0, 2] == 0).all() and (heat[0, :2] > 0).all()  # the window of pixel (0, 0)
 
 
-@pytest.mark.parametrize("name", ["blur", "mask"])
-def test_equivariant_jacobian_says_what_to_do(name, rng):
+def test_measurements_have_no_likelihood_under_the_flow(rng):
     X = data(rng)
-    operator = observed_pixels(rng) if name == "mask" else circular_blur
-    with pytest.raises(ValueError, match="equivariant=False"):
-        fitted("broken", 3, X, operator).jacobian(X[:1], 0.5)
+    with pytest.raises(ValueError, match="fit with operator=None"):
+        fitted("local", 3, X, circular_blur).log_likelihood(X[:1])
 
 
 # ----------------------------------------------------------------------------- attribution

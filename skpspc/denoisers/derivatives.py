@@ -509,8 +509,9 @@ class DifferentiableDenoiser:
             for i, prior in enumerate(call.priors(len(z))):
                 own = None if probes is None else probes[:, i : i + 1]
                 options = z[i : i + 1], ends, own, middle(call.denoiser.data_range_)
-                value, error = _flow_likelihood(prior, *options, rtol)
-                rough, _ = _flow_likelihood(prior, *options, 10 * rtol)
+                flow = prior.for_sampling()
+                value, error = _flow_likelihood(flow, *options, rtol)
+                rough, _ = _flow_likelihood(flow, *options, 10 * rtol)
                 results.append((value, error, abs(value - rough)))
         columns = torch.tensor(results, dtype=torch.float64).T
         return LogLikelihood(*(layout.restore(column, images=False) for column in columns))

@@ -184,9 +184,9 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
     ``fit`` calls a callable operator on all training images, and keeps their measurements in
     float32 (float64 for images of float64). The callable must not add noise: of a deepinv physics,
     pass the method ``A``. :meth:`score` measures clean images before it adds noise, and
-    :meth:`score_samples` returns log p(y). :meth:`jacobian`, in LS, differentiates by the
-    measurement. :meth:`sample` raises, since a sampler needs a denoiser of images. ``fit`` raises
-    for ``tol`` with a callable.
+    :meth:`score_samples` returns log p(y). Derivatives are by the measurement. :meth:`sample` and
+    :meth:`log_likelihood` raise, since a sampler needs a denoiser of images. ``fit`` raises for
+    ``tol`` with a callable.
 
     References
     ----------

@@ -137,8 +137,8 @@ class SingleImageDenoiser(TrainingSetDenoiser):
     and is an estimate (``bound_is_proved`` is False). The index keeps 4 bytes for each patch.
 
     ``effective_sample_size`` counts patches and may exceed the number of images. ``log_evidence``
-    is the composite of `Posterior` over the windows. There are no derivatives and no attribution:
-    ``LocalScoreDenoiser(equivariant=True)`` has both.
+    is the composite of `Posterior` over the windows. There is no attribution:
+    ``LocalScoreDenoiser(equivariant=True)`` has one.
 
     References
     ----------

@@ -15,7 +15,7 @@ import math
 import torch
 
 from .cells import visiting_posterior
-from .patches import PatchDictionary, patch_posterior, sliding_patches
+from .patches import PatchDictionary, patch_posterior, patch_product, sliding_patches
 from .posterior import PerWindow
 
 # Number of windows of noisy images that share one pass over the patches.
@@ -29,35 +29,88 @@ def anywhere(z, sigma, source, windows, search=None):
     or smaller than the training images, but not smaller than a window. Effective sample sizes count
     patches.
     """
-    height, width = z.shape[2:]
-    window = windows.h, windows.w
-    if height < window[0] or width < window[1]:
-        raise ValueError(
-            f"noisy images of shape {tuple(z.shape[1:])} are smaller than the windows of "
-            f"{window[0]} x {window[1]} pixels; pass larger images, or a smaller patch_size."
-        )
-    dictionaries = [
-        PatchDictionary(level, window, None, number) for number, level in enumerate(source.levels)
-    ]
-    starts = [torch.tensor(along, device=z.device) for along in windows.starts(z.shape[1:])]
-    corners = torch.cartesian_prod(torch.arange(len(z), device=z.device), *starts)  # (n K, 3)
-    view = sliding_patches(z, window)
-    pixels = torch.arange(z.numel(), device=z.device).view(z.shape)
-    offsets = pixels[0, :, : window[0], : window[1]].flatten()
-    sums = torch.zeros(z.numel(), dtype=torch.float64, device=z.device)
+    positions = _Positions(z, windows)
+    dictionaries = _dictionaries(source, windows)
+    sums = torch.zeros_like(z, dtype=torch.float64)
     numbers = []
-    for block in corners.split(_WINDOWS):
-        image, row, column = block.unbind(1)
-        queries = view[image, row, column].flatten(1)
-        result = _over_scales(queries, sigma[image], dictionaries, search)
-        first = pixels[image, 0, row, column]
-        sums.index_add_(0, (first[:, None] + offsets).flatten(), result.mean.double().flatten())
+    for block in positions.corners.split(_WINDOWS):
+        result = _over_scales(positions.patches(z, block), sigma[block[:, 0]], dictionaries, search)
+        positions.add(sums, result.mean, block)
         numbers.append(result[1:])
-    mean = sums.view(z.shape) / _n_windows(starts, window, (height, width))
     log_norm, ess, bound, error, proved = (
         torch.cat(column).view(len(z), -1) for column in zip(*numbers, strict=True)
     )
-    return PerWindow(mean.to(z.dtype), log_norm, ess, bound.amax(1), error.amax(1), proved.all(1))
+    mean = (sums / positions.count).to(z.dtype)
+    return PerWindow(mean, log_norm, ess, bound.amax(1), error.amax(1), proved.all(1))
+
+
+def anywhere_product(z, sigma, source, windows, direction):
+    """Return the fields of the `products.Product` of a `products.Direction`."""
+    positions = _Positions(z, windows)
+    dictionaries = _dictionaries(source, windows)
+    vector = direction.vector
+    vector = vector / positions.count if direction.backward else vector
+    sums = torch.zeros_like(z, dtype=torch.float64)
+    numbers = []
+    shifts = direction.shift.flatten().split(_WINDOWS)
+    for block, shift in zip(positions.corners.split(_WINDOWS), shifts, strict=True):
+        image = block[:, 0]
+        part = direction._replace(
+            vector=positions.patches(vector, block), level=direction.level[image], shift=shift
+        )
+        queries = positions.patches(z, block)
+        values, *own = patch_product(queries, sigma[image], dictionaries, part)
+        positions.add(sums, values, block)
+        numbers.append(own)
+    tilt, level = (torch.cat(column).view(len(z), -1) for column in zip(*numbers, strict=True))
+    sums = sums if direction.backward else sums / positions.count
+    return sums.to(z.dtype), tilt, level.sum(1)
+
+
+def _dictionaries(source, windows):
+    """Return the dictionary of each scale of a `Pyramid`."""
+    window = windows.h, windows.w
+    return [
+        PatchDictionary(level, window, None, number) for number, level in enumerate(source.levels)
+    ]
+
+
+class _Positions:
+    """Positions of square windows in noisy images (n, C, H, W).
+
+    Attributes
+    ----------
+    corners : Tensor of shape (n * K, 3), int64
+        Number of the noisy image, row and column of the top left corner of each window.
+    count : Tensor of shape (H, W), float64
+        Number of windows that cover each pixel.
+    """
+
+    def __init__(self, z, windows):
+        self._window = window = windows.h, windows.w
+        sides = z.shape[2:]
+        if sides[0] < window[0] or sides[1] < window[1]:
+            raise ValueError(
+                f"noisy images of shape {tuple(z.shape[1:])} are smaller than the windows of "
+                f"{window[0]} x {window[1]} pixels; pass larger images, or a smaller patch_size."
+            )
+        starts = [torch.tensor(along, device=z.device) for along in windows.starts(z.shape[1:])]
+        self.corners = torch.cartesian_prod(torch.arange(len(z), device=z.device), *starts)
+        self.count = _n_windows(starts, window, sides)
+        self._pixels = torch.arange(z.numel(), device=z.device).view(z.shape)
+        self._offsets = self._pixels[0, :, : window[0], : window[1]].flatten()
+
+    def patches(self, images, corners):
+        """Return the patches (Q, d) of images at corners (Q, 3)."""
+        image, row, column = corners.unbind(1)
+        return sliding_patches(images, self._window)[image, row, column].flatten(1)
+
+    def add(self, images, patches, corners):
+        """Add patches (Q, d) to images at corners (Q, 3)."""
+        image, row, column = corners.unbind(1)
+        first = self._pixels[image, 0, row, column]
+        pixels = (first[:, None] + self._offsets).flatten()
+        images.view(-1).index_add_(0, pixels, patches.to(images.dtype).flatten())
 
 
 def _n_windows(starts, window, sides):

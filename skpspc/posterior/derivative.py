@@ -7,7 +7,7 @@ module adds the log evidence, which is their weighted sum, and the blur of the t
 import torch
 
 from ..support import Squares
-from ..support.windows import overlap_counts
+from ..support.windows import n_compared, overlap_counts
 from . import products
 from .blur import blurred_squares_product
 from .softmax import floored_sigma
@@ -21,7 +21,7 @@ def vjp(z, sigma, source, windows, blur, mean, evidence):
     z, sigma, source, windows, blur : see `select.posterior`
         ``sigma`` is positive.
     mean : Tensor of shape (n, C, H, W)
-        Cotangents of the posterior means.
+        Cotangents of the posterior means, in the layout of ``source.answers``.
     evidence : Tensor of shape (n,)
         Cotangents of the log evidences.
 
@@ -95,9 +95,9 @@ def _evidence_rates(windows, z):
     counts = torch.as_tensor(windows.n_values(z.shape[1:]), dtype=torch.float64, device=z.device)
     n_windows = products.n_windows(windows, z.shape[1:])
     counts = counts.view(-1).expand(n_windows)
-    each = z[0].numel() / n_windows
-    rate = torch.where(counts > 0, each / counts, 0.0)
-    return rate, z[0].numel() * float((counts > 0).double().mean())
+    n_total = n_compared(windows, z.shape[1:])
+    rate = torch.where(counts > 0, n_total / n_windows / counts, 0.0)
+    return rate, n_total * float((counts > 0).double().mean())
 
 
 def _has_own_filters(windows, blur):

@@ -16,7 +16,7 @@ import math
 
 import torch
 
-from ..support import Centred, Masks, Squares, TranslatedTrainingSet
+from ..support import Centred, Masks, Squares, SquaresAnywhere, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
 from . import derivative
 from .weights import window_weights
@@ -46,22 +46,12 @@ def jacobian(z, sigma, source, windows, pixels, blur=None, operator=None):
         C is the channel of the denoised image, and (c, h, w) a coordinate of z.
     """
     if _has_no_covariance(source, windows, blur):
-        check_no_operator(operator)
-        return _jacobian_by_products(z, sigma, source, windows, pixels, blur)
+        return _jacobian_by_products(z, sigma, source, windows, pixels, blur, operator)
     masks = windows.masks(z.shape[1:], z.device)
     if blur is None:
-        answers = _answer_coordinates(source, operator, pixels)
+        answers = _answer_coordinates(source.answers.image_shape, operator, pixels)
         return _masks_jacobian(z, sigma, source, masks, answers)
     return _blurred_jacobian(z, sigma, source, masks, pixels, blur)
-
-
-def check_no_operator(operator):
-    """Raise if noisy images are measurements: products with their Jacobian are not implemented."""
-    if operator is not None:
-        raise ValueError(
-            "no derivative: with operator=, gradients, vjp, jvp and divergence are not available, "
-            "and a Jacobian only with equivariant=False; use finite differences."
-        )
 
 
 def _has_no_covariance(source, windows, blur):
@@ -70,6 +60,8 @@ def _has_no_covariance(source, windows, blur):
     This is so for windows that are compared with patches at other positions or with moved images,
     that average the means of batches, or that have blurs of their own.
     """
+    if isinstance(windows, SquaresAnywhere):
+        return True
     if isinstance(windows, Centred):
         return windows.boundary is not None
     if isinstance(windows, Squares):
@@ -79,21 +71,21 @@ def _has_no_covariance(source, windows, blur):
     return isinstance(source, TranslatedTrainingSet)
 
 
-def _jacobian_by_products(z, sigma, source, windows, pixels, blur):
+def _jacobian_by_products(z, sigma, source, windows, pixels, blur, operator):
     """Return the Jacobian by one vector-Jacobian product for every row."""
     rows, no_evidence = [], torch.zeros_like(sigma)
-    for pixel in pixels.tolist():
-        for channel in range(z.shape[1]):
-            unit = torch.zeros_like(z)
-            unit.flatten(2)[:, channel, pixel] = 1
-            row, _ = derivative.vjp(z, sigma, source, windows, blur, unit, no_evidence)
-            rows.append(row)
-    return torch.stack(rows, 1).unflatten(1, (len(pixels), z.shape[1]))
+    answer_shape = source.answers.image_shape[0], *z.shape[2:]
+    coordinates = _answer_coordinates(answer_shape, operator, pixels)
+    for coordinate in coordinates.T.flatten().tolist():
+        unit = z.new_zeros(len(z), *answer_shape)
+        unit.flatten(1)[:, coordinate] = 1
+        row, _ = derivative.vjp(z, sigma, source, windows, blur, unit, no_evidence)
+        rows.append(row)
+    return torch.stack(rows, 1).unflatten(1, (len(pixels), -1))
 
 
-def _answer_coordinates(source, operator, pixels):
-    """Return flat indices (C, m) of pixels y * W + x in all channels of the answers of a source."""
-    shape = source.answers.image_shape
+def _answer_coordinates(shape, operator, pixels):
+    """Return flat indices (C, m) of pixels y * W + x in all channels of answers of a shape."""
     number = torch.arange(math.prod(shape), device=pixels.device).view(1, *shape)
     placed = number if operator is None else operator.placed(number)
     return placed[0].flatten(1)[:, pixels]
@@ -128,7 +120,7 @@ def _blurred_jacobian(z, sigma, source, masks, pixels, blur):
     filtering = blur.filter(float(sigma[0]))
     filtered, query = filtering.training_set(source, z.dtype), filtering.query(z)
     every = torch.arange(height * width, device=z.device)
-    every = _answer_coordinates(filtered, None, every)
+    every = _answer_coordinates(filtered.image_shape, None, every)
     inner = _masks_jacobian(query, sigma, filtered, masks, every)
     inner = inner.transpose(1, 2).reshape(n, z[0].numel(), -1)  # (n, D, D)
     first = height * width * torch.arange(channels, device=z.device)

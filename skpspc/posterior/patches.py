@@ -21,6 +21,7 @@ are computed again by subtraction.
 """
 
 import math
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -193,37 +194,47 @@ def _patch_block(dictionary, n_rows, queries, a, observed=None):
     return stream.result()
 
 
-def patch_product(queries, sigma, dictionary, direction):
+def patch_product(queries, sigma, dictionaries, direction, observed=None):
     """Return the fields of a `products.Product` of query patches (Q, d).
 
-    The vector of the direction is (Q, C) backward, for the centre pixels, and (Q, d) forward. The
-    values are (Q, d) backward and (Q, C) forward; mean tilts and sums of logits are (Q,) float64.
+    The queries are compared with the patches of all dictionaries. ``observed`` is that of
+    `patch_posterior`. The vector of the direction is (Q, a) backward, for the values of patches,
+    and (Q, d) forward. The results are (Q, d) backward and (Q, a) forward; mean tilts and sums of
+    logits are (Q,) float64.
     """
+    dictionary = dictionaries[0]
     n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
     n_rows = rows_that_fit(3 * 8 * (dictionary.n_values + 3), n_rows, what="A training patch")
     row_bytes = 8 * (5 * n_rows + 4 * dictionary.n_values)
     block = rows_that_fit(row_bytes, _QUERY_ROWS, what="A query patch")
-    arrays = queries.double(), precision_root(sigma), *(t.double() for t in direction[:3])
-    results = by_blocks(_product_block, block, arrays, dictionary, direction.backward, n_rows)
+    arrays = [queries.double(), precision_root(sigma), *(t.double() for t in direction[:3])]
+    if observed is not None:
+        arrays.append(observed.double())
+
+    def kernel(*block):
+        return _product_block(dictionaries, direction.backward, n_rows, *block)
+
+    results = by_blocks(kernel, block, arrays)
     return results[0].to(queries), results[1], results[2]
 
 
-def _product_block(queries, a, vector, level, shift, dictionary, backward, n_rows):
+def _product_block(dictionaries, backward, n_rows, queries, a, vector, level, shift, observed=None):
     """Return the results of `patch_product`, in float64, for a block of queries."""
-    training_set = dictionary.training_set
-    centred = queries - training_set.centre
+    training_set, answers = dictionaries[0].training_set, dictionaries[0].training_set.answers
+    seen = torch.ones_like(queries) if observed is None else observed
+    centred = (queries - training_set.centre) * seen
     square = centred.square().sum(1, keepdim=True)
+    vector = vector if backward else vector * seen
     factor, level = a.square()[:, None], level[:, None]
 
     def chunks():
         """Yield log weights, centred patches and values, logits and tilts."""
-        for chunk in dictionary.chunks(n_rows):
-            patches, values = (
-                training_set.to_compute(raw, torch.float64) - training_set.centre
-                for raw in (chunk.patches, chunk.values)
-            )
-            squares = square - 2 * centred @ patches.T + patches.square().sum(1)
-            logit = -factor * squares
+        for chunk in chain.from_iterable(each.chunks(n_rows) for each in dictionaries):
+            patches = training_set.to_compute(chunk.patches, torch.float64) - training_set.centre
+            values = answers.to_compute(chunk.values, torch.float64) - answers.centre
+            norms = patches.square()
+            norms = norms.sum(1) if observed is None else seen @ norms.T
+            logit = -factor * (square - 2 * centred @ patches.T + norms)
             tilt = vector @ (values if backward else patches).T + level * logit
             yield chunk.log_weight, patches, values, logit, tilt
 
@@ -232,7 +243,7 @@ def _product_block(queries, a, vector, level, shift, dictionary, backward, n_row
         _, weight, shrink = softmax.add(logit, prior)
         mean = mean * shrink + (weight * tilt).sum(1)
     mean /= softmax.total
-    n_sums = dictionary.n_values if backward else dictionary.n_answers
+    n_sums = dictionaries[0].n_values if backward else dictionaries[0].n_answers
     sums = queries.new_zeros(len(queries), n_sums)
     of_level = torch.zeros_like(a)
     for prior, patches, values, logit, tilt in chunks():
@@ -241,7 +252,7 @@ def _product_block(queries, a, vector, level, shift, dictionary, backward, n_row
         of_level += (weight * logit).sum(1)
         sums += weight @ (patches if backward else values)
     if backward:
-        sums -= shift[:, None] * centred
+        sums = sums * seen - shift[:, None] * centred
     else:
         mean = mean - (vector * centred).sum(1)
     return sums, mean, of_level

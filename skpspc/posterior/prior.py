@@ -24,7 +24,7 @@ from .attribution import attribution, in_pixels, means_without
 from .blur import Blur, blurred_squares, shared_levels
 from .cells import CellSearch
 from .dense import posterior_variance
-from .jacobian import check_no_operator, jacobian
+from .jacobian import jacobian
 from .posterior import gathered
 from .softmax import floored_sigma
 from .truncated import NeighbourSearch
@@ -233,8 +233,9 @@ class Prior(BasePrior):
 
     def vjp(self, z, sigma, mean, evidence):
         """Return the cotangents of z and sigma; see `BasePrior.vjp`."""
-        check_no_operator(self.operator)
         self = self._for_size(tuple(z.shape[1:]))
+        if self.operator is not None:
+            mean = self.operator.in_blocks(mean)
         of_z, of_sigma = torch.zeros_like(z), torch.zeros_like(sigma)
         for rows, levels, windows, blur in self._groups(z, sigma):
             cotangents = mean[rows], evidence[rows]
@@ -244,14 +245,14 @@ class Prior(BasePrior):
 
     def jvp(self, z, sigma, dz, dsigma):
         """Return the tangents of mean and log evidence; see `BasePrior.jvp`."""
-        check_no_operator(self.operator)
         self = self._for_size(tuple(z.shape[1:]))
-        mean, evidence = torch.zeros_like(z), torch.zeros_like(sigma)
+        n_channels = self.source.answers.image_shape[0]
+        mean, evidence = z.new_zeros(len(z), n_channels, *z.shape[2:]), torch.zeros_like(sigma)
         for rows, levels, windows, blur in self._groups(z, sigma):
             tangents = dz[rows], dsigma[rows]
             group = derivative.jvp(z[rows], levels, self.source, windows, blur, *tangents)
             mean[rows], evidence[rows] = group
-        return mean, evidence
+        return mean if self.operator is None else self.operator.placed(mean), evidence
 
     def trace(self, z, sigma):
         """Return the posterior variances divided by sigma^2, (n,) float64, for whole images."""

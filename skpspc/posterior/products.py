@@ -39,6 +39,7 @@ import torch
 from ..support import Centred, Masks, Squares, SquaresAnywhere, TranslatedTrainingSet, Whole
 from ..support.memory import rows_that_fit
 from ..support.windows import overlap_counts
+from .anywhere import anywhere_product
 from .box import box_spread, box_sum, compiled_product
 from .dense import dense_product
 from .engines import compiled_serves
@@ -63,8 +64,8 @@ class Direction(NamedTuple):
     Attributes
     ----------
     vector : Tensor of shape (n, C, H, W)
-        Factor of the training images in the tilts: cotangents of the composite mean, or tangents of
-        z divided by sigma^2.
+        Factor of the training images in the tilts: cotangents of the composite mean, in the layout
+        of ``source.answers``, or tangents of z divided by sigma^2.
     level : Tensor of shape (n,), float64
         Factor of the logits in the tilts: 0, or ``-2 / sigma`` times the tangents of sigma.
     shift : Tensor of shape (n, K), float64
@@ -86,7 +87,8 @@ class Product(NamedTuple):
     Attributes
     ----------
     values : Tensor of shape (n, C, H, W)
-        ``sum_k out_k sum_i W_i^k (x_i - z)`` with out the precisions or the shares.
+        ``sum_k out_k sum_i W_i^k (x_i - z)`` with out the precisions or the shares. Forward, x_i
+        is an image of ``source.answers``.
     tilt : Tensor of shape (n, K), float64
         Mean tilts, with ``x_i - z`` in place of ``x_i``.
     level : Tensor of shape (n,), float64
@@ -151,6 +153,8 @@ def n_windows(windows, image_shape):
             return (height - h + 1) * (width - w + 1)
         case Masks():
             return len(windows.query)
+        case SquaresAnywhere():
+            return math.prod(map(len, windows.starts(image_shape)))
     return height * width
 
 
@@ -164,9 +168,7 @@ def product(z, sigma, source, windows, direction):
         case Whole():
             return Product(*dense_product(z, sigma, source, direction))
         case SquaresAnywhere():
-            raise ValueError(
-                "SingleImageDenoiser has no derivatives; use LocalScoreDenoiser(equivariant=True)."
-            )
+            return Product(*anywhere_product(z, sigma, source, windows, direction))
         case Centred(boundary=str()):
             return _sliding(z, sigma, source, windows, direction)
         case Masks(batch_size=int()):
@@ -332,15 +334,19 @@ def _sliding(z, sigma, source, windows, direction):
             vector = direction.vector.flatten(2)[:, :, pixels].transpose(1, 2).flatten(0, 1)
         else:
             vector = views[number].reshape(-1, n_values)
+        observed = region.observed
+        if observed is not None:
+            observed = observed.reshape(len(pixels), -1).repeat(len(z), 1)
         values, tilt, level = patch_product(
             region.queries.detach().reshape(-1, n_values),
             sigma.repeat_interleave(len(pixels)),
-            region.dictionary,
+            [region.dictionary],
             direction._replace(
                 vector=vector,
                 level=direction.level.repeat_interleave(len(pixels)),
                 shift=direction.shift[:, pixels].flatten(),
             ),
+            observed,
         )
         if direction.backward:
             (spread,) = torch.autograd.grad(region.queries, z, values.view(region.queries.shape))
@@ -363,7 +369,8 @@ def _own_position(z, sigma, source, windows, direction):
     n, n_pixels = len(z), z[0, 0].numel()
     zeros = sigma.new_zeros(n, n_pixels)
     if windows.boundary != "broken" or z.shape[1:] != source.image_shape:
-        return Product(torch.zeros_like(z), zeros, torch.zeros_like(sigma))
+        n_channels = (source if direction.backward else source.answers).image_shape[0]
+        return Product(z.new_zeros(n, n_channels, *z.shape[2:]), zeros, torch.zeros_like(sigma))
     alone = torch.zeros(n_pixels, dtype=torch.bool, device=z.device)
     for region in regions(z, source, windows):
         if _is_alone(region, z, source, windows):
@@ -397,27 +404,28 @@ def _framed_block(z, a, vector, level, shift, source, frame, backward, pair_byte
     shift = shift.view(-1, 1, *frame.grid)
     level = level.view(-1, 1, *[1] * len(frame.grid))
 
-    def tilts(offset, logit):
-        return gather(frame_maps(frame, vector[:, None] * offset).double()) + level * logit
+    def tilts(factor, logit):
+        return gather(frame_maps(frame, vector[:, None] * factor).double()) + level * logit
 
     n_rows = rows_that_fit(pair_bytes * len(z), len(source), what="A block of noisy images")
     softmax = RunningSoftmax(a.new_zeros(len(z), *frame.grid), 1)
     mean = a.new_zeros(len(z), *frame.grid)
     for rows in source.slices(n_rows):
-        offset, logit = comparison.of(rows)
+        compared, answers, logit = comparison.of(rows)
         _, weight, shrink = softmax.add(comparison.covered(logit, rows), source.prior(rows))
-        mean = mean * shrink + (weight * tilts(offset, logit)).sum(1)
+        mean = mean * shrink + (weight * tilts(answers if backward else compared, logit)).sum(1)
     mean /= softmax.total
-    values, of_level = torch.zeros_like(z), torch.zeros_like(a)
+    shape = z.shape[1:] if backward else (source.answers.image_shape[0], *z.shape[2:])
+    values, of_level = z.new_zeros(len(z), *shape), torch.zeros_like(a)
     for rows in source.slices(n_rows):
-        offset, logit = comparison.of(rows)
+        compared, answers, logit = comparison.of(rows)
         relative = softmax.relative(comparison.covered(logit, rows), source.prior(rows))
         weight = relative.exp_().div_(softmax.total[:, None])
-        weight *= tilts(offset, logit) - mean[:, None] + shift
+        weight *= tilts(answers if backward else compared, logit) - mean[:, None] + shift
         of_level += (weight * logit).flatten(1).sum(1)
         maps = spread(weight).to(z)
         maps = maps if frame.by_channel else maps[:, :, None]
-        values += (maps * offset).sum(1)
+        values += (maps * (compared if backward else answers)).sum(1)
     return values, mean.flatten(1), of_level
 
 
@@ -427,7 +435,10 @@ def frame_maps(frame, values):
 
 
 class _Comparison:
-    """Differences and logits of a few noisy images and chunks of training images."""
+    """Differences and logits of a few noisy images and chunks of training images.
+
+    Differences at coordinates that are not compared are zero.
+    """
 
     def __init__(self, z, a, source, frame):
         self._z, self._source, self._frame = z, source, frame
@@ -435,16 +446,26 @@ class _Comparison:
         scale, factor = exact_scale(a)
         self._scale = scale.to(self._dtype).view(-1, 1, 1, 1, 1)
         self._factor = factor.view(-1, 1, *[1] * len(frame.grid))
+        self._observed = getattr(frame.windows, "observed", None)
         self._covers = None
         if isinstance(source, TranslatedTrainingSet):
             self._covers = source.covers(frame.windows)
 
     def of(self, rows):
-        """Return x - z (b, m, C, H, W), and logits without sample weights (b, m, *grid) float64."""
+        """Return the differences, the answers and the logits of training images.
+
+        Differences x - z are (b, m, C, H, W), as are the answers, which are up to a constant the
+        images of which posteriors are means. Logits (b, m, *grid), float64, have no sample weights.
+        """
         offset = self._source.take(rows, self._dtype) - self._z[:, None].to(self._dtype)
+        answers = offset.to(self._z.dtype)
+        if self._source.answers is not self._source:
+            answers = self._source.answers.take(rows, self._z.dtype)[None]
+        if self._observed is not None:
+            offset = offset * self._observed
         squared = (self._scale * offset).square_()
         logit = self._frame.compare(frame_maps(self._frame, squared).double()).mul_(-self._factor)
-        return offset.to(self._z.dtype), logit
+        return offset.to(self._z.dtype), answers, logit
 
     def covered(self, logit, rows):
         """Return a copy of logits that is -inf where a moved image does not cover the window."""

@@ -1,6 +1,7 @@
 """The posterior of noisy images, computed by the kernel for their windows."""
 
 from ..support import Centred, Masks, Squares, SquaresAnywhere, Whole
+from ..support.windows import n_compared
 from .anywhere import anywhere
 from .blur import blurred_squares
 from .box import box
@@ -40,7 +41,7 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
     if blur is None:
         sigma = floored_sigma(sigma, z, source)
         result = compare(z, sigma, source, windows, engine, search)
-        return composite(result, sigma, n_values, n_total=_n_total(z, windows))
+        return composite(result, sigma, n_values, n_total=n_compared(windows, z.shape[1:]))
     if blur.by_window and isinstance(windows, Squares):
         (result,) = blurred_squares(z, sigma, source, windows, blur.gaussian, [blur.bandwidth])
         return composite(result, sigma, n_values)
@@ -50,12 +51,6 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
     level = floored_sigma(sigma, query, blurred_source)
     result = compare(query, level, blurred_source, windows, engine, None)
     return composite(filtering.answer(z, result), sigma, n_values, filtering.log_det)
-
-
-def _n_total(z, windows):
-    """Return the number of values of one noisy image, without missing pixels."""
-    is_masked = isinstance(windows, Centred) and windows.observed is not None
-    return int(windows.observed.sum()) if is_masked else z[0].numel()
 
 
 def compare(z, sigma, source, windows, engine, search):

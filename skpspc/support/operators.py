@@ -35,6 +35,10 @@ class Inpainting:
         """Return the values (n, C, H, W) of which noisy images show a noisy copy."""
         return images
 
+    def in_blocks(self, images):
+        """Return images in the layout of the training set."""
+        return images
+
     def placed(self, answers):
         """Return the denoised images, from posterior means in the layout of the training set."""
         return answers

@@ -223,6 +223,12 @@ def centred_counts(size, image_shape):
     return np.outer(along(height), along(width)).astype(np.float64)
 
 
+def n_compared(windows, image_shape):
+    """Return the number of values of an image (C, H, W) that count: all, or the observed ones."""
+    observed = getattr(windows, "observed", None)
+    return math.prod(image_shape) if observed is None else int(observed.sum())
+
+
 def observed_counts(windows):
     """Return the number of observed values in each `Centred` window, (H, W) float64.
 
