@@ -73,7 +73,7 @@ def test_the_schedule_to_standard_output(run):
     entries = json.loads(result.stdout)
     assert entries["sigmas"] == [0.1, 2.0]
     assert "mean squared error" in result.stderr
-    quiet = run(*QUICK, "--quiet")
+    quiet = run(*QUICK, "--quiet", "--out", "-")
     assert quiet.stdout == result.stdout
     assert quiet.stderr == ""
     run("calibrate", "--sigmas", "1", "--sizes", "2,3", "-n", 1, *FEW, "--out", "one.json")

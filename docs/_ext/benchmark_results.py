@@ -401,14 +401,18 @@ TABLES = {
             "With a quarter of the images (MiB)": ("backward_mib_quarter", two_digits),
         },
     ),
-    "photograph": columns(
-        "photograph",
-        {
-            "Image": ("denoised by", text),
-            "PSNR (dB)": ("PSNR_dB", text),
-            "Processor time (s)": ("processor_s", "{:.0f}".format),
-        },
-    ),
+    **{
+        f"photograph-{photo}": columns(
+            f"photograph-{photo}",
+            {
+                "Denoised by": ("denoised by", text),
+                "PSNR (dB)": ("PSNR_dB", text),
+                "Time (s)": ("seconds", "{:.0f}".format),
+                "Processor time (s)": ("processor_s", "{:.0f}".format),
+            },
+        )
+        for photo in ("astronaut", "retina")
+    },
     "accuracy-seeds": Table("accuracy", accuracy_of_seeds),
     "startup": columns(
         "startup",

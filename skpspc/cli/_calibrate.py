@@ -1,12 +1,10 @@
 """The command ``skpspc calibrate``."""
 
-import functools
 import math
-import sys
 
 import click
 
-from .._output import check_output, replacing
+from .._output import StandardOutput, check_output, writing
 from ._interrupt import InterruptsHeld
 from ._options import (
     checked_by,
@@ -31,12 +29,19 @@ def _numbers(kind, form):
     return checked_by(convert)
 
 
+def _target(path):
+    """Return a path as `check_output` does; "-" is standard output."""
+    return StandardOutput(".json") if path == "-" else check_output(path, suffixes=(".json",))
+
+
 @click.command()
 @click.option(
     "--out",
-    callback=checked_by(functools.partial(check_output, suffixes=(".json",))),
+    type=click.Path(allow_dash=True),
+    default="-",
+    callback=checked_by(_target),
     metavar="PATH",
-    help="File to write the schedule to (.json).  [default: standard output]",
+    help="File to write the schedule to (.json). '-' writes to standard output.  [default: -]",
 )
 @data_option
 @click.option(
@@ -98,13 +103,11 @@ def calibrate(data, sigmas, sizes, n_images, seed, device, quiet, out, **selecti
         data=data,
         seed=seed,
     )
-    if out is None:
-        sys.stdout.write(text)
-    else:
-        with InterruptsHeld(), replacing(out) as file:
-            file.write(text.encode())
-    if not quiet:  # on stderr if the schedule goes to standard output
-        click.echo(_summary(schedule, table, len(images)), err=out is None)
+    with InterruptsHeld(), writing(out) as file:
+        file.write(text.encode())
+    if not quiet:
+        to_stderr = isinstance(out, StandardOutput)
+        click.echo(_summary(schedule, table, len(images)), err=to_stderr)
 
 
 def _summary(schedule, table, n_images):
