@@ -26,11 +26,12 @@ PATCHES = {"patch_size": 7, "tol": 0.05}
 
 
 def photographs(name, size):
-    """Return a photograph, and a crop of 256 x 256 pixels of another; (C, H, W) uint8."""
+    """Return a photograph, and a crop of up to 256 x 256 pixels of another; (C, H, W) uint8."""
     from skimage import data
 
     photo, coffee = (image.transpose(2, 0, 1) for image in (getattr(data, name)(), data.coffee()))
-    return photo[:, :size, :size], coffee[:, 100:356, 170:426]
+    half = min(size // 2, 256)
+    return photo[:, :size, :size], coffee[:, 100 : 100 + half, 170 : 170 + half]
 
 
 def denoisers(noisy, other, stride):
