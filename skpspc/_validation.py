@@ -143,9 +143,9 @@ def differs_in_size(shape, image_shape):
 
 def any_size_remedy(shape, image_shape):
     """Return the advice for noisy images that differ in size from the training images."""
-    advice = "images of any size need LocalScoreDenoiser(equivariant=True)"
+    advice = "SingleImageDenoiser and LocalScoreDenoiser(equivariant=True) take images of any size"
     if all(map(operator.ge, shape, image_shape)):
-        advice += ", or denoise_tiled, which cuts them into tiles of the fitted shape"
+        advice += ", and denoise_tiled cuts them into tiles of the fitted shape"
     return advice
 
 

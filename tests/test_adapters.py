@@ -79,3 +79,25 @@ def test_edm_and_k_diffusion_need_no_library(monkeypatch, model):
     z = torch.zeros(3, 1, 2, 2)
     for wrap in (as_edm, adapters.as_kdiffusion):
         torch.testing.assert_close(wrap(model)(z, torch.tensor(0.7)), model.denoise(z, 0.7))
+
+
+def test_a_later_fit_does_not_change_an_adapter():
+    X, z = torch.tensor([[[[0.0]]], [[[1.0]]]]), torch.zeros(1, 1, 1, 1)
+    model = EmpiricalDenoiser(data_range=(0, 1)).fit(X)
+    net = as_edm(model)
+    before = net(z, torch.tensor(0.5))
+    model.set_params(data_range=None).fit(X - 5)
+    assert torch.equal(net(z, torch.tensor(0.5)), before)
+
+
+def test_unknown_keywords_raise():
+    model = EmpiricalDenoiser().fit(torch.tensor([[[[0.0]]], [[[1.0]]]]), ["a", "b"])
+    z, sigma = torch.zeros(1, 1, 1, 1), torch.tensor(1.0)
+    for adapter in (as_edm(model), adapters.as_kdiffusion(model)):
+        with pytest.raises(TypeError, match="class_label"):
+            adapter(z, sigma, class_label=torch.tensor([0]))
+    strong = as_edm(model)(z, sigma, torch.eye(2)[:1], guidance=3.0)
+    assert torch.equal(strong, model.denoise(z, 1.0, y="a", guidance=3.0))
+    unlabelled = as_edm(EmpiricalDenoiser().fit(torch.zeros(2, 1, 1, 1)))
+    with pytest.raises(ValueError, match="fit it with labels"):
+        unlabelled(z, sigma, torch.eye(2)[:1])

@@ -379,3 +379,18 @@ def test_shapes_that_no_size_explains(shape, rng):
     model = fitted("zero", 3, rng.standard_normal((3, 1, 6, 6)))
     with pytest.raises(ValueError, match="shape"):
         model.denoise(rng.standard_normal((2, *shape)), 0.5)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_first_chunks_of_moves_need_not_cover_every_window(dtype, rng, monkeypatch):
+    """Moves far from the middle of a large image come in later chunks."""
+    X = rng.standard_normal((6, 1, 5, 5)).astype(dtype)
+    Z = rng.standard_normal((2, 1, 9, 9)).astype(dtype)
+    model = PosteriorMeanCollection(squares(3), source="translates", max_shift=6)
+    model.fit(X, sample_weight=np.arange(1.0, 7.0))
+    whole = model.denoise(Z, 0.8), model.vjp(Z, 0.8, Z)
+    monkeypatch.setattr("skpspc.posterior.masks._CHUNK_ROWS", 8)
+    monkeypatch.setattr("skpspc.posterior.products.rows_that_fit", lambda *_, **__: 1)
+    chunked = model.denoise(Z, 0.8), model.vjp(Z, 0.8, Z)
+    for one, other in zip(whole, chunked, strict=True):
+        np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-11)

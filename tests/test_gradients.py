@@ -528,3 +528,30 @@ def test_bad_input():
         fitted("patch").divergence(z, 0.7)
     with pytest.raises(ValueError, match="pass y, or omit guidance"):
         model.vjp(z, 0.7, z, guidance=2.0)
+
+
+def test_a_flow_that_needs_too_many_calls_is_refused(monkeypatch):
+    monkeypatch.setattr("skpspc.denoisers.derivatives._MOST_CALLS", 40)
+    model = EmpiricalDenoiser().fit(images(12, *SHAPE))
+    with pytest.raises(ValueError, match=r"after 40 calls .* Pass a sigma_min above 0\.002"):
+        model.log_likelihood(noisy())
+
+
+def test_the_evidence_of_a_gaussian_at_infinite_noise():
+    model, z = fitted("gaussian"), noisy().requires_grad_()
+    sigma = torch.full((2,), torch.inf, dtype=torch.float64, requires_grad=True)
+    model.posterior(z, sigma).mean.sum().backward()
+    assert (z.grad == 0).all() and (sigma.grad == 0).all()
+    tangents = torch.func.jvp(
+        lambda z: model.posterior(z, float("inf")).log_evidence, (noisy(),), (noisy(),)
+    )[1]
+    assert (tangents == 0).all()
+
+
+@pytest.mark.parametrize("outer", [torch.func.jacrev, torch.func.jacfwd])
+@pytest.mark.parametrize("inner", [torch.func.jacrev, torch.func.jacfwd])
+def test_second_derivatives_of_torch_func_are_refused(outer, inner):
+    model = fitted("empirical")
+    second = outer(inner(lambda z: model.denoise(z, 0.5).sum()))
+    with pytest.raises(NotImplementedError, match="first derivatives only"):
+        second(noisy(1))

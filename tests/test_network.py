@@ -3,6 +3,8 @@
 import functools
 import importlib.util
 import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +15,7 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from skpspc import EmpiricalDenoiser, NetworkDenoiser, SmoothedDenoiser, load_network
+from skpspc.denoisers.wrapped import modules_of
 from skpspc.sampling import convert
 
 SHAPE = (2, 4, 3)
@@ -625,3 +628,65 @@ def test_files_that_hold_no_network(tmp_path):
     for network in (torch.nn.Conv2d, "unet"):
         with pytest.raises(ValueError, match=r"network must be a torch\.nn\.Module, not its"):
             load_network(tmp_path / "step.pt", network)
+
+
+# ------------------------------------------------------------------- threads, rows, torch.func
+
+
+def test_threads_share_a_network_in_evaluation_mode():
+    """The mode is restored by the last thread that uses the network."""
+    net = torch.nn.Sequential(torch.nn.Dropout(0.5))
+    inside, both = threading.Event(), threading.Barrier(2, timeout=30)
+
+    def network(x, c):
+        if not inside.is_set():
+            inside.set()
+            both.wait()  # the other thread starts
+            both.wait()  # and ends
+        return net(x)
+
+    model = NetworkDenoiser(network, image_shape=(1, 2, 2))
+    Z = np.ones((1, 1, 2, 2), np.float32)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(model.denoise, Z, 0.5)
+        both.wait()
+        np.testing.assert_array_equal(model.denoise(Z, 0.5), Z)
+        both.wait()
+        np.testing.assert_array_equal(first.result(), Z)
+    assert net.training and net[0].training
+
+
+@pytest.mark.parametrize("options", [{"batch_size": 2}, {"condition": "float"}, {}])
+def test_keyword_arguments_with_a_row_for_each_image(options):
+    def network(x, c, shift, scale):
+        return scale * x + shift.view(-1, 1, 1, 1)
+
+    kwargs = {"shift": torch.arange(5.0), "scale": torch.tensor(2.0)}
+    options = {"image_shape": (1, 2, 2), "network_kwargs": kwargs, **options}
+    Z = np.ones((5, 1, 2, 2), np.float32)
+    got = NetworkDenoiser(network, **options).denoise(Z, [0.5, 0.0, 1.0, 0.5, 2.0])
+    np.testing.assert_array_equal(got[:, 0, 0, 0], [2, 1, 4, 5, 6])
+
+
+def test_containers_without_networks_are_not_walked():
+    entries = list(range(10**6))
+    held = modules_of(lambda x, c: x * len(entries))
+    assert held == []
+    net = torch.nn.ReLU()
+    few = [net]
+    assert modules_of(lambda x, c: few[0](x)) == [net]
+
+
+def test_torch_func():
+    net = torch.nn.Conv2d(1, 1, 3, padding=1).double()
+    model = NetworkDenoiser(lambda x, c: net(x).tanh(), image_shape=(1, 3, 3), dtype="float64")
+    z = torch.randn(2, 1, 3, 3, dtype=torch.float64)
+
+    def loss(z):
+        return model.denoise(z, 0.5).square().sum()
+
+    expected = torch.autograd.functional.jacobian(loss, z)
+    torch.testing.assert_close(torch.func.grad(loss)(z), expected)
+    torch.testing.assert_close(torch.func.jvp(loss, (z,), (z,))[1], (expected * z).sum())
+    each = torch.func.vmap(torch.func.grad(loss))(z[:, None])
+    torch.testing.assert_close(each[:, 0], expected)

@@ -421,6 +421,20 @@ def test_bad_eta(eta):
         next(ddim(gaussian_denoiser(1), torch.ones(1), [1.0], eta=eta))
 
 
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"s_noise": math.nan}, "s_noise must be non-negative"),
+        ({"s_noise": -1.0}, "s_noise must be non-negative"),
+        ({"s_min": 5.0, "s_max": 1.0}, "must be a range of noise levels, got 5.0 and 1.0"),
+        ({"s_min": math.nan}, "must be a range of noise levels"),
+    ],
+)
+def test_bad_noise_of_edm(options, match):
+    with pytest.raises(ValueError, match=match):
+        next(edm(gaussian_denoiser(1), torch.ones(1), [1.0], **options))
+
+
 @pytest.mark.parametrize("s_churn", [-0.1, math.inf, math.nan])
 def test_bad_churn(s_churn):
     with pytest.raises(ValueError, match="s_churn must be non-negative"):

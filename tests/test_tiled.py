@@ -133,3 +133,10 @@ def test_denoisers_that_cannot_be_tiled(rng):
         denoise_tiled(PatchDenoiser(3).fit(X), Z, 0.5)
     with pytest.raises(NotFittedError):
         denoise_tiled(PSPCDenoiser(3), Z, 0.5)
+
+
+def test_gradients_reach_images_and_noise_levels(rng):
+    model = GaussianDenoiser().fit(rng.standard_normal((20, 1, 4, 4)))
+    z = torch.from_numpy(rng.standard_normal((2, 1, 6, 7))).requires_grad_()
+    sigma = torch.tensor([0.5, 0.8], dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda z, s: denoise_tiled(model, z, s), (z, sigma))

@@ -48,7 +48,7 @@ def _wrapper():
             super().__init__()
             self.denoised = Denoised(model, library_range=(0.0, 1.0))
 
-        def forward(self, x, sigma, y=None, guidance=1.0, **options):
+        def forward(self, x, sigma, y=None, guidance=1.0):
             """Return clean images on [0, 1]."""
             return self.denoised(x, sigma, y, guidance)
 

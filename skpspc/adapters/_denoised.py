@@ -14,7 +14,8 @@ class Denoised:
     Parameters
     ----------
     model : Denoiser
-        Fitted denoiser. Without a ``data_range``, its images count as images on [-1, 1].
+        Fitted denoiser. Without a ``data_range``, its images count as images on [-1, 1]. A later
+        fit of the denoiser does not change the adapter.
     library_range : tuple of (low, high)
         Range of the library's images.
     """
@@ -26,7 +27,7 @@ class Denoised:
                 "pass it."
             )
         check_is_fitted(model)
-        self.model = model
+        self.model = model._now()
         low, high = model.data_range_ or DEFAULT_RANGE
         self.factor = (high - low) / (library_range[1] - library_range[0])
         self.offset = low - self.factor * library_range[0]

@@ -28,7 +28,8 @@ def as_diffusers_unet(model: Denoiser, scheduler: Any) -> Any:
     Returns
     -------
     diffusers.ModelMixin
-        ``unet(sample, timestep, class_labels=None).sample`` is the prediction for noisy images
+        ``unet(sample, timestep, class_labels=None, guidance=1.0).sample`` is the prediction for
+        noisy images
         :math:`\sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon`, with clean images
         on [-1, 1]: the noise ("epsilon"), the clean images ("sample") or
         :math:`\sqrt{\bar\alpha_t}\, \epsilon - \sqrt{1 - \bar\alpha_t}\, x_0` ("v_prediction").
@@ -105,14 +106,14 @@ def _wrapper():
             # gives the module the dtype and the device that pipelines ask for
             self.register_buffer("place", torch.zeros((), dtype=self.denoised.dtype))
 
-        def forward(self, sample, timestep, class_labels=None, return_dict=True, **options):
+        def forward(self, sample, timestep, class_labels=None, return_dict=True, guidance=1.0):
             """Return the prediction for noisy images at time steps."""
             sigma = self._sigma(levels(timestep, len(sample))).to(sample.device)
             # one formula for each, because sigma is infinite in schedules that end without signal
             signal = along((1 + sigma.square()).rsqrt(), sample).to(sample)
             noise = along((1 + sigma.square().reciprocal()).rsqrt(), sample).to(sample)
             z = sample / torch.where(signal > 0, signal, 1)
-            x0 = self.denoised.of_classes(z, sigma, class_labels)
+            x0 = self.denoised.of_classes(z, sigma, class_labels, guidance)
             answer = self._prediction(sample, x0, signal, noise)
             return Output(sample=answer) if return_dict else (answer,)
 
@@ -126,7 +127,12 @@ def _wrapper():
 
         def _sigma(self, timestep):
             """Return the noise levels of time steps (n,), float64."""
-            step = timestep.detach().cpu().double().clamp(0, len(self.log_sigmas) - 1)
+            step, last = timestep.detach().cpu().double(), len(self.log_sigmas) - 1
+            if not ((step >= 0) & (step <= last)).all():
+                raise ValueError(
+                    f"time steps of the scheduler must lie between 0 and {last}, got "
+                    f"{step.min():g} to {step.max():g}."
+                )
             low, high = step.floor().long(), step.ceil().long()
             between = torch.lerp(self.log_sigmas[low], self.log_sigmas[high], step.frac())
             return torch.where(low == high, self.log_sigmas[low], between).exp()

@@ -21,8 +21,8 @@ def as_edm(model: Denoiser) -> "_EDM":
     Returns
     -------
     torch.nn.Module
-        ``net(x, sigma, class_labels=None)`` returns clean images of the dtype of x, for x on
-        [-1, 1]. ``class_labels`` are one-hot rows (n, ``label_dim``) in the order of
+        ``net(x, sigma, class_labels=None, guidance=1.0)`` returns clean images of the dtype of x,
+        for x on [-1, 1]. ``class_labels`` are one-hot rows (n, ``label_dim``) in the order of
         ``model.classes_``; a row of zeros is any class. The attributes are ``img_channels``,
         ``img_resolution``, ``label_dim``, ``sigma_min`` (0), ``sigma_max`` (infinity) and
         ``round_sigma``.
@@ -80,10 +80,10 @@ class _EDM(torch.nn.Module):
         sigma: Any,
         class_labels: torch.Tensor | None = None,
         force_fp32: bool = False,
-        **options: Any,
+        guidance: float = 1.0,
     ) -> torch.Tensor:
-        """Return clean images."""
-        return self.denoised.of_classes(x, sigma, self._codes(class_labels))
+        """Return clean images; ``force_fp32`` of EDM's networks has no effect."""
+        return self.denoised.of_classes(x, sigma, self._codes(class_labels), guidance)
 
     def round_sigma(self, sigma: Any) -> torch.Tensor:
         """Return noise levels as a tensor, unchanged: every noise level is allowed."""
@@ -91,7 +91,11 @@ class _EDM(torch.nn.Module):
 
     def _codes(self, labels):
         """Return the indices of one-hot rows; a row of zeros has the index ``label_dim``."""
-        if labels is None or not self.label_dim:
+        if labels is None:
+            return None
+        if not self.label_dim:
+            if labels.shape[-1]:
+                raise ValueError("the denoiser has no classes; fit it with labels, or pass None.")
             return None
         labels = labels.reshape(-1, labels.shape[-1])
         is_one = labels == 1

@@ -62,7 +62,6 @@ class _KDiffusion(torch.nn.Module):
         sigma: Any,
         class_cond: torch.Tensor | None = None,
         guidance: float = 1.0,
-        **options: Any,
     ) -> torch.Tensor:
         """Return clean images."""
         return self.denoised.of_classes(input, sigma, class_cond, guidance)

@@ -24,8 +24,8 @@ def as_smalldiffusion(model: Denoiser) -> Any:
     torch.nn.Module
         ``model(x, sigma, cond=None)`` returns the noise ``(x - D(x; sigma)) / sigma``, for clean
         images on [-1, 1]. ``cond`` holds indices of ``model.classes_``; the number of classes
-        stands for any class. ``rand_input``, ``predict_eps`` and ``predict_eps_cfg`` are those of
-        smalldiffusion's ``ModelMixin``.
+        stands for any class. ``rand_input``, ``predict_eps`` and ``predict_eps_cfg`` are methods
+        of smalldiffusion's ``ModelMixin``.
 
     Raises
     ------

@@ -44,7 +44,7 @@ class DenoiserCommand(click.Command):
         return [*super().get_params(ctx), *_parameter_options()]
 
     def parse_args(self, ctx, args):
-        """Parse the options, and replace those of the denoiser by a `Choice`."""
+        """Parse the options, and replace options of denoisers by a `Choice`."""
         rest = super().parse_args(ctx, args)
         given = {}
         for option in _parameter_options():
@@ -78,7 +78,9 @@ def help_record(parameter):
     if parameter.kinds != {"bool"}:
         name = f"{name} {parameter.metavar}"
     if parameter.default is not None and parameter.default is not False:
-        text = f"{text}  [default: {parameter.default}]"
+        default = parameter.default
+        default = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        text = f"{text}  [default: {default}]"
     return name, text
 
 

@@ -128,7 +128,7 @@ def _together(*options):
 def output_options(suffixes, contents):
     """Return the decorator that adds ``--out`` and ``--format``.
 
-    ``suffixes`` are those of the files that ``--out`` may name; ``contents`` describes them.
+    Files that ``--out`` names must have one of the ``suffixes``; ``contents`` describes the files.
     """
     formats = [suffix[1:] for suffix in suffixes]
 
@@ -254,8 +254,9 @@ z_option = click.option(
     type=click.Path(exists=True, allow_dash=True),
     metavar="PATH",
     help="Noisy images: an image file, a folder of images, a .npy file of shape (n, channels, "
-    "height, width), or '-' for one image or .npy file on standard input. Their size is that of "
-    "the training images.",
+    "height, width), or '-' for one image or .npy file on standard input. They are as large as "
+    "the training images, unless the denoiser takes images of any size (single-image, local-score "
+    "--equivariant).",
 )
 
 sigma_option = click.option(

@@ -16,7 +16,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 # Parameters that other options set, or that all commands leave at their defaults: they read images
 # (n, C, H, W) on [-1, 1], and show their own progress.
 _NO_OPTION = {
-    "scales",
     "sigma",
     "sigmas",
     "n_steps",
@@ -40,8 +39,8 @@ class Parameter:
     words : tuple of str
         Strings that the parameter may be.
     kinds : frozenset of str
-        Other values: a subset of "bool", "int", "float", "str", "pair" (two ints) and "schedule"
-        (of patch sizes, in a .json file).
+        Other values: a subset of "bool", "int", "float", "str", "ints" (several) and "schedule" (of
+        patch sizes, in a .json file).
     default : object
         None for a parameter without default.
     text : str
@@ -68,7 +67,7 @@ class Parameter:
         """Return all values in words; a list ``ranges`` replaces the words for numbers."""
         numbers = [_WORDS[kind] for kind in ("int", "float") if kind in self.kinds]
         numbers = numbers if ranges is None else ranges
-        others = [_WORDS[kind] for kind in ("str", "pair", "schedule") if kind in self.kinds]
+        others = [_WORDS[kind] for kind in ("str", "ints", "schedule") if kind in self.kinds]
         *most, last = [*numbers, *map(repr, self.words), *others]
         return f"{', '.join(most)} or {last}" if most else last
 
@@ -165,7 +164,7 @@ class Grid:
 
 @functools.cache
 def grids():
-    """Return the grids of noise levels by their names, those of their functions without _sigmas."""
+    """Return the grids of noise levels by the names of their functions without "_sigmas"."""
     return {
         node.name.removesuffix("_sigmas"): _grid(node)
         for node in _parsed("sampling/schedules.py").body
@@ -272,7 +271,7 @@ def _values(annotation):
             literals = ast.literal_eval(annotation.slice)
             return (list(literals) if isinstance(literals, tuple) else [literals]), set()
         case ast.Subscript(value=ast.Name("Sequence"), slice=ast.Name("int")):
-            return [], {"pair"}
+            return [], {"ints"}
         case ast.Name("bool" | "int" | "float" | "str" as name):
             return [], {name}
     return [], set()
@@ -325,9 +324,8 @@ def _for_terminal(text, options):
     return " ".join([first, *(s for s in others if re.match(r'"|True:|False:', s))])
 
 
-def _pair(text):
-    first, second = text.split(",")
-    return int(first), int(second)
+def _ints(text):
+    return tuple(map(int, text.split(",")))
 
 
 def _text(text):
@@ -336,12 +334,12 @@ def _text(text):
     return text
 
 
-_READERS: dict[str, Callable] = {"int": int, "float": float, "pair": _pair, "str": _text}
+_READERS: dict[str, Callable] = {"int": int, "float": float, "ints": _ints, "str": _text}
 _WORDS = {
     "int": "an integer",
     "float": "a number",
     "str": "a text",
-    "pair": "two integers such as 3,5",
+    "ints": "integers such as 3,5",
     "schedule": "a .json file of `skpspc calibrate`",
 }
-_METAVARS = {"int": "N", "float": "X", "pair": "ROW,COLUMN", "str": "TEXT", "schedule": "FILE.json"}
+_METAVARS = {"int": "N", "float": "X", "ints": "N,...", "str": "TEXT", "schedule": "FILE.json"}

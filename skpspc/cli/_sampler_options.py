@@ -72,7 +72,7 @@ class SampleCommand(DenoiserCommand):
         return [*super().get_params(ctx), *_sampler_options(), *_grid_options()]
 
     def parse_args(self, ctx, args):
-        """Parse the options, and replace those of the sampler and the grid by their choices."""
+        """Parse the options, and replace options of the sampler and the grid by their choices."""
         rest = super().parse_args(ctx, args)
         sampler, grid = ctx.params["sampler"], ctx.params["grid"]
         choices = {

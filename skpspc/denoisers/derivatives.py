@@ -2,6 +2,7 @@
 
 import math
 import numbers
+from itertools import count
 from typing import Any, NamedTuple, overload
 
 import numpy as np
@@ -22,6 +23,8 @@ from .._validation import (
 )
 from ..sampling import draw_noise, edm_sigmas
 from .gradients import Call, check_guidance
+
+_MOST_CALLS = 5000  # of the denoiser, for the flow of one image
 
 
 class DifferentiableDenoiser:
@@ -469,7 +472,9 @@ class DifferentiableDenoiser:
         Raises
         ------
         ValueError
-            For the reasons that :meth:`denoise` lists; if a parameter is out of range.
+            For the reasons that :meth:`denoise` lists; if a parameter is out of range; if the flow
+            of an image needs more than 5,000 calls of the denoiser, as near a boundary between
+            training images at a small ``sigma_min``.
 
         See Also
         --------
@@ -608,9 +613,16 @@ def _flow_likelihood(prior, z, ends, probes, centre, rtol):
     sigma, has the image, the integral of the trace and the integral of its standard error: all
     steps share the random vectors.
     """
-    shape, n_values = z.shape, z[0].numel()
+    shape, n_values, n_calls = z.shape, z[0].numel(), count()
 
     def slope(time, state):
+        if next(n_calls) >= _MOST_CALLS:
+            raise ValueError(
+                f"the probability flow is too steep at sigma = {math.exp(time):.3g}: after "
+                f"{_MOST_CALLS} calls of the denoiser it has not reached {ends[1]:g}. Pass a "
+                f"sigma_min above {ends[0]:g}, near the distance of the images to their nearest "
+                "training images, or a larger rtol."
+            )
         level = torch.tensor([math.exp(time)], dtype=torch.float64, device=z.device)
         at = torch.from_numpy(state[:n_values]).to(z).view(shape)
         away = (at - prior.mean(at, level)).flatten().double().cpu().numpy()
@@ -622,6 +634,8 @@ def _flow_likelihood(prior, z, ends, probes, centre, rtol):
     smallest = np.append(np.full(n_values, rtol * ends[0]), [rtol, rtol])
     times = np.log(ends)
     flow = solve_ivp(slope, times, start, method="DOP853", rtol=rtol, atol=smallest)
+    if not flow.success:
+        raise ValueError(f"the probability flow was not solved: {flow.message} Pass a larger rtol.")
     *last, integral, error = flow.y[:, -1]
     square = np.square(np.array(last) - centre).sum()
     # the log density of noise, and the change of volume of d log(sigma_T / sigma_0)

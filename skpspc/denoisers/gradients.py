@@ -18,6 +18,11 @@ import torch
 from .._threads import torch_threads
 from .._validation import as_labels
 
+_FIRST_ONLY = (
+    "denoisers have first derivatives only; call backward() without create_graph=True, or use "
+    "finite differences of gradients."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -101,11 +106,16 @@ def posterior_arrays(Z, sigma, call):
     if not isinstance(Z, torch.Tensor):
         with torch.no_grad():
             return call.denoiser._arrays(Z, sigma, call)
-    if call.denoiser._is_torch:
+    if call.denoiser._is_torch and not _is_transformed(Z):
         needs = any(isinstance(t, torch.Tensor) and t.requires_grad for t in (Z, sigma))
         with torch.set_grad_enabled(needs and torch.is_grad_enabled()):
             return call.denoiser._arrays(Z, sigma, call)
     return _Posterior.apply(Z, _levels(sigma, Z), call)
+
+
+def _is_transformed(Z):
+    """Return True for a tensor within `torch.func`, whose values cannot be read."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(Z)  # there is no public function
 
 
 def _levels(sigma, Z):
@@ -169,10 +179,11 @@ class _Vjp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *cotangents):
-        raise NotImplementedError(
-            "denoisers have first derivatives only; call backward() without create_graph=True, or "
-            "use finite differences of gradients."
-        )
+        raise NotImplementedError(_FIRST_ONLY)
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise NotImplementedError(_FIRST_ONLY)
 
     @staticmethod
     def vmap(info, in_dims, Z, sigma, mean, evidence, call, needs_sigma):
@@ -195,6 +206,14 @@ class _Jvp(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx, inputs, output):
         pass
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        raise NotImplementedError(_FIRST_ONLY)
+
+    @staticmethod
+    def jvp(ctx, *tangents):
+        raise NotImplementedError(_FIRST_ONLY)
 
     @staticmethod
     def vmap(info, in_dims, Z, sigma, dZ, dsigma, call):

@@ -4,7 +4,7 @@ import copy
 import math
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Generic, Literal, TypeVar, overload
 
@@ -68,9 +68,21 @@ class NetworkPrior(NumpyState, BasePrior):
         noisy = (sigma > 0).nonzero().squeeze(1)
         n_rows = self.batch_size or max(1, len(noisy))
         for rows in noisy.split(n_rows) if len(noisy) else ():
-            mean[rows] = self._clean(z[rows], sigma[rows])
+            own = self._of_images(rows, len(z))
+            mean[rows] = own._clean(z[rows], sigma[rows])
         unknown = torch.full_like(z[:, 0, 0, 0], torch.nan)
         return Posterior(mean, unknown, unknown, unknown, torch.zeros_like(unknown))
+
+    def _of_images(self, rows, n):
+        """Return the prior with the keyword arguments of some of n noisy images.
+
+        A tensor of n rows has one row for each noisy image.
+        """
+        kwargs = {
+            name: value[rows.to(value.device)] if _has_rows(value, n) else value
+            for name, value in self.network_kwargs.items()
+        }
+        return replace(self, network_kwargs=kwargs)
 
     def _clean(self, z, sigma):
         """Return the network's estimate of x0 at positive noise levels."""
@@ -96,6 +108,8 @@ class NetworkPrior(NumpyState, BasePrior):
             answer = torch.empty_like(x)
             for level in sigma.unique():
                 rows = (sigma == level).nonzero().squeeze(1)
+                own = self._of_images(rows, len(x)).network_kwargs
+                network = partial(self.network, **own)
                 answer[rows] = called(network, x[rows], c[rows[0]].item(), level[None])
             return answer
 
@@ -208,7 +222,8 @@ class NetworkDenoiser(Denoiser):
         "tensor": the network takes a tensor c. "float": the network takes one Python number, and
         images are grouped by noise level.
     network_kwargs : dict, default None
-        Keyword arguments of every call of the network, such as ``{"class_labels": labels}``.
+        Keyword arguments of every call of the network, such as ``{"class_labels": labels}``. A
+        tensor with one row for each noisy image is divided with the images.
     batch_size : int, default None
         Number of images in one call of the network. None: all.
     dtype : {"float32", "float64", "float16", "bfloat16"}, default None
@@ -563,6 +578,11 @@ class NetworkDenoiser(Denoiser):
             factor,
             low - factor * own_low,
         )
+
+
+def _has_rows(value, n):
+    """Return True for a tensor with one row for each of n noisy images."""
+    return isinstance(value, torch.Tensor) and value.ndim > 0 and len(value) == n > 1
 
 
 def _checked_time(c, sigma):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 from sklearn.utils._param_validation import Interval
 
 from .._typing import BySigma, DataRange, Device, ImageShape, RandomState
@@ -169,7 +170,7 @@ class SingleImageDenoiser(TrainingSetDenoiser):
         **Denoiser._parameter_constraints,
         "patch_size": [Interval(numbers.Integral, 1, None, closed="left"), callable],
         "stride": [Interval(numbers.Integral, 1, None, closed="left")],
-        "scales": ["array-like"],
+        "scales": [tuple, list, np.ndarray],
         "tol": [Interval(numbers.Real, 0, None, closed="neither"), None],
         "verbose": ["verbose"],
     }

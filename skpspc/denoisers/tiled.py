@@ -96,7 +96,9 @@ def denoise_tiled(
     )
     if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
         raise ValueError(f"batch_size must be an int of at least 1, got {batch_size!r}.")
-    levels = check_sigma(sigma, len(z)).numpy()
+    levels = check_sigma(sigma, len(z))
+    if isinstance(sigma, torch.Tensor) and sigma.requires_grad:
+        levels = sigma.reshape(-1).expand(len(z))
     labels: Any = y
     of_image = np.ndim(labels) > 0  # one label for each image
     places = list(product(range(len(z)), *(range(len(along)) for along in starts)))

@@ -1,12 +1,17 @@
 """Modules inside callables, and tensors inside the outputs of networks."""
 
 import contextlib
+import threading
 from functools import partial
 from types import CodeType, FunctionType, MethodType, ModuleType
 
 import torch
 
 _DEEPEST = 5  # callables within callables
+_LONGEST = 1000  # entries of a container that may hold a network
+_LOCK = threading.Lock()
+# Modules in use, with the number of their users and the submodules to set back to training mode.
+_IN_USE: dict[torch.nn.Module, tuple[int, list[torch.nn.Module]]] = {}
 
 
 def unwrapped(answer):
@@ -56,10 +61,9 @@ def _held(value):
         return [owner, value.__func__, *getattr(owner, "__dict__", {}).values()]
     if isinstance(value, FunctionType):
         return _of_function(value)
-    if isinstance(value, (list, tuple, set)):
-        return list(value)
-    if isinstance(value, dict):
-        return list(value.values())
+    if isinstance(value, (list, tuple, set, dict)):
+        entries = value.values() if isinstance(value, dict) else value
+        return list(entries) if len(value) <= _LONGEST else []
     if callable(value):
         call = type(value).__call__
         return [call, *getattr(value, "__dict__", {}).values()]
@@ -87,14 +91,27 @@ def _names(code):
 
 @contextlib.contextmanager
 def evaluating(network):
-    """Set the modules of a network to evaluation mode, and restore all modes afterwards."""
+    """Set the modules of a network to evaluation mode.
+
+    All modes are restored afterwards, after the last of several threads that use the network.
+    """
     roots = modules_of(network)
-    training = [module for root in roots for module in root.modules() if module.training]
-    for root in roots:
-        if training:
-            root.eval()
+    with _LOCK:
+        for root in roots:
+            n_users, training = _IN_USE.get(root, (0, []))
+            if not n_users:
+                training = [module for module in root.modules() if module.training]
+                if training:
+                    root.eval()
+            _IN_USE[root] = n_users + 1, training
     try:
         yield
     finally:
-        for module in training:
-            module.training = True
+        with _LOCK:
+            for root in roots:
+                n_users, training = _IN_USE.pop(root)
+                if n_users > 1:
+                    _IN_USE[root] = n_users - 1, training
+                    continue
+                for module in training:
+                    module.training = True

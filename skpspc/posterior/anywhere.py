@@ -15,6 +15,7 @@ import math
 import torch
 
 from .cells import visiting_posterior
+from .direction import Product
 from .patches import PatchDictionary, patch_posterior, patch_product, sliding_patches
 from .posterior import PerWindow
 
@@ -45,7 +46,7 @@ def anywhere(z, sigma, source, windows, search=None):
 
 
 def anywhere_product(z, sigma, source, windows, direction):
-    """Return the fields of the `products.Product` of a `products.Direction`."""
+    """Return the `Product` of the derivative with a `Direction`; see `products.product`."""
     positions = _Positions(z, windows)
     dictionaries = _dictionaries(source, windows)
     vector = direction.vector
@@ -64,7 +65,7 @@ def anywhere_product(z, sigma, source, windows, direction):
         numbers.append(own)
     tilt, level = (torch.cat(column).view(len(z), -1) for column in zip(*numbers, strict=True))
     sums = sums if direction.backward else sums / positions.count
-    return sums.to(z.dtype), tilt, level.sum(1)
+    return Product(sums.to(z.dtype), tilt, level.sum(1))
 
 
 def _dictionaries(source, windows):

@@ -10,6 +10,7 @@ again by subtraction in float64.
 import torch
 
 from ..support.memory import rows_that_fit
+from .direction import Product
 from .posterior import PerWindow, by_blocks
 from .softmax import exact_scale, floored_sigma, precision_root
 
@@ -45,7 +46,7 @@ def dense_weights(z, sigma, training_set):
 
 
 def dense_product(z, sigma, training_set, direction):
-    """Return the fields of a `products.Product` for whole images."""
+    """Return the `Product` of the derivative with a `Direction`, for whole images."""
     n = len(z)
     arrays = z.flatten(1), precision_root(sigma), direction.vector.flatten(1), direction.level
     row_bytes = 5 * len(training_set) * z.element_size()
@@ -53,7 +54,7 @@ def dense_product(z, sigma, training_set, direction):
     values, tilt, level = by_blocks(
         _product_block, block, (*arrays, direction.shift[:, 0]), training_set
     )
-    return values.view(z.shape), tilt[:, None], level
+    return Product(values.view(z.shape), tilt[:, None], level)
 
 
 def posterior_variance(z, sigma, training_set):

@@ -205,7 +205,8 @@ class _Maps:
         self.score_terms = self.apply(precisions, self.offset)
         trace = precisions[0].sum(1) + n_rest * precisions[1][:, 0]
         # of the log evidence, by sigma
-        self.slope = sigma * (self.score_terms.square().sum(1) - trace)
+        finite = sigma.where(sigma.isfinite(), 0.0)  # at sigma = inf the slope is 0
+        self.slope = finite * (self.score_terms.square().sum(1) - trace)
 
     def apply(self, gains, rows):
         """Return rows (n, D) multiplied by gains (n, r) along components, and (n, 1) elsewhere."""

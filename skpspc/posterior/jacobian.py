@@ -9,7 +9,7 @@ p by coordinate q is
         = \frac{\pi_q}{\sigma^2} \operatorname{Cov}_w(x_p, x_q).
 
 The derivative of the denoised image is the mean over windows, weighted by their shares. One
-covariance serves all pixels of a window. Where there is none, rows are products with unit vectors.
+covariance serves all pixels of a window. Rows of other windows are products with unit vectors.
 """
 
 import math

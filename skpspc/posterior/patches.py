@@ -28,6 +28,7 @@ import numpy as np
 import torch
 
 from ..support.memory import rows_that_fit
+from .direction import Product
 from .posterior import PerWindow, by_blocks
 from .softmax import RunningSoftmax, exact_scale, precision_root
 
@@ -195,12 +196,24 @@ def _patch_block(dictionary, n_rows, queries, a, observed=None):
 
 
 def patch_product(queries, sigma, dictionaries, direction, observed=None):
-    """Return the fields of a `products.Product` of query patches (Q, d).
+    """Return the `Product` of the derivative of the posteriors of query patches (Q, d).
 
-    The queries are compared with the patches of all dictionaries. ``observed`` is that of
-    `patch_posterior`. The vector of the direction is (Q, a) backward, for the values of patches,
-    and (Q, d) forward. The results are (Q, d) backward and (Q, a) forward; mean tilts and sums of
-    logits are (Q,) float64.
+    Parameters
+    ----------
+    queries, sigma, observed : see `patch_posterior`
+    dictionaries : list of PatchDictionary
+        Dictionaries of equal windows, whose training sets have one dtype and one range. The queries
+        are compared with the patches of all of them.
+    direction : Direction
+        The vector is (Q, a) backward, for the values of patches, and (Q, d) forward; level and
+        shift are (Q,).
+
+    Returns
+    -------
+    Product
+        Values (Q, d) backward and (Q, a) forward, in the dtype of the queries; mean tilts and sums
+        of logits, (Q,) float64. Everything is computed in float64, and logits by a matrix product,
+        whose rounding shows at sigma below 1e-6 of the data.
     """
     dictionary = dictionaries[0]
     n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
@@ -214,8 +227,8 @@ def patch_product(queries, sigma, dictionaries, direction, observed=None):
     def kernel(*block):
         return _product_block(dictionaries, direction.backward, n_rows, *block)
 
-    results = by_blocks(kernel, block, arrays)
-    return results[0].to(queries), results[1], results[2]
+    values, tilt, level = by_blocks(kernel, block, arrays)
+    return Product(values.to(queries), tilt, level)
 
 
 def _product_block(dictionaries, backward, n_rows, queries, a, vector, level, shift, observed=None):

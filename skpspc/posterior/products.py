@@ -42,6 +42,7 @@ from ..support.windows import overlap_counts
 from .anywhere import anywhere_product
 from .box import box_spread, box_sum, compiled_product
 from .dense import dense_product
+from .direction import Direction, Product
 from .engines import compiled_serves
 from .patches import patch_product
 from .posterior import by_blocks
@@ -56,48 +57,6 @@ from .softmax import (
 
 # Number of noisy images that share one pass over the training set.
 _NOISY_IMAGES = 8
-
-
-class Direction(NamedTuple):
-    """The tilts of a product, for n noisy images.
-
-    Attributes
-    ----------
-    vector : Tensor of shape (n, C, H, W)
-        Factor of the training images in the tilts: cotangents of the composite mean, in the layout
-        of ``source.answers``, or tangents of z divided by sigma^2.
-    level : Tensor of shape (n,), float64
-        Factor of the logits in the tilts: 0, or ``-2 / sigma`` times the tangents of sigma.
-    shift : Tensor of shape (n, K), float64
-        h: cotangents of the log normalisers, or 0.
-    backward : bool
-        True: the vector meets the composite mean, and the sums are spread by precisions. False: the
-        vector meets the noisy image, and the sums are spread by shares.
-    """
-
-    vector: torch.Tensor
-    level: torch.Tensor
-    shift: torch.Tensor
-    backward: bool
-
-
-class Product(NamedTuple):
-    """A product: sums over training images and windows.
-
-    Attributes
-    ----------
-    values : Tensor of shape (n, C, H, W)
-        ``sum_k out_k sum_i W_i^k (x_i - z)`` with out the precisions or the shares. Forward, x_i
-        is an image of ``source.answers``.
-    tilt : Tensor of shape (n, K), float64
-        Mean tilts, with ``x_i - z`` in place of ``x_i``.
-    level : Tensor of shape (n,), float64
-        ``sum_{k, i} W_i^k l_i^k``.
-    """
-
-    values: torch.Tensor
-    tilt: torch.Tensor
-    level: torch.Tensor
 
 
 def vjp(z, sigma, source, windows, mean, log_norm):
@@ -144,7 +103,7 @@ def jvp(z, sigma, source, windows, dz, dsigma):
 
 
 def n_windows(windows, image_shape):
-    """Return the number of windows in an image (C, H, W)."""
+    """Return the number of windows, an int, in an image of a shape (C, H, W)."""
     _, height, width = image_shape
     match windows:
         case Whole():
@@ -163,12 +122,15 @@ def _inverse_square(sigma, like):
 
 
 def product(z, sigma, source, windows, direction):
-    """Return the `Product` of the derivative at noisy images with a `Direction`."""
+    """Return the `Product` of the derivative at noisy images with a `Direction`.
+
+    The first parameters are those of `select.compare`.
+    """
     match windows:
         case Whole():
-            return Product(*dense_product(z, sigma, source, direction))
+            return dense_product(z, sigma, source, direction)
         case SquaresAnywhere():
-            return Product(*anywhere_product(z, sigma, source, windows, direction))
+            return anywhere_product(z, sigma, source, windows, direction)
         case Centred(boundary=str()):
             return _sliding(z, sigma, source, windows, direction)
         case Masks(batch_size=int()):

@@ -42,9 +42,10 @@ class RunningSoftmax:
 
         ``prior`` (m,) is log v; None: all sample weights are equal.
         """
-        relative = logit.sub_(self.nearest.unsqueeze(self._dim)).to(self._dtype)
+        nearest = _or_zero(self.nearest).unsqueeze(self._dim)
+        relative = logit.sub_(nearest).to(self._dtype)
         if self._rounding:
-            slack = self._rounding * self.nearest.abs().unsqueeze(self._dim)
+            slack = self._rounding * nearest.abs()
             relative.masked_fill_(relative >= -slack, 0.0)
         if prior is None:
             return relative
@@ -62,11 +63,11 @@ class RunningSoftmax:
         if self._rounding:  # the reference moves only to a logit that is clearly larger
             slack = self._rounding * nearer.abs()
             nearer = nearer.where(nearer > self.nearest + slack, self.nearest)
-        moved = self.top + (self.nearest - nearer)
+        moved = self.top + (self.nearest - _or_zero(nearer))
         self.nearest, self.top = nearer, torch.zeros_like(moved)
         relative = self.relative(logit, prior)
         if prior is not None:
-            self.top = torch.maximum(moved, relative.amax(dim).to(moved))
+            self.top = _or_zero(torch.maximum(moved, relative.amax(dim).to(moved)))
             relative -= self.top.unsqueeze(dim).to(relative)
         shrink = (moved - self.top).exp_()
         weight = relative.exp()
@@ -83,6 +84,11 @@ class RunningSoftmax:
     def effective_sample_size(self):
         """``(sum w)^2 / sum w^2``."""
         return self.total.square() / self.squares
+
+
+def _or_zero(logit):
+    """Return logits with 0 for -inf, the largest of windows that no image has covered yet."""
+    return logit.masked_fill(logit == -torch.inf, 0.0)
 
 
 def floored_sigma(sigma, z, data):

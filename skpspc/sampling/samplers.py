@@ -362,7 +362,7 @@ def edm(
     Raises
     ------
     ValueError
-        If s_churn is negative, infinite or NaN.
+        If s_churn or s_noise is negative, infinite or NaN, or s_min exceeds s_max.
 
     References
     ----------
@@ -383,6 +383,12 @@ def edm(
     if not 0 <= s_churn < math.inf:
         raise ValueError(
             f"s_churn must be non-negative and finite, got {s_churn!r}; 0 adds no noise."
+        )
+    if not 0 <= s_noise < math.inf:
+        raise ValueError(f"s_noise must be non-negative and finite, got {s_noise!r}.")
+    if not 0 <= s_min <= s_max:
+        raise ValueError(
+            f"s_min and s_max must be a range of noise levels, got {s_min!r} and {s_max!r}."
         )
     steps = list(_steps(sigmas))
     gamma = min(s_churn / (n_steps or max(len(steps), 1)), math.sqrt(2) - 1)

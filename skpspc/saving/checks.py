@@ -6,14 +6,17 @@ import numbers
 import torch
 
 from .._units import checked_range
+from ..denoisers.base import Denoiser
 from ..denoisers.blended import Blend
 from ..denoisers.flexible import ResolvedWindows
 from ..denoisers.local_score import CentredBySigma, check_size
 from ..denoisers.patch import CropPriors
 from ..denoisers.pspc import SquaresBySigma
+from ..denoisers.single_image import SquaresAnywhereBySigma
 from ..denoisers.smoothed import SmoothedPrior
 from ..posterior import Prior
-from ..support import Centred, Masks, Squares, SquaresAnywhere
+from ..support import Centred, Masks, Pyramid, Squares, SquaresAnywhere
+from .classes import CLASSES
 
 _IMAGE_DTYPES = (torch.uint8, torch.float32, torch.float64)
 
@@ -55,6 +58,9 @@ def _check_prior(prior):
         return
     shape = prior.source.image_shape
     _check_windows(prior.windows, shape)
+    if isinstance(prior.source, Pyramid):
+        for level in prior.source.levels:
+            _check_windows(prior.windows, level.image_shape)
     if prior.gaussian is not None:
         _check(len(prior.gaussian.mean) == math.prod(shape), "mean and images differ in size")
 
@@ -72,6 +78,10 @@ def _check_windows(windows, shape):
         _check(1 <= windows.h <= height and 1 <= windows.w <= width, "squares do not fit images")
         stride = getattr(windows, "stride", 1)
         _check(isinstance(stride, int) and stride >= 1, "squares have no distance")
+    elif isinstance(windows, SquaresAnywhereBySigma):
+        smallest = windows.smallest
+        fits = all(1 <= own <= side for own, side in zip(smallest, shape, strict=True))
+        _check(fits and windows.stride >= 1, "windows are for images of another shape")
     elif isinstance(windows, Centred):
         check_size(windows.size, windows.boundary, shape)
     elif isinstance(windows, Masks):
@@ -127,17 +137,5 @@ CHECKS = {
     "PatchSchedule": _check_schedule,
     "Prior": _check_prior,
     "TrainingSet": _check_training_set,
-    **dict.fromkeys(
-        (
-            "EmpiricalDenoiser",
-            "GaussianDenoiser",
-            "LocalScoreDenoiser",
-            "PCALocalityDenoiser",
-            "PSPCDenoiser",
-            "PatchDenoiser",
-            "PosteriorMeanCollection",
-            "BlendedDenoiser",
-        ),
-        _check_estimator,
-    ),
+    **{name: _check_estimator for name, each in CLASSES.items() if issubclass(each, Denoiser)},
 }
