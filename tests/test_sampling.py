@@ -599,6 +599,8 @@ def test_a_grid_of_noise_levels(model):
         ({"sigmas": "edm"}, "a sequence of at least one"),
         ({"sigmas": [1e300, 1.0]}, "a noise level of sigmas must be between"),
         ({"sigmas": [2.0, 1.0], "n_steps": 3}, "n_steps is 3, but sigmas has 2 noise levels"),
+        ({"sigmas": [2.0, 1.0], "n_steps": 18}, "n_steps is 18, but sigmas has 2 noise levels"),
+        ({"sigmas": [2.0, 1.0], "rho": 7.0}, "omit sigma_min, sigma_max and rho"),
         ({"sigmas": [2.0, 1.0], "sigma_max": 3.0}, "omit sigma_min, sigma_max and rho"),
         ({"sigmas": [2.0, 1.0], "rho": 3.0}, "omit sigma_min, sigma_max and rho"),
         ({"rho": 0.0}, "rho must be positive"),

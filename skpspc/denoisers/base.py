@@ -435,10 +435,10 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         guidance: float = 1.0,
         random_state: RandomState | None = None,
         sampler: Sampler = "dpmpp_2m",
-        n_steps: int = 18,
+        n_steps: int | None = None,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        rho: float = 7.0,
+        rho: float | None = None,
         sigmas: npt.ArrayLike | None = None,
         initial: ArrayLike | SamplingInterrupted | None = None,
         image_shape: ImageShape | None = None,
@@ -455,10 +455,10 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         guidance: float = 1.0,
         random_state: RandomState | None = None,
         sampler: Sampler = "dpmpp_2m",
-        n_steps: int = 18,
+        n_steps: int | None = None,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        rho: float = 7.0,
+        rho: float | None = None,
         sigmas: npt.ArrayLike | None = None,
         initial: ArrayLike | SamplingInterrupted | None = None,
         image_shape: ImageShape | None = None,
@@ -475,10 +475,10 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         guidance: float = 1.0,
         random_state: RandomState | None = None,
         sampler: Sampler = "dpmpp_2m",
-        n_steps: int = 18,
+        n_steps: int | None = None,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        rho: float = 7.0,
+        rho: float | None = None,
         sigmas: npt.ArrayLike | None = None,
         initial: ArrayLike | SamplingInterrupted | None = None,
         image_shape: ImageShape | None = None,
@@ -495,10 +495,10 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         guidance=1.0,
         random_state=None,
         sampler="dpmpp_2m",
-        n_steps=18,
+        n_steps=None,
         sigma_min=None,
         sigma_max=None,
-        rho=7.0,
+        rho=None,
         sigmas=None,
         initial=None,
         image_shape=None,
@@ -525,13 +525,13 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
             the state after each of ``len(sigmas)`` steps, the last at sigma = 0. If it takes a
             keyword ``noise``, it gets a function: ``noise(z)`` returns standard normal noise in
             the shape of z.
-        n_steps : int, default 18
-            Number of steps.
+        n_steps : int, default None
+            Number of steps. None: 18, or one for each of ``sigmas``.
         sigma_min, sigma_max : float, default None
             Smallest and largest noise level of the grid `edm_sigmas`. None: 0.002 and 80 for
             images on [-1, 1], scaled to ``data_range``.
-        rho : float, default 7.0
-            Exponent of the grid `edm_sigmas`; larger values put more steps at small sigma.
+        rho : float, default None
+            Exponent of the grid `edm_sigmas`; larger values put more steps at small sigma. None: 7.
         sigmas : array of float of shape (L,), default None
             Decreasing noise levels in the units of the images, instead of `edm_sigmas`. A last
             level 0 is optional, because the last step always leads to 0. They replace ``n_steps``,
@@ -621,16 +621,17 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         """Return the positive noise levels of a sampling run, a list of float."""
         if resumed is None and sigmas is None:
             sigma_min, sigma_max = sampler_ends(self.data_range_, sigma_min, sigma_max)
+            n_steps, rho = 18 if n_steps is None else n_steps, 7.0 if rho is None else rho
             levels = edm_sigmas(n_steps, sigma_min, sigma_max, rho).tolist()
             check_noise_range(self._layout.dtype, sigma_min=sigma_min, sigma_max=sigma_max)
             return levels
         given = "sigmas" if resumed is None else "initial, an interrupted run,"
-        if (sigma_min, sigma_max, rho) != (None, None, 7):
+        if (sigma_min, sigma_max, rho) != (None, None, None):
             raise ValueError(f"{given} sets the noise levels; omit sigma_min, sigma_max and rho.")
         if resumed is not None and sigmas is not None:
             raise ValueError(f"{given} sets the noise levels; omit sigmas.")
         levels = list(resumed.sigmas) if sigmas is None else check_decreasing(sigmas)
-        if n_steps not in (18, len(levels)):
+        if n_steps not in (None, len(levels)):
             raise ValueError(
                 f"n_steps is {n_steps}, but {given} has {len(levels)} noise levels above 0; omit "
                 "n_steps."

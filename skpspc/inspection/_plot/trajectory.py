@@ -63,10 +63,10 @@ class TrajectoryDisplay:
         n: int = 4,
         y: ArrayLike | None = None,
         guidance: float = 1.0,
-        n_steps: int = 18,
+        n_steps: int | None = None,
         sigma_min: float | None = None,
         sigma_max: float | None = None,
-        rho: float = 7.0,
+        rho: float | None = None,
         sigmas: npt.ArrayLike | None = None,
         sampler: Sampler = "dpmpp_2m",
         random_state: RandomState | None = 0,
@@ -86,15 +86,15 @@ class TrajectoryDisplay:
             Class to sample; None: all training images.
         guidance : float, default 1.0
             Weight of the class against all training images; 1 is the class alone.
-        n_steps : int, default 18
-            Number of sampler steps.
+        n_steps : int, default None
+            Number of sampler steps. None: 18, or one for each of ``sigmas``.
         sigma_min : float, default None
             Smallest noise level above zero. None: 0.002 for images on [-1, 1], scaled to the
             ``data_range`` of the denoiser.
         sigma_max : float, default None
             Largest noise level. None: 80 for images on [-1, 1], scaled likewise.
-        rho : float, default 7.0
-            Exponent of the noise levels `edm_sigmas`.
+        rho : float, default None
+            Exponent of the noise levels `edm_sigmas`. None: 7.
         sigmas : array of float of shape (L,), default None
             Noise levels as for the method ``sample``, instead of ``n_steps``, ``sigma_min``,
             ``sigma_max`` and ``rho``.
