@@ -67,7 +67,7 @@ def check_training_images(estimator, X, *, reset):
     if is_image or estimator.image_shape is not None:
         check_integers(X, "X", estimator.data_range is not None)
     if n_axes > 2 and not is_image:
-        remedy = "add the channel axis of gray images, X[:, None]" if n_axes == 3 else "reshape it"
+        remedy = _axis_remedy(X) if n_axes == 3 else "reshape it"
         raise ValueError(
             "X must have shape (n, channels, height, width) or (n, features), got "
             f"{tuple(X.shape)}; {remedy}."
@@ -113,6 +113,15 @@ def check_noisy_images(estimator, Z, shapes, device):
     return z.view(-1, *shape), layout
 
 
+def _axis_remedy(X):
+    """Return the advice for training images with three axes."""
+    if X.shape[0] == 3:
+        return "for one colour image pass X[None], for three gray images X[:, None]"
+    if X.shape[2] == 3:
+        return "for one colour image (H, W, 3) pass it as (1, 3, H, W)"
+    return "add the channel axis of gray images, X[:, None]"
+
+
 def _noisy_shape(estimator, Z, shapes):
     """Return the shape of the images of Z; raise if it is not one of ``shapes``."""
     shape = tuple(getattr(Z, "shape", ()))[1:]
@@ -121,7 +130,11 @@ def _noisy_shape(estimator, Z, shapes):
     is_row = len(shape) <= 1 and shapes[0] == estimator.image_shape_
     if not is_row and shape != (math.prod(shapes[0]),):
         remedy = "gray images need their channel axis, Z[:, None]"
-        if _channels_first(shape) in shapes:
+        if tuple(Z.shape) in shapes:
+            remedy = "pass one image as Z[None]"
+        elif len(shape) == 3 and shape[1:] == shapes[0][1:]:
+            remedy = f"convert the images, so that the number of channels is {shapes[0][0]}"
+        elif _channels_first(shape) in shapes:
             remedy = f"pass {_transposition(Z, 'Z')}"
         elif differs_in_size(shape, estimator.image_shape_):
             remedy = any_size_remedy(shape, estimator.image_shape_)

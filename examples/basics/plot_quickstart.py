@@ -17,7 +17,6 @@ the package.
 # sphinx_gallery_thumbnail_number = 2
 
 import tempfile
-from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -25,7 +24,7 @@ import numpy as np
 import torch
 from sklearn.model_selection import GridSearchCV
 
-from skpspc import EmpiricalDenoiser, PSPCDenoiser, load
+from skpspc import EmpiricalDenoiser, PSPCDenoiser, denoise_tiled, load
 from skpspc.datasets import load_photo_patches
 from skpspc.inspection import (
     AttributionDisplay,
@@ -204,28 +203,19 @@ print(f"largest difference after loading: {difference}")
 # %%
 # Denoise a larger photo
 # ----------------------
-# A denoiser takes images of the size of its training images. A larger photo is
-# denoised in overlapping tiles, which are averaged. Here the training images
-# are crops of five other photographs.
+# `denoise_tiled` cuts a larger photo into overlapping tiles of the size of the
+# training images, denoises them, and blends them. Here the training images are
+# crops of five other photographs.
 
-TILE, STEP = 32, 16
 others = ["china", "flower", "coffee", "galaxies", "rocket"]
 crops = load_photo_patches(n_images=3000, photos=others).images
 photo = load_photo_patches(size=128, n_images=1, photos="cat").images[0]
 photo = photo.astype(np.float32) / 127.5 - 1
 noise = rng.standard_normal(photo.shape, dtype=np.float32)
 noisy_photo = photo + sigma * noise
-
-corners = product(range(0, 128 - TILE + 1, STEP), repeat=2)
-windows = [(..., slice(i, i + TILE), slice(j, j + TILE)) for i, j in corners]
-tiles = np.stack([noisy_photo[window] for window in windows])
-answers = PSPCDenoiser(patch_size=4).fit(crops).denoise(tiles, sigma)
-
-total, count = np.zeros((2, *photo.shape))
-for window, answer in zip(windows, answers, strict=True):
-    total[window] += answer
-    count[window] += 1
-pictures = np.stack([photo, noisy_photo, total / count])
+of_crops = PSPCDenoiser(patch_size=4).fit(crops)
+denoised_photo = denoise_tiled(of_crops, noisy_photo[None], sigma)[0]
+pictures = np.stack([photo, noisy_photo, denoised_photo])
 titles = ["clean", *[f"error {e:.2f}" for e in rms(pictures[1:] - photo)]]
 show_images(pictures.clip(-1, 1), titles=titles)
 plt.show()

@@ -25,7 +25,7 @@ import numpy as np
 from skpspc import PSPCDenoiser
 from skpspc.datasets import load_digits_images
 
-X = load_digits_images().images / 127.5 - 1
+X = (load_digits_images().images / 127.5 - 1).astype("float32")
 clean, X_train = X[:200], X[200:]
 sigma = 0.6
 noisy = clean + sigma * np.random.default_rng(0).standard_normal(clean.shape)

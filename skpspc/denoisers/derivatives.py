@@ -24,7 +24,7 @@ from .._validation import (
 from ..sampling import draw_noise, edm_sigmas
 from .gradients import Call, check_guidance
 
-_MOST_CALLS = 5000  # of the denoiser, for the flow of one image
+_MOST_CALLS = 2000  # of the denoiser, for the flow of one image
 
 
 class DifferentiableDenoiser:
@@ -473,7 +473,7 @@ class DifferentiableDenoiser:
         ------
         ValueError
             For the reasons that :meth:`denoise` lists; if a parameter is out of range; if the flow
-            of an image needs more than 5,000 calls of the denoiser, as near a boundary between
+            of an image needs more than 2,000 calls of the denoiser, as near a boundary between
             training images at a small ``sigma_min``.
 
         See Also
