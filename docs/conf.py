@@ -31,6 +31,7 @@ extensions = [
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
+    "stacked",
 ]
 
 exclude_patterns = ["_build", "reproduction"]
