@@ -18,11 +18,6 @@ import torch
 from .._threads import torch_threads
 from .._validation import as_labels
 
-_FIRST_ONLY = (
-    "denoisers have first derivatives only; call backward() without create_graph=True, or use "
-    "finite differences of gradients."
-)
-
 
 @dataclass(frozen=True, eq=False)
 class Call:
@@ -163,7 +158,24 @@ class _Posterior(torch.autograd.Function):
         return _unfolded(_Posterior.apply(Z, sigma, call.repeated(n_times)), n_times)
 
 
-class _Vjp(torch.autograd.Function):
+class _FirstDerivative(torch.autograd.Function):
+    """A function without derivatives of its own."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def backward(ctx, *cotangents):
+        raise NotImplementedError(
+            "denoisers have first derivatives only; call backward() without create_graph=True, or "
+            "use finite differences of gradients."
+        )
+
+    jvp = backward
+
+
+class _Vjp(_FirstDerivative):
     """Cotangents of Z and of the noise levels, from cotangents of the mean and log evidence."""
 
     @staticmethod
@@ -174,25 +186,13 @@ class _Vjp(torch.autograd.Function):
         return of_z, of_levels
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, *cotangents):
-        raise NotImplementedError(_FIRST_ONLY)
-
-    @staticmethod
-    def jvp(ctx, *tangents):
-        raise NotImplementedError(_FIRST_ONLY)
-
-    @staticmethod
     def vmap(info, in_dims, Z, sigma, mean, evidence, call, needs_sigma):
         n_times = info.batch_size
         arrays = _folded((Z, sigma, mean, evidence), in_dims, n_times)
         return _unfolded(_Vjp.apply(*arrays, call.repeated(n_times), needs_sigma), n_times)
 
 
-class _Jvp(torch.autograd.Function):
+class _Jvp(_FirstDerivative):
     """Tangents of the mean and log evidence, from tangents of Z and of the noise levels."""
 
     @staticmethod
@@ -202,18 +202,6 @@ class _Jvp(torch.autograd.Function):
         if dsigma.any():
             _check_closed_form(mean, call)
         return mean, evidence
-
-    @staticmethod
-    def setup_context(ctx, inputs, output):
-        pass
-
-    @staticmethod
-    def backward(ctx, *cotangents):
-        raise NotImplementedError(_FIRST_ONLY)
-
-    @staticmethod
-    def jvp(ctx, *tangents):
-        raise NotImplementedError(_FIRST_ONLY)
 
     @staticmethod
     def vmap(info, in_dims, Z, sigma, dZ, dsigma, call):
