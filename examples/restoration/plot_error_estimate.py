@@ -28,7 +28,8 @@ from skpspc.datasets import load_digits_images
 X = (load_digits_images().images / 127.5 - 1).astype("float32")
 clean, X_train = X[:200], X[200:]
 sigma = 0.6
-noisy = clean + sigma * np.random.default_rng(0).standard_normal(clean.shape)
+noise = np.random.default_rng(0).standard_normal(clean.shape)
+noisy = clean + sigma * noise.astype("float32")
 
 sizes, estimates, errors = range(1, 9), [], []
 for size in sizes:
