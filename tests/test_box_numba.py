@@ -76,6 +76,45 @@ def test_agrees_with_every_window_written_out(shape, size, dtype):
     assert_close(compiled_box_posterior(z, x, sigma, size), every_window(z, x, sigma, size))
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        ((1, 9, 6), (3, 3)),
+        ((2, 1, 17), (1, 5)),
+        ((3, 17, 1), (33, 1)),
+        ((3, 40, 3), (5, 5)),
+        ((2, 7, 12), (13, 23)),
+        ((4, 5, 37), (7, 7)),
+    ],
+)
+def test_windows_around_every_pixel(shape, size, flip, dtype):
+    """Windows of images in a frame that noisy and training images share."""
+    rng = np.random.default_rng([*shape, *size])
+    x = images(rng, (60, *shape), dtype)
+    floats = x / 127.5 - 1 if dtype == np.uint8 else x
+    sigma = np.array([0.3, 1.0, 4.0])
+    noise = sigma[:, None, None, None] * rng.normal(size=(3, *shape))
+    z = (floats[:3] + noise).astype(np.float32)
+    log_weight = rng.normal(size=60).astype(np.float32)
+    got = compiled_box_posterior(z, x, sigma, size, log_weight=log_weight, flip=flip, centred=True)
+    if flip:
+        floats = np.concatenate([floats, floats[..., ::-1]])
+        log_weight = np.concatenate([log_weight, log_weight])
+    above, beside = (side // 2 for side in size)
+    frame = (0, 0), (0, 0), (above, above), (beside, beside)
+    differences = np.pad(z[:, None] - floats, [(0, 0), *frame]) ** 2
+    windows = np.lib.stride_tricks.sliding_window_view(differences, size, axis=(3, 4))
+    logit = -windows.sum((2, 5, 6)) / (2 * sigma[:, None, None, None] ** 2)
+    logit += log_weight[:, None, None]
+    weight = np.exp(logit - logit.max(1, keepdims=True))
+    total = weight.sum(1)
+    mean = np.einsum("bmhw,mchw->bchw", weight, floats) / total[:, None]
+    log_norm = np.log(total) + logit.max(1)
+    assert_close(got, (mean, log_norm, total**2 / (weight**2).sum(1)))
+
+
 @pytest.mark.parametrize("side", range(1, 13))
 def test_every_side(side):
     rng = np.random.default_rng(side)

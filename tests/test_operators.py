@@ -170,8 +170,8 @@ def test_float32_on_photographs(kind, name, sigma, photos, rng):
 
 
 def test_identity_is_the_denoiser_bit_for_bit(kind, rng):
-    X = data(rng).astype(np.float32)
-    Z = noisy(rng, X, SIGMAS).astype(np.float32)
+    X = data(rng)
+    Z = noisy(rng, X, SIGMAS)
     plain = LocalScoreDenoiser(3, **KINDS[kind]).fit(X).posterior(Z, SIGMAS)
     for operator in (lambda x: x, np.ones(SHAPE[1:], bool), np.ones(SHAPE)):
         got = fitted(kind, 3, X, operator).posterior(Z, SIGMAS)

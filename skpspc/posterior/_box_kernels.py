@@ -32,6 +32,7 @@ class Sources(NamedTuple):
     log_weight: np.ndarray  # (M,) float32
     n_flips: int  # 2 with mirror images, else 1
     n_tile: int  # sources that are converted and compared together
+    pad: tuple  # rows of zeros above and below each image, and columns at its sides
 
 
 class Queries(NamedTuple):
@@ -58,6 +59,7 @@ class Plan(NamedTuple):
     stages: np.ndarray  # (S, 3) int64: (k, r, rest) of `_add_stage`, first down the columns
     n_down: int  # stages down the columns
     band: int  # number of rows of windows per bit of `hits`
+    spreads: bool  # True: windows denoise all of their pixels; False: their centres
     cuts: Cuts
 
 
@@ -129,13 +131,15 @@ def _padded(n):
 @jit
 def _areas(sources, queries, plan):
     """Return the flat images and the scratch memory of one pass."""
-    shape = sources.x.shape[1:]
-    n_channels, height, width = shape
+    n_channels = sources.x.shape[1]
+    height = sources.x.shape[2] + 2 * sources.pad[0]
+    width = sources.x.shape[3] + 2 * sources.pad[1]
+    shape = n_channels, height, width
     n = height * width
     slot = _padded(n + len(plan.cuts.bands) * CHUNK + width)
     margin = _padded(max((plan.box[0] - 1) * width, plan.box[1] - 1))
     images = Images(
-        np.empty(sources.n_tile * n_channels * n, sources.x.dtype),
+        np.zeros(sources.n_tile * n_channels * n, sources.x.dtype),
         queries.z.reshape(-1),
         queries.low.reshape(-1),
         queries.level.reshape(-1),
@@ -152,20 +156,27 @@ def _areas(sources, queries, plan):
 
 @jit
 def _load_source(sources, i, tile, slot):
-    """Copy the i-th source into a slot of the tile."""
+    """Copy the i-th source into a slot of the tile, whose padding stays zero."""
     x = sources.x
+    n_channels, n_rows, length = x.shape[1:]
     image = x[sources.rows[i // sources.n_flips]].reshape(-1)
     mirrored = i % sources.n_flips == 1
-    width = np.uint64(x.shape[3] if mirrored else image.size)
-    last = width - _U1
-    at = np.uint64(slot * image.size)
-    for start in range(np.uint64(0), np.uint64(image.size), width):
-        if mirrored:
-            for j in range(width):
-                tile[at + start + j] = image[start + last - j]
-        else:
-            for j in range(width):
-                tile[at + start + j] = image[start + j]
+    above, beside = sources.pad
+    if not mirrored and above + beside == 0:  # all at once
+        n_channels, n_rows, length = 1, 1, image.size
+    width = length + 2 * beside
+    height = n_rows + 2 * above
+    last = np.uint64(length - 1)
+    for c in range(n_channels):
+        for y in range(n_rows):
+            a = np.uint64(((slot * n_channels + c) * height + above + y) * width + beside)
+            b = np.uint64((c * n_rows + y) * length)
+            if mirrored:
+                for j in range(np.uint64(length)):
+                    tile[a + j] = image[b + last - j]
+            else:
+                for j in range(np.uint64(length)):
+                    tile[a + j] = image[b + j]
 
 
 @jit
@@ -520,11 +531,11 @@ def _rewrite_weights(scratch, at, pair, deepest, softmax, first, windows):
 
 @jit
 def _accumulate(total, images, weights, pair, at, lead, count):
-    """Add x[c, lead + i] * weights[at + i] to total[c, lead + i] for i < count."""
+    """Add x[c, lead + i] * weights[at + i] to total[c, lead + i] for i < count, in the image."""
     x = images.tile
     n_channels, height, width = images.shape
     n = height * width
-    end = np.uint64(count)
+    end = np.uint64(min(count, n - lead))
     un = np.uint64(n)
     a0 = np.uint64(pair.query * n_channels * n + lead)
     b0 = np.uint64(pair.slot * n_channels * n + lead)
@@ -606,7 +617,8 @@ def _add_levels(levels, scratch, at, scale, first, size):
 def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting):
     """Add the sources of a block to their composite (B, C, H, W).
 
-    Each source is multiplied by the transposed box filter of its softmax weights. With a `Tilting`
+    Each source is multiplied by the transposed box filter of its softmax weights, or, if windows do
+    not spread, by the weight of the window around each pixel. With a `Tilting`
     (not None), the weights are multiplied by tilts minus their means, and their products with the
     logits are added to ``total``. A tilting without a composite (an empty array) adds weights and
     weighted tilts to ``mass`` and ``total``, from which the means follow.
@@ -627,6 +639,7 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
         mass, total = tilting.mass.reshape(-1), tilting.total.reshape(-1)
     height, width = images.shape[1:]
     length = len(plan.cuts.bands) * CHUNK
+    spreads, centre = plan.spreads, sources.pad[0] * width + sources.pad[1]
     tall = plan.box[0] - 1
     n_rows = height - tall
     for start in range(begin, end, n_tile):
@@ -667,8 +680,11 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
                             continue
                         _tilt_weights(scratch, tilts, below, mean, first, size)
                         _add_levels(total, scratch, at, scale[b], first, size)
-                    at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
-                    _accumulate(composite, images, weights, pair, at, lead, full)
+                    if spreads:
+                        at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
+                        _accumulate(composite, images, weights, pair, at, lead, full)
+                    else:
+                        _accumulate(composite, images, weights, pair, margin, lead + centre, size)
 
 
 @jit

@@ -18,6 +18,7 @@ subtracted from every map, which removes the term that the noise adds to all log
 still large are summed again in float64 if they have weight, which is rare.
 """
 
+import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
@@ -91,6 +92,7 @@ def compiled_box_posterior(
     log_weight=None,
     rows=None,
     flip=False,
+    centred=False,
     n_threads=1,
     memory=_MEMORY,
 ):
@@ -105,7 +107,8 @@ def compiled_box_posterior(
     sigma : float64 array (B,)
         Noise levels, > 0; inf is allowed.
     size : (h, w)
-        Height and width of the windows, 1 <= h <= H and 1 <= w <= W.
+        Height and width of the windows, 1 <= h <= H and 1 <= w <= W; with ``centred``, odd numbers
+        that may be larger.
     data_range : tuple of (low, high), default (-1, 1)
         Values of the uint8 pixels 0 and 255.
     log_weight : float32 array (N,), optional
@@ -114,6 +117,9 @@ def compiled_box_posterior(
         Indices of the training images to use; None: all images.
     flip : bool
         Also use the left-right mirror image of every training image.
+    centred : bool
+        Use the windows around all pixels, which denoise their central pixel alone. Noisy and
+        training images count as equal outside of the image. There are then H x W windows.
     n_threads : int
         Number of threads; results do not depend on it, to the last bit.
     memory : int
@@ -132,7 +138,8 @@ def compiled_box_posterior(
     ValueError
         If no training image has a positive weight.
     """
-    sources = _sources(x, log_weight, rows, flip)
+    pad = tuple(side // 2 for side in size) if centred else (0, 0)
+    sources = _sources(x, log_weight, rows, flip, pad)
     job = _Job(data_range, sources, tuple(map(int, size)), memory)
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), (len(z),))
     return _in_batches(job.run, job.queries_at_once(len(z)), (z, sigma), n_threads)
@@ -170,7 +177,7 @@ def compiled_box_product(z, x, sigma, size, vector, shift, *, n_threads=1, **opt
     return _in_batches(job.product, job.queries_at_once(len(z)), arrays, n_threads)
 
 
-def _sources(x, log_weight=None, rows=None, flip=False):
+def _sources(x, log_weight=None, rows=None, flip=False, pad=(0, 0)):
     """Return the `Sources` of a training set, in tiles that stay in the cache."""
     x = np.asarray(x).view()
     x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
@@ -183,8 +190,9 @@ def _sources(x, log_weight=None, rows=None, flip=False):
         rows, log_weight = rows[keep], log_weight[keep]
     if not len(rows):
         raise ValueError("no training image has a positive weight; pass at least one.")
-    n_tile = int(np.clip(_TILE_BYTES // x[0].nbytes, 1, 16))
-    return Sources(x, rows, log_weight, 2 if flip else 1, n_tile)
+    n_values = x.shape[1] * math.prod(np.add(x.shape[2:], 2 * np.array(pad)).tolist())
+    n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * n_values), 1, 16))
+    return Sources(x, rows, log_weight, 2 if flip else 1, n_tile, pad)
 
 
 def _in_batches(function, n_rows, arrays, n_threads):
@@ -210,7 +218,8 @@ class _Job:
     def __init__(self, data_range, sources, size, memory):
         self.memory, self.sources = memory, sources
         x, rows = sources.x, sources.rows
-        _, height, width = self.shape = x.shape[1:]
+        above, beside = self.pad = sources.pad
+        height, width = self.sides = x.shape[2] + 2 * above, x.shape[3] + 2 * beside
         self.unit, self.zero = 1.0, 0.0
         if x.dtype == np.uint8:
             self.unit, self.zero = steps_per_unit(data_range), -data_range[0]
@@ -235,6 +244,7 @@ class _Job:
             stages=np.array(down + along, dtype=np.int64).reshape(-1, 3),
             n_down=len(down),
             band=band,
+            spreads=sources.pad == (0, 0),
             cuts=Cuts(
                 bands=np.array(bits, dtype=np.uint32),
                 cut=np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources)),
@@ -262,21 +272,27 @@ class _Job:
         shrink = sigma**2 / (self.spread + sigma**2)
         estimate = (z - self.centre) * shrink[:, None, None, None]
         level = np.square(estimate).sum(1).astype(np.float32)
+        z, low, level = (self.padded(array) for array in (z, low, level))
         left_out = _box_sums(level.astype(np.float64), self.plan.box) * scale[:, None, None]
         queries = Queries(_aligned(z), _aligned(low), _aligned(level), scale.astype(np.float32))
         return queries, left_out
 
+    def padded(self, array):
+        """Return an array (..., H, W) with the zeros around an image."""
+        above, beside = self.pad
+        around = [(0, 0)] * (array.ndim - 2) + [(above, above), (beside, beside)]
+        return np.pad(array, around) if above or beside else array
+
     def run(self, z, sigma, pool):
         """Return mean, log_norm and ess of a batch of noisy images."""
-        _, height, width = self.shape
-        h, w = self.plan.box
         queries, left_out = self.queries(z, sigma)
         m, s, q, bits = self.softmax(queries, pool)
         softmax, hits = self.normalised(m, s, bits)
-        total = np.zeros(z.shape)
+        shape = queries.z.shape
+        total = np.zeros(shape)
         groups = _groups(len(z))
-        for wave in self.waves(len(z), z[0].size):
-            composites = _aligned(np.broadcast_to(0, (len(wave), *z.shape)))
+        for wave in self.waves(len(z), math.prod(shape[1:])):
+            composites = _aligned(np.broadcast_to(0, (len(wave), *shape)))
 
             def second(k, g, wave=wave, composites=composites):
                 second_pass(
@@ -287,7 +303,9 @@ class _Job:
             _each(pool, second, len(wave), groups)
             for composite in composites:
                 total += composite
-        mean = total / (_counts(height, h)[:, None] * _counts(width, w) * self.unit) - self.zero
+        mean = total / (self.counts() * self.unit) - self.zero
+        (above, beside), (height, width) = self.pad, z.shape[2:]
+        mean = mean[:, :, above : above + height, beside : beside + width]
         m, s, q = (self.grid(array) for array in (m, s, q))
         arrays = mean, m + np.log(s) - left_out, s * s / q
         return tuple(array.astype(np.float32) for array in arrays)
@@ -354,9 +372,16 @@ class _Job:
         softmax = Normalised(_aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s)))
         return softmax, Hits(bits, m.min(axis=1) < self.plan.cuts.deepest / 2)
 
+    def counts(self):
+        """Return the number of windows that denoise each pixel: 1, or (H, W)."""
+        if not self.plan.spreads:
+            return 1
+        pairs = zip(self.sides, self.plan.box, strict=True)
+        return np.outer(*(_counts(side, length) for side, length in pairs))
+
     def grid(self, array):
         """Return the view (B, H - h + 1, W - w + 1) of the windows in an array (B, length)."""
-        (_, height, width), (h, w) = self.shape, self.plan.box
+        (height, width), (h, w) = self.sides, self.plan.box
         rows = array[:, : (height - h + 1) * width].reshape(len(array), -1, width)
         return rows[:, :, : width - w + 1]
 

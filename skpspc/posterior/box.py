@@ -33,16 +33,16 @@ def box(z, sigma, training_set, windows, engine="torch"):
     window = windows.h, windows.w
     serves = float32_serves(sigma, training_set) & (engine == "numba")
     groups = []
-    for kernel, rows in ((_by_numba, serves.nonzero()), (_by_torch, (~serves).nonzero())):
+    for kernel, rows in ((compiled_posterior, serves.nonzero()), (_by_torch, (~serves).nonzero())):
         if len(rows):
             rows = rows.squeeze(1)
             groups.append((rows, kernel(z[rows], sigma[rows], training_set, window)))
     return PerWindow.gathered(groups, len(z))
 
 
-def _by_numba(z, sigma, training_set, window):
-    """Compare by compiled code."""
-    mean, log_norm, ess = _compiled("posterior", z, sigma, training_set, window)
+def compiled_posterior(z, sigma, training_set, window, **options):
+    """Compare by compiled code; see `_box_numba.compiled_box_posterior` for the options."""
+    mean, log_norm, ess = _compiled("posterior", z, sigma, training_set, window, **options)
     log_norm = log_norm.flatten(1).double() + training_set.log_uniform
     return PerWindow(mean, log_norm, ess.flatten(1))
 
@@ -62,7 +62,7 @@ def compiled_product(z, sigma, training_set, windows, vector, shift):
     return composite, mean.flatten(1), level
 
 
-def _compiled(name, z, sigma, training_set, window, *arrays):
+def _compiled(name, z, sigma, training_set, window, *arrays, **options):
     """Return the results of a compiled function of `_box_numba` as tensors."""
     # twice the state of one noisy image: the state of its pixels and of the training images
     rows_that_fit(2 * (24 * z[0].numel() + 8 * len(training_set)), 1, what="One noisy image")
@@ -80,6 +80,7 @@ def _compiled(name, z, sigma, training_set, window, *arrays):
         flip=isinstance(training_set, MirroredTrainingSet),
         n_threads=n_threads(),
         memory=working_bytes(),
+        **options,
     )
     return tuple(map(torch.from_numpy, results))
 

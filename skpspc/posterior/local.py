@@ -9,24 +9,47 @@ import math
 import torch
 
 from ..support.memory import rows_that_fit
-from .box import box_sum
+from .box import box_sum, compiled_posterior
 from .posterior import PerWindow, by_blocks
-from .softmax import RunningSoftmax, difference_dtype, exact_scale, precision_root
+from .softmax import RunningSoftmax, difference_dtype, exact_scale, float32_serves, precision_root
 
 # Number of noisy images that share one pass over the training set.
 _NOISY_IMAGES = 8
 
 
-def local(z, sigma, training_set, windows):
+def local(z, sigma, training_set, windows, engine="torch"):
     """Compare the window around every pixel with the crop at its position in every training image.
 
     The distances of all windows are box sums of one map of squared differences, padded by zeros.
     The work does not depend on the window size, which may exceed the image. See `select.compare`
-    for the parameters.
+    for the parameters; ``engine`` is "torch" or "numba".
     """
+    is_plain = windows.observed is None and training_set.answers is training_set
+    serves = float32_serves(sigma, training_set) & (engine == "numba" and is_plain)
+    groups = []
+    for kernel, rows in ((_by_numba, serves.nonzero()), (_by_torch, (~serves).nonzero())):
+        if len(rows):
+            rows = rows.squeeze(1)
+            groups.append((rows, kernel(z[rows], sigma[rows], training_set, windows)))
+    return PerWindow.gathered(groups, len(z))
+
+
+def _reach(windows, z):
+    """Return the rows and the columns of a window on each side of its pixel."""
+    return [min(windows.size // 2, side - 1) for side in z.shape[2:]]
+
+
+def _by_numba(z, sigma, training_set, windows):
+    """Compare by compiled code."""
+    size = tuple(2 * reach + 1 for reach in _reach(windows, z))
+    return compiled_posterior(z, sigma, training_set, size, centred=True)
+
+
+def _by_torch(z, sigma, training_set, windows):
+    """Compare by torch, on any device."""
     arrays = z, precision_root(sigma)
     _, channels, height, width = z.shape
-    reach = [min(windows.size // 2, side - 1) for side in (height, width)]
+    reach = _reach(windows, z)
     # memory for the difference and its square, the padded map and its sums, and the weights
     padded = (height + 2 * reach[0]) * (width + 2 * reach[1])
     n_channels = channels + training_set.answers.image_shape[0]

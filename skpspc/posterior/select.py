@@ -92,7 +92,7 @@ def compare(z, sigma, source, windows, engine, search):
         case Masks():
             return masked(z, sigma, source, windows, engine_for_masks(z, engine, windows))
         case Centred(boundary=None):
-            return local(z, sigma, source, windows)
+            return local(z, sigma, source, windows, engine_for(z, engine))
         case Centred():
             return sliding(z, sigma, source, windows, search)
         case SquaresAnywhere():

@@ -13,6 +13,7 @@ import torch
 
 from ..support.memory import rows_that_fit
 from .cells import visiting_posterior
+from .engines import engine_for
 from .local import local
 from .patches import PatchDictionary, patch_posterior, sliding_patches
 from .posterior import PerWindow
@@ -64,7 +65,7 @@ def sliding(z, sigma, training_set, windows, search=None):
     # final for regions of one pixel in images of equal size; other regions follow below
     by_position = windows.boundary == "broken" and z.shape[1:] == training_set.image_shape
     if by_position:
-        result = local(z, sigma, training_set, windows).with_bounds()
+        result = local(z, sigma, training_set, windows, engine_for(z, "auto")).with_bounds()
     else:
         n, _, height, width = z.shape
         by_window = z.new_zeros(n, height * width, dtype=torch.float64)
