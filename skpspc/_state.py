@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ._mapped import note_mapping
 from ._repr import dtype_name
 
 
@@ -13,7 +14,9 @@ def as_tensor(array):
     """Return a tensor that shares the memory of an array; never write to it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(np.ascontiguousarray(array))
+        array = np.ascontiguousarray(array)
+        note_mapping(array)
+        return torch.from_numpy(array)
 
 
 _ALIGNMENT = 64  # bytes of the widest vector registers, and alignment of torch's memory

@@ -3,7 +3,10 @@
 import math
 import numbers
 import operator
+import os
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +14,14 @@ from scipy.sparse import issparse
 from sklearn.utils import check_array
 from sklearn.utils.validation import _check_sample_weight, _num_samples, validate_data
 
+from ._input import map_array
+from ._mapped import check_copied_bytes, check_unchanged, is_mapped
 from ._repr import dtype_name
 from ._state import NumpyState, as_tensor
 from ._units import check_integers
 from ._warnings import warn
 from .support import Labels, clip_size
+from .support.memory import rows_that_fit
 from .support.training_set import DEFAULT_RANGE, to_compute
 
 _NUMPY_DTYPES = [np.float64, np.float32, np.uint8]  # every other dtype becomes the first
@@ -55,12 +61,15 @@ class Layout(NumpyState):
 def check_training_images(estimator, X, *, reset):
     """Return training images as a tensor (n, C, H, W), and their `Layout`.
 
-    X is an array or tensor (n, C, H, W) or (n, d); the estimator's ``image_shape`` shapes flat
-    images. With ``reset`` X defines the image shape, and ``n_features_in_`` is set; without it X
-    must have the fitted shape. The tensor is uint8, float32 or float64, and shares memory with X
-    where possible. Raises ValueError for NaN, infinity, no images, values out of range, or shapes
-    that do not fit.
+    X is an array or tensor (n, C, H, W) or (n, d), or the path of a .npy file of such an array,
+    which is mapped to memory. The estimator's ``image_shape`` shapes flat images. With ``reset`` X
+    defines the image shape, and ``n_features_in_`` is set; without it X must have the fitted shape.
+    The tensor is uint8, float32 or float64, and shares memory with X where possible. Raises
+    ValueError for NaN, infinity, no images, values out of range, or shapes that do not fit, and
+    MemoryError if a large array of a file would have to be copied.
     """
+    if isinstance(X, (str, os.PathLike)):
+        X = _mapped_file(X)
     given, X = X, as_container(X, "X")
     n_axes = getattr(X, "ndim", 2)
     is_image = n_axes == 4
@@ -91,6 +100,18 @@ def check_training_images(estimator, X, *, reset):
         )
     _check_magnitude(flat, layout.dtype, "X", smallest=_RANGES[layout.dtype][0])
     return flat.view(-1, *image_shape), layout
+
+
+def _mapped_file(path):
+    """Return the array of a .npy file, mapped to memory."""
+    path = Path(path)
+    if path.suffix.lower() != ".npy":
+        raise ValueError(
+            f"X is the path '{path}', and fit reads .npy files only; write the images to one, "
+            "for example with skpspc.datasets.load_edm_zip(path, out='images.npy') or "
+            "load_image_folder, and pass its path."
+        )
+    return map_array(path, "cannot be read as an array", "write it with numpy.save")
 
 
 def check_noisy_images(estimator, Z, shapes, device):
@@ -246,6 +267,10 @@ def _check_flat(estimator, X, *, reset, name, given):
         X = X.detach()
         if X.dtype not in _TORCH_DTYPES:
             X = X.to(torch.float32 if X.is_floating_point() else torch.float64)
+    if isinstance(X, (np.ndarray, torch.Tensor)):
+        check_unchanged(X)
+    if is_mapped(X):
+        _check_layout(X, name)
     if not is_flat:
         X = X.reshape(len(X), math.prod(X.shape[1:]))
     _check_values(X, name)
@@ -269,13 +294,30 @@ def _check_values(X, name):
         raise ValueError(f"{name} holds no images, shape {tuple(X.shape)}; give at least one.")
     if isinstance(X, np.ndarray) and X.dtype.kind != "f":
         return
-    finite = X.isfinite() if isinstance(X, torch.Tensor) else np.isfinite(X)
-    n_bad = int((~finite).any(1).sum())
+    # in chunks: the masks of all images together take half as much memory as the images
+    n_rows = rows_that_fit(X.nbytes // len(X), len(X), what="One image")
+    n_bad = 0
+    for start in range(0, len(X), n_rows):
+        chunk: Any = X[start : start + n_rows]
+        finite = chunk.isfinite() if isinstance(X, torch.Tensor) else np.isfinite(chunk)
+        n_bad += int((~finite).any(1).sum())
     if n_bad:
         raise ValueError(
             f"{name} contains NaN or infinity in {n_bad} of {len(X)} images; remove or replace "
             "them."
         )
+
+
+def _check_layout(X, name):
+    """Raise MemoryError if a mapped array must be copied to be used, and is too large."""
+    if X.dtype in _NUMPY_DTYPES and X.flags.c_contiguous:
+        return
+    itemsize = X.dtype.itemsize if X.dtype in _NUMPY_DTYPES else 4 if X.dtype == np.float16 else 8
+    check_copied_bytes(
+        X.size * itemsize,
+        f"{name}, of dtype {X.dtype} and with strides {X.strides},",
+        "write it as a C-contiguous array (n, C, H, W) of uint8, float32 or float64",
+    )
 
 
 def _check_array(X, name):
@@ -285,7 +327,8 @@ def _check_array(X, name):
         X = np.asarray(X, dtype=np.float32)
     # our own error for NaN: scikit-learn's recommends a classifier
     flat = check_array(X, dtype=_NUMPY_DTYPES, order="C", ensure_all_finite=False, input_name=name)
-    if flat is not X:  # values of lists and objects
+    shared = isinstance(X, np.ndarray) and np.may_share_memory(flat, X)
+    if not shared:  # values of lists and objects
         _check_values(flat, name)
     return flat
 

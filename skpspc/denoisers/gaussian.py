@@ -85,6 +85,7 @@ class GaussianPrior(BasePrior):
         """Mean and principal directions of the training images."""
         if self.moments is not None:
             return self.moments.spectrum()
+        self.training_set.check_unchanged()
         n_values = self.training_set.n_values
         if min(len(self.training_set), n_values) <= covariance.LARGEST_PROBLEM:
             return covariance.spectrum_of_rows(self.training_set)

@@ -82,10 +82,12 @@ class TrainingSetDenoiser(Denoiser):
 
         Parameters
         ----------
-        X : array or Tensor of shape (n, C, H, W) or (n, d)
+        X : array or Tensor of shape (n, C, H, W) or (n, d), or path of a .npy file
             Training images. uint8 images are read on ``data_range``, [-1, 1] by default. Float
             images, float64 included, are used unscaled. Images of other integer types need a
-            ``data_range``. X is not copied: do not write to X afterwards.
+            ``data_range``. X is not copied: do not write to X afterwards. A file, or an array
+            mapped to one (``numpy.load(path, mmap_mode="r")``), is read in chunks at every call
+            and may be larger than memory.
         y : array of shape (n,), default None
             Labels of any sortable type, for :meth:`denoise` and :meth:`sample` of a class. A y
             with several columns, as regressors take, holds no labels. A one-hot y raises.
@@ -102,7 +104,12 @@ class TrainingSetDenoiser(Denoiser):
         ValueError
             If X holds NaN, infinity, masked values or no images; if the largest magnitude of
             floats is out of range (float32: 1e-16 to 1e16, float64: 1e-60 to 1e60); if shapes,
-            labels or weights do not match X; if labels are missing (NaN, None) or one-hot.
+            labels or weights do not match X; if labels are missing (NaN, None) or one-hot; if the
+            file of X is damaged. Later calls raise it if that file was cut short or written to.
+        MemoryError
+            If X is mapped to a file, and a copy larger than ``working_memory`` is needed: for an
+            array that is not C-contiguous or of another dtype than uint8, float32 and float64, or
+            for images of weight zero.
 
         Notes
         -----
@@ -135,8 +142,9 @@ class TrainingSetDenoiser(Denoiser):
 
         Parameters
         ----------
-        X : array or Tensor of shape (n, C, H, W) or (n, d)
-            New training images, of the image shape and dtype of the first call.
+        X : array or Tensor of shape (n, C, H, W) or (n, d), or path of a .npy file
+            New training images, of the image shape and dtype of the first call. Denoisers that keep
+            images copy the earlier and the new images to one array.
         y : array of shape (n,), default None
             Labels of the new images. Pass labels in every call or in none. Classes may be new.
         sample_weight : array of shape (n,), default None
@@ -152,6 +160,8 @@ class TrainingSetDenoiser(Denoiser):
         ValueError
             For the reasons that :meth:`fit` lists; if X has another image shape or dtype than the
             first call; if only some calls pass labels.
+        MemoryError
+            If images are mapped to a file, and a copy of all is larger than ``working_memory``.
         """
         if not hasattr(self, "image_shape_"):
             return self.fit(X, y, sample_weight)
@@ -303,6 +313,7 @@ class TrainingSetDenoiser(Denoiser):
         if code is None:
             return self._prior
         if code not in self._class_priors:
+            self.training_set_.check_unchanged()
             images = self.training_set_.subset(self._labels.rows(code))
             try:
                 prior = self._learner._learn(images)

@@ -196,6 +196,7 @@ class Prior(BasePrior):
         Levels are sorted, and adjacent levels with equal windows and bandwidths are merged. At most
         two levels of soft masks are in memory at a time.
         """
+        self.source.check_unchanged()
         levels = sigma.unique()
 
         def key(level):
@@ -222,6 +223,7 @@ class Prior(BasePrior):
                 "sigma must be positive, got 0: there the denoised image is a step function of z, "
                 "which has no Jacobian; pass a positive sigma."
             )
+        self.source.check_unchanged()
         self = self._for_size(tuple(z.shape[1:]))
         out = z.new_zeros(len(z), len(pixels), self._n_channels, *z.shape[1:])
         for level in sigma.unique().tolist():
@@ -281,7 +283,8 @@ class Prior(BasePrior):
         return means if self.operator is None else self.operator.placed(means)
 
     def _plain_windows(self, sigma):
-        """Return the windows at a noise level; raise if training images are blurred at it."""
+        """Return the windows at a noise level; raise if training images are blurred or changed."""
+        self.source.check_unchanged()
         blur = self.blur_at(sigma)
         if blur is not None:
             raise ValueError(
@@ -323,6 +326,7 @@ class Prior(BasePrior):
 
         Bandwidths above 0 share most of the work if windows have blurs of their own.
         """
+        self.source.check_unchanged()
         level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
         windows = self.windows_at(sigma)
         together = self.by_window and isinstance(windows, Squares)

@@ -7,7 +7,7 @@ import torch
 
 from .._repr import described
 from .memory import rows_that_fit
-from .training_set import TrainingSet
+from .training_set import TrainingSet, appended
 
 _CHUNK_ROWS = 256  # training images that are measured together
 
@@ -141,7 +141,7 @@ class MeasuredTrainingSet(PairedTrainingSet):
         self._made_from = operator, training_set
         images = _all_measurements(operator, training_set, 0 if present is None else len(present))
         if present is not None:
-            images = torch.cat([present.images, images])
+            images = appended(present.images, images)
         answers = training_set
         if operator.block != (1, 1):
             answers = training_set._derived(operator.in_blocks(training_set.images))

@@ -6,12 +6,28 @@ from itertools import product
 
 import torch
 
+from .._mapped import check_copy, check_unchanged
 from .._repr import dtype_name
 from .._state import NumpyState
 from .memory import rows_that_fit
 
 # Values of the uint8 pixels 0 and 255, unless an estimator has a `data_range`.
 DEFAULT_RANGE = (-1.0, 1.0)
+
+
+# Advice where images in a mapped file would be copied to memory.
+_WRITE = "write the images that you need to a file of their own and fit on it"
+_SUBSET = "sort X by class if it is a class, fit on fewer images if it is for a calibration"
+_SEARCH = "fit on fewer images"
+_APPEND = "write all images to one .npy file and pass it to fit"
+
+
+def appended(images, more):
+    """Return images (N, C, H, W) followed by more images; raise if mapped images do not fit."""
+    for mapped in (images, more):
+        check_unchanged(mapped)
+        check_copy(mapped, len(images) + len(more), "Adding images to the training set", _APPEND)
+    return torch.cat([images, more])
 
 
 def to_compute(images, dtype, data_range=DEFAULT_RANGE):
@@ -49,6 +65,7 @@ class TrainingSet(NumpyState):
     def __init__(self, images, sample_weight=None, data_range=DEFAULT_RANGE):
         if sample_weight is not None and not (sample_weight > 0).all():
             positive = sample_weight > 0
+            check_copy(images, int(positive.sum()), "Leaving out images of weight zero", _WRITE)
             images, sample_weight = images[positive], sample_weight[positive]
         self.images = images
         self.sample_weight = sample_weight
@@ -131,12 +148,14 @@ class TrainingSet(NumpyState):
             old = ones(len(self)) if old is None else old
             new = ones(len(images)) if new is None else new
             sample_weight = torch.cat([old, new])
-        return self._of(torch.cat([self.images, images]), sample_weight)
+        return self._of(appended(self.images, images), sample_weight)
 
     def subset(self, rows):
         """Return the images ``rows`` with their weights: a view for a slice, a copy for indices."""
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows, device=self.device)
+            n_rows = int(rows.sum()) if rows.dtype == torch.bool else len(rows)
+            check_copy(self.images, n_rows, "A subset of the training set", _SUBSET)
         weight = self.sample_weight
         return self._of(self.images[rows], None if weight is None else weight[rows])
 
@@ -147,8 +166,10 @@ class TrainingSet(NumpyState):
 
     def contiguous(self):
         """Return a copy with contiguous images, or itself if they are contiguous."""
-        is_contiguous = self.images.is_contiguous()
-        return self if is_contiguous else self._derived(self.images.contiguous())
+        if self.images.is_contiguous():
+            return self
+        check_copy(self.images, len(self.images), "A search among crops", _SEARCH)
+        return self._derived(self.images.contiguous())
 
     def slices(self, n_rows):
         """Yield slices of at most ``n_rows`` images that together cover the training set."""
@@ -180,6 +201,10 @@ class TrainingSet(NumpyState):
         low, high = self.images.aminmax()
         return max(abs(float(low)), abs(float(high)))
 
+    def check_unchanged(self):
+        """Raise ValueError if the images are mapped to a file that was cut short or written to."""
+        check_unchanged(self.images)
+
     @cached_property
     def extremes(self):
         """Smallest and largest value of every pixel, two Tensors of shape (C, H, W), float64."""
@@ -207,7 +232,10 @@ class TrainingSet(NumpyState):
         """Value that `centred` subtracts: middle of the data range, or mean of float images."""
         if self.is_uint8:
             return sum(self.data_range) / 2
-        return float(self.images.mean(dtype=torch.float64))
+        # in chunks: torch.mean would convert all images at once
+        n_rows = rows_that_fit(8 * self.images[0].numel(), len(self.images), what="One image")
+        total = sum(float(chunk.sum(dtype=torch.float64)) for chunk in self.images.split(n_rows))
+        return total / self.images.numel()
 
     @property
     def stored_centre(self):
@@ -271,6 +299,7 @@ class MirroredTrainingSet(TrainingSet):
         if not isinstance(rows, slice):
             rows = torch.as_tensor(rows, device=self.device)
         rows = torch.arange(len(self), device=self.device)[rows]
+        check_copy(self.images, len(rows), "A subset with mirror images", _SUBSET)
         weight = self.sample_weight
         return self._of(self.stored(rows), None if weight is None else weight[rows])
 
@@ -291,6 +320,9 @@ class MirroredTrainingSet(TrainingSet):
 
     def crop(self, top, left, height, width):
         """Return one crop of every image and mirror image as a copy."""
+        check_copy(
+            self.images[:, :, :height, :width], len(self), "A crop with mirror images", _SEARCH
+        )
         # start of the crop in an image, and in the image whose mirror image is cropped
         starts = left, self.image_shape[2] - left - width
         crops, opposite = (
