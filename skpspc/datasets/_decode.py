@@ -1,15 +1,20 @@
 """Pixels of encoded image files, with errors that name the files."""
 
+import errno
 import math
+import os
+import shutil
 import warnings
 from numbers import Integral
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from sklearn.utils import check_scalar
 
 from .._input import UnreadableFileError, check_size, image_limit, reading, where
+from .._progress import progress
 
 # Other formats of Pillow call other programs (EPS), are stubs, or reduce deeper pixels to 8 bits
 # without a trace (JPEG 2000, AVIF).
@@ -151,7 +156,27 @@ def _central_square(image):
     return image.crop((left, top, left + side, top + side))
 
 
-def fill(sources, container, *, size, channels, max_bytes):
+class _NpyFile:
+    """Images that are written to a .npy file, in order; assign images[0], images[1], ..."""
+
+    def __init__(self, file, shape):
+        n_bytes, free = math.prod(shape), shutil.disk_usage(os.path.dirname(file.name)).free
+        if n_bytes > free:
+            raise OSError(
+                errno.ENOSPC,
+                f"{n_bytes} bytes of images do not fit in the {free} free bytes of the disk; take "
+                "fewer images (max_images=) or another disk",
+                file.name,
+            )
+        self._file, self.shape = file, shape
+        header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(file, header)
+
+    def __setitem__(self, i, pixels):
+        self._file.write(np.ascontiguousarray(pixels))
+
+
+def fill(sources, container, *, size, channels, max_bytes, file=None):
     """Return the pixels of all images in one array; raise if their shapes differ.
 
     Parameters
@@ -166,15 +191,17 @@ def fill(sources, container, *, size, channels, max_bytes):
         Convert all images to gray (1) or colour (3); "auto" keeps them.
     max_bytes : int
         Memory for all images; one image may take 1/32 of it.
+    file : binary file or None
+        Open file to which the images are written as a .npy file, in place of memory.
 
     Returns
     -------
-    ndarray of shape (n, C, H, W), uint8
+    ndarray of shape (n, C, H, W), uint8; no array if the images are written to a file
     """
-    images = None
+    images: Any = None
     shapes: dict[tuple, list] = {}
     unreadable, transparent = [], []
-    for i, (name, open_) in enumerate(sources):
+    for i, (name, open_) in enumerate(progress(sources, "reading images")):
         try:
             with reading(container, _FAILURE, "repair it or take it out", member=name):
                 pixels, is_transparent = decode(
@@ -192,11 +219,9 @@ def fill(sources, container, *, size, channels, max_bytes):
             transparent.append(name)
         if images is None:
             shape = (len(sources), *pixels.shape)
-            array = f"an array of shape {shape} for '{container}'"
-            fewer = "take fewer images (max_images=), or "
-            check_size(math.prod(shape), max_bytes, array, max_bytes, fewer)
-            # the only large allocation
-            images = np.empty(shape, dtype=np.uint8)
+            images = (
+                _in_memory(shape, container, max_bytes) if file is None else _NpyFile(file, shape)
+            )
         if pixels.shape == images.shape[1:]:
             images[i] = pixels
     _check_complete(unreadable, shapes, len(sources), container)
@@ -209,6 +234,14 @@ def fill(sources, container, *, size, channels, max_bytes):
             stacklevel=4,
         )
     return images
+
+
+def _in_memory(shape, container, max_bytes):
+    """Return an empty array for all images, the only large allocation; raise if it is too large."""
+    array = f"an array of shape {shape} for '{container}'"
+    fewer = "write them to a file (out=) or take fewer images (max_images=), or "
+    check_size(math.prod(shape), max_bytes, array, max_bytes, fewer)
+    return np.empty(shape, dtype=np.uint8)
 
 
 def _check_complete(unreadable, shapes, n, container):

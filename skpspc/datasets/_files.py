@@ -20,6 +20,8 @@ from .._input import (
     text_limit,
     where,
 )
+from .._output import check_output, replacing
+from .._progress import showing
 from .._repr import ShortBunch
 from .._typing import Path as PathLike
 from ._decode import check_channels, check_count, fill, hidden, image_names
@@ -56,6 +58,8 @@ def load_edm_zip(
     channels: str | int = "auto",
     max_images: int | None = None,
     max_bytes: int = MAX_BYTES,
+    out: PathLike | None = None,
+    verbose: int = 0,
 ) -> Bunch:
     """Return the images of a zip archive in the layout of the EDM code.
 
@@ -82,6 +86,13 @@ def load_edm_zip(
     max_bytes : int, default=2**33
         Largest memory for the images in bytes, by default 8 GiB. One image may take 1/32 of it
         (256 MiB), encoded and decoded, and ``dataset.json`` 1/128 (64 MiB).
+    out : str or path, default=None
+        File ``.npy`` to which the images are written one by one, in place of memory; ``images`` is
+        then a read-only map of the file. Decode once, and pass the file to ``fit`` afterwards. An
+        existing file is replaced when all images are written. ``max_bytes`` limits single images
+        only.
+    verbose : int, default=0
+        Above 0, show a progress bar.
 
     Returns
     -------
@@ -98,7 +109,8 @@ def load_edm_zip(
     Raises
     ------
     OSError
-        If there is no such file, or the file system fails.
+        If there is no such file, the file system fails, or ``out`` cannot be written or does not
+        fit on its disk.
     ValueError
         If the archive is damaged or holds no image, if images are unreadable or differ in size or
         channels (the message lists them), if a label is missing, is not a class index or has no
@@ -148,7 +160,10 @@ def load_edm_zip(
 
         contents = _contents(members, read, path, max_bytes)
         source = f"from {path.name}"
-        return _decoded(contents, opened, path, source, max_images, size, channels, max_bytes)
+        with showing(verbose):
+            return _decoded(
+                contents, opened, path, source, max_images, size, channels, max_bytes, out
+            )
 
 
 def load_image_folder(
@@ -158,6 +173,8 @@ def load_image_folder(
     channels: str | int = "auto",
     max_images: int | None = None,
     max_bytes: int = MAX_BYTES,
+    out: PathLike | None = None,
+    verbose: int = 0,
 ) -> Bunch:
     """Return the images in a folder and its subfolders.
 
@@ -181,6 +198,13 @@ def load_image_folder(
     max_bytes : int, default=2**33
         Largest memory for the images in bytes, by default 8 GiB. One image may take 1/32 of it
         (256 MiB), encoded and decoded, and ``dataset.json`` 1/128 (64 MiB).
+    out : str or path, default=None
+        File ``.npy`` to which the images are written one by one, in place of memory; ``images`` is
+        then a read-only map of the file. Decode once, and pass the file to ``fit`` afterwards. An
+        existing file is replaced when all images are written. ``max_bytes`` limits single images
+        only.
+    verbose : int, default=0
+        Above 0, show a progress bar.
 
     Returns
     -------
@@ -197,7 +221,8 @@ def load_image_folder(
     Raises
     ------
     OSError
-        If there is no such folder, or the file system fails.
+        If there is no such folder, the file system fails, or ``out`` cannot be written or does not
+        fit on its disk.
     ValueError
         If the folder holds no image, if images are unreadable or differ in size or channels (the
         message lists them), if a label is missing, is not a class index or has no class name, or if
@@ -252,7 +277,8 @@ def load_image_folder(
         labels = {name: indices[name.split("/")[0]] for name in names}
     contents = names, labels, classes, n_skipped
     source = f"from the folder {path.name}"
-    return _decoded(contents, opened, path, source, max_images, size, channels, max_bytes)
+    with showing(verbose):
+        return _decoded(contents, opened, path, source, max_images, size, channels, max_bytes, out)
 
 
 def _check_options(max_images, size, channels, max_bytes):
@@ -262,13 +288,23 @@ def _check_options(max_images, size, channels, max_bytes):
     check_max_bytes(max_bytes)
 
 
-def _decoded(contents, opened, path, source, max_images, size, channels, max_bytes):
-    """Return the Bunch of an archive or folder; ``opened(name)`` returns a path or binary file."""
+def _decoded(contents, opened, path, source, max_images, size, channels, max_bytes, out):
+    """Return the Bunch of an archive or folder; ``opened(name)`` returns a path or binary file.
+
+    ``out`` is the path of a .npy file for the images, or None.
+    """
+    out = None if out is None else check_output(out, (".npy",))
     names, labels, classes, n_skipped = contents
     names = [names[i] for i in _spread(len(names), max_images)]
     target = _labels_of(names, labels, classes, path)
     sources = [(name, lambda name=name: opened(name)) for name in names]
-    images = fill(sources, path, size=size, channels=channels, max_bytes=max_bytes)
+    options = {"size": size, "channels": channels, "max_bytes": max_bytes}
+    if out is None:
+        images = fill(sources, path, **options)
+    else:
+        with replacing(out) as file:
+            fill(sources, path, file=file, **options)
+        images = np.load(out, mmap_mode="r")
     return ShortBunch(
         images=images,
         target=target,
