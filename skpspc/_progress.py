@@ -22,6 +22,11 @@ def showing(verbose):
         _SHOWN.reset(token)
 
 
+def is_shown():
+    """Return True within a block of :func:`showing` that shows progress bars."""
+    return _SHOWN.get()
+
+
 def progress(items, description, total=None):
     """Return an iterable over ``items`` that shows their number, elapsed and remaining time.
 

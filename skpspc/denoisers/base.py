@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from tqdm.auto import tqdm
 
 from .._compile import eager
+from .._progress import showing
 from .._state import packed, unpacked
 from .._threads import torch_threads
 from .._typing import (
@@ -76,6 +77,8 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
     _doc_link_module = "skpspc"
     # True if torch differentiates the prior itself, and not by its vector-Jacobian products
     _is_torch = False
+
+    verbose = 0  # a parameter of the denoisers whose fit or index takes long
 
     # True if noisy images may have other heights and widths than the training images.
     _any_size = False
@@ -204,7 +207,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
     def _arrays(self, Z, sigma, call):
         """Return the arrays of the posterior of noisy images, in the layout of Z."""
         z, levels, layout = self._checked(Z, sigma)
-        with torch_threads():
+        with torch_threads(), showing(self.verbose):
             warn_if_far(self, z, levels)
             result = call.prior(len(z)).posterior(z, levels)
         if call.guidance == 1:
@@ -414,7 +417,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         check_noise_range(images.dtype, sigmas=float(sigmas.max()))
         prior = self._prior_of()
         held_out = TrainingSet(images, None, self.data_range_ or DEFAULT_RANGE)
-        with torch_threads():
+        with torch_threads(), showing(self.verbose):
             errors = held_out_errors(
                 prior.mean,
                 held_out,

@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.metaestimators import _BaseComposition
 from sklearn.utils.validation import check_is_fitted
 
+from .._progress import progress
 from .._state import NumpyState
 from .._typing import DataRange, Device, ImageShape, RandomState
 from .._units import half_width, warn_if_unusual
@@ -148,6 +149,8 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
     n_images : int, default 128
         Number of different images of X held out, at least 2. The larger half fits the weights, and
         the other half measures ``errors_``.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     image_shape : tuple of (C, H, W), default None
@@ -251,6 +254,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         "against": [StrOptions({"clean"}), HasMethods(["denoise"])],
         "sigmas": ["array-like", None],
         "n_images": [Interval(numbers.Integral, 2, None, closed="left")],
+        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -260,6 +264,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         *,
         sigmas: npt.ArrayLike | None = None,
         n_images: int = 128,
+        verbose: int = 0,
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
@@ -270,6 +275,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         self.against = against
         self.sigmas = sigmas
         self.n_images = n_images
+        self.verbose = verbose
         self.sigma = sigma
         self.image_shape = image_shape
         self.data_range = data_range
@@ -430,7 +436,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         noisy_images = noisy_blocks(held_out, sigmas, seed, noise_per_level=True)
         for rows, clean, noisy, levels in noisy_images:
             blocks = zip(noisy.split(len(clean)), levels.split(len(clean)), strict=True)
-            for j, (z, level) in enumerate(blocks):
+            for j, (z, level) in enumerate(progress(blocks, "noise levels", len(sigmas))):
                 target = clean if reference is None else self._target(reference, z, sigmas[j])
                 errors = self._errors(members, z, level, target)
                 product = torch.einsum("mid,nid,hi->hmn", errors, errors, weight[:, rows])

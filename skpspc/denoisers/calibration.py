@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._progress import progress
 from ..sampling import BandwidthSchedule, PatchSchedule, edm_sigmas, noise_seed
 from ..sampling.choice import least_total, patch_sizes
 from ..support import squares_of_side
@@ -59,7 +60,8 @@ def calibrated_sizes(denoiser, training_set):
     shape = held_out.image_shape
     sizes = patch_sizes(shape)
     sigmas = [spread * level for level in _SIZE_LEVELS]
-    means = (replace(trial, windows=squares_of_side(size, shape)).mean for size in sizes)
+    tried = progress(sizes, "patch sizes")
+    means = (replace(trial, windows=squares_of_side(size, shape)).mean for size in tried)
     errors = held_out_errors(means, held_out, sigmas, seed)
     chosen = least_total(errors @ _relative_weights(held_out))
     return PatchSchedule(sigmas, [sizes[k] for k in chosen])
@@ -94,7 +96,10 @@ def calibrated_bandwidth(denoiser, prior, training_set):
         return BandwidthSchedule([1.0], [0.0])
     trial = denoiser._make_prior(fitted, 1.0)
     sigmas = [spread * level for level in _BANDWIDTH_LEVELS]
-    chosen = [_best_bandwidth(trial, held_out, sigma, seed) for sigma in sigmas]
+    chosen = [
+        _best_bandwidth(trial, held_out, sigma, seed)
+        for sigma in progress(sigmas, "noise levels of the bandwidth")
+    ]
     return BandwidthSchedule(sigmas, chosen)
 
 

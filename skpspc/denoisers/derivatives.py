@@ -11,6 +11,7 @@ import torch
 from scipy.integrate import solve_ivp
 
 from .._compile import eager
+from .._progress import progress, showing
 from .._threads import torch_threads
 from .._typing import ArrayLike, NoiseLevel, RandomState
 from .._units import middle, sampler_ends
@@ -34,6 +35,7 @@ class DifferentiableDenoiser:
     _now: Any
     _prior_of: Any
     _checked: Any
+    verbose: int
     _answer_shape_of: Any
     _device: Any
 
@@ -99,7 +101,7 @@ class DifferentiableDenoiser:
         self = self._now()
         z, sigma, layout = self._checked(Z, sigma)
         pixels = self._checked_pixels(pixels, z)
-        with torch.no_grad(), torch_threads():
+        with torch.no_grad(), torch_threads(), showing(self.verbose):
             jacobian = self._prior_of().jacobian(z, sigma, pixels)
             check_finite(jacobian, z.dtype, "the Jacobian")
             return layout.restore(jacobian, images=False)
@@ -192,13 +194,16 @@ class DifferentiableDenoiser:
         heat = torch.zeros(len(pixels), z[0, 0].numel(), dtype=torch.float64, device=z.device)
         prior = self._prior_of()
         n_rows, n_pixels = prior.jacobian_block(z, len(pixels))
-        with torch.no_grad(), torch_threads():
-            for start in range(0, len(pixels), n_pixels):
-                block = slice(start, start + n_pixels)
-                for rows in torch.arange(len(z), device=z.device).split(n_rows):
-                    jacobian = prior.jacobian(z[rows], sigma[rows], pixels[block])
-                    moved = jacobian.abs().sum((2, 3)).flatten(2).double()
-                    heat[block] += torch.einsum("b,bmp->mp", weight[rows], moved)
+        blocks = [
+            (slice(start, start + n_pixels), rows)
+            for start in range(0, len(pixels), n_pixels)
+            for rows in torch.arange(len(z), device=z.device).split(n_rows)
+        ]
+        with torch.no_grad(), torch_threads(), showing(self.verbose):
+            for block, rows in progress(blocks, "blocks of pixels and images"):
+                jacobian = prior.jacobian(z[rows], sigma[rows], pixels[block])
+                moved = jacobian.abs().sum((2, 3)).flatten(2).double()
+                heat[block] += torch.einsum("b,bmp->mp", weight[rows], moved)
         check_finite(heat, z.dtype, "the sensitivity")
         heat = heat.view(len(pixels), *z.shape[2:]).to(layout.device)
         return heat if layout.is_torch else heat.numpy()

@@ -56,7 +56,8 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
         such as a `BandwidthSchedule`, maps a float sigma to h. "calibrated": :meth:`fit` chooses
         the h of least error on held-out images at each of 7 noise levels (see Notes).
     verbose : int, default 0
-        Above zero, show a progress bar while an index is built, at the first call that needs it.
+        Above 0, show progress bars with the elapsed and the remaining time: of :meth:`fit`, of an
+        index (built at the first call that needs it), and of calls with many noisy images.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     image_shape : tuple of (C, H, W), default None

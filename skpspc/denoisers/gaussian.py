@@ -150,6 +150,8 @@ class GaussianDenoiser(TrainingSetDenoiser):
         which ``rank`` then drops directions. The strings name estimates of s
         (`sklearn.covariance.ledoit_wolf`, `sklearn.covariance.oas`), for which a sample weight of 2
         counts an image twice.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     image_shape : tuple of (C, H, W), default None
@@ -246,6 +248,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
             Interval(numbers.Real, 0, 1, closed="both"),
             StrOptions({"ledoit_wolf", "oas"}),
         ],
+        "verbose": ["verbose"],
     }
 
     def __init__(
@@ -253,6 +256,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
         rank: int | None = None,
         *,
         shrinkage: float | Literal["ledoit_wolf", "oas"] = 0.0,
+        verbose: int = 0,
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
@@ -261,6 +265,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
     ) -> None:
         self.rank = rank
         self.shrinkage = shrinkage
+        self.verbose = verbose
         self.sigma = sigma
         self.image_shape = image_shape
         self.data_range = data_range

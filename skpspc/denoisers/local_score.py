@@ -119,7 +119,8 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         window size. The result is exact where few patches do not suffice (at large sigma), and
         without compiled code. None: all patches are compared.
     verbose : int, default 0
-        Above zero, show a progress bar while an index is built.
+        Above 0, show progress bars with the elapsed and the remaining time: of :meth:`fit`, of an
+        index (built at the first call that needs it), and of calls with many noisy images.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     image_shape : tuple of (C, H, W), default None

@@ -244,7 +244,8 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
         chooses the h of least error on held-out images at each of 7 noise levels. With
         ``location="all"``, each location keeps a covariance.
     verbose : int, default 0
-        Above zero, show a progress bar while an index is built, at the first call that needs it.
+        Above 0, show progress bars with the elapsed and the remaining time: of :meth:`fit`, of an
+        index (built at the first call that needs it), and of calls with many noisy images.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     image_shape : tuple of (C, H, W), default None

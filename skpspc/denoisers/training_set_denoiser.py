@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
 
+from .._progress import showing
 from .._repr import described
 from .._threads import torch_threads
 from .._typing import ArrayLike, NoiseLevel
@@ -125,7 +126,7 @@ class TrainingSetDenoiser(Denoiser):
         new._take_weights(weight, len(images))
         training_set = new._training_set(images.to(device), weight)
         learner = new._with_copied_parameters()
-        with torch_threads():
+        with torch_threads(), showing(self.verbose):
             learner._check(training_set)
             new._hold(learner, learner._learn(training_set), training_set)
         self.__dict__ = new.__dict__
@@ -181,7 +182,7 @@ class TrainingSetDenoiser(Denoiser):
         new._limits = min(low, self._limits[0]), max(high, self._limits[1])
         learner = new._with_copied_parameters()
         training_set = self._kept_images()
-        with torch_threads():
+        with torch_threads(), showing(self.verbose):
             if training_set is None or _parameters_agree(learner, self._learner):
                 prior, training_set = learner._grown(self._prior, training_set, added)
             else:
@@ -406,7 +407,7 @@ class TrainingSetDenoiser(Denoiser):
         self = self._now()
         z, sigma, layout = self._checked(Z, sigma)
         attributions, order = [], []
-        with torch.no_grad(), torch_threads():
+        with torch.no_grad(), torch_threads(), showing(self.verbose):
             for rows, prior, images in self._by_class_and_level(sigma, y):
                 attribution = prior.attribution(z[rows], sigma[rows], int(top), by == "window")
                 attributions.append(_renumbered(attribution, images, self._n_given))

@@ -10,6 +10,7 @@ import numpy as np
 from sklearn.base import clone
 
 from .. import _optional
+from .._progress import progress, showing
 from .._repr import three_digits
 from .._typing import ArrayLike, RandomState
 from .._units import checked_range, half_width
@@ -159,6 +160,7 @@ def calibrate_patch_size(
     monotone: bool = True,
     sample_weight: ArrayLike | None = None,
     random_state: RandomState | None = 0,
+    verbose: int = 0,
 ) -> tuple[PatchSchedule, CalibrationTable]:
     r"""Return the patch size with the smallest error at each noise level.
 
@@ -202,6 +204,8 @@ def calibrate_patch_size(
     random_state : int, RandomState, Generator or None, default 0
         Seed or generator of the choice of held-out images and of their noise. The noise of image
         i depends on ``random_state`` and i only.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -258,8 +262,10 @@ def calibrate_patch_size(
     grid = np.sort(check_grid(sigmas))
     kept, held, seed = _split(denoiser, X, n_images, held_out, sample_weight, random_state)
     sizes = check_sizes(sizes, kept.image_shape, "sizes")
-    models = (_fitted(denoiser, kept, patch_size=size) for size in sizes)
-    table = _table(models, sizes, held, grid, against, seed, monotone, "patch size")
+    with showing(verbose):
+        tried = progress(list(sizes), "patch sizes")
+        models = (_fitted(denoiser, kept, patch_size=size) for size in tried)
+        table = _table(models, sizes, held, grid, against, seed, monotone, "patch size")
     return PatchSchedule(grid.tolist(), table.chosen.tolist()), table
 
 
@@ -274,6 +280,7 @@ def calibrate_thresholds(
     monotone: bool = True,
     sample_weight: ArrayLike | None = None,
     random_state: RandomState | None = 0,
+    verbose: int = 0,
 ) -> tuple[list[float], CalibrationTable]:
     r"""Return the thresholds of `skpspc.FlexibleWindows` with the smallest errors.
 
@@ -303,6 +310,8 @@ def calibrate_thresholds(
         Weights of the images of X, in the fits and in the mean over held-out images.
     random_state : int, RandomState, Generator or None, default 0
         Seed or generator of the choice of held-out images and of their noise.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -345,12 +354,13 @@ def calibrate_thresholds(
         # one Gaussian serves all thresholds
         heat = _fitted(GaussianDenoiser(device=denoiser.device), kept)
         windows = FlexibleWindows(heat, windows.thresholds, windows.sigmas, windows.soft)
-    models = (
-        _fitted(clone(denoiser).set_params(windows=windows), kept, windows__thresholds=value)
-        for value in candidates.tolist()
-    )
     grid = np.sort(given)
-    table = _table(models, candidates, held, grid, against, seed, monotone, "threshold")
+    with showing(verbose):
+        models = (
+            _fitted(clone(denoiser).set_params(windows=windows), kept, windows__thresholds=value)
+            for value in progress(candidates.tolist(), "thresholds")
+        )
+        table = _table(models, candidates, held, grid, against, seed, monotone, "threshold")
     return table.chosen[np.argsort(np.argsort(given))].tolist(), table
 
 

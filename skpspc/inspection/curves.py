@@ -17,6 +17,7 @@ import torch
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 
+from .._progress import is_shown, progress, showing
 from .._typing import ArrayLike, Denoisers, Numbers, RandomState, Sampler, SupportsDenoise
 from .._units import middle, sampler_ends
 from ..denoisers import EmpiricalDenoiser
@@ -49,6 +50,7 @@ def error_curve(
     n_steps: int = 18,
     sigma_max: float | None = None,
     random_state: RandomState | None = 0,
+    verbose: int = 0,
 ) -> ErrorTable:
     r"""Return the mean squared errors of denoisers at each noise level.
 
@@ -98,6 +100,8 @@ def error_curve(
     random_state : int, RandomState, Generator or None, default 0
         Seed or generator of the drawn images and of their noise. Each image has one draw of
         noise, used at every noise level; neither depends on n or ``sigmas``.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -154,11 +158,12 @@ def error_curve(
     asked = [reference, *members.values()]
     source = _source(asked, X, n, process, walker, sampler, n_steps, sigma_max, random_state)
     errors = np.empty((len(sigmas), len(members), source.n))
-    for j, rows, clean, z in source.noisy(sigmas):
-        sigma = float(sigmas[j])
-        target = clean if reference is None else answer_of(reference, z, sigma, "against")
-        for m, (name, denoiser) in enumerate(members.items()):
-            errors[j, m, rows] = _squares(answer_of(denoiser, z, sigma, name), target)
+    with showing(verbose):
+        for j, rows, clean, z in source.noisy(sigmas):
+            sigma = float(sigmas[j])
+            target = clean if reference is None else answer_of(reference, z, sigma, "against")
+            for m, (name, denoiser) in enumerate(members.items()):
+                errors[j, m, rows] = _squares(answer_of(denoiser, z, sigma, name), target)
     summary = errors.mean(-1), standard_error(errors)
     return ErrorTable(sigmas, list(members), *summary, source.n, process, words, source.words)
 
@@ -175,6 +180,7 @@ def compare(
     n_steps: int = 18,
     sigma_max: float | None = None,
     random_state: RandomState | None = 0,
+    verbose: int = 0,
 ) -> ComparisonTable:
     """Return the root mean square difference of any two denoisers at each noise level.
 
@@ -206,6 +212,8 @@ def compare(
         images on [-1, 1], scaled to the ``data_range`` of the sampling denoiser.
     random_state : int, RandomState, Generator or None, default 0
         Seed or generator of the drawn images and of their noise.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -256,10 +264,11 @@ def compare(
     asked = members.values()
     source = _source(asked, X, n, process, walker, sampler, n_steps, sigma_max, random_state)
     errors = np.zeros((len(sigmas), len(members), len(members), source.n))
-    for j, rows, _, z in source.noisy(sigmas):
-        answers = [answer_of(d, z, float(sigmas[j]), name) for name, d in members.items()]
-        for a, b in zip(*np.triu_indices(len(members), 1), strict=True):
-            errors[j, a, b, rows] = errors[j, b, a, rows] = _squares(answers[a], answers[b])
+    with showing(verbose):
+        for j, rows, _, z in source.noisy(sigmas):
+            answers = [answer_of(d, z, float(sigmas[j]), name) for name, d in members.items()]
+            for a, b in zip(*np.triu_indices(len(members), 1), strict=True):
+                errors[j, a, b, rows] = errors[j, b, a, rows] = _squares(answers[a], answers[b])
     summary = errors.mean(-1), standard_error(errors)
     return ComparisonTable(sigmas, list(members), *summary, source.n, process, source.words)
 
@@ -378,10 +387,10 @@ class _Forward:
     def noisy(self, sigmas):
         """Yield index of the noise level, rows, clean images and noisy images, by batches."""
         shape = self.images.shape[1:]
-        for rows in _batches(shape, self.n):
+        for rows in progress(_batches(shape, self.n), "batches of noisy images"):
             clean = as_clean(self.images[rows], self.data_range)
             noise = draw_noise(shape, len(clean), self.seed, start=rows.start).to(clean)
-            for j, sigma in enumerate(sigmas):
+            for j, sigma in enumerate(progress(sigmas, "noise levels")):
                 yield j, rows, clean, clean + float(sigma) * noise
 
 
@@ -417,7 +426,7 @@ class _Reverse:
         grid = self.grid(sigmas)
         shape = self.walker.image_shape_
         start = middle(getattr(self.walker, "data_range_", None))
-        for rows in _batches((len(grid), *shape), self.n):
+        for rows in progress(_batches((len(grid), *shape), self.n), "batches of samples"):
             noise = draw_noise(shape, rows.stop - rows.start, self.seed, start=rows.start)
             step_noise = StepNoise(self.seed, len(grid), start=rows.start)
             _, states = self.walker.sample(
@@ -425,8 +434,9 @@ class _Reverse:
                 sampler=supplied(self.steps, noise=step_noise),
                 sigmas=grid,
                 return_trajectory=True,
+                verbose=int(is_shown()),
             )
-            for j, sigma in enumerate(sigmas):
+            for j, sigma in enumerate(progress(sigmas, "noise levels")):
                 yield j, rows, None, torch.as_tensor(states[grid.index(sigma)]).cpu()
 
     def grid(self, sigmas):
@@ -437,8 +447,9 @@ class _Reverse:
 
 
 def _batches(shape, n):
-    """Return slices of n rows that fit ``working_memory``."""
-    return gen_batches(n, rows_that_fit(64 * int(np.prod(shape)), n, what="The noise of one image"))
+    """Return a list of slices of n rows that fit ``working_memory``."""
+    n_rows = rows_that_fit(64 * int(np.prod(shape)), n, what="The noise of one image")
+    return list(gen_batches(n, n_rows))
 
 
 def _squares(answer, target):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from .._progress import progress, showing
 from .._repr import short_repr
 from .._typing import ArrayLike, DataRange, ImageShape, RandomState
 from .._units import checked_range, half_width
@@ -142,6 +143,7 @@ def local_equivalence(
     image_shape: ImageShape | None = None,
     data_range: DataRange | None = None,
     random_state: RandomState | None = 0,
+    verbose: int = 0,
 ) -> LocalEquivalence:
     r"""Measure the distance between patch and global posterior mean, and bound it.
 
@@ -179,6 +181,8 @@ def local_equivalence(
     random_state : int, RandomState, Generator or None, default 0
         Seed or generator of the drawn images and of their noise. The noise of image i depends on
         ``random_state`` and i only.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -238,9 +242,11 @@ def local_equivalence(
     clean = drawn.take(slice(0, len(drawn)), dtype)
     noise = draw_noise(shape, len(drawn), noise_seed(rng)).to(clean)
     patches = [_central(training_set, size) for size in sizes.tolist()]
-    distances = np.array(
-        [_distances(training_set, patches, clean + s * noise, s) for s in grid.tolist()]
-    )
+    with showing(verbose):
+        levels = progress(grid.tolist(), "noise levels")
+        distances = np.array(
+            [_distances(training_set, patches, clean + s * noise, s) for s in levels]
+        )
     gaps, variations = np.moveaxis(distances, 2, 0)
     diameters = np.array([_diameter(patch) for _, patch in patches])
     weight = drawn.sample_weight.cpu().numpy()
@@ -259,6 +265,7 @@ def suggest_patch_size(
     image_shape: ImageShape | None = None,
     data_range: DataRange | None = None,
     random_state: RandomState | None = 0,
+    verbose: int = 0,
 ) -> tuple[int, LocalEquivalence]:
     r"""Return the smallest patch whose posterior mean must equal that of the whole image.
 
@@ -300,6 +307,8 @@ def suggest_patch_size(
         on [-1, 1], float images are used unscaled.
     random_state : int, RandomState, Generator or None, default 0
         Seed or generator of the drawn images and of their noise.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -352,6 +361,7 @@ def suggest_patch_size(
         image_shape=image_shape,
         data_range=data_range,
         random_state=random_state,
+        verbose=verbose,
     )
     too_large = np.flatnonzero(estimates.bound[0] > tol)
     first = too_large[-1] + 1 if len(too_large) else 0

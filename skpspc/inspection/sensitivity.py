@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from .._input import load_arrays, map_array, reading
 from .._output import check_output, write_output
+from .._progress import progress, showing
 from .._typing import ArrayLike, Path, RandomState
 from ..sampling import draw_noise, noise_seed
 from ..sampling.schedules import check_grid
@@ -31,6 +32,7 @@ def heat_maps(
     pixels: ArrayLike | None = None,
     n_images: int | None = None,
     random_state: RandomState | None = 0,
+    verbose: int = 0,
 ) -> np.ndarray:
     r"""Return how strongly each input pixel changes pixels of the answer, at each noise level.
 
@@ -59,6 +61,8 @@ def heat_maps(
     random_state : int, RandomState, Generator or None, default 0
         Seed or generator of the drawn images and of their noise. All noise levels share the noise
         of an image, up to its scale.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -101,7 +105,13 @@ def heat_maps(
     """
     images = _Noisy.of(denoiser, X, n_images, random_state)
     levels = check_grid(sigmas).tolist()
-    heat = np.stack([denoiser.sensitivity(images.at(s), s, pixels).numpy() for s in levels])
+    with showing(verbose):
+        heat = np.stack(
+            [
+                denoiser.sensitivity(images.at(s), s, pixels).numpy()
+                for s in progress(levels, "noise levels")
+            ]
+        )
     if pixels is not None:
         return heat
     return _by_pixel(heat, heat.shape[2:])

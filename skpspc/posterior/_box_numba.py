@@ -24,6 +24,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from .._progress import progress
 from ..support.training_set import DEFAULT_RANGE, steps_per_unit
 from ._box_kernels import (
     CHUNK,
@@ -202,7 +203,7 @@ def _in_batches(function, n_rows, arrays, n_threads):
     try:
         results = [
             function(*(array[start : start + n_rows] for array in arrays), pool)
-            for start in range(0, len(arrays[0]), n_rows)
+            for start in progress(range(0, len(arrays[0]), n_rows), "blocks of noisy images")
         ]
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

@@ -16,6 +16,7 @@ import math
 
 import torch
 
+from .._progress import progress
 from ..support import Centred, Masks, Squares, SquaresAnywhere, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
 from . import derivative
@@ -76,7 +77,7 @@ def _jacobian_by_products(z, sigma, source, windows, pixels, blur, operator):
     rows, no_evidence = [], torch.zeros_like(sigma)
     answer_shape = source.answers.image_shape[0], *z.shape[2:]
     coordinates = _answer_coordinates(answer_shape, operator, pixels)
-    for coordinate in coordinates.T.flatten().tolist():
+    for coordinate in progress(coordinates.T.flatten().tolist(), "rows of the Jacobian"):
         unit = z.new_zeros(len(z), *answer_shape)
         unit.flatten(1)[:, coordinate] = 1
         row, _ = derivative.vjp(z, sigma, source, windows, blur, unit, no_evidence)
@@ -96,7 +97,8 @@ def _masks_jacobian(z, sigma, source, masks, answers):
     n, n_channels = len(z), len(answers)
     answers = answers.flatten()
     out = z.new_zeros(n, len(answers), z[0].numel())
-    for number, rows, share in _answering(masks, answers, z.shape[1]):
+    answering = list(_answering(masks, answers, z.shape[1]))
+    for number, rows, share in progress(answering, "windows"):
         precision = masks.query[number].expand(z.shape[1:]).flatten().double()
         columns = precision.nonzero().squeeze(1)
         weight = window_weights(z, sigma, source, columns, precision[columns])

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from .._progress import progress
 from .._repr import extent
 from .._typing import DataRange, ImageShape
 
@@ -256,8 +257,8 @@ def _gathered(kind, names, groups, n):
 
 def by_blocks(kernel, n_rows, arrays, *args):
     """Return the results of ``kernel(*blocks, *args)``, concatenated over blocks of n_rows rows."""
-    blocks = zip(*(array.split(n_rows) for array in arrays), strict=True)
-    results = [kernel(*block, *args) for block in blocks]
+    blocks = list(zip(*(array.split(n_rows) for array in arrays), strict=True))
+    results = [kernel(*block, *args) for block in progress(blocks, "blocks of noisy images")]
     return tuple(torch.cat(column) for column in zip(*results, strict=True))
 
 

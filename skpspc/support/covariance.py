@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .._progress import progress
 from .._repr import short_repr
 from .._state import NumpyState
 from .memory import rows_that_fit
@@ -132,7 +133,7 @@ def spectrum_by_iteration(training_set, rank):
     width = min(rank + max(20, rank // 4), n_values, len(training_set))
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(n_values, width, generator=generator, dtype=torch.float64).to(mean)
-    for _ in range(_POWER_ITERATIONS):
+    for _ in progress(range(_POWER_ITERATIONS), "iterations"):
         basis = torch.linalg.qr(basis)[0]
         image = _covariance_times(training_set, weights, mean, basis)
         projected, basis = basis, image
@@ -194,7 +195,7 @@ class Moments(NumpyState):
         if weight is not None and training_set.log_weight is None:
             equal, weight = float(weight[0]), None
         n_rows = min(_EXACT_ROWS, _rows(training_set))
-        for rows in training_set.slices(n_rows):
+        for rows in progress(list(training_set.slices(n_rows)), "covariance"):
             raw = training_set.stored(rows).flatten(1)
             if weight is None:
                 self._add_chunk(raw, None, equal)

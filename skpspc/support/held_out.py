@@ -12,6 +12,7 @@ these errors.
 import numpy as np
 import torch
 
+from .._progress import progress
 from ..sampling import draw_noise
 from .memory import rows_that_fit
 
@@ -93,7 +94,7 @@ def noisy_blocks(held_out, sigmas, seed, noise_per_level=False, measure=None):
     scale = levels.to(dtype).view(-1, 1, 1, 1, 1)
     row_bytes = 3 * 8 * held_out.n_values * len(levels)
     n_rows = rows_that_fit(row_bytes, len(held_out), what="One held-out image at all noise levels")
-    for rows in held_out.slices(n_rows):
+    for rows in progress(list(held_out.slices(n_rows)), "held-out images"):
         clean = held_out.take(rows, dtype)
         measured = clean if measure is None else measure(clean)
         shape = (len(levels) if noise_per_level else 1, *measured.shape[1:])
