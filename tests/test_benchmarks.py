@@ -262,6 +262,20 @@ def test_growth(monkeypatch, digits):
     assert nearest["setting"] == "n_neighbors=1"
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of Linux")
+def test_scale(tmp_path, digits):
+    scale = script("scale")
+    scale.write_images(tmp_path / "x.npy", digits[:100], 250)
+    images = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert np.array_equal(images[:100], digits[:100])
+    changes = np.abs(images[100:200].astype(int) - digits[:100])
+    assert 0 < changes.max() <= 8
+    row = scale.measured("EmpiricalDenoiser()", tmp_path / "x.npy", torch.get_num_threads())
+    assert row["n_train"] == 250 and row["fit_s"] >= 0
+    assert 0 < row["before_MB"] <= row["peak_MB"]
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.npy"]
+
+
 def test_index(monkeypatch, digits):
     index = script("index")
     monkeypatch.setattr(index, "SIGMAS", (0.1,))
