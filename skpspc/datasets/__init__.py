@@ -9,7 +9,8 @@ Every loader returns a :class:`sklearn.utils.Bunch` with these attributes:
 - ``n_skipped``, the number of skipped files (readers of a zip or a folder only).
 
 A file that cannot be read raises a `ValueError` that names the file, or an `OSError` if the file
-system fails. A file that needs more memory than ``max_bytes`` is refused before it is read.
+system fails. A file that needs more memory than ``max_bytes`` is refused before it is read. With
+``out=``, readers of a zip or a folder write the images to a ``.npy`` file in place of memory.
 """
 
 from ._embedded import load_digits_images, load_photo_patches
