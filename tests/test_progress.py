@@ -23,6 +23,8 @@ from skpspc.inspection import (
     error_curve,
     heat_maps,
     local_equivalence,
+    memorised_fraction,
+    nearest_training_distance,
     save_heat_maps,
     suggest_patch_size,
 )
@@ -84,6 +86,15 @@ CALLS = {
         .fit(X)
         .jacobian(Z[:1], 0.5, pixels=[(0, 0), (1, 1)])
     ),
+    "blocks of training images": lambda v, path: nearest_training_distance(
+        X[:2], np.repeat(X, 100, axis=0), verbose=v
+    ),
+    "blocks of training images of copies": lambda v, path: memorised_fraction(
+        X[:2], np.repeat(X, 100, axis=0), verbose=v
+    ),
+    "training images, first pass": lambda v, path: error_curve(
+        PSPCDenoiser(3).fit(np.repeat(X, 100, axis=0)), X, [1.0], n=2, verbose=v
+    ),
     "reading images": lambda v, path: load_image_folder(folder(path), verbose=v),
 }
 
@@ -91,6 +102,8 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_verbose_shows_progress(name, tmp_path, capfd):
     with config_context(working_memory=1):
+        if name == "training images, first pass":
+            pytest.importorskip("numba")
         CALLS[name](0, tmp_path)
         assert capfd.readouterr().err == ""
         CALLS[name](1, tmp_path)

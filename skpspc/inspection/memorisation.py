@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils import gen_batches
 
+from .._progress import progress, showing
 from .._typing import ArrayLike, DataRange
 from .._validation import as_tensor
 from ..posterior.pairs import pair_squares
@@ -24,6 +25,7 @@ def nearest_training_images(
     n_neighbors: int = 1,
     *,
     data_range: DataRange = (-1, 1),
+    verbose: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     r"""Return the training images nearest to each image, and their distances.
 
@@ -45,6 +47,8 @@ def nearest_training_images(
         Number of training images to return for each image.
     data_range : tuple of (low, high), default (-1, 1)
         Values that the uint8 pixels 0 and 255 stand for.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -78,12 +82,14 @@ def nearest_training_images(
     training_set = TrainingSet(as_tensor(train), data_range=data_range)
     n_values = training_set.n_values
     n_rows = rows_that_fit(64 * n_values, len(images), what="An image")
-    nearest = [
-        _nearest(
-            as_floats(images[rows], data_range).reshape(-1, n_values), training_set, n_neighbors
-        )
-        for rows in gen_batches(len(images), n_rows)
-    ]
+    batches = list(gen_batches(len(images), n_rows))
+    with showing(verbose):
+        nearest = [
+            _nearest(
+                as_floats(images[rows], data_range).reshape(-1, n_values), training_set, n_neighbors
+            )
+            for rows in progress(batches, "batches of images")
+        ]
     distances, indices = (np.concatenate(part) for part in zip(*nearest, strict=True))
     return distances, indices
 
@@ -108,7 +114,7 @@ def _candidates(z, training_set, k):
     )
     best = z.new_full((len(z), 0), torch.inf)
     ids = torch.empty((len(z), 0), dtype=torch.int64)
-    for rows in training_set.slices(n_rows):
+    for rows in progress(list(training_set.slices(n_rows)), "blocks of training images"):
         block = training_set.take(rows, z.dtype).flatten(1)
         distances = torch.cdist(z - centre, block - centre)
         number = torch.arange(rows.start, rows.stop).expand(len(z), -1)
@@ -135,7 +141,7 @@ def _measured(name, X, X_train, data_range, n_neighbors, measure):
 
 
 def nearest_training_distance(
-    X: ArrayLike, X_train: ArrayLike, *, data_range: DataRange = (-1, 1)
+    X: ArrayLike, X_train: ArrayLike, *, data_range: DataRange = (-1, 1), verbose: int = 0
 ) -> Measurement:
     r"""Return the distance to the nearest training image, :math:`\min_i \sqrt{|x - x_i|^2 / D}`.
 
@@ -148,6 +154,8 @@ def nearest_training_distance(
         Training images. uint8 images are converted in chunks, never as a whole.
     data_range : tuple of (low, high), default (-1, 1)
         Range of the values of X_train, recorded in the result.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -166,9 +174,15 @@ def nearest_training_distance(
     >>> nearest_training_distance([[0.3, 0.0]], [[0.0, 0.4], [1.0, 1.0]])
     nearest_training_distance 0.3536 (n=1, n_reference=2, data_range=(-1, 1))
     """
-    return _measured(
-        "nearest_training_distance", X, X_train, data_range, 1, lambda distances, _: distances[:, 0]
-    )
+    with showing(verbose):
+        return _measured(
+            "nearest_training_distance",
+            X,
+            X_train,
+            data_range,
+            1,
+            lambda distances, _: distances[:, 0],
+        )
 
 
 def memorised_fraction(
@@ -177,6 +191,7 @@ def memorised_fraction(
     *,
     ratio: float = 1 / 3,
     data_range: DataRange = (-1, 1),
+    verbose: int = 0,
 ) -> Measurement:
     r"""Return the fraction of images that are copies of a training image.
 
@@ -201,6 +216,8 @@ def memorised_fraction(
         Largest ratio of the two distances for a copy, in (0, 1].
     data_range : tuple of (low, high), default (-1, 1)
         Range of the values of X_train.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time.
 
     Returns
     -------
@@ -238,4 +255,5 @@ def memorised_fraction(
         nearest, second = distances.T
         return (nearest < ratio * second) | (nearest <= _COPY * span)
 
-    return _measured("memorised_fraction", X, X_train, data_range, 2, measure)
+    with showing(verbose):
+        return _measured("memorised_fraction", X, X_train, data_range, 2, measure)

@@ -292,7 +292,8 @@ class _Job:
         shape = queries.z.shape
         total = np.zeros(shape)
         groups = _groups(len(z))
-        for wave in self.waves(len(z), math.prod(shape[1:])):
+        waves = list(self.waves(len(z), math.prod(shape[1:])))
+        for wave in progress(waves, "training images, second pass"):
             composites = _aligned(np.broadcast_to(0, (len(wave), *shape)))
 
             def second(k, g, wave=wave, composites=composites):
@@ -357,7 +358,8 @@ class _Job:
         m = np.repeat(np.where(self.wrapped, HUGE, LOWEST)[None], count, axis=0)
         s = np.repeat(self.wrapped[None].astype(np.float64), count, axis=0)
         q = s.copy()
-        for wave in self.waves(count, 3 * self.length, ends=(64, 512, 4096)):
+        waves = list(self.waves(count, 3 * self.length, ends=(64, 512, 4096)))
+        for wave in progress(waves, "training images, first pass"):
             states = [_aligned(np.broadcast_to(v, (len(wave), *m.shape))) for v in (m, 0, 0)]
 
             def first(k, g, wave=wave, states=states):
