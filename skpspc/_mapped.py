@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from sklearn import get_config
 
+from ._threads import ForkSafeLock
+
 _SHRUNK = "copy the complete file to its place, open it again and fit again"
 
 
@@ -72,6 +74,7 @@ class MappedFile:
 
 
 _FILES: WeakKeyDictionary[mmap.mmap, MappedFile] = WeakKeyDictionary()
+_LOCK = ForkSafeLock()
 
 
 def note_mapping(array):
@@ -83,10 +86,11 @@ def note_mapping(array):
         owner = owner.base
     if not isinstance(owner, mmap.mmap) or named is None or named.offset is None:
         return
-    if owner not in _FILES:
-        _FILES[owner] = MappedFile(owner, named)
-        if hasattr(mmap, "MADV_SEQUENTIAL"):
-            owner.madvise(mmap.MADV_SEQUENTIAL)  # otherwise each page is waited for
+    with _LOCK:
+        if owner not in _FILES:
+            _FILES[owner] = MappedFile(owner, named)
+            if hasattr(mmap, "MADV_SEQUENTIAL"):
+                owner.madvise(mmap.MADV_SEQUENTIAL)  # otherwise each page is waited for
 
 
 def is_mapped(array):
@@ -104,7 +108,8 @@ def file_of(images):
         address = images.data_ptr()
     else:
         return None
-    return next((item for item in list(_FILES.items()) if item[1].holds(address)), None)
+    with _LOCK:
+        return next((item for item in _FILES.items() if item[1].holds(address)), None)
 
 
 def check_unchanged(images):

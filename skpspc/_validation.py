@@ -71,6 +71,8 @@ def check_training_images(estimator, X, *, reset):
     if isinstance(X, (str, os.PathLike)):
         X = _mapped_file(X)
     given, X = X, as_container(X, "X")
+    if isinstance(X, torch.Tensor):  # of another denoiser's training images
+        check_unchanged(X)
     n_axes = getattr(X, "ndim", 2)
     is_image = n_axes == 4
     if is_image or estimator.image_shape is not None:
@@ -267,9 +269,8 @@ def _check_flat(estimator, X, *, reset, name, given):
         X = X.detach()
         if X.dtype not in _TORCH_DTYPES:
             X = X.to(torch.float32 if X.is_floating_point() else torch.float64)
-    if isinstance(X, (np.ndarray, torch.Tensor)):
-        check_unchanged(X)
     if is_mapped(X):
+        check_unchanged(X)
         _check_layout(X, name)
     if not is_flat:
         X = X.reshape(len(X), math.prod(X.shape[1:]))

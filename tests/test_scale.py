@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from sklearn import config_context
+from sklearn.model_selection import GridSearchCV
 
 from skpspc import (
     BlendedDenoiser,
@@ -23,6 +25,7 @@ from skpspc import (
     PosteriorMeanCollection,
     PSPCDenoiser,
     SmoothedDenoiser,
+    load,
 )
 from skpspc.datasets import load_edm_zip, load_image_folder
 
@@ -192,6 +195,57 @@ def test_a_file_may_be_replaced_or_deleted(tmp_path):
     assert np.array_equal(model.denoise(Z, 0.3), expected)
     os.remove(tmp_path / "x.npy")
     assert np.array_equal(model.denoise(Z, 0.3), expected)
+
+
+@pytest.mark.parametrize("offset", [0, 100, 5000])
+def test_a_raw_file_may_begin_anywhere(offset, tmp_path):
+    (tmp_path / "x.raw").write_bytes(bytes(offset) + X.tobytes())
+    on_disk = np.memmap(tmp_path / "x.raw", np.uint8, "r", offset, X.shape)
+    model = PSPCDenoiser(3).fit(on_disk)
+    assert np.array_equal(model.denoise(Z, 0.3), PSPCDenoiser(3).fit(X).denoise(Z, 0.3))
+    os.truncate(tmp_path / "x.raw", offset + X.nbytes - 1)
+    with pytest.raises(ValueError, match="cut short"):
+        model.denoise(Z, 0.3)
+
+
+def test_a_file_may_grow_while_it_is_mapped_for_writing(tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    model = PSPCDenoiser(3).fit(np.load(tmp_path / "x.npy", mmap_mode="r+"))
+    before = model.denoise(Z, 0.3)
+    with open(tmp_path / "x.npy", "ab") as file:
+        file.write(bytes(100))
+    assert np.array_equal(model.denoise(Z, 0.3), before)
+
+
+def test_a_noisy_image_of_a_file_that_is_cut_short_is_an_error(tmp_path):
+    noisy = mapped(tmp_path / "z.npy", np.repeat(Z, 20, axis=0))
+    os.truncate(tmp_path / "z.npy", 300)
+    with pytest.raises(ValueError, match="cut short"):
+        PSPCDenoiser(3).fit(X).denoise(noisy, 0.3)
+
+
+def test_a_pickle_holds_the_images_and_not_the_file(tmp_path):
+    model = PSPCDenoiser(3).fit(mapped(tmp_path / "x.npy", X))
+    expected, again = model.denoise(Z, 0.3), pickle.loads(pickle.dumps(model))
+    os.remove(tmp_path / "x.npy")
+    assert np.array_equal(again.denoise(Z, 0.3), expected)
+
+
+@pytest.mark.parametrize("include_data", [True, False])
+def test_a_denoiser_of_a_file_is_saved(include_data, tmp_path):
+    np.save(tmp_path / "x.npy", X)
+    model = PSPCDenoiser(3).fit(tmp_path / "x.npy")
+    model.save(tmp_path / "model.safetensors", include_data=include_data)
+    images = () if include_data else (tmp_path / "x.npy",)
+    again = load(tmp_path / "model.safetensors", *images)
+    assert np.array_equal(again.denoise(Z, 0.3), model.denoise(Z, 0.3))
+
+
+def test_a_search_over_processes_takes_a_map(tmp_path):
+    on_disk = mapped(tmp_path / "x.npy", X)
+    search = GridSearchCV(PSPCDenoiser(), {"patch_size": [1, 3]}, cv=2, n_jobs=2).fit(on_disk)
+    expected = GridSearchCV(PSPCDenoiser(), {"patch_size": [1, 3]}, cv=2).fit(X)
+    assert search.best_params_ == expected.best_params_
 
 
 PEAK = """
