@@ -12,13 +12,13 @@ _PAIRS = 2048  # pairs that one thread computes at a time
 
 @partial(jit, fastmath=True)  # sums in any order, to vectorise them
 def _squares(z, x, query, ids, out):
-    """Write out[p] = |z[query[p]] - x[ids[p]]|^2 for float32 rows z and rows x of any dtype."""
+    """Write out[p] = |z[query[p]] - x[ids[p]]|^2, computed in the dtype of z."""
     for p in range(len(out)):
         a = z[query[p]]
         b = x[ids[p]]
-        total = np.float32(0.0)
+        total = z.dtype.type(0.0)
         for j in range(len(a)):
-            d = a[j] - np.float32(b[j])
+            d = a[j] - z.dtype.type(b[j])
             total += d * d
         out[p] = total
 
@@ -28,7 +28,7 @@ def compiled_pair_squares(z, x, query, ids, n_threads=1):
 
     Parameters
     ----------
-    z : float32 array (n, D)
+    z : float32 or float64 array (n, D)
     x : uint8 or float32 array (N, D)
         Training images; for uint8, z has the units 0 to 255.
     query, ids : int64 array (p,)
@@ -38,11 +38,11 @@ def compiled_pair_squares(z, x, query, ids, n_threads=1):
 
     Returns
     -------
-    float32 array (p,)
+    array (p,), in the dtype of z
     """
     x = x.view()
     x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
-    out = np.empty(len(ids), np.float32)
+    out = np.empty(len(ids), z.dtype)
 
     def write(start):
         pairs = slice(start, start + _PAIRS)

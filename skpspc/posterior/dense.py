@@ -7,12 +7,15 @@ small sigma. The product therefore only *finds* the images that matter; their di
 again by subtraction in float64.
 """
 
+import math
+
 import torch
 
-from ..support.memory import rows_that_fit
+from ..support.memory import rows_that_fit, working_bytes
 from .direction import Product
+from .pairs import pair_squares
 from .posterior import PerWindow, by_blocks
-from .softmax import exact_scale, floored_sigma, precision_root
+from .softmax import exact_scale, float32_serves, floored_sigma, precision_root
 
 # Rounding errors of a matrix product, in units of the last place of |z||x|. If all terms are
 # positive, as for nearly equal images, errors grow like a random walk with the number of terms.
@@ -20,6 +23,8 @@ _ROUNDING = 4.0
 _WALK = 1 / 64
 # Training images converted at a time: they stay in the cache.
 _CHUNK_ROWS = 256
+_EXACT_ROWS = 32  # compared at a time in float64
+_DECISIVE_BYTES = 48  # for indices and exact logits of one pair of images
 
 
 def dense(z, sigma, training_set):
@@ -127,13 +132,14 @@ def _dense_block(z, a, training_set):
 
 
 def _chunks(training_set, z, used=None):
-    """Yield slices and centred images (m, D) of the chunks that contain a used image."""
+    """Yield rows, a slice or indices, and the centred images (m, D) that are used; None: all."""
     row_bytes = training_set.n_values * z.element_size()
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
     buffer = z.new_empty((n_rows, *training_set.image_shape))
-    for rows in training_set.slices(n_rows):
-        if used is None or used[rows].any():
-            yield rows, training_set.centred(rows, buffer).flatten(1)
+    is_all = used is None or bool(used.all())
+    chunks = training_set.slices(n_rows) if is_all else used.nonzero()[:, 0].split(n_rows)
+    for rows in chunks:
+        yield rows, training_set.centred(rows, buffer).flatten(1)
 
 
 def _relative_weights(z, a, training_set):
@@ -144,7 +150,7 @@ def _relative_weights(z, a, training_set):
     root = (a / unit).to(z.dtype)[:, None]
     logit = z.new_empty(len(z), len(training_set))
     for rows, x in _chunks(training_set, z):
-        logit[:, rows] = (x @ scaled.T).T
+        logit[:, rows] = scaled @ x.T
     logit.mul_(2 * root).sub_((root * norms).square_())
     if training_set.log_weight is not None:
         logit += training_set.log_weight.to(logit)
@@ -153,7 +159,7 @@ def _relative_weights(z, a, training_set):
     rounding = n_units * torch.finfo(z.dtype).eps * reach
     rounding *= 2 * scaled.norm(dim=1, keepdim=True) + reach
     peak = _recompute_decisive(logit, rounding.squeeze(1), z, a, offset, training_set)
-    weight = logit.exp_()
+    weight = _exp_(logit)
     negligible = 1e-3 * torch.finfo(z.dtype).eps / len(training_set)
     return torch.nn.functional.threshold(weight, negligible, 0.0, inplace=True), peak
 
@@ -165,17 +171,17 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
     logits are (b,) float64.
     """
     margin = (rounding / torch.finfo(logit.dtype).eps).clamp_min_(1e-30).log_()
-    least = logit.logsumexp(1) - 2 * rounding - margin
+    least = _log_total(logit) - 2 * rounding - margin
     square = offset.square().sum(1)  # not in the products: equal for every training image
     peak = torch.empty_like(square)
-    for row, relative in enumerate(logit):
-        decisive = (relative >= least[row]).nonzero().squeeze(1)
+    decisive_images = _decisive(logit, least, z, a, training_set)
+    for row, (decisive, exact) in enumerate(decisive_images):
+        relative = logit[row]
         if not len(decisive):
             peak[row] = relative.max()
             relative -= peak[row].to(relative)
             peak[row] -= square[row]
             continue
-        exact = _exact_logits(z[row], a[row], training_set, decisive)
         leader = exact.argmax()
         nearest = exact[leader].clone()
         exact -= nearest
@@ -194,13 +200,43 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
     return peak
 
 
-def _exact_logits(z, a, training_set, rows):
-    """Return the logits of the images ``rows``, by subtraction, without weights, (m,) float64."""
+def _decisive(logit, least, z, a, training_set):
+    """Yield the indices and exact logits of the decisive images of each noisy image."""
+    n_rows = max(1, int(working_bytes()) // (_DECISIVE_BYTES * len(training_set)))
+    for images, levels, least_logits, logits in zip(
+        *(array.split(n_rows) for array in (z, a, least, logit)), strict=True
+    ):
+        query, ids = (logits >= least_logits[:, None]).nonzero().unbind(1)
+        counts = query.bincount(minlength=len(images)).tolist()
+        exact = _exact_logits(images, levels, training_set, query, ids)
+        yield from zip(ids.split(counts), exact.split(counts), strict=True)
+
+
+def _log_total(logit):
+    """Return the log of the sum of exponentiated logits of each row, (b,)."""
+    peak = logit.amax(1, keepdim=True)
+    return _exp_(logit - peak).sum(1).log_() + peak[:, 0]
+
+
+def _exp_(logit):
+    """Replace logits by their exponentials, at least exp(-80): results near 0 are slow."""
+    return logit.clamp_min_(-80.0).exp_()
+
+
+def _exact_logits(z, a, training_set, query, ids):
+    """Return the logits of pairs of a noisy and a training image, without weights, (p,) float64.
+
+    Differences are squared in float64. See `pair_squares` for ``query`` and ``ids``.
+    """
+    sigma = math.sqrt(0.5) / a
+    if float32_serves(sigma, training_set).all():  # squares in any unit neither over- nor underflow
+        return -pair_squares(z, training_set, query, ids, torch.float64) * a[query].square()
     z = z.double()
-    n_rows = rows_that_fit(2 * z.nbytes, _CHUNK_ROWS, what="One training image")
-    logits = [a.new_empty(0)]
     scale, factor = exact_scale(a)
-    for chunk in rows.split(n_rows):
-        difference = training_set.take(chunk, torch.float64).flatten(1) - z
-        logits.append(difference.mul_(scale).square_().sum(1).mul_(-factor))
+    n_rows = rows_that_fit(3 * z[0].nbytes, _EXACT_ROWS, what="One training image")
+    logits = [a.new_empty(0)]
+    for chunk, images in zip(query.split(n_rows), ids.split(n_rows), strict=True):
+        difference = training_set.take(images, torch.float64).flatten(1) - z[chunk]
+        squares = difference.mul_(scale[chunk, None]).square_().sum(1)
+        logits.append(squares.mul_(-factor[chunk]))
     return torch.cat(logits)
