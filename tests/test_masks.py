@@ -156,7 +156,8 @@ def test_the_ends_of_sigma(sigma, engine, device):
     np.testing.assert_allclose(got.mean.cpu().reshape(3, -1), exact.mean, rtol=0, atol=1e-5)
 
 
-def test_the_answer_does_not_depend_on_the_number_of_threads():
+@pytest.mark.parametrize("of_coordinates", [False, True])
+def test_the_answer_does_not_depend_on_the_number_of_threads(of_coordinates):
     pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
     from scipy.sparse import csr_array
 
@@ -165,6 +166,8 @@ def test_the_answer_does_not_depend_on_the_number_of_threads():
     rng, X, Z, sigma = case((3, 5, 6), np.uint8, n_images=3000)
     query = masks(rng, (3, 5, 6)).reshape(-1, 30).astype(np.float32)
     matrices = csr_array(query), csr_array(np.ascontiguousarray((query / query.sum(0)).T))
+    if of_coordinates:
+        matrices = csr_array((rng.random((90, 90)) < 0.4).astype(np.float32)), None
     one, three = (
         _masks_numba.compiled_masked_posterior(Z, X, sigma, *matrices, n_threads=n) for n in (1, 3)
     )
@@ -182,3 +185,62 @@ def test_windows_of_all_channels_compare_the_moves_that_cover_them():
     single = Masks("single", *(m.expand(-1, 3, -1, -1) for m in (shared.query, shared.response)))
     means = [masked(z, sigma, training_set, w, "exact").mean for w in (shared, single)]
     torch.testing.assert_close(*means, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_windows_of_coordinates_against_the_slow_formula(shape, dtype, weighted, engine, device):
+    rng, X, Z, sigma = case(shape, dtype, n_images=1100)
+    size = int(np.prod(shape))
+    query = rng.random((size, *shape)) < 0.3
+    query[0] = False  # compares nothing: the mean
+    weight = rng.random(len(X)) + 0.1 if weighted else None
+    tensors = (torch.from_numpy(a).to(device) for a in (Z, sigma, X, query))
+    z, level, x, mask = tensors
+    training_set = TrainingSet(x, None if weight is None else torch.from_numpy(weight).to(device))
+    got = masked(z, level, training_set, Masks("test", mask, None), engine)
+    own = [np.arange(size) == k for k in range(size)]
+    exact = oracle.collection(Z, X, sigma, query.reshape(size, -1), own, weight)
+    np.testing.assert_allclose(got.mean.cpu().reshape(3, -1), exact.mean, rtol=0, atol=1e-5)
+    constant = query.reshape(size, -1).sum(1) / 2 * np.log(2 * np.pi * sigma[:, None] ** 2)
+    np.testing.assert_allclose(
+        got.log_norm.cpu().numpy() - constant, exact.log_evidence, rtol=1e-5, atol=1e-3
+    )
+    ess = exact.effective_sample_size
+    np.testing.assert_allclose(got.effective_sample_size.cpu(), ess, rtol=1e-3)
+
+
+@pytest.mark.parametrize("sigma", [0.02, 0.5, 10.0])
+def test_large_windows_in_float32(sigma, engine, device, photos):
+    """Errors do not grow with the number of pixels, nor with the noise that all logits share."""
+    X = photos[:300]
+    size = X[0].size
+    Z = X[:2] / 127.5 - 1 + sigma * np.random.default_rng(0).standard_normal((2, *X.shape[1:]))
+    z = torch.from_numpy(Z.astype(np.float32)).to(device)
+    level = torch.full((2,), sigma, dtype=torch.float64, device=device)
+    half = torch.arange(size, device=device).view(1, *X.shape[1:]) % 50 < 30
+    query = half.expand(size, -1, -1, -1)
+    training_set = TrainingSet(torch.from_numpy(X).to(device))
+    windows = Masks("test", query, None)
+    exact = masked(z.double(), level, training_set, windows, "torch")
+    got = masked(z, level, training_set, windows, engine)
+    torch.testing.assert_close(got.mean.double(), exact.mean, rtol=0, atol=1e-5)
+
+
+def test_partial_sums_equal_the_entries():
+    pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
+    from scipy.sparse import csr_array
+
+    from skpspc.posterior._masks_numba import RUN, _with_tables
+
+    rng = np.random.default_rng(0)
+    matrix = np.repeat(rng.integers(0, 3, (9, 13)), 3, axis=1)[:, :37].astype(np.float32)
+    maps = rng.random(-(-37 // RUN) * RUN)
+    maps[37:] = 0
+    blocks = maps.reshape(-1, RUN)
+    backwards = blocks[:, ::-1].cumsum(1)[:, ::-1]
+    tables = np.concatenate([maps, blocks.cumsum(1).ravel(), backwards.ravel()])
+    partial_sums = _with_tables(csr_array(matrix))
+    assert partial_sums.nnz < np.count_nonzero(matrix)
+    np.testing.assert_allclose(partial_sums @ tables, matrix @ maps[:37], rtol=1e-6)

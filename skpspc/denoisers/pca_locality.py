@@ -120,9 +120,10 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
 
     Notes
     -----
-    A noisy image costs N * D^2 operations, with D = C * H * W. The precisions of one noise level
-    cost D^3 operations and hold D^2 float64 numbers. Every :meth:`partial_fit` decomposes the
-    covariance.
+    With numba, float32 images on the CPU cost a few operations for each run of compared
+    coordinates. Other images, and ``softmax="batchwise"``, cost N * D^2 operations, with
+    D = C * H * W. The precisions of one noise level cost D^3 operations and hold D^2 float64
+    numbers. Every :meth:`partial_fit` decomposes the covariance.
 
     A constant coordinate (W_nn below 1e-8 of the largest) has a zero row in M. A nearly constant
     coordinate has a large row, so that few others reach the threshold. The estimate of a coordinate
@@ -184,7 +185,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         gaussian, shape = Gaussian.of(training_set), training_set.image_shape
         batch_size = self.batch_size if self.softmax == "batchwise" else None
         windows = Neighbourhoods(gaussian, shape, self.threshold, batch_size)
-        return Prior(training_set, windows, engine="torch")
+        return Prior(training_set, windows)
 
     def neighbours(self, sigma: float) -> Array:
         """Return the matrix B of the coordinates compared for each coordinate.

@@ -5,229 +5,44 @@ the pixels of a mask for 32 images at once, whatever the shape of the mask. The 
 sparse matrix. The first of two passes updates a maximum and normaliser per window. For each pair of
 a noisy and a training image it records the largest excess of a logit over the maximum. The second
 pass composes the posterior mean from pairs whose excess is not negligible.
+
+A run of equal precisions, in consecutive pixels, is a sum of few partial sums: from its first pixel
+to the end of a block of eight, over whole blocks, and from the start of a block to its last pixel.
+Windows share the partial sums, and all are sums of non-negative numbers, so that nothing cancels.
 """
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
+from scipy.sparse import coo_array
 
 from ..support.training_set import DEFAULT_RANGE, steps_per_unit
-from ._jit import jit
-from ._math_numba import HUGE, LOWEST, exp_negative
+from ._masks_kernels import (
+    GROUP,
+    LANES,
+    RUN,
+    Answers,
+    Matrix,
+    Normalised,
+    Plan,
+    Queries,
+    Running,
+    Sources,
+    first_pass,
+    second_pass,
+    single_pass,
+)
+from ._math_numba import LOWEST
 
-LANES = 32
 _BLOCK = 32 * LANES  # training images with one common state; independent of the number of threads
 _SKIPPED_MASS = 1e-8  # largest fraction of a window's mass that is skipped
-_ZERO = np.float32(0.0)
 
 
-class Sources(NamedTuple):
-    """Training images, followed by all mirror images."""
-
-    x: np.ndarray  # (N, C, H, W), uint8 or float32
-    rows: np.ndarray  # (M,) int64, indices of the images to use, of mirror images from N on
-    log_weight: np.ndarray  # (M,) float32
-    offset: np.float32  # subtracted from the pixels of x
-
-
-class Queries(NamedTuple):
-    """Noisy images, multiplied by 1 / (sigma sqrt(2))."""
-
-    z: np.ndarray  # (B, C H W) float32
-    scale: np.ndarray  # (B,) float32, factor of the training images
-
-
-class Plan(NamedTuple):
-    """Windows as CSR matrices: (indptr int64, indices int64, data float32)."""
-
-    precision: tuple  # (K, H W)
-    response: tuple  # (H W, K)
-    cut: np.float32  # logits this far below the maximum are negligible
-
-
-class Running(NamedTuple):
-    """Softmax of every window over the sources added so far."""
-
-    m: np.ndarray  # (B, K) float32, largest logit
-    s: np.ndarray  # (B, K) float32, sum of exp(logit - m)
-    q: np.ndarray  # (B, K) float32, sum of exp(logit - m)^2
-    excess: np.ndarray  # (B, M) float32, largest excess of a source's logit over m at its addition
-
-
-class Normalised(NamedTuple):
-    """Softmax of every window over all sources."""
-
-    m: np.ndarray  # (B, K) float32, largest logit
-    r: np.ndarray  # (B, K) float32, 1 / sum of exp(logit - m)
-
-
-@jit
-def _load(sources, start, count, tile):
-    """Write ``count`` sources as (C H W, lanes); unused lanes repeat the last source."""
-    x, rows, offset = sources.x, sources.rows, sources.offset
-    flat = x.reshape(len(x), -1)
-    width = x.shape[3]
-    for j in range(LANES):
-        row = rows[start + min(j, count - 1)]
-        image = flat[row % len(x)]
-        if row < len(x):
-            for p in range(flat.shape[1]):
-                tile[p * LANES + j] = np.float32(image[p]) - offset
-        else:
-            for left in range(0, flat.shape[1], width):
-                for p in range(width):
-                    tile[(left + p) * LANES + j] = np.float32(image[left + width - 1 - p]) - offset
-
-
-@jit
-def _maps(z, scale, tile, maps):
-    """Write maps[p, j] = sum_c (z[c, p] - scale * tile[c, p, j])^2 for a scaled z."""
-    n_pixels = len(maps) // LANES
-    for p in range(n_pixels):
-        o = np.uint64(p * LANES)
-        for j in range(np.uint64(LANES)):
-            maps[o + j] = _ZERO
-        for c in range(len(z) // n_pixels):
-            a = z[c * n_pixels + p]
-            i = np.uint64((c * n_pixels + p) * LANES)
-            for j in range(np.uint64(LANES)):
-                d = a - scale * tile[i + j]
-                maps[o + j] += d * d
-
-
-@jit
-def _row_sum(matrix, row, maps, out):
-    """Write out[j] = sum of data * maps[index, j] over one row of a sparse matrix."""
-    indptr, indices, data = matrix
-    for j in range(np.uint64(LANES)):
-        out[j] = _ZERO
-    at = indptr[row]
-    while at + 1 < indptr[row + 1]:
-        a = np.uint64(indices[at] * LANES)
-        b = np.uint64(indices[at + 1] * LANES)
-        u = data[at]
-        v = data[at + 1]
-        for j in range(np.uint64(LANES)):
-            out[j] += u * maps[a + j] + v * maps[b + j]
-        at += 2
-    if at < indptr[row + 1]:
-        a = np.uint64(indices[at] * LANES)
-        u = data[at]
-        for j in range(np.uint64(LANES)):
-            out[j] += u * maps[a + j]
-
-
-@jit
-def first_pass(sources, queries, plan, block, running):
-    """Write the softmax of every window over the sources of one block (begin, end)."""
-    begin, end = block
-    log_weight, precision, cut = sources.log_weight, plan.precision, plan.cut
-    z, scale = queries.z, queries.scale
-    m, s, q, excess = running.m, running.s, running.q, running.excess
-    n_queries, n_values = z.shape
-    n_windows = m.shape[1]
-    n_pixels = sources.x.shape[2] * sources.x.shape[3]
-    tile = np.empty(n_values * LANES, np.float32)
-    maps = np.empty(n_pixels * LANES, np.float32)
-    logit = np.empty(LANES, np.float32)
-    lane_weight = np.empty(LANES, np.float32)
-    largest = np.empty(LANES, np.float32)
-    sums = np.zeros((n_queries, n_windows * LANES), np.float32)
-    squares = np.zeros((n_queries, n_windows * LANES), np.float32)
-    for start in range(begin, end, LANES):
-        count = min(LANES, end - start)
-        _load(sources, start, count, tile)
-        for j in range(LANES):
-            lane_weight[j] = log_weight[start + j] if j < count else -HUGE
-        for b in range(n_queries):
-            _maps(z[b], scale[b], tile, maps)
-            largest[:] = LOWEST
-            for k in range(n_windows):
-                _row_sum(precision, k, maps, logit)
-                matters = np.int32(0)
-                leads = np.int32(0)
-                top = m[b, k]
-                for j in range(np.uint64(LANES)):
-                    v = lane_weight[j] - logit[j]
-                    logit[j] = v
-                    d = v - top
-                    largest[j] = d if d > largest[j] else largest[j]
-                    matters |= np.int32(d > cut)
-                    leads |= np.int32(d > _ZERO)
-                if matters == 0:
-                    continue
-                o = np.uint64(k * LANES)
-                if leads != 0:
-                    top = max(top, logit.max())
-                    f = exp_negative(m[b, k] - top)
-                    m[b, k] = top
-                    for j in range(np.uint64(LANES)):
-                        sums[b, o + j] *= f
-                        squares[b, o + j] *= f * f
-                for j in range(np.uint64(LANES)):
-                    e = exp_negative(logit[j] - top) if logit[j] > LOWEST else _ZERO
-                    sums[b, o + j] += e
-                    squares[b, o + j] += e * e
-            excess[b, start : start + count] = largest[:count]
-    for b in range(n_queries):
-        for k in range(n_windows):
-            s[b, k] = sums[b, k * LANES : (k + 1) * LANES].sum()
-            q[b, k] = squares[b, k * LANES : (k + 1) * LANES].sum()
-
-
-@jit
-def second_pass(sources, queries, b, plan, softmax, total):
-    """Add the composite of all sources for noisy image b to total (C H W)."""
-    log_weight, precision, response = sources.log_weight, plan.precision, plan.response
-    z, scale, m, r = queries.z[b], queries.scale[b], softmax.m[b], softmax.r[b]
-    n_channels, height, width = sources.x.shape[1:]
-    n_values = len(z)
-    n_pixels = height * width
-    n_windows = len(m)
-    tile = np.empty(n_values * LANES, np.float32)
-    maps = np.empty(n_pixels * LANES, np.float32)
-    weight = np.empty(n_windows * LANES, np.float32)
-    lane = np.empty(LANES, np.float32)
-    partial = np.zeros(n_values * 8, np.float32)
-    for start in range(0, len(log_weight), LANES):
-        count = min(LANES, len(log_weight) - start)
-        _load(sources, start, count, tile)
-        _maps(z, scale, tile, maps)
-        for k in range(n_windows):
-            _row_sum(precision, k, maps, lane)
-            o = np.uint64(k * LANES)
-            for j in range(np.uint64(LANES)):
-                weight[o + j] = exp_negative(-lane[j] - m[k])
-            for j in range(LANES):
-                if j >= count:
-                    weight[k * LANES + j] = _ZERO
-                elif log_weight[start + j] != _ZERO:
-                    v = log_weight[start + j] - lane[j] - m[k]
-                    weight[k * LANES + j] = exp_negative(v)
-            for j in range(np.uint64(LANES)):
-                weight[o + j] *= r[k]
-        for p in range(n_pixels):
-            _row_sum(response, p, weight, lane)
-            for c in range(n_channels):
-                i = np.uint64((c * n_pixels + p) * LANES)
-                o = np.uint64((c * n_pixels + p) * 8)
-                for j in range(np.uint64(8)):
-                    j1 = j + np.uint64(8)
-                    j2 = j + np.uint64(16)
-                    j3 = j + np.uint64(24)
-                    u = tile[i + j] * lane[j] + tile[i + j1] * lane[j1]
-                    v = tile[i + j2] * lane[j2] + tile[i + j3] * lane[j3]
-                    partial[o + j] += u + v
-    for i in range(n_values):
-        total[i] += partial[i * 8 : (i + 1) * 8].sum()
-
-
-def state_bytes(n_images, n_windows, n_values, n_threads):
+def state_bytes(n_images, n_windows, n_values):
     """Return the bytes that `compiled_masked_posterior` needs per noisy image."""
     n_blocks = -(-n_images // _BLOCK)
-    windows = n_windows * (3 * n_blocks + 2 * LANES * n_threads)
-    return 4 * (windows + n_images + n_values * n_blocks)
+    return 4 * (4 * n_windows * n_blocks + n_images + n_values * n_blocks)
 
 
 def compiled_masked_posterior(
@@ -253,9 +68,10 @@ def compiled_masked_posterior(
     sigma : float64 array (B,)
         Noise levels, > 0; inf is allowed.
     query : scipy CSR matrix (K, H W), float32
-        Precisions of each window.
-    response : scipy CSR matrix (H W, K), float32
-        Share of each window in each pixel; rows sum to one.
+        Precisions of each window; (C H W, C H W) without ``response``.
+    response : scipy CSR matrix (H W, K), float32, or None
+        Share of each window in each pixel; rows sum to one. None: window k denoises coordinate k
+        alone.
     data_range : tuple of (low, high), default (-1, 1)
         Values of the uint8 pixels 0 and 255.
     log_weight : array (N,), optional
@@ -275,37 +91,95 @@ def compiled_masked_posterior(
     x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
     n_images = len(x) * (2 if flip else 1)
     # Pixels are centred at the middle of their range.
-    unit, offset, middle = np.float32(1.0), _ZERO, 0.0
+    unit, offset, middle = np.float32(1.0), np.float32(0.0), 0.0
     if x.dtype == np.uint8:
         unit, offset = np.float32(steps_per_unit(data_range)), np.float32(127.5)
         middle = sum(data_range) / 2
-    root = np.sqrt(0.5) / np.asarray(sigma, dtype=np.float64)
-    scaled = ((z.reshape(len(z), -1) - middle) * root[:, None]).astype(np.float32)
     if log_weight is None:
         log_weight = np.zeros(n_images)
-    sources = Sources(x, np.arange(n_images), log_weight.astype(np.float32), offset)
-    queries = Queries(scaled, (root / unit).astype(np.float32))
+    sources = Sources(x, _words(x), np.arange(n_images), log_weight.astype(np.float32), offset)
+    root = np.sqrt(0.5) / np.asarray(sigma, dtype=np.float64)
+    queries = _queries((z - middle) * unit, root / unit, sources, query.shape[1])
     cut = np.float32(np.log(_SKIPPED_MASS / n_images))
-    plan = Plan(_arrays(query), _arrays(response), cut)
-
+    precision = _matrix(query)
     with ThreadPoolExecutor(n_threads) as pool:
-        m, s, q, excess = _running_softmax(sources, queries, plan, pool)
-        top = m.max(axis=0)
-        shrink = np.exp(m.astype(np.float64) - top)
-        norm = (s * shrink).sum(axis=0)
-        ess = norm**2 / (q * shrink**2).sum(axis=0)
-        softmax = Normalised(top, (1 / norm).astype(np.float32))
-        total = _composite(sources, queries, plan, softmax, excess > cut, pool)
-    mean = (total / unit + middle).astype(np.float32).reshape(z.shape)
-    return mean, (top + np.log(norm)).astype(np.float32), ess.astype(np.float32)
+        if response is None:
+            total, log_norm, ess = _coordinates(sources, queries, precision, cut, pool)
+        else:
+            plan = Plan(precision, _matrix(response), cut)
+            total, log_norm, ess = _composites(sources, queries, plan, pool)
+    mean = (total / unit + middle).reshape(z.shape)
+    log_norm -= queries.level @ query.T.astype(np.float64)
+    return tuple(array.astype(np.float32) for array in (mean, log_norm, ess))
+
+
+def _queries(z, root, sources, n_compared):
+    """Return the `Queries` of images z (B, C, H, W) in the units of the centred pixels.
+
+    The level, a Wiener estimate, removes the term that the noise adds to all squared differences.
+    """
+    x, n_values = sources.x, z[0].size
+    sample = x[np.linspace(0, len(x) - 1, min(64, len(x))).astype(int)].reshape(-1, n_values)
+    sample = sample.astype(np.float64) - sources.offset
+    centre, spread = sample.mean(0), sample.var(0).mean()
+    shrink = 1 / (1 + 2 * spread * root**2)
+    z = z.reshape(len(z), -1).astype(np.float64) * root[:, None]
+    limit = np.sqrt(1e36 / n_values)  # squares stay finite in float32
+    z = np.clip(z, -limit, limit)
+    estimate = (z - centre * root[:, None]) * shrink[:, None]
+    level = np.square(estimate).reshape(len(z), -1, n_compared).sum(1)
+    return Queries(*(array.astype(np.float32) for array in (z, level, root)))
+
+
+def _coordinates(sources, queries, precision, cut, pool):
+    """Return means (B, C H W), log normalisers and sample sizes of windows of coordinates."""
+    n_queries, n_values = queries.z.shape
+    z, level = (
+        np.pad(array, ((0, 0), (0, -n_values % RUN))) for array in (queries.z, queries.level)
+    )
+    queries = queries._replace(z=z, level=level)
+    blocks = _blocks(sources)
+    m = np.full((len(blocks), n_queries, n_values), LOWEST)
+    s, q, values = (np.zeros_like(m) for _ in range(3))
+
+    def add(k):
+        answers = Answers(m[k], s[k], q[k], values[k])
+        single_pass(sources, queries, precision, cut, blocks[k], answers)
+
+    list(pool.map(add, range(len(blocks))))
+    top, shrink, norm, ess = _merged(m, s, q)
+    return (values * shrink).sum(axis=0) / norm, top + np.log(norm), ess
+
+
+def _composites(sources, queries, plan, pool):
+    """Return composites (B, C H W), log normalisers and sample sizes of windows of pixels."""
+    m, s, q, excess = _running_softmax(sources, queries, plan, pool)
+    top, _, norm, ess = _merged(m, s, q)
+    softmax = Normalised(top, (1 / norm).astype(np.float32))
+    total = _composite(sources, queries, plan, softmax, excess > plan.cut, pool)
+    return total, top + np.log(norm), ess
+
+
+def _merged(m, s, q):
+    """Return m over all blocks, the factors of the blocks, the sum, and the sample size."""
+    top = m.max(axis=0)
+    shrink = np.exp(m.astype(np.float64) - top)
+    norm = (s * shrink).sum(axis=0)
+    return top, shrink, norm, norm**2 / (q * shrink**2).sum(axis=0)
+
+
+def _blocks(sources):
+    """Return the blocks [begin, end) of sources."""
+    n = len(sources.rows)
+    return [(i, min(i + _BLOCK, n)) for i in range(0, n, _BLOCK)]
 
 
 def _running_softmax(sources, queries, plan, pool):
     """Return the `Running` softmax of every block, with stacked m, s and q, (blocks, B, K)."""
     n_queries, n_images = len(queries.z), len(sources.rows)
-    blocks = [(i, min(i + _BLOCK, n_images)) for i in range(0, n_images, _BLOCK)]
-    m = np.full((len(blocks), n_queries, len(plan.precision[0]) - 1), LOWEST)
-    s, q = np.empty_like(m), np.empty_like(m)
+    blocks = _blocks(sources)
+    m = np.full((len(blocks), n_queries, len(plan.precision.indptr) - 1), LOWEST)
+    s, q = np.zeros_like(m), np.zeros_like(m)
     excess = np.empty((n_queries, n_images), np.float32)
 
     def first(k):
@@ -336,7 +210,68 @@ def _composite(sources, queries, plan, softmax, matters, pool):
     return total
 
 
-def _arrays(matrix):
-    """Return (indptr, indices, data) of a scipy CSR matrix."""
-    indptr, indices = matrix.indptr.astype(np.int64), matrix.indices.astype(np.int64)
-    return indptr, indices, matrix.data.astype(np.float32)
+def _words(x):
+    """Return uint8 images as uint32, (N, C H W / 4); an empty array if that is impossible."""
+    flat = x.reshape(len(x), -1)
+    is_whole = x.dtype == np.uint8 and flat.shape[1] % 4 == 0 and sys.byteorder == "little"
+    words = flat.view(np.uint32) if is_whole else np.empty((0, 1), np.uint32)
+    words.flags.writeable = False
+    return words
+
+
+def _matrix(matrix):
+    """Return a scipy CSR matrix as `Matrix`, with partial sums if these have fewer entries."""
+    partial_sums = _with_tables(matrix)
+    matrix = partial_sums if 4 * partial_sums.nnz < 3 * matrix.nnz else matrix
+    group, length = int(GROUP), np.diff(matrix.indptr)
+    padded = np.maximum(-(-length // group), 1) * group  # entries of value 0 fill the last group
+    indptr = np.append(0, np.cumsum(padded))
+    at = np.arange(matrix.nnz) + np.repeat(indptr[:-1] - matrix.indptr[:-1], length)
+    indices, data = np.zeros(indptr[-1], np.uint64), np.zeros(indptr[-1], np.float32)
+    indices[at], data[at] = LANES * matrix.indices.astype(np.int64), matrix.data
+    return Matrix(indptr.astype(np.uint64), indices, data, matrix.shape[1])
+
+
+def _with_tables(matrix):
+    """Return a CSR matrix for entries and their partial sums, equal to a matrix of entries alone.
+
+    The number of entries, n in `_add_tables`, is rounded up to whole blocks.
+    """
+    n_rows, n_columns = matrix.shape
+    n = -(-n_columns // RUN) * RUN
+    row, begin, end, value = _runs(matrix)
+    first, last = begin // RUN, (end - 1) // RUN  # blocks
+    is_one = first == last
+    is_head = is_one & (begin % RUN == 0)
+    is_tail = is_one & ~is_head & ((end % RUN == 0) | (end == n_columns))
+    is_inner = is_one & ~is_head & ~is_tail
+    ends = is_head | ~is_one
+    starts = is_tail | ~is_one
+    inner, entry = _ranges(np.where(is_inner, begin, 0), np.where(is_inner, end, 0))
+    whole, block = _ranges(first + 1, last)
+    runs = np.concatenate([inner, whole, np.flatnonzero(ends), np.flatnonzero(starts)])
+    columns = [entry, n + block * RUN + RUN - 1, n + end[ends] - 1, 2 * n + begin[starts]]
+    entries = value[runs], (row[runs], np.concatenate(columns))
+    result = coo_array(entries, shape=(n_rows, 3 * n)).tocsr()
+    result.sort_indices()
+    return result
+
+
+def _runs(matrix):
+    """Return row, begin, end and value of the runs of equal, consecutive entries."""
+    matrix.sort_indices()
+    row = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
+    column, value = matrix.indices.astype(np.int64), matrix.data
+    starts = np.ones(len(row), dtype=bool)
+    starts[1:] = (np.diff(row) != 0) | (np.diff(column) != 1) | (value[1:] != value[:-1])
+    begin = np.flatnonzero(starts)
+    length = np.diff(np.append(begin, len(row)))
+    return row[begin], column[begin], column[begin] + length, value[begin]
+
+
+def _ranges(begin, end):
+    """Return the numbers of all ranges [begin, end), each after the index of its range."""
+    length = np.maximum(end - begin, 0)
+    index = np.repeat(np.arange(len(begin)), length)
+    offset = np.arange(len(index)) - np.repeat(np.cumsum(length) - length, length)
+    return index, begin[index] + offset

@@ -36,14 +36,22 @@ def engine_for(z, engine):
 def engine_for_masks(z, engine, windows):
     """Return the engine that computes `Masks` of the images z: "numba", "torch" or "exact".
 
-    Compiled code skips pixels of precision 0. If most pixels count, "auto" uses matrix products,
-    which are as fast.
+    Compiled code skips pixels of precision 0. If most pixels count by different precisions, "auto"
+    uses matrix products, which are as fast.
     """
-    has_kernel = windows.response is not None and windows.query.shape[1] == 1
-    if engine == "exact" or not has_kernel:
+    if engine == "exact" or not has_kernel(windows):
         return "exact" if engine == "exact" else "torch"
-    is_dense = 2 * int(windows.query.count_nonzero()) > windows.query.numel()
+    query = windows.query
+    is_dense = query.is_floating_point() and 2 * int(query.count_nonzero()) > query.numel()
     return "torch" if engine == "auto" and is_dense else engine_for(z, engine)
+
+
+def has_kernel(windows):
+    """Return True if compiled code serves `Masks`: of pixels, or one for each coordinate."""
+    query = windows.query
+    if windows.response is None:
+        return windows.batch_size is None and len(query) == query[0].numel()
+    return query.shape[1] == 1
 
 
 def _is_plain(z):

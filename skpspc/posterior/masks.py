@@ -36,8 +36,8 @@ _ROUNDING = 2.0
 def masked(z, sigma, training_set, windows, engine="torch"):
     """Compare windows of any shape, and compose their means to whole images.
 
-    See `select.compare` for the parameters. The engine "numba" serves windows with responses that
-    are equal in all channels; "torch" computes products in the dtype of z, "exact" in float64.
+    See `select.compare` for the parameters. The engine "numba" serves windows of `has_kernel`;
+    "torch" computes products in the dtype of z, "exact" in float64.
     """
     shares = windows.shares()
     shares = None if shares is None else shares.flatten(1).to(z)  # (K, P)
@@ -91,13 +91,13 @@ def _by_numba(z, sigma, training_set, query, shares):
     weight = training_set.log_weight
     rest = dict(
         query=csr_array(query.numpy()),
-        response=csr_array(shares.T.numpy()),
+        response=None if shares is None else csr_array(shares.T.numpy()),
         data_range=training_set.data_range,
         log_weight=None if weight is None else weight.numpy(),
         flip=isinstance(training_set, MirroredTrainingSet),
         n_threads=n_threads(),
     )
-    image_bytes = _masks_numba.state_bytes(len(training_set), len(query), z[0].numel(), n_threads())
+    image_bytes = _masks_numba.state_bytes(len(training_set), len(query), z[0].numel())
     block = rows_that_fit(image_bytes, len(z), what="One noisy image")
     x = training_set.images.numpy()
     blocks = [
