@@ -1,5 +1,7 @@
 """Training images blurred along the data's covariance, against the slow formula."""
 
+import pickle
+
 import numpy as np
 import pytest
 import sklearn
@@ -596,3 +598,20 @@ def test_windows_one_by_one_where_memory_is_short(digits):
     expected = model.denoise(noisy, 0.5)
     with sklearn.config_context(working_memory=0.5):
         np.testing.assert_allclose(model.denoise(noisy, 0.5), expected, rtol=0, atol=1e-5)
+
+
+def test_eigenbases_are_kept_but_not_pickled(digits):
+    Z = digits[-2:] / 127.5 - 1
+    model = PSPCDenoiser(4, bandwidth=0.3).fit(digits[:100])
+    size = len(pickle.dumps(model))
+    first = model.denoise(Z, 0.3)
+    gaussian = model._prior.gaussian
+    kept = dict(gaussian._eigenbases)
+    assert kept
+    np.testing.assert_array_equal(model.denoise(Z, 0.3), first)
+    assert all(gaussian._eigenbases[key] is value for key, value in kept.items())
+    assert len(pickle.dumps(model)) < size + 100
+    with config_context(working_memory=0.04):
+        model.fit(digits[:100]).denoise(Z, 0.3)
+    kept = model._prior.gaussian._eigenbases.values()
+    assert 0 < sum(vectors.nbytes for _, vectors in kept) <= 0.04 * 2**20

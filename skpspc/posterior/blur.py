@@ -33,6 +33,8 @@ windows smaller than the image there are two variants:
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 
 import torch
 
@@ -165,7 +167,7 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
     level, shape = float(sigma[0]), (windows.h, windows.w)
     corners = square_corners(shape, z.shape[1:])
     n_values = windows.n_values(z.shape[1:])
-    window_bytes = 8 * n_values * (2 * len(source) + len(gaussian.eigenvalues))
+    window_bytes = 8 * n_values * (3 * len(source) + len(gaussian.eigenvalues))
     together = fits(window_bytes)
     block = rows_that_fit(window_bytes, len(corners), what="A window") if together else 1
     totals = [torch.zeros_like(z) for _ in bandwidths]
@@ -224,8 +226,9 @@ class _Crops:
     """The crops of k square windows of one shape, of d values each, compared together.
 
     Logits are products ``q.p - |p|^2 / 2`` of deviations from the mean, which cancel less than
-    products of images. They are computed in the eigenbasis of each window, in which the filter is
-    diagonal.
+    products of images. The filter is diagonal in the eigenbasis of each window. Training crops are
+    projected to it for their norms only: products with few noisy images are cheaper in pixels.
+    Values are ordered by column of pixels, channel and row, so that a crop is a slice of a strip.
     """
 
     def __init__(self, corners, shape, training_set, gaussian, image_shape):
@@ -236,9 +239,8 @@ class _Crops:
         number = torch.arange(gaussian.mean.numel(), device=gaussian.mean.device)
         self._index = self._crops(number.view(1, *image_shape)).flatten(1)  # (k, d)
         self._mean = gaussian.mean[self._index][:, None]  # (k, 1, d)
-        root = gaussian.eigenvalues.sqrt()[:, None] * gaussian.components
-        root = root[:, self._index].transpose(0, 1)  # (k, r, d)
-        variances, self._vectors = torch.linalg.eigh(root.mT @ root)  # (k, d), (k, d, d)
+        key = shape, image_shape, tuple(corners[0]), len(corners)
+        variances, self._vectors = gaussian.eigenbases(self._index, key)  # (k, d), (k, d, d)
         # smaller variances are rounding errors of the largest variance or of the mean
         least = variances.amax(1, keepdim=True) * (variances.shape[1] * _EPS64)
         least = torch.maximum(least, (1e-14 * self._mean.abs().amax(2)).square())
@@ -246,7 +248,6 @@ class _Crops:
         # an image of little weight may deviate where the variance is tiny: coordinates without
         # variance are compared as well, but not blurred
         self._varies = (variances > least) | (training_set.log_weight is not None)
-        self._projected: dict[torch.dtype, torch.Tensor] = {}  # of one dtype at a time
 
     def compare(self, z, sigma, bandwidth):
         """Return means (n, k, d), log normalisers (n, k) and effective sample sizes (n, k)."""
@@ -258,11 +259,14 @@ class _Crops:
         query = offset * (remainder / sigma)
         # if posterior weights equal sample weights, the mean of the points is zero
         unit = sigma if sigma < _FLAT * self._gaussian.abs_max else math.inf
-        points = self._exact_points(query, shrink * remainder / unit, z.dtype)
-        if points is None:
+        scale = shrink / unit * remainder * self._varies[:, None]  # from deviations to points
+        dtype = self._exact_dtype(query, scale, z.dtype)
+        if dtype is None:
             return self.compare_one_by_one(z, sigma, bandwidth)
-        dtype = points.dtype
-        mean, log_norm, ess = _product_posterior(query.to(dtype), points, training_set)
+        basis = (self._vectors * scale).to(dtype)
+        windows = zip(query.to(dtype), basis, self._deviations(dtype), strict=True)
+        results = [_product_posterior(*window, training_set) for window in windows]
+        mean, log_norm, ess = map(torch.stack, zip(*results, strict=True))
         mean = mean.double() * (unit if math.isfinite(unit) else 0.0)
         gain = (ratio[:, None] * remainder).square()
         answer = self._mean + (gain * offset + remainder * mean) @ self._vectors.mT
@@ -296,42 +300,58 @@ class _Crops:
         h, w = self._shape
         for k, (top, left) in enumerate(self._corners):
             area = total[..., top : top + h, left : left + w]
-            area += mean[:, k].view(area.shape)
+            columns = mean[:, k].view(len(area), w, -1, h)
+            area += columns.permute(0, 2, 3, 1)
 
-    def _exact_points(self, query, scale, dtype):
-        """Return scaled points (k, N, d) in ``dtype``, or float64 if rounding would show in logits.
+    def _exact_dtype(self, query, scale, dtype):
+        """Return ``dtype``, or float64 if its rounding would show in logits, or None if both would.
 
-        Returns None if rounding would show even in float64.
+        ``query`` (k, n, d) and ``scale`` (k, 1, d) are in the eigenbases.
         """
-        length = (query * self._varies[:, None]).norm(dim=2).amax(1)  # (k,)
-        # a cheap estimate of the largest point of images of equal weights
+        length = (query * scale).norm(dim=2).amax(1)  # (k,)
+        # cheap estimates of the largest crop and point of images of equal weights
+        reach = 2 * self._variances.sum(1).sqrt()
         spread = 2 * (scale[:, 0].square() * self._variances).sum(1).sqrt()
+        if self._training_set.log_weight is not None:
+            largest = [x.square().sum(0).amax() for x in self._deviations(torch.float64)]
+            reach = torch.stack(largest).sqrt()
+            spread = reach * scale.amax((1, 2))
+        error = float((2 * length * reach + spread.square()).max())
         for candidate in (dtype, torch.float64):
-            tolerance = _TOLERANCE[dtype] / torch.finfo(candidate).eps
-            if float((spread * (2 * length + spread)).max()) > tolerance:
-                continue
-            points = self._points(candidate) * scale.to(candidate)
-            if self._training_set.log_weight is None:
-                return points
-            reach = torch.linalg.vector_norm(points, dim=2).amax(1).double()
-            if float((reach * (2 * length + reach)).max()) <= tolerance:
-                return points
+            if error <= _TOLERANCE[dtype] / torch.finfo(candidate).eps:
+                return candidate
         return None
 
     def _points(self, dtype):
         """Return deviations of the training images from their mean in the eigenbases, (k, N, d)."""
-        if dtype not in self._projected:
-            crops = (self._training_set.crop(*corner, *self._shape) for corner in self._corners)
-            x = torch.stack([crop.to_compute(crop.images.flatten(1), dtype) for crop in crops])
-            basis = (self._vectors * self._varies[:, None]).to(dtype)
-            self._projected = {dtype: x.sub_(self._mean.to(dtype)) @ basis}
-        return self._projected[dtype]
+        basis = (self._vectors * self._varies[:, None]).to(dtype)
+        pairs = zip(basis, self._deviations(dtype), strict=True)
+        return torch.stack([x.T @ vectors for vectors, x in pairs])
+
+    def _deviations(self, dtype):
+        """Yield the deviations of all training images from their mean, (d, N), for each window."""
+        h, w = self._shape
+        number = 0
+        for top, group in groupby(self._corners, itemgetter(0)):
+            lefts = [left for _, left in group]
+            width = lefts[-1] + w - lefts[0]
+            crop = self._training_set.crop(top, lefts[0], h, width)
+            raw = crop.images.permute(3, 1, 2, 0).contiguous()  # (width, C, h, N)
+            means = self._mean[number : number + len(lefts), 0].view(len(lefts), w, -1, h)
+            mean = torch.cat([means[:-1, 0], means[-1]])  # (width, C, h)
+            strip = crop.to_compute(raw, dtype) - mean[..., None].to(dtype)
+            for left in lefts:
+                yield strip[left - lefts[0] : left - lefts[0] + w].flatten(0, 2)
+            number += len(lefts)
 
     def _crops(self, images):
         """Return the crops (k, m, d) of images (m, C, H, W)."""
         h, w = self._shape
         return torch.stack(
-            [images[..., top : top + h, left : left + w].flatten(1) for top, left in self._corners]
+            [
+                images[..., top : top + h, left : left + w].permute(0, 3, 1, 2).flatten(1)
+                for top, left in self._corners
+            ]
         )
 
     def compare_one_by_one(self, z, sigma, bandwidth):
@@ -339,41 +359,45 @@ class _Crops:
         results, (h, w) = [], self._shape
         for (top, left), index in zip(self._corners, self._index, strict=True):
             crop = self._training_set.crop(top, left, h, w)
-            filtering = Filter(self._gaussian.marginal(index), bandwidth, sigma)
+            in_rows = index.view(w, -1, h).permute(1, 2, 0).flatten()
+            filtering = Filter(self._gaussian.marginal(in_rows), bandwidth, sigma)
             noisy = z[..., top : top + h, left : left + w]
             query, source = filtering.query(noisy), filtering.training_set(crop, z.dtype)
             level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
             result = dense(query, floored_sigma(level, query, source), source)
-            mean = filtering.answer(noisy, result).mean.flatten(1)
+            mean = filtering.answer(noisy, result).mean.permute(0, 3, 1, 2).flatten(1)
             log_norm = result.log_norm + filtering.log_det
             results.append((mean, log_norm, result.effective_sample_size))
         mean, log_norm, ess = zip(*results, strict=True)
         return torch.stack(mean, 1), torch.cat(log_norm, 1), torch.cat(ess, 1)
 
 
-def _product_posterior(query, points, training_set):
-    """Return mean (k, n, d), log normaliser (k, n) float64 and effective sample size (k, n).
+def _product_posterior(query, basis, x, training_set):
+    """Return mean (n, d), log normaliser (n,) float64 and effective sample size (n,) of a window.
 
-    The noise has standard deviation one. The term -|q|^2 / 2 of the logits of a query q is omitted.
+    The points are ``basis.T @ x``, for deviations x (d, N) of the training images; the mean is of
+    points. The noise has standard deviation one. The term -|q|^2 / 2 of the logits of a query q
+    (n, d) is omitted.
     """
-    row_bytes = 3 * points[..., 0].nbytes
-    n_rows = rows_that_fit(row_bytes, query.shape[1], what="One row of posterior weights")
-    blocks = [_crops_block(block, points, training_set) for block in query.split(n_rows, 1)]
-    return tuple(torch.cat(column, 1) for column in zip(*blocks, strict=True))
-
-
-def _crops_block(query, points, training_set):
-    """Return the results of `_product_posterior` for a block of noisy images."""
-    logit = query @ points.mT  # (k, n, N)
-    logit -= torch.linalg.vector_norm(points, dim=2).square()[:, None] / 2
+    half_square = (basis.T @ x).square_().sum(0).div_(2)
     if training_set.log_weight is not None:
-        logit += training_set.log_weight.to(logit)
-    peak = logit.amax(2, keepdim=True)
-    weight = logit.sub_(peak).exp_()
-    total = weight.sum(2, keepdim=True)
-    ess = (total / torch.linalg.vector_norm(weight, dim=2, keepdim=True)).square()
+        half_square -= training_set.log_weight.to(x)
+    n_rows = rows_that_fit(3 * x[0].nbytes, len(query), what="One row of posterior weights")
+    in_pixels = query @ basis.T
+    blocks = [_crops_block(block, x, half_square) for block in in_pixels.split(n_rows)]
+    mean, log_norm, ess = map(torch.cat, zip(*blocks, strict=True))
+    return mean @ basis, log_norm, ess
+
+
+def _crops_block(query, x, half_square):
+    """Return mean (n, d) of x, log normaliser and effective sample size for some noisy images."""
+    logit = (query @ x).sub_(half_square)  # (n, N)
+    peak = logit.amax(1, keepdim=True)
+    weight = logit.sub_(peak).clamp_min_(-80.0).exp_()  # results near 0 are slow
+    total = weight.sum(1, keepdim=True)
+    ess = (total / torch.linalg.vector_norm(weight, dim=1, keepdim=True)).square()
     log_norm = peak.double() + total.double().log()
-    return weight @ points / total, log_norm[..., 0], ess[..., 0]
+    return weight @ x.T / total, log_norm[:, 0], ess[:, 0]
 
 
 def _crops_product(query, vector, shift, points, training_set):

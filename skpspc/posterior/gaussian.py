@@ -17,7 +17,7 @@ import torch
 from .._repr import short_repr
 from .._state import NumpyState
 from ..support.covariance import exact_spectrum, leading, rounding_variance
-from ..support.memory import rows_that_fit
+from ..support.memory import rows_that_fit, working_bytes
 from .posterior import Posterior, by_blocks, log_gauss_constant
 from .softmax import floored_sigma
 
@@ -49,7 +49,7 @@ class Gaussian(NumpyState):
     n_images: float
 
     __repr__ = short_repr
-    _not_kept = ("_single",)
+    _not_kept = ("_single", "_eigenbases")
 
     @cached_property
     def abs_max(self):
@@ -92,6 +92,37 @@ class Gaussian(NumpyState):
             eigenvalues, vectors = leading(root.T @ root, len(index))
             components = vectors.T.contiguous()
         return self._sampled(self.mean[index], components, eigenvalues, self.n_images)
+
+    @cached_property
+    def _eigenbases(self):
+        """Results of `eigenbases` for windows of one shape, by their keys."""
+        return {}
+
+    def eigenbases(self, index, key):
+        """Return variances (k, d) and eigenvectors (k, d, d) of k marginals, increasing.
+
+        Results are kept as long as they fit the working memory, and windows have the same shape.
+
+        Parameters
+        ----------
+        index : Tensor of shape (k, d), int64
+            Coordinates of the marginals.
+        key : tuple
+            Names of the marginals; the first is the shape of the windows.
+        """
+        kept = self._eigenbases
+        found = kept.get(key)
+        if found is not None:
+            return found
+        root = self.eigenvalues.sqrt()[:, None] * self.components
+        root = root[:, index].transpose(0, 1)  # (k, r, d)
+        found = torch.linalg.eigh(root.mT @ root)
+        if any(other[0] != key[0] for other in list(kept)):
+            kept.clear()
+        n_bytes = sum(vectors.nbytes for _, vectors in [found, *kept.values()])
+        if n_bytes <= working_bytes():
+            kept[key] = found
+        return found
 
     def gains(self, sigma):
         """Return standard deviations and gains for positive noise levels (n,), float64.
