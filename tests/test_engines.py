@@ -129,6 +129,32 @@ def test_compiled_code_follows_the_helpers_in_other_files(tmp_path, monkeypatch)
     assert kernel()(1) == 101
 
 
+def test_a_cache_that_names_missing_classes_is_replaced(tmp_path, monkeypatch):
+    """As after an upgrade to a version in which a kernel takes other records."""
+    pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(record):
+        (tmp_path / "_a_version.py").write_text(
+            "from typing import NamedTuple\nfrom skpspc.posterior._jit import jit\n"
+            f"class {record}(NamedTuple):\n    x: int\n"
+            f"one = {record}(1)\n@jit\ndef kernel(record): return record.x\n"
+        )
+
+    def hits():
+        monkeypatch.delitem(sys.modules, "_a_version", raising=False)
+        importlib.invalidate_caches()
+        version = importlib.import_module("_a_version")
+        assert version.kernel(version.one) == 1
+        return sum(version.kernel.stats.cache_hits.values())
+
+    write("Before")
+    assert (hits(), hits()) == (0, 1)
+    write("Afterwards")
+    assert (hits(), hits()) == (0, 1)
+
+
 @pytest.mark.parametrize("n_jobs", [1, 3])
 def test_torch_follows_an_active_configuration(four_threads, photos, n_jobs):
     """Within a call of a denoiser; before and after it is as it was."""

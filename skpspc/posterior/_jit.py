@@ -35,12 +35,21 @@ def jit(function, fastmath=STRICT):
     # numba itself checks the file of the function only
     index = compiled._cache._cache_file
     index._source_stamp = index._source_stamp, _stamp(function)
-    save = compiled._cache.save_overload
+    load_overload, save_overload = compiled._cache.load_overload, compiled._cache.save_overload
+
+    def load_if_readable(*args):
+        try:
+            return load_overload(*args)
+        except (AttributeError, ImportError):  # another version's cache names classes that are gone
+            with contextlib.suppress(OSError):
+                index.flush()
+            return None
 
     def save_if_possible(*args):
         with contextlib.suppress(OSError):  # the disk may be full at the first call
-            save(*args)
+            save_overload(*args)
 
+    compiled._cache.load_overload = load_if_readable
     compiled._cache.save_overload = save_if_possible
     return compiled
 
