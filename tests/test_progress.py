@@ -95,6 +95,10 @@ CALLS = {
     "training images, first pass": lambda v, path: error_curve(
         PSPCDenoiser(3).fit(np.repeat(X, 100, axis=0)), X, [1.0], n=2, verbose=v
     ),
+    "patch sizes of a fit": lambda v, path: PSPCDenoiser("calibrated", verbose=v).fit(X),
+    "training images, first pass of a call": lambda v, path: (
+        PSPCDenoiser(3, verbose=v).fit(np.repeat(X, 100, axis=0)).denoise(Z[:2], 0.5)
+    ),
     "reading images": lambda v, path: load_image_folder(folder(path), verbose=v),
 }
 
@@ -102,7 +106,7 @@ CALLS = {
 @pytest.mark.parametrize("name", CALLS)
 def test_verbose_shows_progress(name, tmp_path, capfd):
     with config_context(working_memory=1):
-        if name == "training images, first pass":
+        if name.startswith("training images"):
             pytest.importorskip("numba")
         CALLS[name](0, tmp_path)
         assert capfd.readouterr().err == ""

@@ -129,6 +129,8 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         image (see Notes).
     max_shift : int, default 1
         Largest shift of "translates", in pixels: (2 * max_shift + 1)^2 copies of each image.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time of long calls.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     image_shape : tuple of (C, H, W), default None
@@ -224,6 +226,7 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "verbose": ["verbose"],
         "query": ["array-like", callable, None],
         "response": ["array-like", callable, None],
         "source": [StrOptions({"images", "flips", "translates"})],
@@ -237,6 +240,7 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         *,
         source: Literal["images", "flips", "translates"] = "images",
         max_shift: int = 1,
+        verbose: int = 0,
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
@@ -247,6 +251,7 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         self.response = response
         self.source = source
         self.max_shift = max_shift
+        self.verbose = verbose
         self.sigma = sigma
         self.image_shape = image_shape
         self.data_range = data_range

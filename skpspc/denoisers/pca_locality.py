@@ -77,6 +77,8 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         the last one too. The published code is "batchwise"; its results depend on ``batch_size``.
     batch_size : int, default 512
         Training images in a batch. Ignored with ``softmax="exact"``.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time of long calls.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     image_shape : tuple of (C, H, W), default None
@@ -155,6 +157,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "verbose": ["verbose"],
         "threshold": [Interval(numbers.Real, 0, 1, closed="right")],
         "softmax": [StrOptions({"exact", "batchwise"})],
         "batch_size": [Interval(numbers.Integral, 1, None, closed="left")],
@@ -166,6 +169,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         *,
         softmax: Literal["exact", "batchwise"] = "exact",
         batch_size: int = 512,
+        verbose: int = 0,
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
@@ -175,6 +179,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         self.threshold = threshold
         self.softmax = softmax
         self.batch_size = batch_size
+        self.verbose = verbose
         self.sigma = sigma
         self.image_shape = image_shape
         self.data_range = data_range

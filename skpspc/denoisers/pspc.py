@@ -90,6 +90,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
         Blur of ``bandwidth``. "window": by the covariance of each window, which costs a product of
         its matrix with all training images. "global": by the covariance of whole images, so that
         windows compare filtered images. "global" is faster, and required with ``windows``.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time of long calls.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     image_shape : tuple of (C, H, W), default None
@@ -212,6 +214,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "verbose": ["verbose"],
         "patch_size": [
             Interval(numbers.Integral, 1, None, closed="left"),
             StrOptions({"paper", "calibrated"}),
@@ -233,6 +236,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
         engine: Literal["auto", "numba", "torch"] = "auto",
         bandwidth: float | BySigma | Literal["calibrated"] = 0.0,
         smoothing: Literal["window", "global"] = "window",
+        verbose: int = 0,
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
@@ -245,6 +249,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
         self.engine = engine
         self.bandwidth = bandwidth
         self.smoothing = smoothing
+        self.verbose = verbose
         self.sigma = sigma
         self.image_shape = image_shape
         self.data_range = data_range

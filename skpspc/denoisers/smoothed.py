@@ -127,6 +127,8 @@ class SmoothedDenoiser(Denoiser):
         ``data_range``. 0: D_0 itself.
     n_draws : int, default 8
         M, the number of displaced copies. Each copy costs one call of D_0.
+    verbose : int, default 0
+        Above 0, show progress bars with the elapsed and the remaining time of long calls.
     sigma : float, default 0.5
         Noise level of :meth:`transform` and :meth:`score_samples`, in the units of the images.
     random_state : int, RandomState, Generator or None, default 0
@@ -185,6 +187,7 @@ class SmoothedDenoiser(Denoiser):
         "tau": [Interval(numbers.Real, 0, None, closed="left")],
         "n_draws": [Interval(numbers.Integral, 1, None, closed="left")],
         "sigma": Denoiser._parameter_constraints["sigma"],
+        "verbose": ["verbose"],
         "random_state": Denoiser._parameter_constraints["random_state"],
     }
 
@@ -194,12 +197,14 @@ class SmoothedDenoiser(Denoiser):
         tau: float = 0.1,
         *,
         n_draws: int = 8,
+        verbose: int = 0,
         sigma: float = 0.5,
         random_state: RandomState | None = 0,
     ) -> None:
         self.denoiser = denoiser
         self.tau = tau
         self.n_draws = n_draws
+        self.verbose = verbose
         self.sigma = sigma
         self.random_state = random_state
 
