@@ -61,10 +61,13 @@ def where(path, member=None):
 
 def reason(error):
     """Return the message of an exception as one short line."""
-    message = " ".join(str(error).split()).rstrip(".")
+    try:
+        message = " ".join(str(error).split()).rstrip(".")
+    except Exception:  # the error names a half-read object, which has no representation
+        message = ""
     if isinstance(error, MemoryError):
         message = "it needs more memory than is available"
-    elif isinstance(error, KeyError):
+    elif isinstance(error, KeyError) and message:
         message = f"there is no {message}"
     return (message[:240] or type(error).__name__).encode(errors="backslashreplace").decode()
 

@@ -778,3 +778,17 @@ def test_weights_that_look_like_the_end_of_a_zip(tmp_path):
     assert zipfile.is_zipfile(tmp_path / "w.safetensors")
     loaded = load_network(tmp_path / "w.safetensors", torch.nn.Linear(6, 1, bias=False))
     assert torch.equal(loaded.weight[0], weight)
+
+
+def test_errors_about_objects_without_representation(tmp_path):
+    """A damaged file may put a half-read object where a name belongs."""
+
+    class Half:
+        def __repr__(self):
+            raise AttributeError("windows")
+
+    with (
+        pytest.raises(ValueError, match=r"cannot be read \(KeyError\); write it again"),
+        reading(tmp_path / "a", "cannot be read", "write it again"),
+    ):
+        raise KeyError(Half())
