@@ -328,6 +328,16 @@ TABLES = {
     "samplers": Table("samplers", sampler_errors),
     "kernels": Table("kernels", kernels),
     "growth": Table("growth", growth_table),
+    "scale": columns(
+        "scale",
+        {
+            "Denoiser": ("denoiser", lambda name: f"``{name}``"),
+            "First call (s)": ("first_call_s", two_digits),
+            "Second call (s)": ("second_call_s", two_digits),
+            "Memory before fit (MB)": ("before_MB", plain),
+            "Largest memory (MB)": ("peak_MB", plain),
+        },
+    ),
     "error-time": columns(
         "error-time",
         {
