@@ -78,7 +78,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
     # True if torch differentiates the prior itself, and not by its vector-Jacobian products
     _is_torch = False
 
-    verbose = 0  # a parameter of the denoisers whose fit or index takes long
+    verbose = 0  # a parameter of all denoisers but networks
 
     # True if noisy images may have other heights and widths than the training images.
     _any_size = False

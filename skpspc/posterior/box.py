@@ -30,13 +30,22 @@ def box(z, sigma, training_set, windows, engine="torch"):
 
     See `select.compare` for the parameters; ``engine`` is "torch" or "numba".
     """
-    window = windows.h, windows.w
-    serves = float32_serves(sigma, training_set) & (engine == "numba")
+    kernels = compiled_posterior if engine == "numba" else None, _by_torch
+    return by_precision(kernels, z, sigma, training_set, (windows.h, windows.w))
+
+
+def by_precision(kernels, z, sigma, training_set, windows):
+    """Compare by compiled code where float32 is exact enough, and elsewhere by torch.
+
+    ``kernels`` are the two functions; None in place of compiled code: compare all by torch.
+    """
+    compiled, by_torch = kernels
+    serves = float32_serves(sigma, training_set) & (compiled is not None)
     groups = []
-    for kernel, rows in ((compiled_posterior, serves.nonzero()), (_by_torch, (~serves).nonzero())):
+    for kernel, rows in ((compiled, serves.nonzero()), (by_torch, (~serves).nonzero())):
         if len(rows):
             rows = rows.squeeze(1)
-            groups.append((rows, kernel(z[rows], sigma[rows], training_set, window)))
+            groups.append((rows, kernel(z[rows], sigma[rows], training_set, windows)))
     return PerWindow.gathered(groups, len(z))
 
 

@@ -9,9 +9,9 @@ import math
 import torch
 
 from ..support.memory import rows_that_fit
-from .box import box_sum, compiled_posterior
+from .box import box_sum, by_precision, compiled_posterior
 from .posterior import PerWindow, by_blocks
-from .softmax import RunningSoftmax, difference_dtype, exact_scale, float32_serves, precision_root
+from .softmax import RunningSoftmax, difference_dtype, exact_scale, precision_root
 
 # Number of noisy images that share one pass over the training set.
 _NOISY_IMAGES = 8
@@ -25,13 +25,8 @@ def local(z, sigma, training_set, windows, engine="torch"):
     for the parameters; ``engine`` is "torch" or "numba".
     """
     is_plain = windows.observed is None and training_set.answers is training_set
-    serves = float32_serves(sigma, training_set) & (engine == "numba" and is_plain)
-    groups = []
-    for kernel, rows in ((_by_numba, serves.nonzero()), (_by_torch, (~serves).nonzero())):
-        if len(rows):
-            rows = rows.squeeze(1)
-            groups.append((rows, kernel(z[rows], sigma[rows], training_set, windows)))
-    return PerWindow.gathered(groups, len(z))
+    kernels = _by_numba if engine == "numba" and is_plain else None, _by_torch
+    return by_precision(kernels, z, sigma, training_set, windows)
 
 
 def _reach(windows, z):
