@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -160,7 +161,17 @@ def test_accuracy(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["kernels", "growth", "error-time", "index-equivariant", "accuracy", "locality"]
+    "name",
+    [
+        "kernels",
+        "growth",
+        "denoisers",
+        "large-images",
+        "error-time",
+        "index-equivariant",
+        "accuracy",
+        "locality",
+    ],
 )
 def test_kept_results_name_their_command(name):
     rows = results(FOLDER / "results", name)
@@ -260,6 +271,69 @@ def test_growth(monkeypatch, digits):
     nearest, tolerant = growth.approximations(digits[:200], digits[200:264])
     assert nearest["rms_error"] > 1e-3 and tolerant["max_error"] <= 1e-3
     assert nearest["setting"] == "n_neighbors=1"
+
+
+def test_denoisers(monkeypatch, digits, tmp_path):
+    denoisers = script("denoisers")
+    names = tuple(denoisers.DENOISERS)
+    monkeypatch.setattr(denoisers, "CASES", ((3, 0.5, names), (5, 1.0, names[:2])))
+    arguments = ["--repeats", "2", "--out", str(tmp_path)]
+    denoisers.main(arguments, (digits[:100], digits[100:102]))
+    rows = results(tmp_path, "denoisers")
+    assert [row["denoiser"] for row in rows] == [*names, *names[:2]]
+    for row in rows:
+        (pspc,) = (
+            float(other["us_per_pair"])
+            for other in rows
+            if (other["denoiser"], other["sigma"]) == (denoisers.PSPC, row["sigma"])
+        )
+        ratio = float(row["us_per_pair"]) / pspc
+        assert float(row["over_pspc"]) == pytest.approx(ratio, rel=2e-3)
+        assert (row["n_train"], row["n_noisy"]) == ("100", "2")
+
+
+def test_shortest_times_are_of_calls_after_the_first(monkeypatch):
+    denoisers = script("denoisers")
+    clock, order = [0], []
+
+    def function(name, durations):
+        durations = iter(durations)
+
+        def call():
+            order.append(name)
+            clock[0] += next(durations)
+
+        return call
+
+    timer = SimpleNamespace(perf_counter=lambda: clock[0])
+    monkeypatch.setattr(denoisers, "time", timer)
+    functions = function("a", [1, 3, 2]), function("b", [9, 4, 5])
+    assert denoisers.shortest_times(functions, 2) == [2, 4]
+    assert order == ["a", "b"] * 3
+
+
+def test_large_images(digits, monkeypatch, tmp_path):
+    large = script("large_images")
+    cases = ((large.TINY_IMAGENET, None, 1, 2), (large.FACES, 50, 2, 1))
+    monkeypatch.setattr(large, "CASES", cases)
+    archives = dict.fromkeys((large.TINY_IMAGENET, large.FACES), digits[:200])
+    arguments = ["--n-train", "80", "--n-steps", "2", "--out", str(tmp_path)]
+    large.main(arguments, archives)
+    first, second = results(tmp_path, "large-images")
+    assert (first["n_train"], first["width"], first["n_samples"]) == ("80", "8", "2")
+    assert (second["n_train"], second["width"], second["n_samples"]) == ("50", "16", "1")
+    for row in (first, second):
+        samples, steps = int(row["n_samples"]), int(row["n_steps"])
+        per_sample = float(row["s_per_sample"])
+        assert per_sample == pytest.approx(float(row["seconds"]) / samples, rel=2e-3)
+        per_step = 1e3 * per_sample / steps
+        assert float(row["ms_per_image_and_step"]) == pytest.approx(per_step, rel=2e-3)
+
+
+def test_enlarged_images_repeat_rows_and_columns():
+    enlarged = script("large_images").enlarged(np.array([[[[1, 2], [3, 4]]]]), 2)
+    expected = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+    np.testing.assert_array_equal(enlarged, [[expected]])
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the memory of Linux")

@@ -151,6 +151,64 @@ def growth_table():
     return pd.DataFrame({"N": [plain(n) for n in wide.index], **body})
 
 
+PSPC_SQUARE = "PSPC-Square"
+SIZE, SIGMA = 7, 0.5  # where all denoisers take turns
+
+
+def denoisers_at(size, sigma):
+    """Return times per pair at a patch size and noise level: a row for each denoiser."""
+    rows = read("denoisers").query("patch_size == @size and sigma == @sigma")
+    return rows.set_index("denoiser")
+
+
+def denoisers():
+    """Draw the time per pair of every denoiser at one patch size and noise level."""
+    rows = denoisers_at(SIZE, SIGMA).sort_values("us_per_pair")
+    figure, ax = plt.subplots(figsize=(4.5, 3.5), layout="constrained")
+    colours = [BLUE if name == PSPC_SQUARE else SKY for name in rows.index]
+    names = rows.index.str.replace(", ", ",\n")
+    bars = ax.barh(names, rows.us_per_pair, height=0.65, color=colours)
+    labels = [
+        "" if name == PSPC_SQUARE else f"{text(ratio, 2)} × PSPC"
+        for name, ratio in rows.over_pspc.items()
+    ]
+    ax.bar_label(bars, labels, padding=4, fontsize=SMALL)
+    low, high = rows.us_per_pair.min(), rows.us_per_pair.max()
+    ax.set(xscale="log", xlim=(low / 3, 20 * high))
+    ticks = [tick for tick in (0.01, 0.1, 1, 10, 100, 1000) if low / 3 < tick < 2 * high]
+    ax.set_xticks(ticks, map(plain, ticks))
+    ax.set_xlabel("µs per pair of a noisy and a training image", fontsize=SMALL)
+    ax.tick_params("y", length=0, labelsize=SMALL)
+    ax.minorticks_off()
+    ax.invert_yaxis()
+    _bare(ax)
+    ax.grid(False, axis="y")
+    return figure
+
+
+def large_images(side):
+    """Return the rows of samples of one side."""
+    return read("large-images").query("width == @side")
+
+
+def large_images_table():
+    """Return the time of large samples: a row for each training set."""
+    rows = read("large-images")
+    sides = zip(rows.channels, rows.height, rows.width, strict=True)
+    return pd.DataFrame(
+        {
+            "Images": rows.images,
+            "Shape": [" x ".join(map(str, shape)) for shape in sides],
+            "N": rows.n_train.map(plain),
+            "Samples": rows.n_samples.map(plain),
+            "Steps": rows.n_steps.map(plain),
+            "Time (s)": rows.seconds.map(text),
+            "Time per sample (s)": rows.s_per_sample.map(two_digits),
+            "Time per sample and step (ms)": rows.ms_per_image_and_step.map(two_digits),
+        }
+    )
+
+
 # Lines of the chart: family, noise level, label, colour, marker, line.
 _APPROXIMATIONS = (
     ("n_neighbors", 0.3, "n_neighbors, σ = 0.3", BLUE, "o", "-"),
@@ -328,6 +386,18 @@ TABLES = {
     "samplers": Table("samplers", sampler_errors),
     "kernels": Table("kernels", kernels),
     "growth": Table("growth", growth_table),
+    "denoisers": columns(
+        "denoisers",
+        {
+            "Denoiser": ("denoiser", text),
+            "Patch size of PSPC-Square": ("patch_size", plain),
+            "σ": ("sigma", plain),
+            "N": ("n_train", plain),
+            "Time per pair (µs)": ("us_per_pair", two_digits),
+            "Time / time of PSPC-Square": ("over_pspc", two_digits),
+        },
+    ),
+    "large-images": Table("large-images", large_images_table),
     "scale": columns(
         "scale",
         {
@@ -434,7 +504,7 @@ TABLES = {
     ),
 }
 
-CHARTS = {"speed": speed, "error-time": error_time, "growth": growth}
+CHARTS = {"speed": speed, "error-time": error_time, "growth": growth, "denoisers": denoisers}
 
 
 def numbers():
@@ -455,6 +525,8 @@ def numbers():
     medians = held_out.groupby("denoiser").median_error.median()
     accuracy_facts = facts("accuracy")
     tol_times = read("error-time").query("family == 'tol'").groupby("sigma").time
+    pair_ratios = read("denoisers").groupby("denoiser").over_pspc
+    (whole_set, one_class), doubled = large_images(64).itertuples(), large_images(128)
     return {
         "squares time": span(kernels_at.us_per_pair),
         "published over squares": text(compiled.speedup.iloc[0]),
@@ -487,6 +559,15 @@ def numbers():
         if any(answers.n_above_bound)
         else "None",
         "tol answers": plain(answers.n.sum()),
+        "pairs N": plain(*read("denoisers").n_train.unique()),
+        **{f"{name} over PSPC": span(ratios) for name, ratios in pair_ratios},
+        "N of 64": plain(whole_set.n_train),
+        "sample of 64": two_digits(whole_set.s_per_sample),
+        "N of a class": plain(one_class.n_train),
+        "step of a class": two_digits(one_class.ms_per_image_and_step),
+        "N of 128": plain(*doubled.n_train.unique()),
+        "sample of 128": span(doubled.s_per_sample),
+        "large steps": plain(*read("large-images").n_steps.unique()),
         "ELS speed-up": span(read("index-equivariant").speedup),
         "2M to Heun": span(sampler_ratios(18, 35)),
         "2M to Heun, 17 calls": span(sampler_ratios(17, 17)),
