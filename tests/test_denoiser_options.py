@@ -207,8 +207,8 @@ def test_samples_of_several_patches(run):
         (["--denoiser", "magic"], "'magic' is not one of blended, collection, empirical"),
         (["--denoiser", "network"], "NetworkDenoiser needs the parameter network, which no option"),
         (
-            ["--tol", "0.1"],
-            "--tol is for the denoisers empirical, local-score, patch and single-image; leave it",
+            ["--index", "Flat"],
+            "--index is for the denoisers empirical and patch; leave it",
         ),
         (
             ["--bandwidth", "2"],
@@ -287,7 +287,7 @@ def test_variables_set_options(run, monkeypatch):
         ("SEED", "abc", "Invalid value for '--seed': 'abc' is not a valid"),
         ("DENOISER", "magic", "Invalid value for '--denoiser': 'magic' is not one of"),
         ("BANDWIDTH", "2", "Invalid value for '--bandwidth': for the denoiser pspc it must be"),
-        ("TOL", "0.1", "--tol (set by SKPSPC_SAMPLE_TOL) is for the denoisers empirical"),
+        ("INDEX", "Flat", "--index (set by SKPSPC_SAMPLE_INDEX) is for the denoisers empirical"),
     ],
 )
 def test_a_bad_value_of_a_variable_is_named(run, monkeypatch, variable, value, message):

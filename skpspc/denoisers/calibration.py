@@ -61,7 +61,8 @@ def calibrated_sizes(denoiser, training_set):
     sizes = patch_sizes(shape)
     sigmas = [spread * level for level in _SIZE_LEVELS]
     tried = progress(sizes, "patch sizes")
-    means = (replace(trial, windows=squares_of_side(size, shape)).mean for size in tried)
+    exact = replace(trial, search=None)
+    means = (replace(exact, windows=squares_of_side(size, shape)).mean for size in tried)
     errors = held_out_errors(means, held_out, sigmas, seed)
     chosen = least_total(errors @ _relative_weights(held_out))
     return PatchSchedule(sigmas, [sizes[k] for k in chosen])

@@ -8,10 +8,12 @@ from typing import Literal
 
 from sklearn.utils._param_validation import Interval, StrOptions
 
+from .._optional import load
 from .._typing import BySigma, DataRange, Device, ImageShape, RandomState
 from .._units import warn_if_unusual
 from .._validation import warn_if_clipped
-from ..posterior import ENGINES, Gaussian, Prior
+from ..posterior import ENGINES, Gaussian, Prior, TreeCache, TreeSearch
+from ..posterior.tree import check_size
 from ..sampling import BandwidthSchedule, PatchSchedule, paper_schedule
 from ..support import MirroredTrainingSet, squares_of_side
 from ..support.training_set import DEFAULT_RANGE
@@ -24,6 +26,8 @@ from .calibration import (
 )
 from .flexible import FlexibleWindows, ResolvedWindows
 from .training_set_denoiser import TrainingSetDenoiser
+
+_TOL = 2e-3  # default of algorithm="kd_tree"
 
 
 @dataclass(frozen=True)
@@ -90,6 +94,15 @@ class PSPCDenoiser(TrainingSetDenoiser):
         Blur of ``bandwidth``. "window": by the covariance of each window, which costs a product of
         its matrix with all training images. "global": by the covariance of whole images, so that
         windows compare filtered images. "global" is faster, and required with ``windows``.
+    algorithm : {"auto", "exact", "kd_tree"}, default "auto"
+        "exact": compare every patch with the patches of all training images. "kd_tree": compare it
+        only with nearby training patches, which k-d trees find, for square patches and float32 on
+        the CPU (the extra ``cpu``). "auto": without ``tol``, "exact"; with ``tol``, "kd_tree" for
+        noisy images for which "kd_tree" is faster. The first call builds the trees, in 15 s for
+        50,000 CIFAR-10 images (see Notes).
+    tol : float, default None
+        Largest ``error_bound`` of the posterior, in the units of the images. None: 0.002 with
+        ``algorithm="kd_tree"``, else compare all patches.
     verbose : int, default 0
         Above 0, show progress bars with the elapsed and the remaining time of long calls.
     sigma : float, default 0.5
@@ -134,7 +147,16 @@ class PSPCDenoiser(TrainingSetDenoiser):
     ------
     ValueError
         While fitting: if ``windows`` is combined with ``patch_size``, or with a bandwidth and
-        ``smoothing="window"``; if a parameter of `FlexibleWindows` is invalid.
+        ``smoothing="window"``; if a parameter of `FlexibleWindows` is invalid; if ``tol`` is
+        combined with ``algorithm="exact"``; if ``tol`` or ``algorithm="kd_tree"`` is combined with
+        ``windows`` or a bandwidth, or ``algorithm="kd_tree"`` with ``engine="torch"`` or images on
+        a GPU.
+    ImportError
+        While fitting with ``algorithm="kd_tree"``: if numba is missing.
+    MemoryError
+        With ``algorithm="kd_tree"``, on Linux: if the trees of a patch size are larger than the
+        available memory. Nothing is built then. (With "auto", a warning, and all patches are
+        compared.)
 
     See Also
     --------
@@ -169,6 +191,25 @@ class PSPCDenoiser(TrainingSetDenoiser):
     any number of images, any sizes and noise levels and a network as the target, and returns the
     errors. Every ``partial_fit`` calibrates again on all images, and every class on its own images.
     A calibrated bandwidth is chosen after the sizes, which are best for bandwidth 0.
+
+    *k-d trees.* At each location, a tree sorts a copy of the patches of all training images into
+    cells of 32 similar patches, each with a bounding box in the leading principal coordinates. The
+    distance of a noisy patch to a box bounds the weight of all patches in its cell. The cells of
+    largest bounds are compared, until all others together have at most a fraction of
+    ``min(tol / span, 0.01)`` of the posterior mass, with ``span`` the largest difference between
+    two training images at any pixel. So ``error_bound`` is proved, up to rounding. The mass that is
+    left out is missing from ``log_evidence`` too. Trees are built at the first use of each patch
+    size, and are not saved. Trees of 3 x 3 patches of 50,000 CIFAR-10 images take 1.3 GB, nine
+    times the memory of the images.
+
+    Trees pay off for small patches at small sigma. With ``algorithm="auto"``, a search at four
+    locations measures for each noisy image the fraction of patches that it compares. If the
+    fraction is larger than 0.45, or 0.45 * (27 / d) ** 1.5 for patches of d > 27 values, all
+    patches are compared. With any algorithm, all patches are compared in these cases: patches of
+    more than 100 values; noise levels below 0.01 times the largest absolute value of the training
+    images; noisy images that are much farther from all training images than noise explains; ``tol``
+    below 1e-6 times the span; float64 and GPUs; derivatives, :meth:`attribute`,
+    :meth:`denoise_without` and calibration.
 
     References
     ----------
@@ -225,6 +266,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
         "engine": [StrOptions(set(ENGINES))],
         "bandwidth": BANDWIDTH_CONSTRAINT,
         "smoothing": [StrOptions({"window", "global"})],
+        "algorithm": [StrOptions({"auto", "exact", "kd_tree"})],
+        "tol": [Interval(numbers.Real, 0, None, closed="neither"), None],
     }
 
     def __init__(
@@ -236,6 +279,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
         engine: Literal["auto", "numba", "torch"] = "auto",
         bandwidth: float | BySigma | Literal["calibrated"] = 0.0,
         smoothing: Literal["window", "global"] = "window",
+        algorithm: Literal["auto", "exact", "kd_tree"] = "auto",
+        tol: float | None = None,
         verbose: int = 0,
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
@@ -249,6 +294,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
         self.engine = engine
         self.bandwidth = bandwidth
         self.smoothing = smoothing
+        self.algorithm = algorithm
+        self.tol = tol
         self.verbose = verbose
         self.sigma = sigma
         self.image_shape = image_shape
@@ -272,6 +319,52 @@ class PSPCDenoiser(TrainingSetDenoiser):
             warn_if_unusual(self, "the patch sizes of the paper")
         if isinstance(self.patch_size, numbers.Integral):
             warn_if_clipped(self.patch_size, training_set.image_shape)
+        self._check_search(training_set)
+
+    def _check_search(self, training_set):
+        """Raise if a search contradicts other parameters or the training set."""
+        if self.algorithm == "exact" and self.tol is not None:
+            raise ValueError(
+                "algorithm='exact' compares all patches; leave tol at None, or use "
+                "algorithm='auto'."
+            )
+        if self._is_exact:
+            return
+        given = f"tol={self.tol!r}" if self.algorithm == "auto" else "algorithm='kd_tree'"
+        if self.windows is not None:
+            raise ValueError(
+                f"{given} searches square patches, but windows of other shapes are given; leave "
+                "tol at None and algorithm at 'auto', or windows at None."
+            )
+        if self.bandwidth != 0:
+            raise ValueError(
+                f"bandwidth={self.bandwidth!r} blurs all training images, but {given} compares a "
+                "few; leave tol at None and algorithm at 'auto', or bandwidth at 0."
+            )
+        if self.algorithm == "kd_tree":
+            if self.engine == "torch":
+                raise ValueError(
+                    "algorithm='kd_tree' is compiled, but engine='torch' is given; use "
+                    "algorithm='auto', or engine='auto'."
+                )
+            if training_set.device.type != "cpu":
+                raise ValueError(
+                    "algorithm='kd_tree' is compiled for the CPU, but the training images are on "
+                    f"{training_set.device}; use algorithm='auto', or device='cpu'."
+                )
+            load("numba")
+            if isinstance(self.patch_size, numbers.Integral):
+                windows = squares_of_side(int(self.patch_size), training_set.image_shape)
+                check_size(self._source(training_set), windows)
+
+    @property
+    def _is_exact(self):
+        """True if all patches are always compared."""
+        return self.algorithm == "exact" or (self.algorithm == "auto" and self.tol is None)
+
+    def _source(self, training_set):
+        """Return the training images to compare."""
+        return MirroredTrainingSet(training_set) if self.flip else training_set
 
     def _learn(self, training_set):
         if self.windows is None and self.patch_size == "calibrated":
@@ -282,13 +375,16 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     def _make_prior(self, training_set, bandwidth):
         """Return the prior of a training set at a bandwidth, a number or a callable."""
-        source = MirroredTrainingSet(training_set) if self.flip else training_set
+        source = self._source(training_set)
+        tol = _TOL if self.tol is None else self.tol
+        always = self.algorithm == "kd_tree"
         return Prior(
             source,
             self._windows(source),
             bandwidth,
             None if bandwidth == 0 else Gaussian.of(source),
             by_window=self.smoothing == "window",
+            search=None if self._is_exact else TreeSearch(TreeCache(), tol, always),
             engine=self.engine,
         )
 

@@ -18,8 +18,10 @@ from .gaussian import (
     gaussian_vjp,
 )
 from .jacobian import jacobian
+from .location_trees import TreeCache
 from .posterior import Posterior
 from .prior import BasePrior, Prior
+from .tree import TreeSearch
 from .truncated import NeighbourSearch
 from .weights import window_weights
 
@@ -33,6 +35,8 @@ __all__ = [
     "NeighbourSearch",
     "Posterior",
     "Prior",
+    "TreeCache",
+    "TreeSearch",
     "attribution",
     "dense_weights",
     "gaussian_jacobian",

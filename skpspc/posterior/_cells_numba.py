@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._jit import jit
+from ._jit import fast, jit
 from ._math_numba import LOWEST, exp_negative
 
 _ZERO = np.float32(0.0)
@@ -37,11 +37,6 @@ class Visits(NamedTuple):
 
     visitors: np.ndarray  # (p,) indices of queries, cell by cell
     first: np.ndarray  # (K + 1,) borders of the cells in `visitors`
-
-
-def fast(function):
-    """Compile a function with sums in any order."""
-    return jit(function, fastmath={"nnan", "nsz", "contract", "reassoc", "arcp"})
 
 
 @fast

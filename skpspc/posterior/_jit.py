@@ -54,6 +54,11 @@ def jit(function, fastmath=STRICT):
     return compiled
 
 
+def fast(function):
+    """Compile a function whose sums may be computed in any order."""
+    return jit(function, fastmath={"nnan", "nsz", "contract", "reassoc", "arcp"})
+
+
 def _stamp(function):
     """Return name, time and size of every file _*.py in the folder of a function."""
     files = sorted(Path(function.__code__.co_filename).parent.glob("_*.py"))

@@ -27,6 +27,7 @@ from .dense import posterior_variance
 from .jacobian import jacobian
 from .posterior import gathered
 from .softmax import floored_sigma
+from .tree import TreeSearch
 from .truncated import NeighbourSearch
 
 
@@ -127,7 +128,7 @@ class Prior(BasePrior):
     bandwidth: float | Callable = 0.0
     gaussian: Any = None
     by_window: bool = False
-    search: NeighbourSearch | CellSearch | None = None
+    search: NeighbourSearch | TreeSearch | CellSearch | None = None
     engine: str = "auto"
     operator: Inpainting | Operator | None = None
 

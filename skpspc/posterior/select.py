@@ -12,7 +12,8 @@ from .masks import masked
 from .posterior import composite
 from .sliding import sliding
 from .softmax import floored_sigma
-from .truncated import truncated
+from .tree import TreeSearch, by_tree
+from .truncated import NeighbourSearch, truncated
 
 
 def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=None):
@@ -73,9 +74,9 @@ def compare(z, sigma, source, windows, engine, search):
         "numba" is compiled code for float32 on the CPU; "torch" serves every dtype and device;
         "exact" computes the products of `Masks` in float64; "auto" is the fastest of numba and
         torch.
-    search : NeighbourSearch, CellSearch or None
-        Search for the training images (Whole) or patches (Centred, SquaresAnywhere) that matter.
-        None: compare all.
+    search : NeighbourSearch, TreeSearch, CellSearch or None
+        Search for the training images (Whole) or patches (Squares, Centred, SquaresAnywhere) that
+        matter. None: compare all.
 
     Returns
     -------
@@ -83,12 +84,17 @@ def compare(z, sigma, source, windows, engine, search):
         Results of each window, in row-major order of the windows.
     """
     match windows:
-        case Whole() if search is not None:
+        case Whole() if isinstance(search, NeighbourSearch):
             return truncated(z, sigma, source, search)
         case Whole():
             return dense(z, sigma, source)
         case Squares():
-            return box(z, sigma, source, windows, engine_for(z, engine))
+            engine = engine_for(z, engine)
+            if isinstance(search, TreeSearch):
+                if engine == "numba":
+                    return by_tree(z, sigma, source, windows, search)
+                search.warn_if_needed(z)
+            return box(z, sigma, source, windows, engine)
         case Masks():
             return masked(z, sigma, source, windows, engine_for_masks(z, engine, windows))
         case Centred(boundary=None):

@@ -27,7 +27,7 @@ from ..denoisers.pca_locality import Neighbourhoods
 from ..denoisers.pspc import SquaresBySigma
 from ..denoisers.single_image import SquaresAnywhereBySigma
 from ..denoisers.smoothed import SmoothedPrior
-from ..posterior import CellSearch, Gaussian, NeighbourSearch, Prior
+from ..posterior import CellSearch, Gaussian, NeighbourSearch, Prior, TreeCache, TreeSearch
 from ..sampling import BandwidthSchedule, PatchSchedule
 from ..sampling.convert import NearestStep
 from ..support import (
@@ -99,6 +99,8 @@ CLASSES: dict[str, type] = {
         SquaresAnywhere,
         SquaresAnywhereBySigma,
         SquaresBySigma,
+        TreeCache,
+        TreeSearch,
         StoredHeat,
         TrainingSet,
         TranslatedTrainingSet,

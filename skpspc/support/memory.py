@@ -1,4 +1,6 @@
-"""Chunk sizes that fit scikit-learn's ``working_memory``."""
+"""Chunk sizes that fit scikit-learn's ``working_memory``, and the memory that is available."""
+
+from pathlib import Path
 
 from sklearn import get_config
 
@@ -41,6 +43,26 @@ def rows_that_fit(row_bytes, max_rows, *, what):
 def fits(n_bytes):
     """Return True if ``n_bytes`` fit ``working_memory``."""
     return n_bytes <= get_config()["working_memory"] * 2**20
+
+
+def available_bytes():
+    """Return the bytes of memory that can be allocated without swapping, or None if unknown.
+
+    It is the least of the limits of the machine and of the control group, as of a container.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        sizes = dict(line.split(":", 1) for line in lines)
+        free = 1024 * int(sizes["MemAvailable"].split()[0])
+    except (OSError, KeyError):  # not Linux
+        return None
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return min(free, limit - used + int(parts["inactive_file"]))  # caches of files are freed
+    except (OSError, ValueError, KeyError):  # no control group, or "max"
+        return free
 
 
 def working_bytes():
