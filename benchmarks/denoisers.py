@@ -103,12 +103,12 @@ def measure(train, clean, repeats):
             }
 
 
-def load(options):
+def load(options, n_noisy=N_NOISY):
     """Return training images and clean held-out images."""
     images, clean = (load_edm_zip(path).images for path in (options.data, options.test))
     # archives are sorted by class
     images = images[np.random.default_rng(0).permutation(len(images))[: options.n_train]]
-    return images, clean[np.random.default_rng(1).permutation(len(clean))[:N_NOISY]]
+    return images, clean[np.random.default_rng(1).permutation(len(clean))[:n_noisy]]
 
 
 def main(arguments=None, images=None):

@@ -167,6 +167,9 @@ def test_accuracy(monkeypatch, tmp_path):
         "growth",
         "denoisers",
         "large-images",
+        "trees",
+        "trees-growth",
+        "nearest-images",
         "error-time",
         "index-equivariant",
         "accuracy",
@@ -310,6 +313,29 @@ def test_shortest_times_are_of_calls_after_the_first(monkeypatch):
     functions = function("a", [1, 3, 2]), function("b", [9, 4, 5])
     assert denoisers.shortest_times(functions, 2) == [2, 4]
     assert order == ["a", "b"] * 3
+
+
+def test_trees(digits, tmp_path):
+    pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
+    trees = script("trees")
+    arguments = ["--repeats", "1", "--out", str(tmp_path)]
+    trees.main(arguments, (digits[:160], digits[160:170]))
+    rows = results(tmp_path, "trees")
+    assert [row["n_noisy"] for row in rows] == 7 * ["8"] + 7 * ["10"]
+    sizes = [row["n_train"] for row in results(tmp_path, "trees-growth")]
+    assert sizes == [n for n in ("40", "80", "160", "320", "640") for _ in range(3)]
+    for row in rows:
+        assert float(row["error_bound"]) <= trees.TOL * 1.001
+        assert float(row["largest_error"]) <= float(row["error_bound"]) + 1e-5
+    errors = {
+        (row["denoiser"], row["sigma"]): float(row["rms_error"])
+        for row in results(tmp_path, "nearest-images")
+    }
+    assert max(e for (name, _), e in errors.items() if name.startswith("PSPC")) < trees.TOL
+    for (name, sigma), error in errors.items():
+        if name.startswith("plain"):
+            compiled = errors[name.replace("plain", "compiled"), sigma]
+            assert error == pytest.approx(compiled, rel=1e-2) and error > trees.TOL
 
 
 def test_large_images(digits, monkeypatch, tmp_path):

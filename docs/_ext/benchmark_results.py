@@ -209,6 +209,67 @@ def large_images_table():
     )
 
 
+TREES = {"tree_ms": "with k-d trees", "exact_ms": "with all patches"}
+
+
+def trees_growth():
+    """Return the time per noisy image against N: a row for each N, two columns for each sigma."""
+    rows = read("trees-growth").drop_duplicates(["n_train", "sigma"])
+    wide = rows.pivot(index="n_train", columns="sigma", values=list(TREES))
+    built = rows.groupby("n_train").build_s.first()
+    body = {
+        f"σ = {sigma:g}, {TREES[column]}": wide[column, sigma].map(text).tolist()
+        for sigma in rows.sigma.unique()
+        for column in TREES
+    }
+    return pd.DataFrame(
+        {
+            "N": [plain(n) for n in wide.index],
+            "Trees built in (s)": built.map(text).tolist(),
+            **body,
+        }
+    )
+
+
+def trees_exponents():
+    """Return the exponents of N of the time with trees, from 50,000 images on, by sigma."""
+    wide = read("trees-growth").pivot(index="n_train", columns="sigma", values="tree_ms")
+    growth = np.log(wide.loc[wide.index.max()] / wide.loc[50_000])
+    return growth / np.log(wide.index.max() / 50_000)
+
+
+def nearest_over_random():
+    """Return the errors of nearest images divided by those of random ones, for sizes up to 7."""
+    rows = read("nearest-images").query("patch_size <= 7")
+    error = rows.pivot(index="sigma", columns="denoiser", values="rms_error")
+    return (
+        error[["plain, N / 10", "plain, N / 20"]].to_numpy()
+        / error[["random, N / 10", "random, N / 20"]].to_numpy()
+    )
+
+
+def nearest_images():
+    """Return errors and times of PSPC from few whole images: a row for each way and sigma."""
+    rows = read("nearest-images")
+    wide = rows.pivot(index="sigma", columns="denoiser", values=["ms_per_image", "rms_error"])
+    names = list(dict.fromkeys(rows.denoiser))
+    heads = {"PSPCDenoiser(tol=0.002)": "tol = 0.002", "PSPCDenoiser()": "exact"}
+    return pd.DataFrame(
+        {
+            "σ": [plain(sigma) for sigma in wide.index],
+            **{
+                heads.get(name, name): [
+                    f"{text(ms)} ms, {error:.1g}" if error else f"{text(ms)} ms, 0"
+                    for ms, error in zip(
+                        wide["ms_per_image", name], wide["rms_error", name], strict=True
+                    )
+                ]
+                for name in names
+            },
+        }
+    )
+
+
 # Lines of the chart: family, noise level, label, colour, marker, line.
 _APPROXIMATIONS = (
     ("n_neighbors", 0.3, "n_neighbors, σ = 0.3", BLUE, "o", "-"),
@@ -398,6 +459,21 @@ TABLES = {
         },
     ),
     "large-images": Table("large-images", large_images_table),
+    "trees": columns(
+        "trees",
+        {
+            "σ": ("sigma", plain),
+            "Noisy images": ("n_noisy", plain),
+            "All patches (ms per image)": ("exact_ms", text),
+            "k-d trees (ms per image)": ("tree_ms", text),
+            "Exact time / time": ("speed_up", two_digits),
+            "Root mean square error": ("rms_error", two_digits),
+            "Largest error": ("largest_error", two_digits),
+            "Largest bound": ("error_bound", two_digits),
+        },
+    ),
+    "trees-growth": Table("trees-growth", trees_growth),
+    "nearest-images": Table("nearest-images", nearest_images),
     "scale": columns(
         "scale",
         {
@@ -567,6 +643,14 @@ def numbers():
         "step of a class": two_digits(one_class.ms_per_image_and_step),
         "N of 128": plain(*doubled.n_train.unique()),
         "sample of 128": span(doubled.s_per_sample),
+        "trees speed-up": span(read("trees").query("sigma < 0.25").speed_up),
+        "trees speed-up at 0.3": span(read("trees").query("sigma == 0.3").speed_up),
+        "trees exponent at 0.06": text(trees_exponents()[0.06], 2),
+        "trees exponent at 0.14": text(trees_exponents()[0.14], 2),
+        "trees exponent at 0.3": text(trees_exponents()[0.3], 2),
+        "trees largest error": text(read("trees").largest_error.max(), 1),
+        "nearest over random": text(nearest_over_random().min(), 2),
+        "trees built in": text(read("trees-growth").query("n_train == 50_000").build_s.max(), 2),
         "large steps": plain(*read("large-images").n_steps.unique()),
         "ELS speed-up": span(read("index-equivariant").speedup),
         "2M to Heun": span(sampler_ratios(18, 35)),
