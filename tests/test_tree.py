@@ -181,6 +181,9 @@ def test_auto_compares_all_where_that_is_faster(photos, monkeypatch):
         real(self, training_set, window, corners)
 
     monkeypatch.setattr(LocationTrees, "__init__", counting)
+    assert (PSPCDenoiser(3, tol=1e-3).fit(X).posterior(Z, 0.1).error_bound == 0).all()
+    assert built == []  # few images
+    monkeypatch.setattr(tree, "_FEWEST_IMAGES", 600)
     model = PSPCDenoiser(3, tol=1e-3).fit(X)
     assert (model.posterior(noisy(photos[600:602], 3.0), 3.0).error_bound == 0).all()
     assert built == [4]
@@ -262,10 +265,17 @@ def test_floats_of_any_scale(photos, scale, offset):
     assert (largest_error(fast, exact) <= fast.error_bound + 3e-5 * scale + 1e-6 * offset).all()
 
 
-def test_float64_noisy_images_warn(photos):
-    model = PSPCDenoiser(3, algorithm="kd_tree").fit(photos[:50])
-    with pytest.warns(UserWarning, match="pass float32 images"):
+@pytest.mark.parametrize("params", [dict(algorithm="kd_tree"), dict(tol=1e-3)])
+def test_float64_noisy_images_warn(photos, params):
+    model = PSPCDenoiser(3, **params).fit(photos[:50])
+    with pytest.warns(UserWarning, match="Pass float32 images"):
         model.denoise(noisy(photos[:1], 0.1, np.float64), 0.1)
+
+
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.float16])
+def test_tolerances_of_every_type(photos, kind):
+    Z = noisy(photos[300:302], 0.1)
+    check(*pair(photos[:300], Z, 0.1, patch_size=3, tol=kind(0.01)), 0.0101)
 
 
 def test_mapped_files(photos, tmp_path):
@@ -345,7 +355,8 @@ def test_pickles_and_files_have_no_trees(photos, tmp_path):
         (dict(algorithm="exact", tol=1e-3), "leave tol at None"),
         (dict(tol=1e-3, bandwidth=0.5), "bandwidth at 0"),
         (dict(algorithm="kd_tree", bandwidth=0.5), "algorithm at 'auto', or bandwidth at 0"),
-        (dict(algorithm="kd_tree", engine="torch"), "use algorithm='auto'"),
+        (dict(algorithm="kd_tree", engine="torch"), "engine at 'auto'"),
+        (dict(tol=0.1, engine="torch"), "engine at 'auto'"),
         (dict(tol=0.0), "tol"),
         (dict(algorithm="faiss"), "algorithm"),
     ],
@@ -380,6 +391,7 @@ def test_trees_that_do_not_fit_memory(photos, monkeypatch):
         model.denoise(noisy(photos[:1], 0.1), 0.1)
     monkeypatch.setattr(location_trees, "available_bytes", lambda: 3 * 10**6)
     monkeypatch.setattr(tree, "_largest_fraction", lambda d: 1.0)
+    monkeypatch.setattr(tree, "_FEWEST_IMAGES", 1)
     with pytest.warns(UserWarning, match="All patches are compared"):
         found = PSPCDenoiser(3, tol=1e-3).fit(photos).posterior(noisy(photos[:1], 0.1), 0.1)
     assert (found.error_bound == 0).all()

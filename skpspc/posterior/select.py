@@ -93,7 +93,7 @@ def compare(z, sigma, source, windows, engine, search):
             if isinstance(search, TreeSearch):
                 if engine == "numba":
                     return by_tree(z, sigma, source, windows, search)
-                search.warn_if_needed(z)
+                search.warn_not_served(z)
             return box(z, sigma, source, windows, engine)
         case Masks():
             return masked(z, sigma, source, windows, engine_for_masks(z, engine, windows))

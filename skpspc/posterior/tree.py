@@ -28,6 +28,7 @@ from .posterior import PerWindow
 from .softmax import float32_serves
 
 _MOST_VALUES = 100  # of a patch: comparing all is faster for larger ones, and trees would be large
+_FEWEST_IMAGES = 10_000  # from which trees are faster by more than they cost
 _LEAST_SIGMA = 0.01  # relative to the data: rounding of float32 shows in logits below it
 # Rounding of float32 shows in the bounds of boxes if all patches of a window have logits below the
 # first limit, or if log weights differ by more than the second.
@@ -56,13 +57,13 @@ class TreeSearch:
     tol: float
     always: bool = False
 
-    def warn_if_needed(self, z):
-        """Warn if trees are asked for, but do not serve the dtype or device of noisy images."""
-        if self.always:
-            warn(
-                f"algorithm='kd_tree' serves float32 on the CPU, and all patches are compared with "
-                f"these noisy images of {z.dtype} on {z.device}; pass float32 images."
-            )
+    def warn_not_served(self, z):
+        """Warn that trees do not serve the dtype or device of noisy images."""
+        warn(
+            "k-d trees (tol, or algorithm='kd_tree') serve float32 on the CPU with numba, and these"
+            f" noisy images are {z.dtype} on {z.device}: all patches are compared. Pass float32 "
+            "images, and fit on float32 or uint8 images to sample."
+        )
 
 
 def check_size(training_set, windows):
@@ -112,6 +113,7 @@ def _served(z, sigma, training_set, window, search):
     weight = training_set.log_weight
     served &= weight is None or float(weight.max() - weight.min()) < _MOST_UNEQUAL
     served &= n_values <= _MOST_VALUES and search.tol >= _LEAST_MISSED * training_set.span
+    served &= search.always or len(training_set) >= _FEWEST_IMAGES
     served &= type(training_set) in (TrainingSet, MirroredTrainingSet)  # not measured images
     if served.any() and not search.always:
         rows = served.nonzero().squeeze(1)
