@@ -120,10 +120,10 @@ def test_any_patches(n, d, scale, seed, data):
     sigma, tol = torch.tensor([scale]).double(), 1e-3
     z = torch.from_numpy(rng.uniform(-1, 1, (1, 1, 1, d)).astype(np.float32))
     visited = tree._visited(trees, z, sigma, training_set, tol)
-    exact = box(z, sigma, training_set, Squares(1, d), "torch")
+    exact = box(z.double(), sigma, training_set, Squares(1, d), "torch")
     fast = tree._composed(visited, trees, z, training_set)
     assert float(fast.error_bound) <= tol * (1 + 1e-5)
-    assert float((fast.mean - exact.mean).abs().max()) <= float(fast.error_bound) + 1e-5
+    assert float((fast.mean - exact.mean).abs().max()) <= float(fast.error_bound) + 3e-6
     missed = 1 - torch.exp(fast.log_norm - exact.log_norm.reshape(1, 1))
     assert missed.item() <= visited.missed.item() + 1e-3
 

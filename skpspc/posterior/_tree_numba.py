@@ -81,32 +81,6 @@ def _widest(y, rows):
 
 
 @jit
-def _divide(values, rows, k):
-    """Reorder values, and rows alike, such that the first k are at most as large as the others."""
-    low, high = 0, len(values) - 1
-    while low < high:
-        a, b, c = values[low], values[(low + high) // 2], values[high]
-        pivot = max(min(a, b), min(max(a, b), c))
-        i, j = low, high
-        while i <= j:
-            while values[i] < pivot:
-                i += 1
-            while values[j] > pivot:
-                j -= 1
-            if i <= j:
-                values[i], values[j] = values[j], values[i]
-                rows[i], rows[j] = rows[j], rows[i]
-                i += 1
-                j -= 1
-        if k <= j:
-            high = j
-        elif k >= i:
-            low = i
-        else:
-            return
-
-
-@jit
 def _sorted_by_cell(y):
     """Return the rows of y, cell by cell: leaves of a k-d tree, groups of cells kept together."""
     n = len(y)
@@ -127,7 +101,7 @@ def _sorted_by_cell(y):
         axis = _widest(y, rows)
         for i in range(size):
             values[i] = y[rows[i], axis]
-        _divide(values[:size], rows, left)
+        rows[:] = rows[np.argpartition(values[:size], left - 1)]
         starts[depth], stops[depth] = start, start + left
         starts[depth + 1], stops[depth + 1] = start + left, stop
         depth += 2

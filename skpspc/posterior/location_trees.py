@@ -6,8 +6,8 @@ patches. `LANES` neighbouring cells are a group. Every cell and group has a boun
 of its leading principal coordinates, and of the norm of the other coordinates (the residual norm).
 A noisy patch is at least as far from every patch of a cell as from its box.
 
-A tree holds a copy of the patches, sorted by cell. All trees together need about h * w times the
-memory of the images.
+A tree holds a copy of the patches, sorted by cell. All trees together need nearly h * w times the
+memory of the images if windows are much smaller than images.
 """
 
 import math
