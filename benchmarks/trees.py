@@ -4,7 +4,8 @@
 
 Each part writes a file. ``trees.csv``: time and error of ``PSPCDenoiser(3, algorithm="kd_tree")``
 at every sigma, N = 50,000. ``trees-growth.csv``: its time against N, for the training images, their
-mirror images, and both shifted by a pixel to the right. ``nearest-images.csv``: another
+mirror images, and both shifted by a pixel to the right. ``trees-bounds.csv``: error bounds of 1,000
+calls with random noise levels and tolerances, N = 12,500. ``nearest-images.csv``: another
 approximation with the patch sizes of the paper. The rule of GoldDiff keeps, for each noisy image,
 the N / 10 or N / 20 training images that are nearest in a 16 x 16 version. PSPC then compares the
 kept images alone, by plain torch and by skpspc. The same number of random images is kept once for
@@ -33,7 +34,8 @@ TOL = 2e-3
 SIGMAS = (0.03, 0.06, 0.1, 0.14, 0.2, 0.3, 0.45)
 GROWTH_SIGMAS = (0.06, 0.14, 0.3)
 RULE_SIGMAS = (0.03, 0.06, 0.14, 0.3, 0.6, 1.1, 3.3, 10.0)
-PARTS = ("trees", "growth", "nearest-images")
+N_CALLS, N_BOUNDS = 1000, 12_500
+PARTS = ("trees", "growth", "bounds", "nearest-images")
 
 
 def timed(exact, fast, z, sigma, repeats):
@@ -85,6 +87,32 @@ def growth(train, clean, repeats):
         for sigma in GROWTH_SIGMAS:
             row = timed(exact, fast, noisy(clean[:8], sigma), sigma, repeats)
             yield {"n_train": len(subset), "build_s": build, **row}
+
+
+def bounds(train, clean, _repeats):
+    """Yield how many calls have errors above the bound, and the largest excess."""
+    rng = np.random.default_rng(0)
+    train = train[:N_BOUNDS]
+    exact = PSPCDenoiser(3).fit(train)
+    fast = PSPCDenoiser(3, algorithm="kd_tree", tol=TOL).fit(train)
+    limits, errors = [], []
+    for call in range(N_CALLS):
+        sigma = float(np.exp(rng.uniform(*np.log((SIGMAS[0], SIGMAS[-1])))))
+        if call % 50 == 0:
+            tol = float(10 ** rng.uniform(-4, 0))
+            fast.set_params(tol=tol).fit(train)
+        z = noisy(clean[call % len(clean)][None], sigma, seed=call)
+        found = fast.posterior(z, sigma)
+        limits.append(float(found.error_bound.max()))
+        errors.append(float((found.mean - exact.denoise(z, sigma)).abs().max()))
+    above = np.array(errors) - np.array(limits)
+    yield {
+        "n_train": len(train),
+        "n_calls": N_CALLS,
+        "n_above_bound": int((above > 1e-5).sum()),
+        "largest_excess": float(above.max()),
+        "median_error_over_bound": float(np.median(np.divide(errors, limits))),
+    }
 
 
 def coarse(images):
@@ -179,9 +207,9 @@ def main(arguments=None, images=None):
     options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     train, clean = load(options, 64) if images is None else images
-    functions = dict(zip(PARTS, (trees, growth, nearest_images), strict=True))
+    functions = dict(zip(PARTS, (trees, growth, bounds, nearest_images), strict=True))
     for part in options.only:
-        name = "trees-growth" if part == "growth" else part
+        name = f"trees-{part}" if part in ("growth", "bounds") else part
         rows = _results.printed(name, functions[part](train, clean, options.repeats))
         _results.write(options.out, name, rows, repeats=options.repeats)
 

@@ -169,6 +169,7 @@ def test_accuracy(monkeypatch, tmp_path):
         "large-images",
         "trees",
         "trees-growth",
+        "trees-bounds",
         "nearest-images",
         "error-time",
         "index-equivariant",
@@ -315,15 +316,18 @@ def test_shortest_times_are_of_calls_after_the_first(monkeypatch):
     assert order == ["a", "b"] * 3
 
 
-def test_trees(digits, tmp_path):
+def test_trees(digits, monkeypatch, tmp_path):
     pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
     trees = script("trees")
+    monkeypatch.setattr(trees, "N_CALLS", 60)
     arguments = ["--repeats", "1", "--out", str(tmp_path)]
     trees.main(arguments, (digits[:160], digits[160:170]))
     rows = results(tmp_path, "trees")
     assert [row["n_noisy"] for row in rows] == 7 * ["8"] + 7 * ["10"]
     sizes = [row["n_train"] for row in results(tmp_path, "trees-growth")]
     assert sizes == [n for n in ("40", "80", "160", "320", "640") for _ in range(3)]
+    (bounds,) = results(tmp_path, "trees-bounds")
+    assert (bounds["n_calls"], bounds["n_above_bound"]) == ("60", "0")
     for row in rows:
         assert float(row["error_bound"]) <= trees.TOL * 1.001
         assert float(row["largest_error"]) <= float(row["error_bound"]) + 1e-5

@@ -650,6 +650,8 @@ def numbers():
         "trees exponent at 0.3": text(trees_exponents()[0.3], 2),
         "trees largest error": text(read("trees").largest_error.max(), 1),
         "nearest over random": text(nearest_over_random().min(), 2),
+        "trees calls": f"{read('trees-bounds').n_calls[0]:,}",
+        "trees errors above bounds": str(read("trees-bounds").n_above_bound[0]),
         "trees built in": text(read("trees-growth").query("n_train == 50_000").build_s.max(), 2),
         "large steps": plain(*read("large-images").n_steps.unique()),
         "ELS speed-up": span(read("index-equivariant").speedup),
