@@ -18,7 +18,9 @@ CHUNK = 32  # windows that are tested, and skipped, together
 
 # A literal integer is a type of its own: functions that take it would be compiled once more.
 _I0, _I1 = np.int64(0), np.int64(1)
+_CHUNK = np.uint64(CHUNK)
 _U1 = np.uint64(1)
+_ONE = np.float32(1.0)
 _ABYSS = -(2.0**22)
 _ZERO = np.float32(0.0)
 _TINY = np.float32(1e-16)  # weights too small for their rounding to show
@@ -59,7 +61,6 @@ class Plan(NamedTuple):
     stages: np.ndarray  # (S, 3) int64: (k, r, rest) of `_add_stage`, first down the columns
     n_down: int  # stages down the columns
     band: int  # number of rows of windows per bit of `hits`
-    spreads: bool  # True: windows denoise all of their pixels; False: their centres
     cuts: Cuts
 
 
@@ -69,6 +70,13 @@ class Running(NamedTuple):
     m: np.ndarray  # (B, windows) float32, largest logit
     s: np.ndarray  # (B, windows) float32, sum of exp(logit - m)
     q: np.ndarray  # (B, windows) float32, sum of exp(logit - m)^2
+
+
+class Centres(NamedTuple):
+    """The central pixels of all windows, for windows that denoise these pixels alone."""
+
+    values: np.ndarray  # (B * C * windows,) float32, sums of exp(logit - m) times the pixel
+    first: int  # position of the centre of the first window in a flat image
 
 
 class Normalised(NamedTuple):
@@ -139,7 +147,7 @@ def _areas(sources, queries, plan):
     slot = _padded(n + len(plan.cuts.bands) * CHUNK + width)
     margin = _padded(max((plan.box[0] - 1) * width, plan.box[1] - 1))
     images = Images(
-        np.zeros(sources.n_tile * n_channels * n, sources.x.dtype),
+        np.zeros(sources.n_tile * n_channels * n + CHUNK, sources.x.dtype),
         queries.z.reshape(-1),
         queries.low.reshape(-1),
         queries.level.reshape(-1),
@@ -359,15 +367,21 @@ def _refine(images, columns, pair, box, begin):
 
 
 @jit
-def _scan(work, at, pair, cuts, running, start):
+def _scan(scratch, at, pair, cuts, running, start, centres, images):
     """Add the logits of one source to the running softmax, beginning with chunk ``start``.
 
-    Returns the bits of the bands in which the source has weight, and the first chunk whose logits
-    must be refined, at which the scan stops (the number of chunks if there is none).
+    With `Centres` (not None), weighted central pixels are added as well. Returns the bits of the
+    bands in which the source has weight, and the first chunk whose logits must be refined, at which
+    the scan stops (the number of chunks if there is none).
     """
+    work, spare = scratch.work, scratch.weights
     m, s, q = running.m, running.s, running.q
     bands, cut, deepest = cuts.bands, cuts.cut, cuts.deepest
     scale, log_weight = pair.scale, pair.log_weight
+    if centres is not None:
+        x, values, (n_channels, height, width) = images.tile, centres.values, images.shape
+        source = pair.slot * n_channels * height * width + centres.first
+        query = pair.query * n_channels * len(bands) * CHUNK
     mo = pair.query * len(bands) * CHUNK
     mask = np.uint32(0)
     for k in range(start, len(bands)):
@@ -394,6 +408,9 @@ def _scan(work, at, pair, cuts, running, start):
                 e = exp_negative((work[a + j] * scale + log_weight) - m[o + j])
                 s[o + j] += e
                 q[o + j] += e * e
+                if centres is not None:
+                    spare[j] = e
+                    spare[j + _CHUNK] = _ONE
         else:
             for j in range(np.uint64(CHUNK)):
                 v = work[a + j] * scale + log_weight
@@ -404,6 +421,31 @@ def _scan(work, at, pair, cuts, running, start):
                 m[o + j] = top
                 s[o + j] = s[o + j] * f + e
                 q[o + j] = q[o + j] * (f * f) + e * e
+                if centres is not None:
+                    spare[j] = e
+                    spare[j + _CHUNK] = f
+        if centres is not None:
+            done = 0
+            step = len(bands) * CHUNK
+            if n_channels >= 3:  # the loop over one channel would be unrolled and not vectorised
+                x0 = np.uint64(source + k * CHUNK)
+                x1 = x0 + np.uint64(height * width)
+                x2 = x1 + np.uint64(height * width)
+                t0 = np.uint64(query + k * CHUNK)
+                t1 = t0 + np.uint64(step)
+                t2 = t1 + np.uint64(step)
+                for j in range(_CHUNK):
+                    e, f = spare[j], spare[j + _CHUNK]
+                    values[t0 + j] = values[t0 + j] * f + e * np.float32(x[x0 + j])
+                    values[t1 + j] = values[t1 + j] * f + e * np.float32(x[x1 + j])
+                    values[t2 + j] = values[t2 + j] * f + e * np.float32(x[x2 + j])
+                done = 3
+            for c in range(done, n_channels):
+                xc = np.uint64(source + c * height * width + k * CHUNK)
+                tc = np.uint64(query + c * step + k * CHUNK)
+                for j in range(_CHUNK):
+                    added = spare[j] * np.float32(x[xc + j])
+                    values[tc + j] = values[tc + j] * spare[j + _CHUNK] + added
     return mask, len(bands)
 
 
@@ -422,10 +464,10 @@ def _logit(rough, fine, pair, deepest):
 
 
 @jit
-def _add_refined(scratch, at, pair, cuts, running, k):
+def _add_refined(scratch, at, pair, cuts, running, k, centres, images):
     """Add the logits of the k-th chunk, refined into `columns`, to the running softmax.
 
-    m is rounded to float32, and s absorbs the remainder.
+    m is rounded to float32, and s absorbs the remainder. See `_scan` for `Centres`.
     """
     work, columns, deepest = scratch.work, scratch.columns, cuts.deepest
     m, s, q = running.m, running.s, running.q
@@ -441,13 +483,21 @@ def _add_refined(scratch, at, pair, cuts, running, k):
         m[i] = top
         s[i] = s[i] * f + e
         q[i] = q[i] * (f * f) + e * e
+        if centres is not None:
+            n_channels, height, width = images.shape
+            for c in range(n_channels):
+                pixel = (pair.slot * n_channels + c) * height * width + centres.first
+                d = ((pair.query * n_channels + c) * len(cuts.bands) + k) * CHUNK + j
+                x = np.float32(images.tile[pixel + k * CHUNK + j])
+                centres.values[d] = centres.values[d] * f + e * x
 
 
 @jit
-def first_pass(sources, queries, plan, block, running, bits):
+def first_pass(sources, queries, plan, block, running, bits, centres):
     """Add the sources of a block (begin, end) to the running softmax of every window.
 
-    Writes to ``bits`` (B, sources) the bands of windows in which a source has weight.
+    Writes to ``bits`` (B, sources) the bands of windows in which a source has weight. With
+    `Centres` (not None), the means of the central pixels are complete after this pass.
     """
     begin, end = block
     log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
@@ -467,11 +517,11 @@ def first_pass(sources, queries, plan, block, running, bits):
                 pair = Pair(t, b, scale[b], log_weight[i // n_flips])
                 _squared_map(images, work, pair, _I0, height * width)
                 at = _sum_windows(work, stages, n_down, n_chunks * CHUNK, width)
-                mask, k = _scan(work, at, pair, cuts, running, _I0)
+                mask, k = _scan(scratch, at, pair, cuts, running, _I0, centres, images)
                 while k < n_chunks:
                     _refine(images, columns, pair, plan.box, k * CHUNK)
-                    _add_refined(scratch, at, pair, cuts, running, k)
-                    more, k = _scan(work, at, pair, cuts, running, k + 1)
+                    _add_refined(scratch, at, pair, cuts, running, k, centres, images)
+                    more, k = _scan(scratch, at, pair, cuts, running, k + 1, centres, images)
                     mask |= more
                 bits[b, i] = mask
 
@@ -617,8 +667,7 @@ def _add_levels(levels, scratch, at, scale, first, size):
 def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting):
     """Add the sources of a block to their composite (B, C, H, W).
 
-    Each source is multiplied by the transposed box filter of its softmax weights, or, if windows do
-    not spread, by the weight of the window around each pixel. With a `Tilting`
+    Each source is multiplied by the transposed box filter of its softmax weights. With a `Tilting`
     (not None), the weights are multiplied by tilts minus their means, and their products with the
     logits are added to ``total``. A tilting without a composite (an empty array) adds weights and
     weighted tilts to ``mass`` and ``total``, from which the means follow.
@@ -639,7 +688,6 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
         mass, total = tilting.mass.reshape(-1), tilting.total.reshape(-1)
     height, width = images.shape[1:]
     length = len(plan.cuts.bands) * CHUNK
-    spreads, centre = plan.spreads, sources.pad[0] * width + sources.pad[1]
     tall = plan.box[0] - 1
     n_rows = height - tall
     for start in range(begin, end, n_tile):
@@ -680,21 +728,20 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
                             continue
                         _tilt_weights(scratch, tilts, below, mean, first, size)
                         _add_levels(total, scratch, at, scale[b], first, size)
-                    if spreads:
-                        at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
-                        _accumulate(composite, images, weights, pair, at, lead, full)
-                    else:
-                        _accumulate(composite, images, weights, pair, margin, lead + centre, size)
+                    at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
+                    _accumulate(composite, images, weights, pair, at, lead, full)
 
 
 @jit
 def merge(state, blocks):
-    """Merge the softmaxes of blocks into the running one, in order; its s and q are float64.
+    """Merge the softmaxes of blocks into the running one, in order; only its m is float32.
 
-    m becomes the log of the total mass so far, against which later sources may be negligible.
+    m becomes the log of the total mass so far, against which later sources may be negligible. Sums
+    of central pixels (B, C, windows) have no channels if windows denoise all of their pixels.
     """
-    m, s, q = state
-    blocks_m, blocks_s, blocks_q = blocks
+    m, s, q, values = state
+    blocks_m, blocks_s, blocks_q, blocks_values = blocks
+    n_channels = values.shape[1]
     n_blocks, n_queries, length = blocks_m.shape
     top = np.empty(length, np.float32)
     for b in range(n_queries):
@@ -707,13 +754,19 @@ def merge(state, blocks):
             f = np.float64(exp_negative(m[b, i] - top[i]))
             s[b, i] *= f
             q[b, i] *= f * f
+            for c in range(n_channels):
+                values[b, c, i] *= f
         for k in range(n_blocks):
             for i in range(length):
                 f = np.float64(exp_negative(blocks_m[k, b, i] - top[i]))
                 s[b, i] += blocks_s[k, b, i] * f
                 q[b, i] += blocks_q[k, b, i] * (f * f)
+                for c in range(n_channels):
+                    values[b, c, i] += blocks_values[k, b, c, i] * f
         for i in range(length):
             m[b, i] = np.float32(top[i] + np.log(s[b, i]))
             f = np.exp(np.float64(top[i]) - np.float64(m[b, i]))
             s[b, i] *= f
             q[b, i] *= f * f
+            for c in range(n_channels):
+                values[b, c, i] *= f

@@ -10,7 +10,8 @@ filter of the weights::
 The softmax of each window has its own normaliser, which requires two streaming passes over the
 training set. The first pass updates a maximum, normaliser and sum of squares per window, and skips
 logits that are negligible against the maximum so far. For each pair of images it records the rows
-of windows with weight. The second pass computes weights and composite for these rows only.
+of windows with weight. The second pass computes weights and composite for these rows only. Windows
+that denoise their central pixel alone need no second pass: the first one also sums these pixels.
 
 Box sums are built by additions alone (sums of q, then of k q + r, ...), as subtractions would
 cancel at small sigma. Two measures make float32 exact enough. The map of a Wiener estimate of z is
@@ -28,6 +29,7 @@ from .._progress import progress
 from ..support.training_set import DEFAULT_RANGE, steps_per_unit
 from ._box_kernels import (
     CHUNK,
+    Centres,
     Cuts,
     Hits,
     Normalised,
@@ -221,6 +223,8 @@ class _Job:
         x, rows = sources.x, sources.rows
         above, beside = self.pad = sources.pad
         height, width = self.sides = x.shape[2] + 2 * above, x.shape[3] + 2 * beside
+        self.centred = self.pad != (0, 0)
+        self.first_centre = above * width + beside
         self.unit, self.zero = 1.0, 0.0
         if x.dtype == np.uint8:
             self.unit, self.zero = steps_per_unit(data_range), -data_range[0]
@@ -232,6 +236,8 @@ class _Job:
         # Windows that wrap around the right edge of a flat map are masked.
         n_rows = height - size[0] + 1
         self.length = -(-n_rows * width // CHUNK) * CHUNK
+        self.n_centres = x.shape[1] if self.centred else 0  # channels of the central pixels
+        self.floats = (3 + self.n_centres) * self.length  # in the state of one noisy image
         position = np.arange(self.length)
         self.wrapped = (position % width > width - size[1]) | (position >= n_rows * width)
         # 32 bits per pair mark the bands of rows of windows with weight.
@@ -245,7 +251,6 @@ class _Job:
             stages=np.array(down + along, dtype=np.int64).reshape(-1, 3),
             n_down=len(down),
             band=band,
-            spreads=sources.pad == (0, 0),
             cuts=Cuts(
                 bands=np.array(bits, dtype=np.uint32),
                 cut=np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources)),
@@ -256,7 +261,7 @@ class _Job:
     def queries_at_once(self, n_images):
         """Return the number of noisy images whose states and hits fit in memory."""
         hits = _HITS_FRACTION * self.memory // (4 * self.n_sources)
-        most = min(hits, _STATE_FRACTION * self.memory // (12 * self.length))
+        most = min(hits, _STATE_FRACTION * self.memory // (4 * self.floats))
         return int(np.clip(most, 1, min(n_images, 64)))
 
     def queries(self, z, sigma):
@@ -287,12 +292,23 @@ class _Job:
     def run(self, z, sigma, pool):
         """Return mean, log_norm and ess of a batch of noisy images."""
         queries, left_out = self.queries(z, sigma)
-        m, s, q, bits = self.softmax(queries, pool)
+        m, s, q, values, bits = self.softmax(queries, pool)
+        if self.centred:
+            mean = self.grid((values / s[:, None]).reshape(-1, self.length)).reshape(z.shape)
+            mean = mean / self.unit - self.zero
+        else:
+            mean = self.composite(queries, m, s, bits, pool)
+        m, s, q = (self.grid(array) for array in (m, s, q))
+        arrays = mean, m + np.log(s) - left_out, s * s / q
+        return tuple(array.astype(np.float32) for array in arrays)
+
+    def composite(self, queries, m, s, bits, pool):
+        """Return the composite (B, C, H, W) of the means of all windows, float64."""
         softmax, hits = self.normalised(m, s, bits)
         shape = queries.z.shape
         total = np.zeros(shape)
-        groups = _groups(len(z))
-        waves = list(self.waves(len(z), math.prod(shape[1:])))
+        groups = _groups(len(total))
+        waves = list(self.waves(len(total), math.prod(shape[1:])))
         for wave in progress(waves, "training images, second pass"):
             composites = _aligned(np.broadcast_to(0, (len(wave), *shape)))
 
@@ -305,17 +321,12 @@ class _Job:
             _each(pool, second, len(wave), groups)
             for composite in composites:
                 total += composite
-        mean = total / (self.counts() * self.unit) - self.zero
-        (above, beside), (height, width) = self.pad, z.shape[2:]
-        mean = mean[:, :, above : above + height, beside : beside + width]
-        m, s, q = (self.grid(array) for array in (m, s, q))
-        arrays = mean, m + np.log(s) - left_out, s * s / q
-        return tuple(array.astype(np.float32) for array in arrays)
+        return total / (self.counts() * self.unit) - self.zero
 
     def product(self, z, sigma, vector, shift, pool):
         """Return composite, mean tilts and sums of logits of a batch of noisy images."""
         queries, left_out = self.queries(z, sigma)
-        m, s, _, bits = self.softmax(queries, pool)
+        m, s, *_, bits = self.softmax(queries, pool)
         softmax, hits = self.normalised(m, s, bits)
         vector = _aligned(vector / self.unit)
 
@@ -351,24 +362,30 @@ class _Job:
         return composite / self.unit, self.grid(mean), levels
 
     def softmax(self, queries, pool):
-        """Return the running softmax (m, s, q) of every window, and the bands with weight."""
+        """Return m, s and q of every window, sums of central pixels, and the bands with weight."""
         count = len(queries.scale)
         groups = _groups(count)
         bits = np.empty((count, self.n_sources), np.uint32)
         m = np.repeat(np.where(self.wrapped, HUGE, LOWEST)[None], count, axis=0)
         s = np.repeat(self.wrapped[None].astype(np.float64), count, axis=0)
         q = s.copy()
-        waves = list(self.waves(count, 3 * self.length, ends=(64, 512, 4096)))
+        values = np.zeros((count, self.n_centres, self.length))
+        waves = list(self.waves(count, self.floats, ends=(64, 512, 4096)))
         for wave in progress(waves, "training images, first pass"):
-            states = [_aligned(np.broadcast_to(v, (len(wave), *m.shape))) for v in (m, 0, 0)]
+            pairs = zip((m, s, q, values), (m, 0, 0, 0), strict=True)
+            states = [_aligned(np.broadcast_to(v, (len(wave), *a.shape))) for a, v in pairs]
 
             def first(k, g, wave=wave, states=states):
-                running = Running(*(state[k, g] for state in states))
-                first_pass(self.sources, _rows(queries, g), self.plan, wave[k], running, bits[g])
+                *running, sums = (state[k, g] for state in states)
+                centres = Centres(sums.reshape(-1), self.first_centre) if self.centred else None
+                first_pass(
+                    self.sources, _rows(queries, g), self.plan, wave[k], Running(*running),
+                    bits[g], centres,
+                )  # fmt: skip
 
             _each(pool, first, len(wave), groups)
-            pool.submit(merge, (m, s, q), tuple(states)).result()
-        return m, s, q, bits
+            pool.submit(merge, (m, s, q, values), tuple(states)).result()
+        return m, s, q, values, bits
 
     def normalised(self, m, s, bits):
         """Return the softmax over all sources, and the bands that the next passes skip."""
@@ -376,9 +393,7 @@ class _Job:
         return softmax, Hits(bits, m.min(axis=1) < self.plan.cuts.deepest / 2)
 
     def counts(self):
-        """Return the number of windows that denoise each pixel: 1, or (H, W)."""
-        if not self.plan.spreads:
-            return 1
+        """Return the number of windows that cover each pixel, (H, W)."""
         pairs = zip(self.sides, self.plan.box, strict=True)
         return np.outer(*(_counts(side, length) for side, length in pairs))
 
