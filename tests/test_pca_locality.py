@@ -1,5 +1,8 @@
 """PCA locality against the slow formula: masks from the Wiener matrix, one posterior a pixel."""
 
+import pickle
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +13,7 @@ from sklearn import config_context
 import generators
 import oracle
 from skpspc import EmpiricalDenoiser, GaussianDenoiser, PCALocalityDenoiser
+from skpspc.denoisers.pca_locality import Neighbourhoods
 from skpspc.posterior.select import posterior
 from skpspc.support import Masks, TrainingSet
 
@@ -175,6 +179,18 @@ def test_masks_are_those_of_the_gaussian_denoiser(photos):
     np.testing.assert_array_equal(
         PCALocalityDenoiser(0.1).fit(X).neighbours(0.6), M / M.max() >= 0.1
     )
+
+
+@pytest.mark.parametrize("n_kept", [0, 2])
+def test_windows_of_the_newest_noise_levels_are_kept(digits, monkeypatch, n_kept):
+    """At least one level is kept, even if its windows exceed a chunk of memory."""
+    module = sys.modules[Neighbourhoods.__module__]
+    monkeypatch.setattr(module, "working_bytes", lambda: n_kept * 64**2)
+    windows = PCALocalityDenoiser().fit(digits)._prior.windows
+    first, second = windows(0.5), windows(1.0)
+    assert windows(1.0) is second
+    assert (windows(0.5) is first) == (n_kept == 2)
+    assert not pickle.loads(pickle.dumps(windows))._kept
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,19 @@
 
 import numbers
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
+from .._state import NumpyState
 from .._typing import Array, DataRange, Device, ImageShape, RandomState
 from .._validation import check_sigma
 from ..posterior import Gaussian, Prior
 from ..support import Masks
+from ..support.memory import working_bytes
 from .base import Denoiser
 from .training_set_denoiser import TrainingSetDenoiser
 
@@ -20,21 +23,37 @@ _NO_WEIGHT = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
-class Neighbourhoods:
+class Neighbourhoods(NumpyState):
     """Windows of the largest entries in each row of the Wiener filter.
 
     ``threshold`` is relative to the largest entry; `Masks` describes ``batch_size``.
     """
+
+    _not_kept = ("_kept",)
 
     gaussian: Gaussian
     image_shape: tuple[int, int, int]
     threshold: float
     batch_size: int | None
 
+    @cached_property
+    def _kept(self):
+        """Windows by noise level, the newest level last."""
+        return {}
+
     def __call__(self, sigma):
-        """Return the windows at a noise level, `Masks`: one for each coordinate."""
-        query = self.matrix(sigma).T.reshape(-1, *self.image_shape)
-        return Masks(sigma, query, None, self.batch_size)
+        """Return the windows at a noise level, `Masks`: one for each coordinate.
+
+        A Wiener filter can take longer than the comparison with all training images. The windows of
+        the newest level are therefore kept, and of more levels if they fit a chunk of memory.
+        """
+        kept = self._kept
+        if sigma not in kept:
+            query = self.matrix(sigma).T.reshape(-1, *self.image_shape).contiguous()
+            kept[sigma] = Masks(sigma, query, None, self.batch_size)
+            for oldest in list(kept)[: -max(1, working_bytes() // query.nbytes)]:
+                kept.pop(oldest, None)
+        return kept[sigma]
 
     def matrix(self, sigma):
         """Return the matrix B (D, D), bool: column m holds the neighbours of coordinate m."""
@@ -124,8 +143,9 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
     -----
     With numba, float32 images on the CPU cost a few operations for each run of compared
     coordinates. Other images, and ``softmax="batchwise"``, cost N * D^2 operations, with
-    D = C * H * W. The precisions of one noise level cost D^3 operations and hold D^2 float64
-    numbers. Every :meth:`partial_fit` decomposes the covariance.
+    D = C * H * W. The precisions of a new noise level cost D^3 operations and hold D^2 float64
+    numbers. The masks of the newest level are kept, D^2 bytes, and of more levels up to 128 MiB.
+    Every :meth:`partial_fit` decomposes the covariance.
 
     A constant coordinate (W_nn below 1e-8 of the largest) has a zero row in M. A nearly constant
     coordinate has a large row, so that few others reach the threshold. The estimate of a coordinate

@@ -41,13 +41,13 @@ def masked(z, sigma, training_set, windows, engine="torch"):
     """
     shares = windows.shares()
     shares = None if shares is None else shares.flatten(1).to(z)  # (K, P)
-    query = windows.query.flatten(1).to(z)  # (K, Q)
     serves = float32_serves(sigma, training_set) & (engine == "numba")
     groups = []
     if serves.any():
-        result = _by_numba(z[serves], sigma[serves], training_set, query, shares)
+        result = _by_numba(z[serves], sigma[serves], training_set, windows, shares)
         groups.append((serves.nonzero()[:, 0], result))
     if not serves.all():
+        query = windows.query.flatten(1).to(z)  # (K, Q)
         query = query.double() if engine == "exact" else query
         query = query.T.contiguous()
         roots = precision_root(sigma)
@@ -84,20 +84,20 @@ def _check_covered(covers, image_shape):
         )
 
 
-def _by_numba(z, sigma, training_set, query, shares):
+def _by_numba(z, sigma, training_set, windows, shares):
     """Compare by compiled code."""
     from . import _masks_numba
 
     weight = training_set.log_weight
     rest = dict(
-        query=csr_array(query.numpy()),
+        query=windows.sparse_query,
         response=None if shares is None else csr_array(shares.T.numpy()),
         data_range=training_set.data_range,
         log_weight=None if weight is None else weight.numpy(),
         flip=isinstance(training_set, MirroredTrainingSet),
         n_threads=n_threads(),
     )
-    image_bytes = _masks_numba.state_bytes(len(training_set), len(query), z[0].numel())
+    image_bytes = _masks_numba.state_bytes(len(training_set), len(windows.query), z[0].numel())
     block = rows_that_fit(image_bytes, len(z), what="One noisy image")
     x = training_set.images.numpy()
     blocks = [

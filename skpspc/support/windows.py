@@ -11,10 +11,12 @@ of shape (C, 1, W) is a signal with windows of ``s`` samples.
 import math
 import numbers
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
+from scipy.sparse import csr_array
 
 from .._repr import short_repr
 from .._state import NumpyState
@@ -80,14 +82,24 @@ class Masks(NumpyState):
     batch_size: int | None = None
 
     __repr__ = short_repr
+    _not_kept = ("_n_compared", "sparse_query")
 
     def n_values(self, image_shape):
         """Return the number of values that each window compares, (K,) float64.
 
         Images have shape (C, H, W). A soft window counts the sum of its precisions.
         """
-        repeats = image_shape[0] // self.query.shape[1]
-        return repeats * self.query.flatten(1).sum(1, dtype=torch.float64)
+        return image_shape[0] // self.query.shape[1] * self._n_compared
+
+    @cached_property
+    def _n_compared(self):
+        """Sums of the precisions of each window, (K,) float64."""
+        return self.query.flatten(1).sum(1, dtype=torch.float64)
+
+    @cached_property
+    def sparse_query(self):
+        """Precisions of windows on the CPU as a SciPy array, (K, c H W) float32."""
+        return csr_array(self.query.flatten(1).float().numpy())
 
     def masks(self, image_shape, device="cpu"):
         """Return the windows themselves."""
