@@ -8,6 +8,7 @@ from ._threads import undisturbed
 
 _EXTRAS = {  # extra of pip that installs each module
     "numba": "cpu",
+    "llvmlite": "cpu",
     "faiss": "cpu",
     "matplotlib": "plot",
     "pandas": "metrics",

@@ -232,15 +232,17 @@ def test_partial_sums_equal_the_entries():
     pytest.importorskip("numba", reason="numba is not installed (extra cpu)")
     from scipy.sparse import csr_array
 
-    from skpspc.posterior._masks_numba import RUN, _with_tables
+    from skpspc.posterior._masks_kernels import _add_tables
+    from skpspc.posterior._masks_numba import LANES, LENGTHS, PADDING, _with_tables
 
     rng = np.random.default_rng(0)
-    matrix = np.repeat(rng.integers(0, 3, (9, 13)), 3, axis=1)[:, :37].astype(np.float32)
-    maps = rng.random(-(-37 // RUN) * RUN)
-    maps[37:] = 0
-    blocks = maps.reshape(-1, RUN)
-    backwards = blocks[:, ::-1].cumsum(1)[:, ::-1]
-    tables = np.concatenate([maps, blocks.cumsum(1).ravel(), backwards.ravel()])
+    matrix = np.repeat(rng.integers(0, 3, (9, 33)), 3, axis=1)[:, :97].astype(np.float32)
+    maps = np.zeros((len(LENGTHS), 97 + PADDING, LANES), np.float32)
+    maps[0, :97] = rng.random((97, LANES))
+    tables = maps.ravel()
+    _add_tables(tables)
     partial_sums = _with_tables(csr_array(matrix))
     assert partial_sums.nnz < np.count_nonzero(matrix)
-    np.testing.assert_allclose(partial_sums @ tables, matrix @ maps[:37], rtol=1e-6)
+    np.testing.assert_allclose(
+        partial_sums @ tables.reshape(-1, LANES), matrix @ maps[0, :97], rtol=1e-6
+    )

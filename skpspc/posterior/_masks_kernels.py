@@ -9,14 +9,21 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .._optional import load
 from ._jit import jit
 from ._math_numba import HUGE, LOWEST, exp_negative
 
+cgutils, types = load("numba.core.cgutils"), load("numba.core.types")
+intrinsic = load("numba.extending").intrinsic
+ir = load("llvmlite.ir")
+
 LANES = 32
 _STEP = np.uint64(LANES)
-RUN = 8  # entries in a block of partial sums, see `_add_tables`
-_U1, _U2, _U3 = np.uint64(1), np.uint64(2), np.uint64(3)
-GROUP = np.uint64(4)  # entries of a row that are added together
+# Entries in the sums of each table, see `_add_tables`. A length is the sum of the two before it.
+LENGTHS = (1, 2, 3, 5, 8)
+PADDING = 16  # unused rows of a table: tables with a distance of 2^n bytes compete for cache lines
+GROUP = 2  # entries of a row that are added together
+_CHUNK = 32  # rows of a table at a time, which stay in the cache
 _ZERO = np.float32(0.0)
 
 
@@ -53,7 +60,7 @@ class Matrix(NamedTuple):
 class Plan(NamedTuple):
     """Windows."""
 
-    precision: Matrix  # (K, H W)
+    precision: Matrix  # (K, H W), negative
     response: Matrix  # (H W, K)
     cut: np.float32  # logits this far below the maximum are negligible
 
@@ -191,65 +198,20 @@ def _squares(z, level, scale, tile, maps):
 
 @jit
 def _add_tables(maps):
-    """Write partial sums of the first n rows of maps (3 n, lanes), in blocks of eight rows.
+    """Write sums of consecutive rows of maps, whose first table is given.
 
-    Row n + p is the sum from the start of the block to row p, and row 2 n + p the sum from row p to
-    the end of the block.
+    Row p of table t is the sum of LENGTHS[t] rows of the first table, from row p on. Rows near the
+    end of a table, where a sum is cut off, are arbitrary.
     """
-    size = np.uint64(len(maps) // 3)
-    for begin in range(0, len(maps) // 3, RUN * LANES):
-        a = np.uint64(begin)
-        b = a + _STEP
-        c = b + _STEP
-        d = c + _STEP
-        e = d + _STEP
-        f = e + _STEP
-        g = f + _STEP
-        h = g + _STEP
-        for j in range(np.uint64(LANES)):
-            t = maps[a + j]
-            maps[size + a + j] = t
-            t += maps[b + j]
-            maps[size + b + j] = t
-            t += maps[c + j]
-            maps[size + c + j] = t
-            t += maps[d + j]
-            maps[size + d + j] = t
-            t += maps[e + j]
-            maps[size + e + j] = t
-            t += maps[f + j]
-            maps[size + f + j] = t
-            t += maps[g + j]
-            maps[size + g + j] = t
-            maps[size + h + j] = t + maps[h + j]
-        o = size + size
-        for j in range(np.uint64(LANES)):
-            t = maps[h + j]
-            maps[o + h + j] = t
-            t += maps[g + j]
-            maps[o + g + j] = t
-            t += maps[f + j]
-            maps[o + f + j] = t
-            t += maps[e + j]
-            maps[o + e + j] = t
-            t += maps[d + j]
-            maps[o + d + j] = t
-            t += maps[c + j]
-            maps[o + c + j] = t
-            t += maps[b + j]
-            maps[o + b + j] = t
-            maps[o + a + j] = t + maps[a + j]
-
-
-@_reduction
-def _to_logits(square, lane_weight):
-    """Replace squared distances by logits, and return the largest."""
-    peak = -HUGE
-    for j in range(np.uint64(LANES)):
-        v = lane_weight[j] - square[j]
-        square[j] = v
-        peak = v if v > peak else peak
-    return peak
+    size = len(maps) // len(LENGTHS)
+    for start in range(size - LANES * PADDING, 0, -LANES * _CHUNK):
+        begin = max(start - LANES * _CHUNK, 0)
+        for t in range(1, len(LENGTHS)):
+            out = np.uint64(t * size)
+            first = np.uint64((t - 1) * size)
+            second = np.uint64(max(t - 2, 0) * size + LENGTHS[t - 1] * LANES)
+            for i in range(np.uint64(begin), np.uint64(start)):
+                maps[out + i] = maps[first + i] + maps[second + i]
 
 
 @_reduction
@@ -280,31 +242,56 @@ def _total(logit, top):
     return s, q
 
 
+@intrinsic
+def _add_rows(_, begin, end, indices, data, maps, start, out):
+    """Write out[j] = start[j] + sum of data[i] * maps[indices[i] + j] over i in [begin, end).
+
+    Return the largest out[j]. Two sums stay in vector registers, of even and of odd i. A compiled
+    loop over lanes would check at every entry that ``out`` and ``maps`` do not overlap, and would
+    load and store ``out``.
+    """
+    lanes = ir.VectorType(ir.FloatType(), LANES)
+
+    def generate(context, builder, signature, arguments):
+        arrays = zip(signature.args[2:], arguments[2:], strict=True)
+        indices, data, maps, start, out = (
+            context.make_array(kind)(context, builder, array).data for kind, array in arrays
+        )
+        start, out = (builder.bitcast(pointer, lanes.as_pointer()) for pointer in (start, out))
+        first = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        zeros = ir.Constant(lanes, [0.0] * LANES)
+        sums = [cgutils.alloca_once_value(builder, zeros) for _ in range(GROUP)]
+        begin, end = arguments[:2]
+        with cgutils.for_range_slice(builder, begin, end, begin.type(GROUP), begin.type) as (i, _):
+            for offset, total in enumerate(sums):
+                at = builder.add(i, i.type(offset))
+                row = builder.gep(maps, [builder.load(builder.gep(indices, [at]))])
+                row = builder.load(builder.bitcast(row, lanes.as_pointer()), align=4)
+                factor = builder.load(builder.gep(data, [at]))
+                factor = builder.insert_element(zeros, factor, first.type.element(0))
+                factor = builder.shuffle_vector(factor, factor, first)
+                product = builder.fmul(factor, row, flags=["contract"])
+                added = builder.fadd(builder.load(total), product, flags=["contract"])
+                builder.store(added, total)
+        even, odd = map(builder.load, sums)
+        total = builder.fadd(builder.load(start, align=4), builder.fadd(even, odd))
+        builder.store(total, out, align=4)
+        name = f"llvm.vector.reduce.fmax.v{LANES}f32"
+        kind = ir.FunctionType(lanes.element, [lanes])
+        largest = cgutils.get_or_insert_function(builder.module, kind, name)
+        return builder.call(largest, [total], fastmath=["nnan"])
+
+    return types.float32(begin, end, indices, data, maps, start, out), generate
+
+
 @jit
-def _row_sum(matrix, row, maps, out):
-    """Write out[j] = sum of data * maps[index + j] over one row of a sparse matrix."""
-    indptr, indices, data = matrix.indptr, matrix.indices, matrix.data
-    begin = indptr[np.uint64(row)]
-    end = indptr[np.uint64(row + 1)]
-    at = begin
-    while at < end:
-        a = indices[at]
-        b = indices[at + _U1]
-        c = indices[at + _U2]
-        d = indices[at + _U3]
-        t = data[at]
-        u = data[at + _U1]
-        v = data[at + _U2]
-        w = data[at + _U3]
-        if at == begin:
-            for j in range(np.uint64(LANES)):
-                half = t * maps[a + j] + u * maps[b + j]
-                out[j] = half + (v * maps[c + j] + w * maps[d + j])
-        else:
-            for j in range(np.uint64(LANES)):
-                half = t * maps[a + j] + u * maps[b + j]
-                out[j] += half + (v * maps[c + j] + w * maps[d + j])
-        at += GROUP
+def _row_sum(matrix, row, maps, start, out):
+    """Write out[j] = start[j] + sum of data * maps[index + j] over one row of a sparse matrix.
+
+    Return the largest out[j].
+    """
+    begin, end = matrix.indptr[np.uint64(row)], matrix.indptr[np.uint64(row + 1)]
+    return _add_rows(begin, end, matrix.indices, matrix.data, maps, start, out)
 
 
 @jit
@@ -341,8 +328,7 @@ def first_pass(sources, queries, plan, block, running):
                 _add_tables(maps)
             largest[:] = LOWEST
             for k in range(n_windows):
-                _row_sum(precision, k, maps, logit)
-                peak = _to_logits(logit, lane_weight)
+                peak = _row_sum(precision, k, maps, lane_weight, logit)
                 top = m[b, k]
                 if peak - top <= cut:
                     continue
@@ -375,6 +361,7 @@ def second_pass(sources, queries, b, plan, softmax, total):
     weight = _lanes(response.size)
     lane = _lanes(1)
     lane_weight = _lanes(1)
+    zeros = _lanes(1)
     for start in range(0, len(log_weight), LANES):
         count = min(LANES, len(log_weight) - start)
         _load(sources, start, count, tile)
@@ -384,15 +371,15 @@ def second_pass(sources, queries, b, plan, softmax, total):
         if precision.size > n_pixels:
             _add_tables(maps)
         for k in range(n_windows):
-            _row_sum(precision, k, maps, lane)
+            _row_sum(precision, k, maps, lane_weight, lane)
             o = np.uint64(k * LANES)
             for j in range(np.uint64(LANES)):
-                v = lane_weight[j] - lane[j]
+                v = lane[j]
                 weight[o + j] = exp_negative(v - m[k]) * r[k] if v > LOWEST else _ZERO
         if response.size > n_windows:
             _add_tables(weight)
         for p in range(n_pixels):
-            _row_sum(response, p, weight, lane)
+            _row_sum(response, p, weight, zeros, lane)
             for i in range(p, n_values, 3 * n_pixels):  # three channels at a time
                 k = min(i + n_pixels, n_values - 1)
                 o = min(i + 2 * n_pixels, n_values - 1)
@@ -429,7 +416,7 @@ def single_pass(sources, queries, precision, cut, block, answers):
     z, level, scale = queries.z, queries.level, queries.scale
     m, s, q, values = answers.m, answers.s, answers.q, answers.values
     n_queries, n_windows = m.shape
-    n_values = z.shape[1]  # whole blocks
+    n_values = z.shape[1]
     tile = _lanes(n_values)
     maps = _lanes(max(precision.size, n_values))
     logit = _lanes(1)
@@ -444,8 +431,7 @@ def single_pass(sources, queries, precision, cut, block, answers):
             if precision.size > n_windows:
                 _add_tables(maps)
             for k in range(n_windows):
-                _row_sum(precision, k, maps, logit)
-                peak = _to_logits(logit, lane_weight)
+                peak = _row_sum(precision, k, maps, lane_weight, logit)
                 top = m[b, k]
                 if peak - top <= cut:
                     continue

@@ -6,9 +6,9 @@ sparse matrix. The first of two passes updates a maximum and normaliser per wind
 a noisy and a training image it records the largest excess of a logit over the maximum. The second
 pass composes the posterior mean from pairs whose excess is not negligible.
 
-A run of equal precisions, in consecutive pixels, is a sum of few partial sums: from its first pixel
-to the end of a block of eight, over whole blocks, and from the start of a block to its last pixel.
-Windows share the partial sums, and all are sums of non-negative numbers, so that nothing cancels.
+A run of equal precisions, in consecutive pixels, is a sum of few partial sums, over 1, 2, 3, 5 or 8
+pixels from any pixel on. Windows share the partial sums, and all are sums of non-negative numbers,
+so that nothing cancels.
 """
 
 import sys
@@ -21,7 +21,8 @@ from ..support.training_set import DEFAULT_RANGE, steps_per_unit
 from ._masks_kernels import (
     GROUP,
     LANES,
-    RUN,
+    LENGTHS,
+    PADDING,
     Answers,
     Matrix,
     Normalised,
@@ -101,7 +102,7 @@ def compiled_masked_posterior(
     root = np.sqrt(0.5) / np.asarray(sigma, dtype=np.float64)
     queries = _queries((z - middle) * unit, root / unit, sources, query.shape[1])
     cut = np.float32(np.log(_SKIPPED_MASS / n_images))
-    precision = _matrix(query)
+    precision = _matrix(-query)
     with ThreadPoolExecutor(n_threads) as pool:
         if response is None:
             total, log_norm, ess = _coordinates(sources, queries, precision, cut, pool)
@@ -134,9 +135,7 @@ def _queries(z, root, sources, n_compared):
 def _coordinates(sources, queries, precision, cut, pool):
     """Return means (B, C H W), log normalisers and sample sizes of windows of coordinates."""
     n_queries, n_values = queries.z.shape
-    z, level = (
-        np.pad(array, ((0, 0), (0, -n_values % RUN))) for array in (queries.z, queries.level)
-    )
+    z, level = (np.pad(array, ((0, 0), (0, -n_values % 4))) for array in (queries.z, queries.level))
     queries = queries._replace(z=z, level=level)
     blocks = _blocks(sources)
     m = np.full((len(blocks), n_queries, n_values), LOWEST)
@@ -223,8 +222,8 @@ def _matrix(matrix):
     """Return a scipy CSR matrix as `Matrix`, with partial sums if these have fewer entries."""
     partial_sums = _with_tables(matrix)
     matrix = partial_sums if 4 * partial_sums.nnz < 3 * matrix.nnz else matrix
-    group, length = int(GROUP), np.diff(matrix.indptr)
-    padded = np.maximum(-(-length // group), 1) * group  # entries of value 0 fill the last group
+    length = np.diff(matrix.indptr)
+    padded = -(-length // GROUP) * GROUP  # entries of value 0 fill the last group
     indptr = np.append(0, np.cumsum(padded))
     at = np.arange(matrix.nnz) + np.repeat(indptr[:-1] - matrix.indptr[:-1], length)
     indices, data = np.zeros(indptr[-1], np.uint64), np.zeros(indptr[-1], np.float32)
@@ -235,24 +234,21 @@ def _matrix(matrix):
 def _with_tables(matrix):
     """Return a CSR matrix for entries and their partial sums, equal to a matrix of entries alone.
 
-    The number of entries, n in `_add_tables`, is rounded up to whole blocks.
+    See `_add_tables` for the columns.
     """
     n_rows, n_columns = matrix.shape
-    n = -(-n_columns // RUN) * RUN
+    size = n_columns + PADDING
     row, begin, end, value = _runs(matrix)
-    first, last = begin // RUN, (end - 1) // RUN  # blocks
-    is_one = first == last
-    is_head = is_one & (begin % RUN == 0)
-    is_tail = is_one & ~is_head & ((end % RUN == 0) | (end == n_columns))
-    is_inner = is_one & ~is_head & ~is_tail
-    ends = is_head | ~is_one
-    starts = is_tail | ~is_one
-    inner, entry = _ranges(np.where(is_inner, begin, 0), np.where(is_inner, end, 0))
-    whole, block = _ranges(first + 1, last)
-    runs = np.concatenate([inner, whole, np.flatnonzero(ends), np.flatnonzero(starts)])
-    columns = [entry, n + block * RUN + RUN - 1, n + end[ends] - 1, 2 * n + begin[starts]]
+    index, columns = [], []
+    for table, length in reversed(list(enumerate(LENGTHS))):
+        n_sums = (end - begin) // length
+        run, number = _ranges(np.zeros_like(n_sums), n_sums)
+        index.append(run)
+        columns.append(table * size + begin[run] + length * number)
+        begin = begin + length * n_sums
+    runs = np.concatenate(index)
     entries = value[runs], (row[runs], np.concatenate(columns))
-    result = coo_array(entries, shape=(n_rows, 3 * n)).tocsr()
+    result = coo_array(entries, shape=(n_rows, len(LENGTHS) * size)).tocsr()
     result.sort_indices()
     return result
 
