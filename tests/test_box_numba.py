@@ -51,7 +51,7 @@ def assert_close(answer, expected, atol=1e-5):
     np.testing.assert_allclose(mean, expected[0], rtol=0, atol=atol)
     np.testing.assert_allclose(log_norm, expected[1], rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(ess, expected[2], rtol=1e-3)
-    assert all(a.dtype == np.float32 for a in answer)
+    assert [a.dtype for a in answer] == [np.float32, np.float64, np.float32]
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])

@@ -22,11 +22,12 @@ still large are summed again in float64 if they have weight, which is rare.
 import math
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from .._progress import progress
-from ..support.training_set import DEFAULT_RANGE, steps_per_unit
+from ..support.training_set import DEFAULT_RANGE, image_moments, steps_per_unit
 from ._box_kernels import (
     CHUNK,
     Centres,
@@ -131,7 +132,7 @@ def compiled_box_posterior(
     Returns
     -------
     mean : float32 array (B, C, H, W)
-    log_norm : float32 array (B, H - h + 1, W - w + 1)
+    log_norm : float64 array (B, H - h + 1, W - w + 1)
         Log of the sum of the exponentiated logits.
     ess : float32 array (B, H - h + 1, W - w + 1)
         Effective sample size (sum w)^2 / sum w^2.
@@ -141,11 +142,77 @@ def compiled_box_posterior(
     ValueError
         If no training image has a positive weight.
     """
-    pad = tuple(side // 2 for side in size) if centred else (0, 0)
-    sources = _sources(x, log_weight, rows, flip, pad)
-    job = _Job(data_range, sources, tuple(map(int, size)), memory)
+    job = _Job.of(x, size, centred, data_range, memory, log_weight, rows=rows, flip=flip)
     sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), (len(z),))
     return _in_batches(job.run, job.queries_at_once(len(z)), (z, sigma), n_threads)
+
+
+def compiled_box_sums(
+    z,
+    x,
+    sigma,
+    size,
+    *,
+    data_range=DEFAULT_RANGE,
+    centred=False,
+    n_threads=1,
+    memory=_MEMORY,
+    **options,
+):
+    """Return the sums of the weights of all windows of one size, for one batch of noisy images.
+
+    Parameters
+    ----------
+    z, x, sigma, size, data_range, centred, n_threads, memory
+        See `compiled_box_posterior`; at most `queries_at_once` noisy images.
+    options : dict
+        ``log_weight``, ``rows`` and ``flip`` of `compiled_box_posterior`, and numbers of the
+        training set of which x is a shard: ``moments``, see `TrainingSet.example_moments`, and
+        ``log_weight_range``. Shards with equal moments have comparable sums.
+
+    Returns
+    -------
+    nearest, top, total, squares : float64 arrays (B, H - h + 1, W - w + 1)
+        See `skpspc.posterior.softmax.Softmax`.
+    state : State, or float64 array (B, C, H, W)
+        With ``centred``, the means over the training set x alone.
+    """
+    job = _Job.of(x, size, centred, data_range, memory, **options)
+    with ThreadPoolExecutor(max(1, int(n_threads))) as pool:
+        return job.sums(z, np.asarray(sigma, dtype=np.float64), pool)
+
+
+def compiled_box_means(
+    z,
+    x,
+    sigma,
+    size,
+    *,
+    softmax,
+    state,
+    data_range=DEFAULT_RANGE,
+    n_threads=1,
+    memory=_MEMORY,
+    **options,
+):
+    """Return the summand of a training set in the composite of all windows of one size.
+
+    Parameters
+    ----------
+    z, x, sigma, size, data_range, n_threads, memory, options
+        See `compiled_box_sums`.
+    softmax : tuple of float64 arrays (B, H - h + 1, W - w + 1)
+        ``nearest``, ``top`` and ``total`` over all shards of the training set.
+    state : State
+        Result of `compiled_box_sums`, without ``centred``.
+
+    Returns
+    -------
+    float64 array (B, C, H, W)
+    """
+    job = _Job.of(x, size, False, data_range, memory, **options)
+    with ThreadPoolExecutor(max(1, int(n_threads))) as pool:
+        return job.composite(softmax, state, pool)
 
 
 def compiled_box_product(z, x, sigma, size, vector, shift, *, n_threads=1, **options):
@@ -175,7 +242,7 @@ def compiled_box_product(z, x, sigma, size, vector, shift, *, n_threads=1, **opt
     """
     memory = options.pop("memory", _MEMORY)
     data_range = options.pop("data_range", DEFAULT_RANGE)
-    job = _Job(data_range, _sources(x, **options), tuple(map(int, size)), memory)
+    job = _Job.of(x, size, False, data_range, memory, **options)
     arrays = z, np.asarray(sigma, dtype=np.float64), vector, shift
     return _in_batches(job.product, job.queries_at_once(len(z)), arrays, n_threads)
 
@@ -190,7 +257,8 @@ def _sources(x, log_weight=None, rows=None, flip=False, pad=(0, 0)):
     else:
         log_weight = np.asarray(log_weight, dtype=np.float32)[rows]
         keep = log_weight > -np.inf
-        rows, log_weight = rows[keep], log_weight[keep]
+        if not keep.all():
+            rows, log_weight = rows[keep], log_weight[keep]
     if not len(rows):
         raise ValueError("no training image has a positive weight; pass at least one.")
     n_values = x.shape[1] * math.prod(np.add(x.shape[2:], 2 * np.array(pad)).tolist())
@@ -212,32 +280,97 @@ def _in_batches(function, n_rows, arrays, n_threads):
     return tuple(np.concatenate(column) for column in zip(*results, strict=True))
 
 
+class State(NamedTuple):
+    """State of a batch of noisy images between the passes over one training set.
+
+    Attributes
+    ----------
+    queries : Queries
+    left_out : float64 array (B, H - h + 1, W - w + 1)
+        Term that is left out of all logits of a window.
+    bits : uint32 array (B, M)
+        Bands of windows in which each source has weight.
+    nearest, total : float64 arrays (B, H - h + 1, W - w + 1)
+        Softmax of the training set alone.
+    """
+
+    queries: Queries
+    left_out: np.ndarray
+    bits: np.ndarray
+    nearest: np.ndarray
+    total: np.ndarray
+
+
+def _sizes(image_shape, size, centred):
+    """Return the length of a flat map of windows, and the floats in the state of a noisy image."""
+    channels, *sides = image_shape
+    if centred:
+        sides = [side + 2 * (length // 2) for side, length in zip(sides, size, strict=True)]
+    n_rows = sides[0] - size[0] + 1
+    length = -(-n_rows * sides[1] // CHUNK) * CHUNK
+    return length, (3 + (channels if centred else 0)) * length
+
+
+def queries_at_once(n_images, n_sources, image_shape, size, memory, centred=False):
+    """Return the number of noisy images (C, H, W) whose states and hits fit in memory."""
+    _, floats = _sizes(image_shape, size, centred)
+    return _n_images(min(n_images, 64), n_sources, floats, memory)
+
+
+def _n_images(most, n_sources, floats, memory):
+    """Return the number of states of ``floats`` floats, and of their hits, that fit in memory."""
+    hits = _HITS_FRACTION * memory // (4 * n_sources)
+    return int(np.clip(min(hits, _STATE_FRACTION * memory // (4 * floats)), 1, most))
+
+
 class _Job:
     """Tiles, blocks and the two passes for one training set and windows of one size.
 
     uint8 images keep the values 0 to 255, and all other values are in their unit.
     """
 
-    def __init__(self, data_range, sources, size, memory):
+    @classmethod
+    def of(
+        cls,
+        x,
+        size,
+        centred,
+        data_range,
+        memory,
+        log_weight=None,
+        *,
+        rows=None,
+        flip=False,
+        moments=None,
+        log_weight_range=None,
+    ):
+        """Return the job of a training set; see `compiled_box_sums` for the parameters."""
+        pad = tuple(side // 2 for side in size) if centred else (0, 0)
+        sources = _sources(x, log_weight, rows, flip, pad)
+        if log_weight_range is None:
+            log_weight_range = np.ptp(sources.log_weight)
+        size = tuple(map(int, size))
+        return cls(data_range, sources, size, centred, memory, moments, log_weight_range)
+
+    def __init__(self, data_range, sources, size, centred, memory, moments, log_weight_range):
         self.memory, self.sources = memory, sources
         x, rows = sources.x, sources.rows
         above, beside = self.pad = sources.pad
         height, width = self.sides = x.shape[2] + 2 * above, x.shape[3] + 2 * beside
-        self.centred = self.pad != (0, 0)
+        self.centred = centred
         self.first_centre = above * width + beside
         self.unit, self.zero = 1.0, 0.0
         if x.dtype == np.uint8:
             self.unit, self.zero = steps_per_unit(data_range), -data_range[0]
         self.n_sources = len(rows) * sources.n_flips
-        sample = rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]
-        self.centre = sum(x[i].astype(np.float64) for i in sample) / len(sample)
-        self.spread = sum(np.square(x[i] - self.centre).mean() for i in sample) / len(sample)
+        if moments is None:
+            moments = example_moments(x, rows)
+        self.centre, self.spread = moments
 
         # Windows that wrap around the right edge of a flat map are masked.
         n_rows = height - size[0] + 1
-        self.length = -(-n_rows * width // CHUNK) * CHUNK
+        self.length, self.floats = _sizes(x.shape[1:], size, self.centred)
         self.n_centres = x.shape[1] if self.centred else 0  # channels of the central pixels
-        self.floats = (3 + self.n_centres) * self.length  # in the state of one noisy image
         position = np.arange(self.length)
         self.wrapped = (position % width > width - size[1]) | (position >= n_rows * width)
         # 32 bits per pair mark the bands of rows of windows with weight.
@@ -254,15 +387,14 @@ class _Job:
             cuts=Cuts(
                 bands=np.array(bits, dtype=np.uint32),
                 cut=np.float32(np.log(_SKIPPED_MASS) - np.log(self.n_sources)),
-                deepest=_DEEP if np.ptp(sources.log_weight) < _UNEQUAL else _DEEP_UNEQUAL,
+                deepest=_DEEP if log_weight_range < _UNEQUAL else _DEEP_UNEQUAL,
             ),
         )
 
     def queries_at_once(self, n_images):
         """Return the number of noisy images whose states and hits fit in memory."""
-        hits = _HITS_FRACTION * self.memory // (4 * self.n_sources)
-        most = min(hits, _STATE_FRACTION * self.memory // (4 * self.floats))
-        return int(np.clip(most, 1, min(n_images, 64)))
+        n_images = min(n_images, 64)
+        return _n_images(n_images, self.n_sources, self.floats, self.memory)
 
     def queries(self, z, sigma):
         """Return the `Queries`, and the term that their level removes from all logits."""
@@ -291,24 +423,37 @@ class _Job:
 
     def run(self, z, sigma, pool):
         """Return mean, log_norm and ess of a batch of noisy images."""
+        nearest, top, total, squares, state = self.sums(z, sigma, pool)
+        mean = state if self.centred else self.composite((nearest, top, total), state, pool)
+        log_norm, ess = nearest + np.log(total) + top, total * total / squares
+        return mean.astype(np.float32), log_norm, ess.astype(np.float32)
+
+    def sums(self, z, sigma, pool):
+        """Return nearest, top, total, squares and a state; see `compiled_box_sums`."""
         queries, left_out = self.queries(z, sigma)
         m, s, q, values, bits = self.softmax(queries, pool)
-        if self.centred:
-            mean = self.grid((values / s[:, None]).reshape(-1, self.length)).reshape(z.shape)
-            mean = mean / self.unit - self.zero
-        else:
-            mean = self.composite(queries, m, s, bits, pool)
-        m, s, q = (self.grid(array) for array in (m, s, q))
-        arrays = mean, m + np.log(s) - left_out, s * s / q
-        return tuple(array.astype(np.float32) for array in arrays)
+        nearest, total, squares = (self.grid(array).astype(np.float64) for array in (m, s, q))
+        sums = nearest, -left_out, total, squares
+        if not self.centred:
+            return *sums, State(queries, left_out, bits, nearest, total)
+        mean = self.grid((values / s[:, None]).reshape(-1, self.length)).reshape(z.shape)
+        return *sums, mean / self.unit - self.zero
 
-    def composite(self, queries, m, s, bits, pool):
-        """Return the composite (B, C, H, W) of the means of all windows, float64."""
-        softmax, hits = self.normalised(m, s, bits)
+    def composite(self, softmax, state, pool):
+        """Return the summand of the training set in the composite of the means of all windows.
+
+        ``softmax`` is (nearest, top, total) of all shards; the result (B, C, H, W) is float64.
+        """
+        queries, left_out, bits, own_nearest, own_total = state
+        nearest, top, total = softmax
+        total = total * np.exp(top + left_out)  # relative to logits that leave the term out
+        share = np.exp(own_nearest - nearest) * (own_total / total)
+        bits = self.with_share(bits, share)
+        softmax, hits = self.normalised(self.flat(nearest, HUGE), self.flat(total, 1.0), bits)
         shape = queries.z.shape
-        total = np.zeros(shape)
-        groups = _groups(len(total))
-        waves = list(self.waves(len(total), math.prod(shape[1:])))
+        sums = np.zeros(shape)
+        groups = _groups(len(sums))
+        waves = list(self.waves(len(sums), math.prod(shape[1:])))
         for wave in progress(waves, "training images, second pass"):
             composites = _aligned(np.broadcast_to(0, (len(wave), *shape)))
 
@@ -320,8 +465,21 @@ class _Job:
 
             _each(pool, second, len(wave), groups)
             for composite in composites:
-                total += composite
-        return total / (self.counts() * self.unit) - self.zero
+                sums += composite
+        mean = sums / (self.counts() * self.unit)
+        if self.zero:
+            mean -= self.zero * (_spread(share, self.plan.box) / self.counts())[:, None]
+        return mean
+
+    def with_share(self, bits, share):
+        """Return bits without the bands in which the training set has a negligible share."""
+        if share.min() >= _SKIPPED_MASS:
+            return bits
+        n_bands = -(-share.shape[1] // self.plan.band)
+        rows = np.pad(share.max(2), ((0, 0), (0, n_bands * self.plan.band - share.shape[1])))
+        matters = rows.reshape(len(share), n_bands, -1).max(2) > _SKIPPED_MASS / self.n_sources
+        mask = (matters * (1 << np.arange(n_bands))).sum(1).astype(np.uint32)
+        return bits & mask[:, None]
 
     def product(self, z, sigma, vector, shift, pool):
         """Return composite, mean tilts and sums of logits of a batch of noisy images."""
@@ -403,6 +561,12 @@ class _Job:
         rows = array[:, : (height - h + 1) * width].reshape(len(array), -1, width)
         return rows[:, :, : width - w + 1]
 
+    def flat(self, windows, rest):
+        """Return an array (B, length) of windows (B, H - h + 1, W - w + 1), and of the rest."""
+        array = np.full((len(windows), self.length), rest)
+        self.grid(array)[...] = windows
+        return array
+
     def waves(self, count, floats, ends=()):
         """Yield lists of blocks [begin, end) whose states, ``floats`` per query, fit in memory.
 
@@ -419,6 +583,12 @@ class _Job:
             end = min(limit, begin + most * block)
             yield [(b, min(b + block, end)) for b in range(begin, end, block)]
             begin = end
+
+
+def example_moments(x, rows):
+    """Return mean image and mean variance of 64 images of x; see `TrainingSet.example_moments`."""
+    sample = rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]
+    return image_moments([x[i] for i in sample])
 
 
 def _groups(count):
@@ -449,6 +619,12 @@ def _box_sums(maps, size):
         n = sums.shape[axis] - side
         maps = np.take(sums, np.arange(side, side + n), axis) - np.take(sums, np.arange(n), axis)
     return maps
+
+
+def _spread(windows, size):
+    """Return the sum of (B, H - h + 1, W - w + 1) windows over the windows of every pixel."""
+    around = [(0, 0), *((side - 1, side - 1) for side in size)]
+    return _box_sums(np.pad(windows, around), size)
 
 
 def _each(pool, function, n_blocks, groups):

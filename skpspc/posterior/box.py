@@ -10,7 +10,6 @@ copied, and the work does not depend on the window size.
 """
 
 import math
-from functools import partial
 
 import torch
 
@@ -18,8 +17,8 @@ from .._threads import n_threads
 from ..support import MirroredTrainingSet
 from ..support.memory import rows_that_fit, working_bytes
 from ..support.windows import overlap_counts
-from .posterior import PerWindow, by_blocks
-from .softmax import RunningSoftmax, difference_dtype, exact_scale, float32_serves, precision_root
+from .kernel import Kernel
+from .softmax import RunningSoftmax, Softmax, difference_dtype, exact_scale, precision_root
 
 # Number of noisy images that share one pass over the training set.
 _NOISY_IMAGES = 8
@@ -30,30 +29,73 @@ def box(z, sigma, training_set, windows, engine="torch"):
 
     See `select.compare` for the parameters; ``engine`` is "torch" or "numba".
     """
-    kernels = compiled_posterior if engine == "numba" else None, _by_torch
-    return by_precision(kernels, z, sigma, training_set, (windows.h, windows.w))
+    return BOX.compare(z, sigma, training_set, windows, engine)
 
 
-def by_precision(kernels, z, sigma, training_set, windows):
-    """Compare by compiled code where float32 is exact enough, and elsewhere by torch.
-
-    ``kernels`` are the two functions; None in place of compiled code: compare all by torch.
-    """
-    compiled, by_torch = kernels
-    serves = float32_serves(sigma, training_set) & (compiled is not None)
-    groups = []
-    for kernel, rows in ((compiled, serves.nonzero()), (by_torch, (~serves).nonzero())):
-        if len(rows):
-            rows = rows.squeeze(1)
-            groups.append((rows, kernel(z[rows], sigma[rows], training_set, windows)))
-    return PerWindow.gathered(groups, len(z))
+def _n_images(z, training_set, windows, engine):
+    if engine == "numba":
+        return n_compiled(z, training_set, (windows.h, windows.w))
+    return rows_that_fit(_pair_bytes(z), _NOISY_IMAGES, what="One pair of images")
 
 
-def compiled_posterior(z, sigma, training_set, window, **options):
-    """Compare by compiled code; see `_box_numba.compiled_box_posterior` for the options."""
-    mean, log_norm, ess = _compiled("posterior", z, sigma, training_set, window, **options)
-    log_norm = log_norm.flatten(1).double() + training_set.log_uniform
-    return PerWindow(mean, log_norm, ess.flatten(1))
+def n_compiled(z, training_set, window, **options):
+    """Return the number of noisy images that compiled code compares at once."""
+    _check_memory(z, training_set)
+    from . import _box_numba
+
+    sizes = len(z), len(training_set), tuple(z.shape[1:]), window
+    return _box_numba.queries_at_once(*sizes, working_bytes(), **options)
+
+
+def _check_memory(z, training_set):
+    """Raise MemoryError if the state of one noisy image does not fit."""
+    # twice the state of one noisy image: the state of its pixels and of the training images
+    rows_that_fit(2 * (24 * z[0].numel() + 8 * len(training_set)), 1, what="One noisy image")
+
+
+def _sums(z, sigma, training_set, windows, engine):
+    window = windows.h, windows.w
+    if engine == "numba":
+        return compiled_sums(z, sigma, training_set, window)
+    pairs = _Pairs(z, sigma, training_set, window)
+    softmax = RunningSoftmax(pairs.by_window(), 1, z.dtype)
+    for rows, x in pairs.chunks():
+        softmax.add(pairs.logits(x), training_set.prior(rows))
+    return softmax.sums, None
+
+
+def _means(z, sigma, training_set, windows, engine, softmax, state):
+    window = windows.h, windows.w
+    if engine == "numba":
+        return _compiled_means(z, sigma, training_set, window, softmax, state)
+    pairs = _Pairs(z, sigma, training_set, window)
+    softmax = RunningSoftmax.resumed(softmax, pairs.by_window(), 1, z.dtype)
+    total = softmax.total.to(z.dtype)[:, None]
+    mean = torch.zeros_like(z)
+    for rows, x in pairs.chunks():
+        # not exp(logit - log_norm), a difference of large numbers at small sigma
+        relative = softmax.relative(pairs.logits(x), training_set.prior(rows))
+        weight = relative.exp_().div_(total)  # (b, m, h', w')
+        mean += torch.einsum("bmhw,mchw->bchw", box_spread(weight, window), x.to(z.dtype))
+    mean /= torch.as_tensor(overlap_counts(window, z.shape[1:])).to(mean)
+    return mean
+
+
+BOX = Kernel(_n_images, _sums, _means)
+
+
+def compiled_sums(z, sigma, training_set, window, **options):
+    """Return the `Softmax` and a state, by compiled code; see `_box_numba.compiled_box_sums`."""
+    *sums, state = _compiled("sums", z, sigma, training_set, window, **options)
+    return Softmax.of(*map(torch.from_numpy, sums)), state
+
+
+def _compiled_means(z, sigma, training_set, window, softmax, state):
+    """Return the summand of the training set in the posterior means, by compiled code."""
+    grid = state.left_out.shape
+    softmax = [tensor.view(grid).numpy() for tensor in softmax[:3]]
+    options = dict(softmax=softmax, state=state)
+    return torch.from_numpy(_compiled("means", z, sigma, training_set, window, **options))
 
 
 def compiled_product(z, sigma, training_set, windows, vector, shift):
@@ -62,23 +104,23 @@ def compiled_product(z, sigma, training_set, windows, vector, shift):
     See `_box_numba.compiled_box_product`. Mean tilts are of the differences of training and noisy
     images.
     """
+    _check_memory(z, training_set)
     window = windows.h, windows.w
     grid = [side - length + 1 for side, length in zip(z.shape[2:], window, strict=True)]
     arrays = vector.numpy(), shift.view(-1, *grid).numpy()
-    composite, mean, level = _compiled("product", z, sigma, training_set, window, *arrays)
+    results = _compiled("product", z, sigma, training_set, window, *arrays)
+    composite, mean, level = map(torch.from_numpy, results)
     offset = z.double() - training_set.zero
     mean = mean - box_sum((vector * offset).sum(1), window)
     return composite, mean.flatten(1), level
 
 
 def _compiled(name, z, sigma, training_set, window, *arrays, **options):
-    """Return the results of a compiled function of `_box_numba` as tensors."""
-    # twice the state of one noisy image: the state of its pixels and of the training images
-    rows_that_fit(2 * (24 * z[0].numel() + 8 * len(training_set)), 1, what="One noisy image")
+    """Return the results of a compiled function of `_box_numba`."""
     from . import _box_numba
 
     weight = training_set.log_weight
-    results = getattr(_box_numba, f"compiled_box_{name}")(
+    return getattr(_box_numba, f"compiled_box_{name}")(
         z.numpy(),
         training_set.images.numpy(),
         sigma.numpy(),
@@ -86,21 +128,13 @@ def _compiled(name, z, sigma, training_set, window, *arrays, **options):
         *arrays,
         data_range=training_set.data_range,
         log_weight=None if weight is None else weight.numpy(),
+        log_weight_range=training_set.log_weight_range,
         flip=isinstance(training_set, MirroredTrainingSet),
+        moments=training_set.example_moments,
         n_threads=n_threads(),
         memory=working_bytes(),
         **options,
     )
-    return tuple(map(torch.from_numpy, results))
-
-
-def _by_torch(z, sigma, training_set, window):
-    """Compare by torch, on any device."""
-    arrays = z, precision_root(sigma)
-    block = rows_that_fit(_pair_bytes(z), _NOISY_IMAGES, what="One pair of images")
-    mean, log_norm, ess = by_blocks(_box_block, block, arrays, training_set, window)
-    log_norm = log_norm.flatten(1).double() + training_set.log_uniform
-    return PerWindow(mean, log_norm, ess.flatten(1))
 
 
 def _pair_bytes(z):
@@ -109,38 +143,41 @@ def _pair_bytes(z):
     return 8 * height * width * (2 * channels + 7)
 
 
-def _box_block(z, a, training_set, window):
-    """Return mean, log normaliser and effective sample size of a few noisy images."""
-    dtype = difference_dtype(z, a, training_set, z.shape[1] * math.prod(window))
-    scale, factor = exact_scale(a)
-    scale = scale.to(dtype).view(-1, 1, 1, 1, 1)
-    factor = factor.view(-1, 1, 1, 1)
-    scaled = z[:, None] * scale  # (b, 1, C, H, W)
-    n_rows = rows_that_fit(
-        _pair_bytes(z) * len(z), len(training_set), what="A block of noisy images"
-    )
-    logits = partial(_logits, scaled, scale, factor, window=window)
-    grid = [side - length + 1 for side, length in zip(z.shape[2:], window, strict=True)]
-    softmax = RunningSoftmax(scaled.new_zeros(len(z), *grid, dtype=torch.float64), 1, z.dtype)
-    for rows in training_set.slices(n_rows):
-        softmax.add(logits(training_set.take(rows, dtype)), training_set.prior(rows))
-    total = softmax.total.to(z.dtype)[:, None]
-    mean = torch.zeros_like(z)
-    for rows in training_set.slices(n_rows):
-        x = training_set.take(rows, dtype)
-        # not exp(logit - log_norm), a difference of large numbers at small sigma
-        relative = softmax.relative(logits(x), training_set.prior(rows))
-        weight = relative.exp_().div_(total)  # (b, m, h', w')
-        mean += torch.einsum("bmhw,mchw->bchw", box_spread(weight, window), x.to(z.dtype))
-    mean /= torch.as_tensor(overlap_counts(window, z.shape[1:])).to(mean)
-    return mean, softmax.log_norm, softmax.effective_sample_size.to(z.dtype)
+class _Pairs:
+    """Pairs of a few noisy images and all training images, whose squares are summed over windows.
 
+    See `select.compare` for the parameters; ``window`` is (h, w).
+    """
 
-def _logits(scaled, scale, factor, x, *, window):
-    """Return the logits of all windows, without sample weights, (b, m, h', w') float64."""
-    difference = scaled - scale * x  # (b, m, C, H, W)
-    # float32 sums over a wide window would be the largest error of the logits
-    return box_sum(difference.square_().sum(2).double(), window).mul_(-factor)
+    def __init__(self, z, sigma, training_set, window):
+        self._z, self._training_set, self._window = z, training_set, window
+        a = precision_root(sigma)
+        n_values = z.shape[1] * math.prod(window)
+        self._dtype = difference_dtype(z, a, training_set, n_values)
+        scale, factor = exact_scale(a)
+        self._scale = scale.to(self._dtype).view(-1, 1, 1, 1, 1)
+        self._factor = factor.view(-1, 1, 1, 1)
+        self._scaled = z[:, None] * self._scale  # (b, 1, C, H, W)
+
+    def by_window(self):
+        """Return zeros for each noisy image and window, (b, h', w') float64."""
+        sides = zip(self._z.shape[2:], self._window, strict=True)
+        grid = [side - length + 1 for side, length in sides]
+        return self._z.new_zeros(len(self._z), *grid, dtype=torch.float64)
+
+    def chunks(self):
+        """Yield slices of the training images, and their images (m, C, H, W)."""
+        pair_bytes = _pair_bytes(self._z) * len(self._z)
+        n_rows = rows_that_fit(pair_bytes, len(self._training_set), what="A block of noisy images")
+        for rows in self._training_set.slices(n_rows):
+            yield rows, self._training_set.take(rows, self._dtype)
+
+    def logits(self, x):
+        """Return the logits of all windows, without sample weights, (b, m, h', w') float64."""
+        difference = self._scaled - self._scale * x  # (b, m, C, H, W)
+        # float32 sums over a wide window would be the largest error of the logits
+        squares = difference.square_().sum(2).double()
+        return box_sum(squares, self._window).mul_(-self._factor)
 
 
 def box_sum(maps, window):

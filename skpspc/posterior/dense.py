@@ -11,11 +11,13 @@ import math
 
 import torch
 
+from ..support import Whole
 from ..support.memory import rows_that_fit, working_bytes
 from .direction import Product
+from .kernel import Kernel, scaled
 from .pairs import pair_squares
-from .posterior import PerWindow, by_blocks
-from .softmax import exact_scale, float32_serves, floored_sigma, precision_root
+from .posterior import by_blocks
+from .softmax import Softmax, exact_scale, float32_serves, floored_sigma, precision_root
 
 # Rounding errors of a matrix product, in units of the last place of |z||x|. If all terms are
 # positive, as for nearly equal images, errors grow like a random walk with the number of terms.
@@ -29,12 +31,32 @@ _DECISIVE_BYTES = 48  # for indices and exact logits of one pair of images
 
 def dense(z, sigma, training_set):
     """Compare whole images or crops with all training images; see `select.compare`."""
-    arrays = z.flatten(1), precision_root(sigma)
+    return DENSE.compare(z, sigma, training_set, Whole())
+
+
+def _n_images(z, training_set, windows, engine):
     row_bytes = 3 * len(training_set) * z.element_size()
-    block = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
-    mean, log_norm, ess = by_blocks(_dense_block, block, arrays, training_set)
-    log_norm = log_norm + training_set.log_uniform
-    return PerWindow(mean.view(z.shape), log_norm[:, None], ess[:, None])
+    return rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
+
+
+def _sums(z, sigma, training_set, windows, engine):
+    rows = z.flatten(1)
+    weight, nearest, top = _relative_weights(rows, precision_root(sigma), training_set)
+    total = weight.sum(1)
+    softmax = Softmax.of(nearest, top, total, weight.square().sum(1))
+    mean = torch.zeros_like(rows)
+    for images, x in _chunks(training_set, rows, used=weight.amax(0) > 0):
+        mean.addmm_(weight[:, images], x)
+    mean /= training_set.unit * total[:, None]
+    return softmax, (softmax, mean.add_(training_set.centre).view(z.shape))
+
+
+def _means(z, sigma, training_set, windows, engine, softmax, state):
+    own, mean = state
+    return scaled(mean, own, softmax)
+
+
+DENSE = Kernel(_n_images, _sums, _means)
 
 
 def dense_weights(z, sigma, training_set):
@@ -46,7 +68,7 @@ def dense_weights(z, sigma, training_set):
     a = precision_root(floored_sigma(sigma, z, training_set))
     row_bytes = 3 * len(training_set) * z.element_size()
     rows_that_fit(row_bytes * len(z), 1, what="The posterior weights")
-    weight, _ = _relative_weights(z.flatten(1), a, training_set)
+    weight, *_ = _relative_weights(z.flatten(1), a, training_set)
     return weight.div_(weight.sum(1, keepdim=True))
 
 
@@ -73,7 +95,7 @@ def posterior_variance(z, sigma, training_set):
 
 def _variance_block(z, a, training_set):
     """Return a tuple of the posterior variance (b,) float64."""
-    weight, _ = _relative_weights(z, a, training_set)
+    weight, *_ = _relative_weights(z, a, training_set)
     used = weight.amax(0) > 0
     weight = weight.double()
     weight /= weight.sum(1, keepdim=True)
@@ -92,9 +114,9 @@ def _variance_block(z, a, training_set):
 
 def _product_block(z, a, vector, level, shift, training_set):
     """Return values (b, D), mean tilt (b,) float64 and sum of logits (b,) float64."""
-    weight, peak = _relative_weights(z, a, training_set)
+    weight, nearest, top = _relative_weights(z, a, training_set)
     used = weight.amax(0) > 0
-    logit = weight.log().double() + peak[:, None]
+    logit = weight.log().double() + (nearest + top)[:, None]
     if training_set.log_weight is not None:
         logit -= training_set.log_weight
     logit.masked_fill_(weight == 0, 0.0)
@@ -119,18 +141,6 @@ def _product_block(z, a, vector, level, shift, training_set):
     return values, mean, of_level
 
 
-def _dense_block(z, a, training_set):
-    """Return mean (b, D), log normaliser (b,) float64 and effective sample size (b,)."""
-    weight, peak = _relative_weights(z, a, training_set)
-    total = weight.sum(1)
-    ess = total.square() / weight.square().sum(1)
-    mean = torch.zeros_like(z)
-    for rows, x in _chunks(training_set, z, used=weight.amax(0) > 0):
-        mean.addmm_(weight[:, rows], x)
-    mean /= training_set.unit * total[:, None]
-    return mean.add_(training_set.centre), peak + total.double().log(), ess
-
-
 def _chunks(training_set, z, used=None):
     """Yield rows, a slice or indices, and the centred images (m, D) that are used; None: all."""
     row_bytes = training_set.n_values * z.element_size()
@@ -143,7 +153,10 @@ def _chunks(training_set, z, used=None):
 
 
 def _relative_weights(z, a, training_set):
-    """Return weights (b, N), whose largest is about 1, and the logit of weight 1, (b,) float64."""
+    """Return weights (b, N), whose largest is about 1, and the logits of weight 1.
+
+    The logit of weight 1 is the sum of two terms, (b,) float64; see `_recompute_decisive`.
+    """
     unit, norms = training_set.unit, training_set.centred_norms.to(z.dtype)
     offset = (z.double() - training_set.centre) * a[:, None]  # (b, D)
     scaled = offset.to(z.dtype)
@@ -161,26 +174,27 @@ def _relative_weights(z, a, training_set):
     peak = _recompute_decisive(logit, rounding.squeeze(1), z, a, offset, training_set)
     weight = _exp_(logit)
     negligible = 1e-3 * torch.finfo(z.dtype).eps / len(training_set)
-    return torch.nn.functional.threshold(weight, negligible, 0.0, inplace=True), peak
+    return torch.nn.functional.threshold(weight, negligible, 0.0, inplace=True), *peak
 
 
 def _recompute_decisive(logit, rounding, z, a, offset, training_set):
     """Compute decisive logits exactly, subtract the largest from all logits, and return it.
 
-    A logit is decisive if its weight times its rounding error is not negligible. The returned
-    logits are (b,) float64.
+    A logit is decisive if its weight times its rounding error is not negligible. The largest logit
+    is returned as the sum of the logit of the nearest image and the rest, log weights, which the
+    large logits of a small sigma would absorb; both are (b,) float64.
     """
     margin = (rounding / torch.finfo(logit.dtype).eps).clamp_min_(1e-30).log_()
     least = _log_total(logit) - 2 * rounding - margin
     square = offset.square().sum(1)  # not in the products: equal for every training image
-    peak = torch.empty_like(square)
+    nearest_logits, tops = torch.empty_like(square), torch.zeros_like(square)
     decisive_images = _decisive(logit, least, z, a, training_set)
     for row, (decisive, exact) in enumerate(decisive_images):
         relative = logit[row]
         if not len(decisive):
-            peak[row] = relative.max()
-            relative -= peak[row].to(relative)
-            peak[row] -= square[row]
+            peak = relative.max()
+            relative -= peak
+            nearest_logits[row] = peak.double() - square[row]
             continue
         leader = exact.argmax()
         nearest = exact[leader].clone()
@@ -194,10 +208,10 @@ def _recompute_decisive(logit, rounding, z, a, offset, training_set):
             base -= prior[leader].to(base)
         relative[decisive] = -torch.inf
         top = torch.maximum(exact.max(), (relative.max() - base).double())
-        peak[row] = nearest + top
+        nearest_logits[row], tops[row] = nearest, top
         relative -= (base.double() + top).to(relative)
         relative[decisive] = (exact - top).to(relative)
-    return peak
+    return nearest_logits, tops
 
 
 def _decisive(logit, least, z, a, training_set):

@@ -9,8 +9,8 @@ import math
 import torch
 
 from ..support.memory import rows_that_fit
-from .box import box_sum, by_precision, compiled_posterior
-from .posterior import PerWindow, by_blocks
+from .box import box_sum, compiled_sums, n_compiled
+from .kernel import Kernel, scaled
 from .softmax import RunningSoftmax, difference_dtype, exact_scale, precision_root
 
 # Number of noisy images that share one pass over the training set.
@@ -24,9 +24,13 @@ def local(z, sigma, training_set, windows, engine="torch"):
     The work does not depend on the window size, which may exceed the image. See `select.compare`
     for the parameters; ``engine`` is "torch" or "numba".
     """
+    return LOCAL.compare(z, sigma, training_set, windows, served(engine, training_set, windows))
+
+
+def served(engine, training_set, windows):
+    """Return the engine that serves the windows: compiled code compares complete images."""
     is_plain = windows.observed is None and training_set.answers is training_set
-    kernels = _by_numba if engine == "numba" and is_plain else None, _by_torch
-    return by_precision(kernels, z, sigma, training_set, windows)
+    return engine if is_plain else "torch"
 
 
 def _reach(windows, z):
@@ -34,32 +38,50 @@ def _reach(windows, z):
     return [min(windows.size // 2, side - 1) for side in z.shape[2:]]
 
 
-def _by_numba(z, sigma, training_set, windows):
-    """Compare by compiled code."""
-    size = tuple(2 * reach + 1 for reach in _reach(windows, z))
-    return compiled_posterior(z, sigma, training_set, size, centred=True)
+def _window(windows, z):
+    """Return height and width of the windows, clipped to reach all pixels of an image."""
+    return tuple(2 * reach + 1 for reach in _reach(windows, z))
 
 
-def _by_torch(z, sigma, training_set, windows):
-    """Compare by torch, on any device."""
-    arrays = z, precision_root(sigma)
+def _n_images(z, training_set, windows, engine):
+    if engine == "numba":
+        return n_compiled(z, training_set, _window(windows, z), centred=True)
+    pair_bytes = _pair_bytes(z, training_set, windows)
+    return rows_that_fit(pair_bytes, _NOISY_IMAGES, what="One pair of images")
+
+
+def _pair_bytes(z, training_set, windows):
+    """Return the bytes for one pair of images."""
     _, channels, height, width = z.shape
     reach = _reach(windows, z)
     # memory for the difference and its square, the padded map and its sums, and the weights
     padded = (height + 2 * reach[0]) * (width + 2 * reach[1])
     n_channels = channels + training_set.answers.image_shape[0]
-    pair_bytes = 8 * (height * width * (n_channels + 2) + 3 * padded)
-    block = rows_that_fit(pair_bytes, _NOISY_IMAGES, what="One pair of images")
-    rest = training_set, windows.observed, reach, pair_bytes
-    mean, log_norm, ess = by_blocks(_local_block, block, arrays, *rest)
-    return PerWindow(mean, log_norm.flatten(1) + training_set.log_uniform, ess.flatten(1))
+    return 8 * (height * width * (n_channels + 2) + 3 * padded)
 
 
-def _local_block(z, a, training_set, observed, reach, pair_bytes):
-    """Return mean, log normaliser (float64) and effective sample size for a few noisy images.
+def _sums(z, sigma, training_set, windows, engine):
+    if engine == "numba":
+        window = _window(windows, z)
+        softmax, mean = compiled_sums(z, sigma, training_set, window, centred=True)
+        mean = torch.from_numpy(mean)
+    else:
+        softmax, mean = _local_block(z, sigma, training_set, windows)
+    return softmax, (softmax, mean)
 
-    ``observed`` (C, H, W) marks the coordinates to compare; None: all.
-    """
+
+def _means(z, sigma, training_set, windows, engine, softmax, state):
+    own, mean = state
+    return scaled(mean, own, softmax)
+
+
+LOCAL = Kernel(_n_images, _sums, _means)
+
+
+def _local_block(z, sigma, training_set, windows):
+    """Return the `Softmax` and the means over the training set of a few noisy images."""
+    a, observed, reach = precision_root(sigma), windows.observed, _reach(windows, z)
+    pair_bytes = _pair_bytes(z, training_set, windows)
     _, channels, height, width = z.shape
     window = [2 * r + 1 for r in reach]
     padding = [reach[1], reach[1], reach[0], reach[0]]
@@ -90,5 +112,4 @@ def _local_block(z, a, training_set, observed, reach, pair_bytes):
         x = x if answers is training_set else answers.take(rows, dtype)
         for channel in range(n_answers):
             values[:, channel] += (weight * x[None, :, channel]).sum(1)
-    mean = (values / softmax.total[:, None]).to(z.dtype)
-    return mean, softmax.log_norm, softmax.effective_sample_size.to(z.dtype)
+    return softmax.sums, (values / softmax.total[:, None]).to(z.dtype)

@@ -244,15 +244,22 @@ def _gathered(kind, names, groups, n):
     """Return a ``kind`` of n rows from groups (indices of rows, kind)."""
     if len(groups) == 1:
         return groups[0][1]
+    tensors = [(rows, [getattr(group, name) for name in names]) for rows, group in groups]
+    return kind(*gathered_tensors(tensors, n))
 
-    def gather(name):
-        first = getattr(groups[0][1], name)
-        out = first.new_empty((n, *first.shape[1:]))
-        for rows, group in groups:
-            out[rows] = getattr(group, name)
-        return out
 
-    return kind(*(gather(name) for name in names))
+def gathered_tensors(groups, n):
+    """Return a tuple of tensors of n rows from groups (indices of rows, tensors).
+
+    The tensors of a single group are all rows, in order.
+    """
+    if len(groups) == 1:
+        return tuple(groups[0][1])
+    out = [first.new_empty((n, *first.shape[1:])) for first in groups[0][1]]
+    for rows, tensors in groups:
+        for whole, part in zip(out, tensors, strict=True):
+            whole[rows] = part
+    return tuple(out)
 
 
 def by_blocks(kernel, n_rows, arrays, *args):

@@ -4,10 +4,10 @@ from ..support import Centred, Masks, Squares, SquaresAnywhere, Whole
 from ..support.windows import n_compared
 from .anywhere import anywhere
 from .blur import blurred_squares
-from .box import box
-from .dense import dense
+from .box import BOX, box
+from .dense import DENSE, dense
 from .engines import engine_for, engine_for_masks
-from .local import local
+from .local import LOCAL, local, served
 from .masks import masked
 from .posterior import composite
 from .sliding import sliding
@@ -105,4 +105,57 @@ def compare(z, sigma, source, windows, engine, search):
             return anywhere(z, sigma, source, windows, search)
     raise TypeError(
         f"windows must be Whole, Squares, Masks, Centred or SquaresAnywhere, got {windows!r}."
+    )
+
+
+def accumulate(z, sigma, source, windows, engine="auto"):
+    """Return the sums of the softmax weights over a shard of a training set, and a state.
+
+    Parameters
+    ----------
+    z, sigma, windows, engine : see `compare`
+    source : TrainingSet
+        A shard, see `skpspc.support.shards_of`.
+
+    Returns
+    -------
+    softmax : Softmax
+        Merge those of all shards with `Softmax.merged`. Its log normaliser lacks
+        ``source.log_uniform``.
+    state : list
+        Argument of `compose` for the shard. The state of some windows has four bytes for each pair
+        of a noisy and a training image.
+    """
+    kernel, engine = _kernel(z, source, windows, engine)
+    return kernel.accumulate(z, sigma, source, windows, engine)
+
+
+def compose(z, sigma, source, windows, engine, softmax, state):
+    """Return a shard's summand in the posterior means, (n, C, H, W) float64.
+
+    The means are the sums over all shards.
+
+    Parameters
+    ----------
+    z, sigma, source, windows, engine : see `accumulate`
+    softmax : Softmax
+        Sums over the weights of all shards.
+    state : list
+        Result of `accumulate` for the shard.
+    """
+    kernel, engine = _kernel(z, source, windows, engine)
+    return kernel.compose(z, sigma, source, windows, engine, softmax, state)
+
+
+def _kernel(z, source, windows, engine):
+    """Return the `Kernel` that compares all training images through windows, and its engine."""
+    match windows:
+        case Whole():
+            return DENSE, None
+        case Squares():
+            return BOX, engine_for(z, engine)
+        case Centred(boundary=None):
+            return LOCAL, served(engine_for(z, engine), source, windows)
+    raise TypeError(
+        f"windows must be Whole, Squares or Centred to compare shards, got {windows!r}."
     )

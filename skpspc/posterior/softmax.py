@@ -1,10 +1,82 @@
-"""Softmax weights over training images: running sums, and scales that keep logits exact."""
+"""Softmax weights over training images: their sums, and scales that keep logits exact."""
 
 import math
+from typing import NamedTuple
 
 import torch
 
 _VISIBLE_ROUNDING = 1e-3  # error of a logit, which is the relative error of a weight
+
+
+class Softmax(NamedTuple):
+    """Sums of the softmax weights of n noisy images in K windows over a set of training images.
+
+    A weight is ``exp(logit - nearest + log v - top)``, as in `RunningSoftmax`. The largest logit
+    and the rest stay apart, as the large logits of a small sigma would absorb the log of the sum.
+
+    Attributes
+    ----------
+    nearest, top, total, squares : Tensor of shape (n, K), float64
+        Largest logit, largest exponent, sum of the weights, and sum of the squared weights.
+        ``nearest`` is -inf and ``total`` 0 in windows that no training image covers.
+    rounding : Tensor of shape (n, 1), float64
+        Relative rounding error of logits. Logits that differ less count as equal.
+    """
+
+    nearest: torch.Tensor
+    top: torch.Tensor
+    total: torch.Tensor
+    squares: torch.Tensor
+    rounding: torch.Tensor
+
+    @staticmethod
+    def of(nearest, top, total, squares, rounding=0.0):
+        """Return the sums of tensors (n, ...) in any dtype; ``rounding`` is a float."""
+        nearest, top, total, squares = (
+            tensor.reshape(len(tensor), -1).double() for tensor in (nearest, top, total, squares)
+        )
+        return Softmax(nearest, top, total, squares, nearest.new_full((len(nearest), 1), rounding))
+
+    @staticmethod
+    def merged(shards):
+        """Return the sums over the training images of all shards, from a list of `Softmax`.
+
+        Merging is associative up to rounding errors.
+        """
+        nearest, top, total, squares, rounding = map(torch.stack, zip(*shards, strict=True))
+        rounding = rounding.amax(0)
+        largest = nearest.amax(0)
+        moved = top + _behind(nearest, largest, rounding)
+        top = _or_zero(moved.masked_fill(total == 0, -torch.inf).amax(0))
+        shrink = (moved - top).exp_()
+        total, squares = total * shrink, squares * shrink.square()
+        return Softmax(largest, top, total.sum(0), squares.sum(0), rounding)
+
+    def share(self, whole):
+        """Return the fraction of the weight of ``whole``, a merged `Softmax`, (n, K) float64."""
+        moved = _behind(self.nearest, whole.nearest, whole.rounding)
+        share = moved.add_(self.top - whole.top).exp_().mul_(self.total / whole.total)
+        return share.masked_fill_(self.total == 0, 0.0)
+
+    def rows(self, rows):
+        """Return the sums of the noisy images ``rows``."""
+        return Softmax(*(tensor[rows] for tensor in self))
+
+    @property
+    def log_norm(self):
+        """Log of the sum of ``v exp(logit)``, (n, K)."""
+        return self.nearest + (self.top + self.total.log())
+
+    @property
+    def effective_sample_size(self):
+        """``(sum w)^2 / sum w^2``, (n, K)."""
+        return self.total.square() / self.squares
+
+
+def _behind(nearest, largest, rounding):
+    """Return the differences of logits from the largest; 0 if rounding explains a difference."""
+    behind = nearest - _or_zero(largest)
+    return behind.masked_fill_(behind >= -rounding * largest.abs(), 0.0)
 
 
 class RunningSoftmax:
@@ -36,6 +108,23 @@ class RunningSoftmax:
         self._dim, self._dtype, self._rounding = dim, dtype or like.dtype, rounding
         self.nearest = torch.full_like(like, -torch.inf)
         self.top, self.total, self.squares = (torch.zeros_like(like) for _ in range(3))
+
+    @classmethod
+    def resumed(cls, softmax, like, dim=0, dtype=None):
+        """Return the sums of a `Softmax` of few noisy images, in the shape and dtype of ``like``.
+
+        See the class for the parameters.
+        """
+        running = cls(like, dim, dtype, float(softmax.rounding.max()))
+        sums = (tensor.to(like).view(like.shape) for tensor in softmax[:4])
+        running.nearest, running.top, running.total, running.squares = sums
+        return running
+
+    @property
+    def sums(self):
+        """The sums so far as a `Softmax` of shape (...), whose first axis counts noisy images."""
+        sums = self.nearest, self.top, self.total, self.squares
+        return Softmax.of(*sums, self._rounding)
 
     def relative(self, logit, prior):
         """Return the log weights of m images from their logits (..., m, ...), which it overwrites.

@@ -3,6 +3,7 @@
 from .labels import Labels
 from .operators import Inpainting, MeasuredTrainingSet, Operator, checked_operator
 from .search import Neighbours, Recall, check_index
+from .shards import Facts, shards_of
 from .training_set import MirroredTrainingSet, Pyramid, TrainingSet, TranslatedTrainingSet
 from .windows import (
     Centred,
@@ -21,6 +22,7 @@ from .windows import (
 
 __all__ = [
     "Centred",
+    "Facts",
     "Inpainting",
     "Labels",
     "Masks",
@@ -40,6 +42,7 @@ __all__ = [
     "checked_operator",
     "clip_size",
     "overlap_counts",
+    "shards_of",
     "square_corners",
     "squares_of_side",
     "tapered_windows",

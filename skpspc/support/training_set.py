@@ -4,6 +4,7 @@ import math
 from functools import cached_property, partial
 from itertools import product
 
+import numpy as np
 import torch
 
 from .._mapped import check_copy, check_unchanged
@@ -60,7 +61,20 @@ class TrainingSet(NumpyState):
         Values of the uint8 pixels 0 and 255; floats keep their values.
     """
 
-    _not_kept = ("log_weight", "abs_max", "extremes", "span", "centre", "centred_norms")
+    _not_kept: tuple[str, ...] = (
+        "log_weight",
+        "log_uniform",
+        "log_weight_range",
+        "abs_max",
+        "extremes",
+        "span",
+        "centre",
+        "centred_norms",
+        "example_moments",
+    )
+
+    # `Facts` about the whole training set if this one is a shard of it, else None.
+    facts = None
 
     def __init__(self, images, sample_weight=None, data_range=DEFAULT_RANGE):
         if sample_weight is not None and not (sample_weight > 0).all():
@@ -78,8 +92,34 @@ class TrainingSet(NumpyState):
     def _derived(self, images):
         """Return a `TrainingSet` of crops or copies of the images, with their weights."""
         other = self._of(images, self.sample_weight)
-        other.abs_max = self.abs_max  # without another pass over the images
+        # a shard of a training set keeps numbers of the whole; abs_max would be another pass
+        for name in ("log_weight", "log_uniform", "log_weight_range", "abs_max"):
+            setattr(other, name, getattr(self, name))
         return other
+
+    def as_shard(self, facts):
+        """Return the images and weights as a shard of a larger training set.
+
+        ``facts`` are the `Facts` of the larger training set. Posterior weights then use the sample
+        weights and the value range of the larger set. Images of a shard have positive weights.
+        """
+        shard = object.__new__(type(self))
+        vars(shard).update(vars(self))
+        shard._pin(facts)
+        return shard
+
+    def _pin(self, facts):
+        """Replace cached properties by numbers of the whole training set, of which it is a shard.
+
+        `subset` and `extended` return training sets of their own, without these numbers.
+        """
+        vars(self).update(facts.of_shard(self), facts=facts)
+        vars(self).pop("centred_norms", None)  # depends on the centre
+
+    def __setstate__(self, state):
+        super().__setstate__(state)
+        if self.facts is not None:
+            self._pin(self.facts)
 
     @property
     def is_uint8(self):
@@ -128,10 +168,16 @@ class TrainingSet(NumpyState):
             return None
         return weight.log() - weight.sum().log()
 
-    @property
+    @cached_property
     def log_uniform(self):
         """Term to add to a log normaliser: ``-log N`` if `log_weight` is None, else 0."""
         return 0.0 if self.log_weight is not None else -math.log(len(self))
+
+    @cached_property
+    def log_weight_range(self):
+        """Difference of the largest and the smallest log weight; 0 for equal weights."""
+        weight = self.log_weight
+        return 0.0 if weight is None else float(weight.max() - weight.min())
 
     def prior(self, rows):
         """Return ``log_weight[rows]``, or None for equal weights."""
@@ -237,6 +283,18 @@ class TrainingSet(NumpyState):
         total = sum(float(chunk.sum(dtype=torch.float64)) for chunk in self.images.split(n_rows))
         return total / self.images.numel()
 
+    @cached_property
+    def example_moments(self):
+        """Mean image (C, H, W), float64, and mean variance of a pixel, of 64 images.
+
+        The images are evenly spaced in the training set. Values are in stored steps. Compiled
+        kernels subtract a Wiener estimate from all squared differences. Shards of a training set
+        need the same estimate, so that the logits of an image do not depend on its shard.
+        """
+        numbers = np.linspace(0, len(self.images) - 1, min(64, len(self.images))).astype(int)
+        images = [self.images[i].cpu().numpy() for i in numbers]
+        return image_moments(images)
+
     @property
     def stored_centre(self):
         """Stored value of a pixel of value `centre`."""
@@ -266,6 +324,13 @@ class TrainingSet(NumpyState):
         return norms
 
 
+def image_moments(images):
+    """Return the mean image, float64, and the mean variance of a pixel, of a list of arrays."""
+    # one image at a time, as float64 images are large
+    mean = sum(image.astype(np.float64) for image in images) / len(images)
+    return mean, sum(np.square(image - mean).mean() for image in images) / len(images)
+
+
 class MirroredTrainingSet(TrainingSet):
     """A training set that also contains the left-right mirror image of every image.
 
@@ -282,10 +347,13 @@ class MirroredTrainingSet(TrainingSet):
         self.data_range = training_set.data_range
 
     def __getstate__(self):
-        return {"training_set": self._plain}  # a pickle holds the images of both once
+        state = {"training_set": self._plain}  # a pickle holds the images of both once
+        return state if self.facts is None else {**state, "facts": self.facts}
 
     def __setstate__(self, state):
-        MirroredTrainingSet.__init__(self, **state)
+        MirroredTrainingSet.__init__(self, state["training_set"])
+        if "facts" in state:
+            self._pin(state["facts"])
 
     def __len__(self):
         return 2 * len(self.images)
@@ -329,6 +397,11 @@ class MirroredTrainingSet(TrainingSet):
             self.images[..., top : top + height, start : start + width] for start in starts
         )
         return self._derived(torch.cat([crops, opposite.flip(-1)]))
+
+    @property
+    def plain(self):
+        """The training set without mirror images."""
+        return self._plain
 
     @cached_property
     def extremes(self):
