@@ -11,6 +11,7 @@ from skpspc.posterior.softmax import Softmax, floored_sigma
 from skpspc.support import (
     Centred,
     Facts,
+    Masks,
     MirroredTrainingSet,
     Squares,
     TrainingSet,
@@ -25,8 +26,23 @@ ROWS = [slice(0, 37), slice(37, 38), slice(38, 90), slice(90, 160)]
 TOLERANCE = {torch.float32: 1e-6, torch.float64: 1e-12}
 
 
+def masks_of(kind, rng):
+    """Masks of pixels or coordinates with a response, of pixels, or of coordinates."""
+    n_pixels = SHAPE[1] * SHAPE[2]
+    if kind in ("response", "channels"):
+        n_channels = 1 if kind == "response" else SHAPE[0]
+        query = torch.from_numpy(rng.random((8, n_channels, *SHAPE[1:])) < 0.4)
+        query[0] = True
+        return Masks(kind, query, query)
+    n_windows, n_channels = (n_pixels, 1) if kind == "own" else (n_pixels * SHAPE[0], SHAPE[0])
+    query = torch.from_numpy(rng.random((n_windows, n_channels, *SHAPE[1:])) < 0.4)
+    return Masks(kind, query, None)
+
+
 def windows_of(name, rng):
     observed = torch.from_numpy(rng.random(SHAPE) < 0.7)
+    if name in ("response", "channels", "own", "coordinates"):
+        return masks_of(name, rng)
     return {
         "whole": lambda: Whole(),
         "squares": lambda: Squares(3, 4),
@@ -44,6 +60,16 @@ KERNELS = [
     ("local", "numba"),
     ("pixels", "numba"),
     ("observed", "torch"),
+    ("response", "torch"),
+    ("response", "exact"),
+    ("response", "numba"),
+    ("channels", "torch"),
+    ("channels", "exact"),
+    ("own", "torch"),
+    ("own", "exact"),
+    ("coordinates", "torch"),
+    ("coordinates", "exact"),
+    ("coordinates", "numba"),
 ]
 
 

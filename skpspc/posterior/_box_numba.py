@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._progress import progress
-from ..support.training_set import DEFAULT_RANGE, image_moments, steps_per_unit
+from ..support.training_set import DEFAULT_RANGE, example_moments, steps_per_unit
 from ._box_kernels import (
     CHUNK,
     Centres,
@@ -583,12 +583,6 @@ class _Job:
             end = min(limit, begin + most * block)
             yield [(b, min(b + block, end)) for b in range(begin, end, block)]
             begin = end
-
-
-def example_moments(x, rows):
-    """Return mean image and mean variance of 64 images of x; see `TrainingSet.example_moments`."""
-    sample = rows[np.linspace(0, len(rows) - 1, min(64, len(rows))).astype(int)]
-    return image_moments([x[i] for i in sample])
 
 
 def _groups(count):

@@ -13,11 +13,12 @@ so that nothing cancels.
 
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
-from scipy.sparse import coo_array
+from scipy.sparse import coo_array, csr_array
 
-from ..support.training_set import DEFAULT_RANGE, steps_per_unit
+from ..support.training_set import DEFAULT_RANGE, example_moments, steps_per_unit
 from ._masks_kernels import (
     GROUP,
     LANES,
@@ -46,17 +47,37 @@ def state_bytes(n_images, n_windows, n_values):
     return 4 * (4 * n_windows * n_blocks + n_images + n_values * n_blocks)
 
 
+class Windows(NamedTuple):
+    """Windows of any shape, as `compiled_windows` prepares them."""
+
+    query: csr_array  # (K, H W) or (K, C H W) float64, precisions
+    share: csr_array | None  # (H W, K) float32, share of each window in each pixel
+    precision: Matrix
+    response: Matrix | None
+
+
+class State(NamedTuple):
+    """State of a batch of noisy images between the passes over one training set."""
+
+    queries: Queries
+    excess: np.ndarray  # (B, M) float32, see `Running`
+    nearest: np.ndarray  # (B, K) float64, largest logit in the training set
+    total: np.ndarray  # (B, K) float64, sum of exp(logit - nearest)
+
+
+def compiled_windows(query, response):
+    """Return `Windows`; see `compiled_masked_posterior` for the parameters."""
+    in_pixels = None if response is None else _matrix(response)
+    return Windows(query.astype(np.float64), response, _matrix(-query), in_pixels)
+
+
 def compiled_masked_posterior(
     z,
     x,
     sigma,
     query,
     response,
-    *,
-    data_range=DEFAULT_RANGE,
-    log_weight=None,
-    flip=False,
-    n_threads=1,
+    **options,
 ):
     """Return the composite of all windows, with normalisers and effective sample sizes.
 
@@ -85,9 +106,88 @@ def compiled_masked_posterior(
     Returns
     -------
     mean : float32 array (B, C, H, W)
-    log_norm : float32 array (B, K)
+    log_norm : float64 array (B, K)
     ess : float32 array (B, K)
     """
+    windows = compiled_windows(query, response)
+    *sums, state = compiled_masked_sums(z, x, sigma, windows, **options)
+    nearest, top, total, squares = sums
+    mean = state
+    if response is not None:
+        mean = compiled_masked_means(z, x, windows, sums[:3], state, **options)
+    log_norm, ess = nearest + np.log(total) + top, total**2 / squares
+    return mean.astype(np.float32), log_norm, ess.astype(np.float32)
+
+
+def compiled_masked_sums(z, x, sigma, windows, *, n_threads=1, moments=None, **options):
+    """Return the sums of the weights of windows of any shape, and a state.
+
+    Parameters
+    ----------
+    z, x, sigma, n_threads : see `compiled_masked_posterior`
+    windows : Windows
+    moments : tuple, optional
+        See `TrainingSet.example_moments`, of the training set of which x is a shard: shards with
+        equal moments have comparable sums. None: moments of x.
+    options : dict
+        ``data_range``, ``log_weight`` and ``flip`` of `compiled_masked_posterior`.
+
+    Returns
+    -------
+    nearest, top, total, squares : float64 arrays (B, K)
+        See `skpspc.posterior.softmax.Softmax`.
+    state : State, or float64 array (B, C, H, W)
+        Without a response, the means over the training set x alone.
+    """
+    sources, unit, middle = _sources(x, **options)
+    root = np.sqrt(0.5) / np.asarray(sigma, dtype=np.float64)
+    queries = _queries((z - middle) * unit, root / unit, sources, windows.query.shape[1], moments)
+    with ThreadPoolExecutor(n_threads) as pool:
+        if windows.response is None:
+            sums, mean = _coordinates(sources, queries, windows.precision, _cut(sources), pool)
+            state = (mean / unit + middle).reshape(z.shape)
+        else:
+            m, s, q, excess = _running_softmax(sources, queries, _plan(sources, windows), pool)
+            sums, _ = _merged(m, s, q)
+            state = State(queries, excess, sums[0], sums[1])
+    nearest, total, squares = sums
+    return nearest, -_left_out(queries, windows), total, squares, state
+
+
+def compiled_masked_means(z, x, windows, softmax, state, *, n_threads=1, moments=None, **options):
+    """Return the summand of a training set in the composite of all windows with a response.
+
+    Parameters
+    ----------
+    z, x, windows, n_threads, moments, options : see `compiled_masked_sums`
+    softmax : tuple of float64 arrays (B, K)
+        ``nearest``, ``top`` and ``total`` over all shards of the training set.
+    state : State
+        Result of `compiled_masked_sums`.
+
+    Returns
+    -------
+    float64 array (B, C, H, W)
+    """
+    sources, unit, middle = _sources(x, **options)
+    plan = _plan(sources, windows)
+    nearest, top, total = softmax
+    total = total * np.exp(top + _left_out(state.queries, windows))
+    share = np.exp(state.nearest - nearest) * (state.total / total)
+    with np.errstate(divide="ignore"):
+        excess = state.excess + np.log(share.max(1, keepdims=True)).astype(np.float32)
+    weights = Normalised(nearest.astype(np.float32), (1 / total).astype(np.float32))
+    with ThreadPoolExecutor(n_threads) as pool:
+        sums = _composite(sources, state.queries, plan, weights, excess > plan.cut, pool)
+    mean = (sums / unit).reshape(z.shape)
+    if middle:
+        in_pixels = (share @ windows.share.T) / (np.ones_like(share) @ windows.share.T)
+        mean += middle * in_pixels.reshape(len(z), 1, *z.shape[2:])
+    return mean
+
+
+def _sources(x, *, data_range=DEFAULT_RANGE, log_weight=None, flip=False):
+    """Return the `Sources`, the stored steps per unit, and the value of a centred pixel of 0."""
     x = np.asarray(x).view()
     x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
     n_images = len(x) * (2 if flip else 1)
@@ -98,31 +198,32 @@ def compiled_masked_posterior(
         middle = sum(data_range) / 2
     if log_weight is None:
         log_weight = np.zeros(n_images)
-    sources = Sources(x, _words(x), np.arange(n_images), log_weight.astype(np.float32), offset)
-    root = np.sqrt(0.5) / np.asarray(sigma, dtype=np.float64)
-    queries = _queries((z - middle) * unit, root / unit, sources, query.shape[1])
-    cut = np.float32(np.log(_SKIPPED_MASS / n_images))
-    precision = _matrix(-query)
-    with ThreadPoolExecutor(n_threads) as pool:
-        if response is None:
-            total, log_norm, ess = _coordinates(sources, queries, precision, cut, pool)
-        else:
-            plan = Plan(precision, _matrix(response), cut)
-            total, log_norm, ess = _composites(sources, queries, plan, pool)
-    mean = (total / unit + middle).reshape(z.shape)
-    log_norm -= queries.level @ query.T.astype(np.float64)
-    return tuple(array.astype(np.float32) for array in (mean, log_norm, ess))
+    log_weight = log_weight.astype(np.float32)
+    return Sources(x, _words(x), np.arange(n_images), log_weight, offset), unit, middle
 
 
-def _queries(z, root, sources, n_compared):
+def _cut(sources):
+    """Return the limit below the largest logit at which logits are negligible."""
+    return np.float32(np.log(_SKIPPED_MASS / len(sources.rows)))
+
+
+def _plan(sources, windows):
+    return Plan(windows.precision, windows.response, _cut(sources))
+
+
+def _left_out(queries, windows):
+    """Return the term (B, K) that the level of the queries removes from all logits."""
+    return queries.level @ windows.query.T
+
+
+def _queries(z, root, sources, n_compared, moments=None):
     """Return the `Queries` of images z (B, C, H, W) in the units of the centred pixels.
 
     The level, a Wiener estimate, removes the term that the noise adds to all squared differences.
     """
     x, n_values = sources.x, z[0].size
-    sample = x[np.linspace(0, len(x) - 1, min(64, len(x))).astype(int)].reshape(-1, n_values)
-    sample = sample.astype(np.float64) - sources.offset
-    centre, spread = sample.mean(0), sample.var(0).mean()
+    centre, spread = example_moments(x) if moments is None else moments
+    centre = centre.ravel() - sources.offset
     shrink = 1 / (1 + 2 * spread * root**2)
     z = z.reshape(len(z), -1).astype(np.float64) * root[:, None]
     limit = np.sqrt(1e36 / n_values)  # squares stay finite in float32
@@ -133,7 +234,7 @@ def _queries(z, root, sources, n_compared):
 
 
 def _coordinates(sources, queries, precision, cut, pool):
-    """Return means (B, C H W), log normalisers and sample sizes of windows of coordinates."""
+    """Return sums, see `_merged`, and means (B, C H W) of windows of coordinates."""
     n_queries, n_values = queries.z.shape
     z, level = (np.pad(array, ((0, 0), (0, -n_values % 4))) for array in (queries.z, queries.level))
     queries = queries._replace(z=z, level=level)
@@ -146,25 +247,15 @@ def _coordinates(sources, queries, precision, cut, pool):
         single_pass(sources, queries, precision, cut, blocks[k], answers)
 
     list(pool.map(add, range(len(blocks))))
-    top, shrink, norm, ess = _merged(m, s, q)
-    return (values * shrink).sum(axis=0) / norm, top + np.log(norm), ess
-
-
-def _composites(sources, queries, plan, pool):
-    """Return composites (B, C H W), log normalisers and sample sizes of windows of pixels."""
-    m, s, q, excess = _running_softmax(sources, queries, plan, pool)
-    top, _, norm, ess = _merged(m, s, q)
-    softmax = Normalised(top, (1 / norm).astype(np.float32))
-    total = _composite(sources, queries, plan, softmax, excess > plan.cut, pool)
-    return total, top + np.log(norm), ess
+    sums, shrink = _merged(m, s, q)
+    return sums, (values * shrink).sum(axis=0) / sums[1]
 
 
 def _merged(m, s, q):
-    """Return m over all blocks, the factors of the blocks, the sum, and the sample size."""
-    top = m.max(axis=0)
-    shrink = np.exp(m.astype(np.float64) - top)
-    norm = (s * shrink).sum(axis=0)
-    return top, shrink, norm, norm**2 / (q * shrink**2).sum(axis=0)
+    """Return (m, s, q) over all blocks, float64, and the factors of the blocks."""
+    top = m.max(axis=0).astype(np.float64)
+    shrink = np.exp(m - top)
+    return (top, (s * shrink).sum(axis=0), (q * shrink**2).sum(axis=0)), shrink
 
 
 def _blocks(sources):

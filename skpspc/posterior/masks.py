@@ -16,15 +16,15 @@ own coordinate alone. Only non-negative numbers are added, so that nothing cance
 
 import math
 
-import numpy as np
 import torch
 from scipy.sparse import csr_array
 
 from .._threads import n_threads
 from ..support import MirroredTrainingSet, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
+from .kernel import Kernel, scaled
 from .posterior import PerWindow
-from .softmax import RunningSoftmax, exact_scale, float32_serves, precision_root
+from .softmax import RunningSoftmax, Softmax, exact_scale, precision_root
 from .weights import Weights
 
 # Training images in a chunk: enough for fast matrix products.
@@ -39,38 +39,108 @@ def masked(z, sigma, training_set, windows, engine="torch"):
     See `select.compare` for the parameters. The engine "numba" serves windows of `has_kernel`;
     "torch" computes products in the dtype of z, "exact" in float64.
     """
-    shares = windows.shares()
-    shares = None if shares is None else shares.flatten(1).to(z)  # (K, P)
-    serves = float32_serves(sigma, training_set) & (engine == "numba")
-    groups = []
-    if serves.any():
-        result = _by_numba(z[serves], sigma[serves], training_set, windows, shares)
-        groups.append((serves.nonzero()[:, 0], result))
-    if not serves.all():
-        query = windows.query.flatten(1).to(z)  # (K, Q)
-        query = query.double() if engine == "exact" else query
-        query = query.T.contiguous()
-        roots = precision_root(sigma)
-        covers = None
-        if isinstance(training_set, TranslatedTrainingSet):
-            covers = training_set.covers(windows)
-            _check_covered(covers, z.shape[1:])
-            repeats = z[0].numel() // len(query)  # a single pass needs windows of coordinates
-            query = query.repeat(repeats, 1)
-            shares = windows.shares().flatten(1).to(z).repeat(1, repeats)
-        arguments = training_set, query, shares
-        results = [
-            _two_passes(*image, *arguments)
-            if shares is not None and len(query) < z[0].numel()
-            else _one_pass(*image, *arguments, covers, windows.batch_size)
-            for image in zip(z[~serves], roots[~serves], strict=True)
-        ]
-        mean, log_norm, ess = (torch.stack(column) for column in zip(*results, strict=True))
-        log_norm = log_norm.double() + training_set.log_uniform
-        if covers is not None:  # a window counts only moves that cover it
-            log_norm -= covers.double().mean(0).log()
-        groups.append(((~serves).nonzero()[:, 0], PerWindow(mean, log_norm, ess.to(z.dtype))))
-    return PerWindow.gathered(groups, len(z))
+    # a single pass sums an image per window
+    together = windows.response is not None and windows.query[0].numel() == z[0].numel()
+    if in_one_batch(training_set, windows) and not (together and engine != "numba"):
+        return MASKS.compare(z, sigma, training_set, windows, engine)
+    query, covers = _query(z, windows, engine), None
+    shares = None if windows.response is None else windows.shares().flatten(1).to(z)
+    if isinstance(training_set, TranslatedTrainingSet):
+        covers = training_set.covers(windows)
+        _check_covered(covers, z.shape[1:])
+        repeats = z[0].numel() // len(query)  # a single pass needs windows of coordinates
+        query, shares = query.repeat(repeats, 1), windows.shares().flatten(1).to(z)
+        shares = shares.repeat(1, repeats)
+    arguments = training_set, query, shares, covers, windows.batch_size
+    results = [
+        _one_pass(*image, *arguments) for image in zip(z, precision_root(sigma), strict=True)
+    ]
+    mean, log_norm, ess = (torch.stack(column) for column in zip(*results, strict=True))
+    log_norm = log_norm.double() + training_set.log_uniform
+    if covers is not None:  # a window counts only moves that cover it
+        log_norm -= covers.double().mean(0).log()
+    return PerWindow(mean, log_norm, ess.to(z.dtype))
+
+
+def in_one_batch(training_set, windows):
+    """Return True if the windows have a kernel in two steps: one batch, and images of one size."""
+    return windows.batch_size is None and not isinstance(training_set, TranslatedTrainingSet)
+
+
+def _query(z, windows, engine):
+    """Return the precisions (Q, K) of windows, in the dtype of logits."""
+    query = windows.query.flatten(1).to(z)
+    query = query.double() if engine == "exact" else query
+    return query.T.contiguous()
+
+
+def _n_images(z, training_set, windows, engine):
+    if engine != "numba":
+        return rows_that_fit(8 * len(training_set), len(z), what="One noisy image")
+    from . import _masks_numba
+
+    image_bytes = _masks_numba.state_bytes(len(training_set), len(windows.query), z[0].numel())
+    return rows_that_fit(image_bytes, len(z), what="One noisy image")
+
+
+def _sums(z, sigma, training_set, windows, engine):
+    if engine == "numba":
+        *sums, state = _compiled("sums", z, training_set, windows, sigma.numpy())
+        softmax = Softmax.of(*map(torch.from_numpy, sums))
+        return softmax, (softmax, torch.from_numpy(state)) if windows.response is None else state
+    query = _query(z, windows, engine)
+    whole = slice(0, len(training_set))
+    runs, states = [], []
+    for image, a in zip(z, precision_root(sigma), strict=True):
+        if windows.response is None:
+            run, state = _batch(image, a, training_set, query, None, None, whole)
+        else:
+            weights = WindowWeights(image, a, training_set, query)
+            run, state = weights.softmax, weights.closest
+        runs.append(run)
+        states.append(state)
+    nearest, top, total, squares = (
+        torch.stack([getattr(run, name) for run in runs])
+        for name in ("nearest", "top", "total", "squares")
+    )
+    softmax = Softmax.of(nearest, top, total, squares, _rounding(z[0], query))
+    return softmax, (softmax, torch.stack(states))
+
+
+def _means(z, sigma, training_set, windows, engine, softmax, state):
+    if windows.response is None:
+        own, mean = state
+        return scaled(mean, own, softmax)
+    if engine == "numba":
+        sums = [tensor.numpy() for tensor in softmax[:3]]
+        return torch.from_numpy(_compiled("means", z, training_set, windows, sums, state))
+    own, closest = state
+    query, shares = _query(z, windows, engine), windows.shares().flatten(1).to(z)
+    like = torch.zeros_like(query[0])
+    if softmax is not own:  # images count by their weight among the images of all shards
+        closest = closest + own.share(softmax).amax(1, keepdim=True).log().to(closest)
+    means = []
+    for i, (image, a) in enumerate(zip(z, precision_root(sigma), strict=True)):
+        run = RunningSoftmax.resumed(softmax.rows(slice(i, i + 1)), like)
+        weights = WindowWeights(image, a, training_set, query, state=(run, closest[i]))
+        means.append(_composite(image, weights, shares))
+    return torch.stack(means)
+
+
+MASKS = Kernel(_n_images, _sums, _means)
+
+
+def _composite(z, weights, shares):
+    """Return the sum (C, H, W) of weighted images that windows add to one image z."""
+    mean = torch.zeros_like(z).flatten(1)  # (C, H W)
+    in_channels = len(z) * shares.shape[1] > z.numel()  # shares differ between channels
+    for _, weight, x in weights.chunks():
+        spread = weight.to(z.dtype) @ shares
+        if in_channels:
+            mean += (spread.view(len(x), *mean.shape) * x.flatten(2)).sum(0)
+        else:
+            mean += torch.einsum("mp,mcp->cp", spread, x.flatten(2))
+    return mean.view(z.shape)
 
 
 def _check_covered(covers, image_shape):
@@ -84,42 +154,30 @@ def _check_covered(covers, image_shape):
         )
 
 
-def _by_numba(z, sigma, training_set, windows, shares):
-    """Compare by compiled code."""
+def _compiled(name, z, training_set, windows, *arrays):
+    """Return the results of a compiled function of `_masks_numba`."""
     from . import _masks_numba
 
-    weight = training_set.log_weight
-    rest = dict(
-        query=windows.sparse_query,
-        response=None if shares is None else csr_array(shares.T.numpy()),
+    if "compiled" not in windows.derived:
+        shares = windows.shares()
+        response = None if shares is None else csr_array(shares.flatten(1).float().T.numpy())
+        compiled = _masks_numba.compiled_windows(windows.sparse_query, response)
+        windows.derived["compiled"] = compiled
+    compiled, weight, images = windows.derived["compiled"], training_set.log_weight, z.numpy()
+    x = training_set.images.numpy()
+    order = (images, x, *arrays, compiled) if name == "sums" else (images, x, compiled, *arrays)
+    return getattr(_masks_numba, f"compiled_masked_{name}")(
+        *order,
         data_range=training_set.data_range,
         log_weight=None if weight is None else weight.numpy(),
         flip=isinstance(training_set, MirroredTrainingSet),
+        moments=training_set.example_moments,
         n_threads=n_threads(),
     )
-    image_bytes = _masks_numba.state_bytes(len(training_set), len(windows.query), z[0].numel())
-    block = rows_that_fit(image_bytes, len(z), what="One noisy image")
-    x = training_set.images.numpy()
-    blocks = [
-        _masks_numba.compiled_masked_posterior(images.numpy(), x, levels.numpy(), **rest)
-        for images, levels in zip(z.split(block), sigma.split(block), strict=True)
-    ]
-    arrays = (torch.from_numpy(np.concatenate(column)) for column in zip(*blocks, strict=True))
-    mean, log_norm, ess = arrays
-    return PerWindow(mean, log_norm.double() + training_set.log_uniform, ess)
-
-
-def _two_passes(z, a, training_set, query, shares):
-    """Return mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one image."""
-    weights = WindowWeights(z, a, training_set, query)
-    mean = torch.zeros_like(z).flatten(1)  # (C, H W)
-    for _, weight, x in weights.chunks():
-        mean += torch.einsum("mp,mcp->cp", weight.to(z.dtype) @ shares, x.flatten(2))
-    return mean.view(z.shape), weights.softmax.log_norm, weights.softmax.effective_sample_size
 
 
 def _one_pass(z, a, training_set, query, shares, covers, batch_size):
-    """Return the results of `_two_passes`.
+    """Return mean (C, H, W), log normaliser (K,) and effective sample size (K,) of one image.
 
     Weights are normalised within each batch of training images, and the means of the batches are
     averaged.
@@ -131,15 +189,15 @@ def _one_pass(z, a, training_set, query, shares, covers, batch_size):
     concentration = torch.zeros_like(log_norm)
     for start in starts:
         rows = slice(start, min(start + starts.step, n))
-        batch_mean, norm, ess = _batch(z, a, training_set, query, shares, covers, rows)
+        softmax, batch_mean = _batch(z, a, training_set, query, shares, covers, rows)
         mean += batch_mean / len(starts)
-        log_norm = torch.logaddexp(log_norm, norm)
-        concentration += 1 / ess
+        log_norm = torch.logaddexp(log_norm, softmax.log_norm)
+        concentration += 1 / softmax.effective_sample_size
     return mean, log_norm, len(starts) ** 2 / concentration
 
 
 def _batch(z, a, training_set, query, shares, covers, batch):
-    """Return the results of `_two_passes` for a slice of the training images."""
+    """Return the `RunningSoftmax` and the mean (C, H, W) of a slice of the training images."""
     softmax = RunningSoftmax(torch.zeros_like(query[0]), rounding=_rounding(z, query))
     n_windows, own = query.shape[1], shares is None
     sums = torch.zeros_like(z) if own else z.new_zeros(n_windows, z.numel())
@@ -157,8 +215,7 @@ def _batch(z, a, training_set, query, shares, covers, batch):
         sums *= shrink.view(by_window).to(z.dtype)
         sums += (weight.view(len(x), *by_window) * x).sum(0) if own else weight.T @ x.flatten(1)
     means = sums / softmax.total.view(by_window).to(z.dtype)
-    mean = means if own else (means * shares).sum(0).view(z.shape)
-    return mean, softmax.log_norm, softmax.effective_sample_size
+    return softmax, means if own else (means * shares).sum(0).view(z.shape)
 
 
 def _rounding(z, query):
@@ -190,12 +247,13 @@ class WindowWeights(Weights):
     See `window_logits` and `Weights` for the parameters.
     """
 
-    def __init__(self, z, a, source, query, without=None):
+    def __init__(self, z, a, source, query, without=None, state=None):
         self._z, self._a, self._query = z, a, query
         row_bytes = 3 * z.element_size() * z.numel() + 8 * len(query) + 4 * 8 * query.shape[1]
         n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")
         rounding = _rounding(z, query)
-        super().__init__(source, torch.zeros_like(query[0]), n_rows, rounding, without=without)
+        sums = torch.zeros_like(query[0])
+        super().__init__(source, sums, n_rows, rounding, without=without, state=state)
 
     def _logits(self, rows):
         x = self._source.take(rows, self._z.dtype)

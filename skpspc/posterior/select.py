@@ -8,7 +8,7 @@ from .box import BOX, box
 from .dense import DENSE, dense
 from .engines import engine_for, engine_for_masks
 from .local import LOCAL, local, served
-from .masks import masked
+from .masks import MASKS, in_one_batch, masked
 from .posterior import composite
 from .sliding import sliding
 from .softmax import floored_sigma
@@ -156,6 +156,6 @@ def _kernel(z, source, windows, engine):
             return BOX, engine_for(z, engine)
         case Centred(boundary=None):
             return LOCAL, served(engine_for(z, engine), source, windows)
-    raise TypeError(
-        f"windows must be Whole, Squares or Centred to compare shards, got {windows!r}."
-    )
+        case Masks() if in_one_batch(source, windows):
+            return MASKS, engine_for_masks(z, engine, windows)
+    raise TypeError(f"no kernel merges shards through windows {windows!r}.")

@@ -42,22 +42,38 @@ class Weights:
         Number of compared patches of each image.
     without : Tensor of shape (N,), bool, default None
         Training images to leave out.
+    state : tuple of (RunningSoftmax, Tensor of shape (N,)), default None
+        ``softmax`` and ``closest`` of an earlier object, in place of the first pass. The softmax
+        may be of a larger training set, of which the source is a shard.
+
+    Attributes
+    ----------
+    softmax : RunningSoftmax
+    closest : Tensor of shape (N,)
+        Upper bound of the log weight of each image in any window.
     """
 
-    def __init__(self, source, sums, n_rows, rounding=0.0, n_positions=1, without=None):
+    def __init__(self, source, sums, n_rows, rounding=0.0, n_positions=1, without=None, state=None):
         self.n_images, self.n_windows, self.n_positions = len(source), len(sums), n_positions
         self._source, self._n_rows = source, n_rows
-        self.softmax = RunningSoftmax(sums, rounding=rounding)
-        self._closest = sums.new_full((len(source),), -torch.inf)
         if without is None:
             self._chunks = list(source.slices(n_rows))
         else:
             self._chunks = list((~without).nonzero().squeeze(1).split(n_rows))
+        if state is None:
+            self.softmax = RunningSoftmax(sums, rounding=rounding)
+            self.closest = sums.new_full((len(source),), -torch.inf)
+            self._first_pass()
+        else:
+            self.softmax, self.closest = state
+        self._least = math.log(_SKIPPED_MASS[sums.dtype] / (len(source) * n_positions))
+
+    def _first_pass(self):
+        """Add all images to the softmax."""
         for rows in self._chunks:
             logit, _ = self._logits(rows)
             relative, _, _ = self.softmax.add(logit, self._prior(rows))
-            self._closest[rows] = relative.amax(1).view(-1, n_positions).amax(1)
-        self._least = math.log(_SKIPPED_MASS[sums.dtype] / (len(source) * n_positions))
+            self.closest[rows] = relative.amax(1).view(-1, self.n_positions).amax(1)
 
     def _logits(self, rows):
         """Return logits (m, K) without sample weights, and the values (m, C, ...) to average.
@@ -68,14 +84,14 @@ class Weights:
 
     def zeros(self, *shape):
         """Return zeros in float64, on the device of the weights."""
-        return torch.zeros(shape, dtype=torch.float64, device=self._closest.device)
+        return torch.zeros(shape, dtype=torch.float64, device=self.closest.device)
 
     def chunks(self):
         """Yield numbers (m,), weights (m, K) and values (m, C, ...) of patches that have weight.
 
         Number j is position ``j % n_positions`` in the image ``j // n_positions``.
         """
-        every = torch.arange(self.n_images, device=self._closest.device)
+        every = torch.arange(self.n_images, device=self.closest.device)
         positions = torch.arange(self.n_positions, device=every.device)
         for rows in self._relevant():
             logit, answers = self._logits(rows)
@@ -92,8 +108,8 @@ class Weights:
 
     def _relevant(self):
         """Return chunks of images that contain all images with a weight that is not negligible."""
-        relevant = self._closest > self._least
-        if self._closest.dtype == torch.float64:
+        relevant = self.closest > self._least
+        if self.closest.dtype == torch.float64:
             return relevant.nonzero().squeeze(1).split(self._n_rows)
         # chunks of the first pass, so that float32 products round equally in both passes
         return [rows for rows in self._chunks if relevant[rows].any()]

@@ -291,9 +291,7 @@ class TrainingSet(NumpyState):
         kernels subtract a Wiener estimate from all squared differences. Shards of a training set
         need the same estimate, so that the logits of an image do not depend on its shard.
         """
-        numbers = np.linspace(0, len(self.images) - 1, min(64, len(self.images))).astype(int)
-        images = [self.images[i].cpu().numpy() for i in numbers]
-        return image_moments(images)
+        return example_moments(self.images.cpu().numpy())
 
     @property
     def stored_centre(self):
@@ -324,11 +322,17 @@ class TrainingSet(NumpyState):
         return norms
 
 
-def image_moments(images):
-    """Return the mean image, float64, and the mean variance of a pixel, of a list of arrays."""
+def example_moments(images, rows=None):
+    """Return the mean image and the mean variance of a pixel, of 64 of the images ``rows``.
+
+    ``images`` is an array (N, C, H, W); see `TrainingSet.example_moments`.
+    """
+    n = len(images) if rows is None else len(rows)
+    sample = np.linspace(0, n - 1, min(64, n)).astype(int)
+    sample = sample if rows is None else rows[sample]
     # one image at a time, as float64 images are large
-    mean = sum(image.astype(np.float64) for image in images) / len(images)
-    return mean, sum(np.square(image - mean).mean() for image in images) / len(images)
+    mean = sum(images[i].astype(np.float64) for i in sample) / len(sample)
+    return mean, sum(np.square(images[i] - mean).mean() for i in sample) / len(sample)
 
 
 class MirroredTrainingSet(TrainingSet):

@@ -82,7 +82,7 @@ class Masks(NumpyState):
     batch_size: int | None = None
 
     __repr__ = short_repr
-    _not_kept = ("_n_compared", "sparse_query")
+    _not_kept = ("_n_compared", "sparse_query", "derived")
 
     def n_values(self, image_shape):
         """Return the number of values that each window compares, (K,) float64.
@@ -100,6 +100,11 @@ class Masks(NumpyState):
     def sparse_query(self):
         """Precisions of windows on the CPU as a SciPy array, (K, c H W) float32."""
         return csr_array(self.query.flatten(1).float().numpy())
+
+    @cached_property
+    def derived(self):
+        """Dict in which a kernel keeps what it computes from the windows alone."""
+        return {}
 
     def masks(self, image_shape, device="cpu"):
         """Return the windows themselves."""
