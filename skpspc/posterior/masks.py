@@ -29,6 +29,8 @@ from .weights import Weights
 
 # Training images in a chunk: enough for fast matrix products.
 _CHUNK_ROWS = 512
+# Noisy images whose states are in memory together; each makes its own passes.
+_NOISY_IMAGES = 16
 # Rounding error of a sum of n numbers, in units in the last place over the root of n.
 _ROUNDING = 2.0
 
@@ -76,7 +78,7 @@ def _query(z, windows, engine):
 
 def _n_images(z, training_set, windows, engine):
     if engine != "numba":
-        return rows_that_fit(8 * len(training_set), len(z), what="One noisy image")
+        return rows_that_fit(8 * len(training_set), _NOISY_IMAGES, what="One noisy image")
     from . import _masks_numba
 
     image_bytes = _masks_numba.state_bytes(len(training_set), len(windows.query), z[0].numel())

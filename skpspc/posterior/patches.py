@@ -168,6 +168,16 @@ def patch_posterior(queries, sigma, dictionary, observed=None):
     coordinates of each noisy patch to compare; None: all. The `PerWindow` has means of the values
     (Q, a), log normalisers and effective sample sizes, in patches, (Q,).
     """
+    mean, nearest, top, total, squares = patch_sums(queries, sigma, dictionary, observed)
+    log_norm = nearest + (top + total.log()) + dictionary.log_uniform
+    return PerWindow(mean, log_norm, (total.square() / squares).to(mean))
+
+
+def patch_sums(queries, sigma, dictionary, observed=None):
+    """Return means (Q, a), and nearest, top, total and squares, (Q,) float64, as of a `Softmax`.
+
+    See `patch_posterior` for the parameters.
+    """
     n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
     n_columns = dictionary.n_values * (1 if observed is None else 2)
     n_rows = rows_that_fit(
@@ -183,8 +193,7 @@ def patch_posterior(queries, sigma, dictionary, observed=None):
     def kernel(*block):
         return _patch_block(dictionary, n_rows, *block)
 
-    mean, log_norm, ess = by_blocks(kernel, block, arrays)
-    return PerWindow(mean, log_norm + dictionary.log_uniform, ess)
+    return by_blocks(kernel, block, arrays)
 
 
 def _patch_block(dictionary, n_rows, queries, a, observed=None):
@@ -348,12 +357,10 @@ class PatchStream:
         self._add(logit.to(self._dtype), chunk.values, queries)
 
     def result(self):
-        """Return mean (Q, a), log normaliser (Q,) float64 and effective sample size (Q,)."""
+        """Return mean (Q, a), and nearest, top, total and squares, (Q,) float64."""
         answers = self._answers
         mean = self._values / (answers.unit * self._total[:, None]) + answers.centre
-        log_norm = self._nearest + (self._top + self._total.log())
-        ess = self._total.square() / self._squares
-        return mean.to(self._dtype), log_norm, ess.to(self._dtype)
+        return mean.to(self._dtype), self._nearest, self._top, self._total, self._squares
 
     def _right(self, chunk):
         """Return patches, their squared norms or squares, log weights and ones, (m, columns)."""

@@ -10,7 +10,7 @@ from .engines import engine_for, engine_for_masks
 from .local import LOCAL, local, served
 from .masks import MASKS, in_one_batch, masked
 from .posterior import composite
-from .sliding import sliding
+from .sliding import SLIDING, sliding
 from .softmax import floored_sigma
 from .tree import TreeSearch, by_tree
 from .truncated import NeighbourSearch, truncated
@@ -156,6 +156,8 @@ def _kernel(z, source, windows, engine):
             return BOX, engine_for(z, engine)
         case Centred(boundary=None):
             return LOCAL, served(engine_for(z, engine), source, windows)
+        case Centred():
+            return SLIDING, None
         case Masks() if in_one_batch(source, windows):
             return MASKS, engine_for_masks(z, engine, windows)
     raise TypeError(f"no kernel merges shards through windows {windows!r}.")

@@ -6,6 +6,8 @@ are the interior of the image, and the rows, columns and pixels near the edges, 
 are cut.
 """
 
+import math
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -14,9 +16,11 @@ import torch
 from ..support.memory import rows_that_fit
 from .cells import visiting_posterior
 from .engines import engine_for
-from .local import local
-from .patches import PatchDictionary, patch_posterior, sliding_patches
-from .posterior import PerWindow
+from .kernel import Kernel, scaled
+from .local import LOCAL, local, served
+from .patches import PatchDictionary, patch_posterior, patch_sums, sliding_patches
+from .posterior import PerWindow, gathered_tensors
+from .softmax import Softmax
 
 # Number of windows of noisy images that share one pass over the training set.
 _WINDOWS = 8192
@@ -62,36 +66,89 @@ def sliding(z, sigma, training_set, windows, search=None):
     See `select.compare` for the parameters; ``search``, a CellSearch or None for all patches,
     serves windows that are not cut. Effective sample sizes count patches.
     """
-    # final for regions of one pixel in images of equal size; other regions follow below
-    by_position = windows.boundary == "broken" and z.shape[1:] == training_set.image_shape
-    if by_position:
+    if search is None:
+        return SLIDING.compare(z, sigma, training_set, windows)
+    if _by_position(z, training_set, windows):
         result = local(z, sigma, training_set, windows, engine_for(z, "auto")).with_bounds()
     else:
-        n, _, height, width = z.shape
-        by_window = z.new_zeros(n, height * width, dtype=torch.float64)
-        mean = z.new_zeros(n, training_set.answers.image_shape[0], height, width)
-        empty = PerWindow(mean, by_window, torch.zeros_like(by_window))
-        result = empty.with_bounds()
-    mean = result.mean.flatten(2)
-    for region in regions(z, training_set, windows):
-        if by_position and region.pixels.numel() == 1:
-            continue
-        answer = _region_posterior(region, sigma, search if region.is_inner else None)
-        pixels = region.pixels.flatten()
-        mean[:, :, pixels] = answer.mean.transpose(1, 2)
-        for numbers, of_region in (
-            (result.log_norm, answer.log_norm),
-            (result.effective_sample_size, answer.effective_sample_size),
-        ):
-            numbers[:, pixels] = of_region.to(numbers)
-        bound, proved = answer.error_bound.amax(1), answer.bound_is_proved.all(1)
-        result.error_bound.copy_(torch.maximum(result.error_bound, bound))
-        result.bound_is_proved.logical_and_(proved)
+        mean, by_window = _empty(z, training_set)
+        result = PerWindow(mean, by_window, torch.zeros_like(by_window)).with_bounds()
+
+    for region in _compared_regions(z, training_set, windows):
+        kernel = partial(_searched, search=search if region.is_inner else None)
+        answer = _by_images(kernel, region, sigma)
+        _place(result[:3], answer[:3], region)
+        *_, bound, _, proved = answer
+        *_, largest, _, all_proved = result
+        largest.copy_(torch.maximum(largest, bound.amax(1)))
+        all_proved.logical_and_(proved.all(1))
     return result
 
 
-def _region_posterior(region, sigma, search):
-    """Return the posterior of the windows of a region: mean (n, h * w, C), others (n, h * w)."""
+def _n_images(z, training_set, windows, engine):
+    return len(z)
+
+
+def _sums(z, sigma, training_set, windows, engine):
+    if _by_position(z, training_set, windows):
+        engine = served(engine_for(z, "auto"), training_set, windows)
+        arguments = z, sigma, training_set, windows, engine
+        softmax, states = LOCAL.accumulate(*arguments)
+        mean = LOCAL.compose(*arguments, softmax, states).to(z.dtype)
+    else:
+        mean, by_window = _empty(z, training_set)
+        softmax = Softmax.of(*(by_window.clone() for _ in range(4)))
+    for region in _compared_regions(z, training_set, windows):
+        of_region, nearest, top, total, squares = _by_images(patch_sums, region, sigma)
+        top = top - math.log(math.prod(region.dictionary.grid))
+        _place((mean, *softmax[:4]), (of_region, nearest, top, total, squares), region)
+    return softmax, (softmax, mean)
+
+
+def _means(z, sigma, training_set, windows, engine, softmax, state):
+    own, mean = state
+    return scaled(mean, own, softmax)
+
+
+SLIDING = Kernel(_n_images, _sums, _means)
+
+
+def _by_position(z, training_set, windows):
+    """Return True if `local` compares the windows of regions of one pixel."""
+    return windows.boundary == "broken" and z.shape[1:] == training_set.image_shape
+
+
+def _empty(z, training_set):
+    """Return zeros for the means (n, C, H, W), and for a number of each window (n, H * W)."""
+    n, _, height, width = z.shape
+    mean = z.new_zeros(n, training_set.answers.image_shape[0], height, width)
+    return mean, z.new_zeros(n, height * width, dtype=torch.float64)
+
+
+def _compared_regions(z, training_set, windows):
+    """Return an iterable of the `Region`s that are not compared by position."""
+    every = regions(z, training_set, windows)
+    if not _by_position(z, training_set, windows):
+        return every
+    return (region for region in every if region.pixels.numel() > 1)
+
+
+def _place(results, answers, region):
+    """Write answers at the pixels of a region: means (n, h * w, C), and numbers (n, h * w).
+
+    ``results`` are means (n, C, H, W), and numbers (n, H * W).
+    """
+    pixels = region.pixels.flatten()
+    results[0].flatten(2)[:, :, pixels] = answers[0].transpose(1, 2)
+    for numbers, of_region in zip(results[1:], answers[1:], strict=True):
+        numbers[:, pixels] = of_region.to(numbers)
+
+
+def _by_images(kernel, region, sigma):
+    """Return the results of a kernel for the windows of a region, tensors (n, h * w, ...).
+
+    ``kernel(queries, sigma, dictionary, observed)`` returns tensors (Q, ...).
+    """
     n, n_windows, dictionary = len(region.queries), region.pixels.numel(), region.dictionary
     image_bytes = n_windows * dictionary.n_values * region.queries.element_size()
     n_images = max(1, _WINDOWS // n_windows)
@@ -102,26 +159,34 @@ def _region_posterior(region, sigma, search):
         queries = views.reshape(-1, dictionary.n_values)
         masks = None if observed is None else observed.repeat(len(views), 1)
         levels = levels.repeat_interleave(n_windows)
-        results.append(_queries_posterior(queries, levels, dictionary, masks, search))
+        results.append(_by_mask(kernel, queries, levels, dictionary, masks))
     columns = zip(*results, strict=True)
-    return PerWindow(*(torch.cat(column).unflatten(0, (n, n_windows)) for column in columns))
+    return [torch.cat(column).unflatten(0, (n, n_windows)) for column in columns]
 
 
-def _queries_posterior(queries, sigma, dictionary, observed, search):
-    """Return the posterior, with bounds, of windows (Q, d), of which ``observed`` (Q, d) counts.
+def _by_mask(kernel, queries, sigma, dictionary, observed):
+    """Return the results of a kernel for windows (Q, d), of which ``observed`` (Q, d) counts.
 
-    Cells hold complete patches: windows with missing pixels are compared with all patches.
+    Windows without missing pixels are compared without masks, which is faster.
     """
     if observed is not None:
         is_whole = observed.all(1)
         if is_whole.any() and not is_whole.all():
             groups = [rows.nonzero().squeeze(1) for rows in (is_whole, ~is_whole)]
             results = [
-                _queries_posterior(queries[rows], sigma[rows], dictionary, observed[rows], search)
+                (rows, _by_mask(kernel, queries[rows], sigma[rows], dictionary, observed[rows]))
                 for rows in groups
             ]
-            return PerWindow.gathered(zip(groups, results, strict=True), len(queries))
+            return gathered_tensors(results, len(queries))
         observed = None if is_whole.all() else observed
+    return kernel(queries, sigma, dictionary, observed)
+
+
+def _searched(queries, sigma, dictionary, observed, search):
+    """Return the posterior, with bounds, of windows (Q, d), by cells.
+
+    Cells hold complete patches: windows with missing pixels are compared with all patches.
+    """
     if search is None or observed is not None:
         return patch_posterior(queries, sigma, dictionary, observed).with_bounds()
     return visiting_posterior(queries, sigma, dictionary, search).with_bounds()
