@@ -198,3 +198,12 @@ def test_float32_speaks_float64(photos):
     mean = PSPCDenoiser(5).fit(x).denoise(Z, 0.4)
     assert mean.dtype == np.float32
     np.testing.assert_allclose(mean, PSPCDenoiser(5).fit(photos[:50]).denoise(Z, 0.4), atol=1e-5)
+
+
+def test_both_passes_round_weighted_logits_equally(digits):
+    """Logits below -512 beside a logit that leads do not change how that logit is rounded."""
+    Z = digits[-3:] / 127.5 - 1 + 0.4 * np.random.default_rng(0).standard_normal((3, 1, 8, 8))
+    Z = Z.astype(np.float32)
+    model = PSPCDenoiser(3).fit(digits[:100], sample_weight=np.arange(100) % 4)
+    truth = model.denoise(Z.astype(np.float64), 0.05)
+    np.testing.assert_allclose(model.denoise(Z, 0.05), truth, rtol=0, atol=1e-6)

@@ -460,7 +460,8 @@ def _logit(rough, fine, pair, deepest):
     # Below _ABYSS, float64 may exceed the float32 maximum by more than the range of exp.
     if rough * pair.scale < deepest and v > _ABYSS:
         return v
-    return np.float64(rough * pair.scale + pair.log_weight)
+    # Rounded once, as by the fused multiply-add of the loops over windows.
+    return np.float64(np.float32(np.float64(rough) * pair.scale + pair.log_weight))
 
 
 @jit
