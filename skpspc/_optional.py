@@ -7,6 +7,8 @@ from types import ModuleType
 from ._threads import undisturbed
 
 _EXTRAS = {  # extra of pip that installs each module
+    "dask": "dask",
+    "distributed": "dask",
     "numba": "cpu",
     "llvmlite": "cpu",
     "faiss": "cpu",

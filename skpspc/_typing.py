@@ -37,6 +37,7 @@ Denoisers: TypeAlias = Mapping[Any, SupportsDenoise] | Sequence[SupportsDenoise]
 ImageShape: TypeAlias = Sequence[int]  # (C, H, W)
 DataRange: TypeAlias = Sequence[float]  # (low, high)
 Device: TypeAlias = str | torch.device
+Devices: TypeAlias = Device | Sequence[Device]
 RandomState: TypeAlias = int | np.random.RandomState | np.random.Generator
 Path: TypeAlias = str | PathLike[str]
 

@@ -161,14 +161,9 @@ def _seem_halved(estimator, flat, sigma):
     low, high = flat.amin(1), flat.amax(1)
     if not ((low >= -noise) & (high <= 1 + noise)).all() or high.max() < 0.5:
         return False
-    examples = _evenly_spaced(training_set)
+    examples = training_set.examples(_MANY)
     n_bright = int((examples.images.flatten(1).amin(1) > 127).sum())
     return ((n_bright + 0.5) / (len(examples) + 1)) ** len(flat) < _UNLIKELY
-
-
-def _evenly_spaced(training_set):
-    """Return about ``_MANY`` images of a training set, evenly spaced."""
-    return training_set.subset(slice(None, None, max(1, len(training_set) // _MANY)))
 
 
 def warn_if_small(estimator, sigma_max):
@@ -176,7 +171,7 @@ def warn_if_small(estimator, sigma_max):
     training_set = getattr(estimator, "training_set_", None)
     if training_set is None:
         return
-    examples = _evenly_spaced(training_set)
+    examples = training_set.examples(_MANY)
     spread = float(examples.take(slice(0, len(examples)), torch.float64).std(correction=0))
     if sigma_max < _LARGE * spread:
         warn_once(

@@ -20,6 +20,7 @@ from ._repr import dtype_name
 from ._state import NumpyState, as_tensor
 from ._units import check_integers
 from ._warnings import warn
+from .distributed import Blocks, is_dask
 from .support import Labels, clip_size
 from .support.memory import rows_that_fit
 from .support.training_set import DEFAULT_RANGE, to_compute
@@ -70,7 +71,8 @@ def check_training_images(estimator, X, *, reset):
     """
     if isinstance(X, (str, os.PathLike)):
         X = _mapped_file(X)
-    given, X = X, as_container(X, "X")
+    if not is_dask(X):
+        given, X = X, as_container(X, "X")
     if isinstance(X, torch.Tensor):  # of another denoiser's training images
         check_unchanged(X)
     n_axes = getattr(X, "ndim", 2)
@@ -92,16 +94,41 @@ def check_training_images(estimator, X, *, reset):
             f"X holds images of shape {tuple(X.shape[1:])} (channels, height, width), expected "
             f"{image_shape}; {remedy}."
         )
+    if is_dask(X):
+        return _check_blocks(estimator, X, image_shape, reset=reset)
     flat, layout = _check_flat(estimator, X, reset=reset, name="X", given=given)
     if reset and image_shape is None:
         image_shape = (1, 1, flat.shape[1])
     if math.prod(image_shape) != flat.shape[1]:
-        raise ValueError(
-            f"image_shape={image_shape} has {math.prod(image_shape)} values, but X has "
-            f"{flat.shape[1]} features; image_shape must be (channels, height, width) of one row."
-        )
+        raise ValueError(_shape_message(image_shape, flat.shape[1]))
     _check_magnitude(flat, layout.dtype, "X", smallest=_RANGES[layout.dtype][0])
     return flat.view(-1, *image_shape), layout
+
+
+def _check_blocks(estimator, X, image_shape, *, reset):
+    """Return the images of a dask array as `Blocks`, and their `Layout`."""
+    n_values = math.prod(X.shape[1:])
+    validate_data(
+        estimator, np.broadcast_to(np.float32(0), (1, n_values)), reset=reset, skip_check_array=True
+    )
+    image_shape = image_shape or (1, 1, n_values)
+    if math.prod(image_shape) != n_values:
+        raise ValueError(_shape_message(image_shape, n_values))
+    _real(np.empty(0, X.dtype), "X")
+    if X.dtype not in _NUMPY_DTYPES:
+        X = X.astype(np.float32 if X.dtype == np.float16 else np.float64)
+    images = Blocks(X, image_shape)
+    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+    _check_magnitude(images, dtype, "X", smallest=_RANGES[dtype][0])
+    return images, Layout(False, X.ndim <= 2, dtype, images.device)
+
+
+def _shape_message(image_shape, n_values):
+    """Return the error for images that do not have the declared shape."""
+    return (
+        f"image_shape={image_shape} has {math.prod(image_shape)} values, but X has {n_values} "
+        "features; image_shape must be (channels, height, width) of one row."
+    )
 
 
 def _mapped_file(path):
@@ -492,10 +519,16 @@ def _or_wider(dtype):
 def check_device(device, images):
     """Return the torch device for computations: ``device``, or the device of the images if None.
 
-    Raises ValueError if the device is not available to torch.
+    Of a list, all devices are checked, and the first is returned. Raises ValueError if a device is
+    not available to torch.
     """
     if device is None:
         return images.device
+    if isinstance(device, (list, tuple)):
+        if not device:
+            raise ValueError("device is an empty list; pass at least one device, or None.")
+        first, *_ = [check_device(one, images) for one in device]
+        return first
     try:
         working = torch.device(device)
         torch.zeros(1, device=working).cpu()

@@ -21,7 +21,7 @@ from .._typing import (
     Array,
     ArrayLike,
     DataRange,
-    Device,
+    Devices,
     ImageShape,
     NoiseLevel,
     Path,
@@ -97,7 +97,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
-        device: Device | None = None,
+        device: Devices | None = None,
         random_state: RandomState | None = 0,
     ) -> None:
         self.sigma = sigma

@@ -11,11 +11,11 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._state import NumpyState
-from .._typing import ArrayLike, DataRange, Device, ImageShape, RandomState
+from .._typing import ArrayLike, DataRange, Devices, ImageShape, RandomState
 from ..posterior import Prior
-from ..support import Masks, MirroredTrainingSet, TranslatedTrainingSet
+from ..support import Masks, TranslatedTrainingSet
 from .base import Denoiser
-from .training_set_denoiser import TrainingSetDenoiser
+from .training_set_denoiser import DEVICES, TrainingSetDenoiser
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,8 +139,9 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
         and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
         images are used unscaled.
-    device : str or torch.device, default None
-        Device of the training set and of the computation. None: the device of X.
+    device : str, torch.device or list of them, default None
+        Device of the training set and of the computation. Each device of a list holds a part of the
+        training set. None: the device of X.
     random_state : int, RandomState, Generator or None, default 0
         Seed of the noise of :meth:`score`. None: new noise at each call.
 
@@ -226,6 +227,7 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "device": DEVICES,
         "verbose": ["verbose"],
         "query": ["array-like", callable, None],
         "response": ["array-like", callable, None],
@@ -244,7 +246,7 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
-        device: Device | None = None,
+        device: Devices | None = None,
         random_state: RandomState | None = 0,
     ) -> None:
         self.query = query
@@ -271,7 +273,7 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
     def _learn(self, training_set):
         windows, source = self._windows(training_set), training_set
         if self.source == "flips":
-            source = MirroredTrainingSet(training_set)
+            source = training_set.mirrored()
         elif self.source == "translates":
             source = TranslatedTrainingSet(training_set, self.max_shift)
         windows = windows if windows.depends_on_sigma else windows(None)

@@ -3,14 +3,14 @@
 from dataclasses import replace
 from typing import Literal
 
-from .._typing import BySigma, DataRange, Device, ImageShape, RandomState
+from .._typing import BySigma, DataRange, Devices, ImageShape, RandomState
 from ..posterior import Gaussian, Prior
 from ..sampling import BandwidthSchedule
 from ..support import Whole
 from . import indexed
 from .base import Denoiser
 from .calibration import BANDWIDTH_CONSTRAINT, bandwidth_attribute, with_bandwidth
-from .training_set_denoiser import TrainingSetDenoiser
+from .training_set_denoiser import DEVICES, TrainingSetDenoiser
 
 
 class EmpiricalDenoiser(TrainingSetDenoiser):
@@ -66,8 +66,9 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
         Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
         and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
         images are used unscaled.
-    device : str or torch.device, default None
-        Device of the training set and of the computation. None: the device of X.
+    device : str, torch.device or list of them, default None
+        Device of the training set and of the computation. Each device of a list holds a part of the
+        training set. None: the device of X.
     random_state : int, RandomState, Generator or None, default 0
         Seed of the noise of :meth:`score`, of the draws of ``n_remainder`` and of calibration.
         None: new draws at each call.
@@ -159,6 +160,7 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "device": DEVICES,
         **indexed.CONSTRAINTS,
         "bandwidth": BANDWIDTH_CONSTRAINT,
     }
@@ -176,7 +178,7 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
-        device: Device | None = None,
+        device: Devices | None = None,
         random_state: RandomState | None = 0,
     ) -> None:
         self.algorithm = algorithm

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 
-from .._typing import ArrayLike, BySigma, DataRange, Device, ImageShape, RandomState
+from .._typing import ArrayLike, BySigma, DataRange, Devices, ImageShape, RandomState
 from ..posterior import CellSearch, Prior
 from ..support import Centred, Inpainting, MeasuredTrainingSet, Operator, checked_operator
 from ..support.cells import CellsByWindow
 from .base import Denoiser
-from .training_set_denoiser import TrainingSetDenoiser
+from .training_set_denoiser import DEVICES, TrainingSetDenoiser
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,9 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
         and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
         images are used unscaled.
-    device : str or torch.device, default None
-        Device of the training set and of the computation. None: the device of X.
+    device : str, torch.device or list of them, default None
+        Device of the training set and of the computation. Each device of a list holds a part of the
+        training set. None: the device of X.
     random_state : int, RandomState, Generator or None, default 0
         Seed of the noise of :meth:`score`. None: new noise at each call.
 
@@ -231,6 +232,7 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "device": DEVICES,
         "patch_size": [Interval(numbers.Integral, 1, None, closed="left"), callable],
         "equivariant": ["boolean"],
         "boundary": [StrOptions({"zero", "circular", "broken"})],
@@ -251,7 +253,7 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
-        device: Device | None = None,
+        device: Devices | None = None,
         random_state: RandomState | None = 0,
     ) -> None:
         self.patch_size = patch_size

@@ -340,7 +340,7 @@ class NetworkDenoiser(Denoiser):
         self.sigma = sigma
         self.image_shape = image_shape
         self.data_range = data_range
-        self.device = device
+        self.device: Device | None = device
         self.random_state = random_state
 
     @_Declared

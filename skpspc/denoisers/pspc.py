@@ -9,13 +9,13 @@ from typing import Literal
 from sklearn.utils._param_validation import Interval, StrOptions
 
 from .._optional import load
-from .._typing import BySigma, DataRange, Device, ImageShape, RandomState
+from .._typing import BySigma, DataRange, Devices, ImageShape, RandomState
 from .._units import warn_if_unusual
 from .._validation import warn_if_clipped
 from ..posterior import ENGINES, Gaussian, Prior, TreeCache, TreeSearch
 from ..posterior.tree import check_size
 from ..sampling import BandwidthSchedule, PatchSchedule, paper_schedule
-from ..support import MirroredTrainingSet, squares_of_side
+from ..support import squares_of_side
 from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser
 from .calibration import (
@@ -25,7 +25,7 @@ from .calibration import (
     with_bandwidth,
 )
 from .flexible import FlexibleWindows, ResolvedWindows
-from .training_set_denoiser import TrainingSetDenoiser
+from .training_set_denoiser import DEVICES, TrainingSetDenoiser
 
 _TOL = 2e-3  # default of algorithm="kd_tree"
 
@@ -113,8 +113,9 @@ class PSPCDenoiser(TrainingSetDenoiser):
         Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
         and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
         images are used unscaled.
-    device : str or torch.device, default None
-        Device of the training set and of the computation. None: the device of X.
+    device : str, torch.device or list of them, default None
+        Device of the training set and of the computation. Each device of a list holds a part of the
+        training set. None: the device of X.
     random_state : int, RandomState, Generator or None, default 0
         Seed of the noise of :meth:`score` and of the draws of calibration. None: new draws at each
         call.
@@ -256,6 +257,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "device": DEVICES,
         "verbose": ["verbose"],
         "patch_size": [
             Interval(numbers.Integral, 1, None, closed="left"),
@@ -286,7 +288,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
-        device: Device | None = None,
+        device: Devices | None = None,
         random_state: RandomState | None = 0,
     ) -> None:
         self.patch_size = patch_size
@@ -365,7 +367,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     def _source(self, training_set):
         """Return the training images to compare."""
-        return MirroredTrainingSet(training_set) if self.flip else training_set
+        return training_set.mirrored() if self.flip else training_set
 
     def _learn(self, training_set):
         if self.windows is None and self.patch_size == "calibrated":

@@ -23,8 +23,10 @@ from .._validation import (
     check_training_images,
     check_weights,
 )
+from ..distributed import Blocks
 from ..posterior import Attribution
 from ..support import TrainingSet
+from ..support.sharded import on_devices
 from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser, fit_context
 
@@ -49,6 +51,8 @@ _HOLDING_IMAGES = (
     "training_set_",
     "windows_",
 )
+# Constraint of ``device`` for denoisers whose training images can be in shards.
+DEVICES = [str, torch.device, list, tuple, None]
 _LIVE = {"random_state", "sigma", "verbose"}  # parameters read at every call, not at fit
 
 Self = TypeVar("Self", bound="TrainingSetDenoiser")
@@ -88,7 +92,8 @@ class TrainingSetDenoiser(Denoiser):
             images, float64 included, are used unscaled. Images of other integer types need a
             ``data_range``. X is not copied: do not write to X afterwards. A file, or an array
             mapped to one (``numpy.load(path, mmap_mode="r")``), is read in chunks at every call
-            and may be larger than memory.
+            and may be larger than memory. The blocks of a dask array stay on the workers of its
+            cluster.
         y : array of shape (n,), default None
             Labels of any sortable type, for :meth:`denoise` and :meth:`sample` of a class. A y
             with several columns, as regressors take, holds no labels. A one-hot y raises.
@@ -107,6 +112,8 @@ class TrainingSetDenoiser(Denoiser):
             floats is out of range (float32: 1e-16 to 1e16, float64: 1e-60 to 1e60); if shapes,
             labels or weights do not match X; if labels are missing (NaN, None) or one-hot; if the
             file of X is damaged. Later calls raise it if that file was cut short or written to.
+            For a dask array: if no client is connected, or if the denoiser needs all images in one
+            place.
         MemoryError
             If X is mapped to a file, and a copy larger than ``working_memory`` is needed: for an
             array that is not C-contiguous or of another dtype than uint8, float32 and float64, or
@@ -121,6 +128,8 @@ class TrainingSetDenoiser(Denoiser):
         images, new._layout = check_training_images(new, X, reset=True)
         new._take_units(images)
         device = check_device(new.device, images)
+        if new._in_shards():  # each device gets its own part
+            device = images.device
         weight = check_weights(sample_weight, images, device)
         new._take_labels(check_labels(y, len(images), weight), y)
         new._take_weights(weight, len(images))
@@ -218,7 +227,20 @@ class TrainingSetDenoiser(Denoiser):
 
     def _training_set(self, images, weight):
         """Return a `TrainingSet` of images and weights on the data range."""
-        return TrainingSet(images, weight, self.data_range_ or DEFAULT_RANGE)
+        data_range = self.data_range_ or DEFAULT_RANGE
+        if isinstance(images, Blocks):
+            if self._in_shards():
+                raise ValueError(
+                    f"device={self.device!r} is a list, but the images of a dask array stay on the "
+                    "workers; leave device at None, or pass X.compute()."
+                )
+            return images.training_set(weight, data_range)
+        training_set = TrainingSet(images, weight, data_range)
+        return on_devices(training_set, self.device) if self._in_shards() else training_set
+
+    def _in_shards(self):
+        """Return True if ``device`` is a list of several devices."""
+        return isinstance(self.device, (list, tuple)) and len(self.device) > 1
 
     def _check(self, training_set):
         """Raise if parameters contradict each other or the training set."""

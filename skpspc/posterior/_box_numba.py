@@ -530,8 +530,9 @@ class _Job:
         values = np.zeros((count, self.n_centres, self.length))
         waves = list(self.waves(count, self.floats, ends=(64, 512, 4096)))
         for wave in progress(waves, "training images, first pass"):
-            pairs = zip((m, s, q, values), (m, 0, 0, 0), strict=True)
-            states = [_aligned(np.broadcast_to(v, (len(wave), *a.shape))) for a, v in pairs]
+            shapes = [(len(wave), *array.shape) for array in (m, s, q, values)]
+            states = [_aligned(np.broadcast_to(m, shapes[0]))]
+            states += [_aligned(np.broadcast_to(0, shape)) for shape in shapes[1:]]
 
             def first(k, g, wave=wave, states=states):
                 *running, sums = (state[k, g] for state in states)

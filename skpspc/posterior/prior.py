@@ -19,6 +19,7 @@ from ..support import (
     Whole,
 )
 from ..support.memory import rows_that_fit
+from ..support.sharded import ShardedTrainingSet
 from . import derivative, select
 from .attribution import attribution, in_pixels, means_without
 from .blur import Blur, blurred_squares, shared_levels
@@ -131,6 +132,14 @@ class Prior(BasePrior):
     search: NeighbourSearch | TreeSearch | CellSearch | None = None
     engine: str = "auto"
     operator: Inpainting | Operator | None = None
+
+    def __post_init__(self):
+        if self.search is not None and isinstance(self.source, ShardedTrainingSet):
+            raise ValueError(
+                "an index (tol, n_neighbors, algorithm='kd_tree') needs all training images in one "
+                "place, and they are in shards on several devices or workers; compare all images, "
+                "or fit on one device (a dask array: pass X.compute())."
+            )
 
     @property
     def device(self):

@@ -1,7 +1,9 @@
 """The posterior of noisy images, computed by the kernel for their windows."""
 
 from ..support import Centred, Masks, Squares, SquaresAnywhere, Whole
+from ..support.sharded import ShardedTrainingSet
 from ..support.windows import n_compared
+from . import sharded
 from .anywhere import anywhere
 from .blur import blurred_squares
 from .box import BOX, box
@@ -83,6 +85,8 @@ def compare(z, sigma, source, windows, engine, search):
     PerWindow
         Results of each window, in row-major order of the windows.
     """
+    if isinstance(source, ShardedTrainingSet):
+        return sharded.compare(z, sigma, source, windows, engine)
     match windows:
         case Whole() if isinstance(search, NeighbourSearch):
             return truncated(z, sigma, source, search)
@@ -160,4 +164,7 @@ def _kernel(z, source, windows, engine):
             return SLIDING, None
         case Masks() if in_one_batch(source, windows):
             return MASKS, engine_for_masks(z, engine, windows)
-    raise TypeError(f"no kernel merges shards through windows {windows!r}.")
+    raise ValueError(
+        f"training images in shards cannot be compared through {windows!r}: this call needs all "
+        "training images in one place; fit on one device (a dask array: pass X.compute())."
+    )

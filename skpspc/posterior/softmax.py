@@ -11,7 +11,7 @@ _VISIBLE_ROUNDING = 1e-3  # error of a logit, which is the relative error of a w
 class Softmax(NamedTuple):
     """Sums of the softmax weights of n noisy images in K windows over a set of training images.
 
-    A weight is ``exp(logit - nearest + log v - top)``, as in `RunningSoftmax`. The largest logit
+    A weight is ``exp(logit - nearest + log v - top)``, see `RunningSoftmax`. The largest logit
     and the rest stay apart, as the large logits of a small sigma would absorb the log of the sum.
 
     Attributes

@@ -35,6 +35,7 @@ _REMEDIES = {  # what to pass for a parameter that cannot be saved
     "query": "pass an array of windows",
     "response": "pass an array of windows",
     "classes": "fit with labels that are all numbers or all strings",
+    "training_set_": "images in shards have no file: fit on one device (X.compute())",
     "network": "save its weights by safetensors.torch.save_file, read them by load_network",
 }
 

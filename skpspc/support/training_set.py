@@ -121,6 +121,11 @@ class TrainingSet(NumpyState):
         if self.facts is not None:
             self._pin(self.facts)
 
+    def __sizeof__(self):
+        """Return the bytes of images and weights, by which Dask decides where to compute."""
+        weight = self.sample_weight
+        return self.images.nbytes + (0 if weight is None else weight.nbytes)
+
     @property
     def is_uint8(self):
         """True if the images are stored as uint8."""
@@ -204,6 +209,14 @@ class TrainingSet(NumpyState):
             check_copy(self.images, n_rows, "A subset of the training set", _SUBSET)
         weight = self.sample_weight
         return self._of(self.images[rows], None if weight is None else weight[rows])
+
+    def examples(self, n):
+        """Return about n images, evenly spaced, as a `TrainingSet`."""
+        return self.subset(slice(None, None, max(1, len(self) // n)))
+
+    def mirrored(self):
+        """Return the images followed by their left-right mirror images, without a copy."""
+        return MirroredTrainingSet(self)
 
     def crop(self, top, left, height, width):
         """Return one crop of every image as a view."""

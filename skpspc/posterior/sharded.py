@@ -1,0 +1,69 @@
+"""The posterior over training images in shards, from sums that add up.
+
+Each shard accumulates the softmax weights of its images. Their merged sums are the normalisers,
+with which each shard then composes its summand of the posterior means.
+"""
+
+import torch
+
+from ..support.memory import working_bytes
+from ..support.sharded import Each
+from . import select
+from .posterior import PerWindow
+from .softmax import Softmax
+
+_NOISY_IMAGES = 64  # compared together
+_STATE_BYTES = 4  # between the passes, for a pair of a noisy and a training image
+
+
+def compare(z, sigma, source, windows, engine):
+    """Compare noisy images with a `ShardedTrainingSet`; see `select.compare`."""
+    n_of_worker = -(-len(source) // source.executor.n_workers)
+    n_images = int(working_bytes() // (_STATE_BYTES * n_of_worker))
+    n_images = min(max(1, n_images), _NOISY_IMAGES)
+    # not views, which pickle as wholes
+    blocks = [
+        (z[start : start + n_images].clone(), sigma[start : start + n_images].clone())
+        for start in range(0, len(z), n_images)
+    ]
+    windows = source.executor.kept(windows)
+    results = [_compare_block(*block, source, windows, engine) for block in blocks]
+    return PerWindow(*(torch.cat(column) for column in zip(*results, strict=True)))
+
+
+def _compare_block(z, sigma, source, windows, engine):
+    """Return mean, log normalisers and effective sample sizes of one block of noisy images."""
+    with source.executor.step() as step:
+        noisy = step.give((z, sigma, engine))
+        sums = step.map(_accumulate, noisy, windows)
+        softmax = step.merged(_merged, sums)
+        summands = step.map(_compose, noisy, windows, softmax, Each(sums))
+        softmax, mean = step.values([softmax, step.merged(_added, summands)])
+    log_norm = (softmax.log_norm + source.log_uniform).to(z.device)
+    return mean.to(z), log_norm, softmax.effective_sample_size.to(z)
+
+
+def _accumulate(shard, noisy, windows):
+    """Return the `Softmax` of noisy images in a shard, and a state."""
+    z, sigma, engine = noisy
+    return select.accumulate(z.to(shard.device), sigma.to(shard.device), shard, windows, engine)
+
+
+def _merged(parts):
+    """Merge `Softmax`, or results of `_accumulate`."""
+    parts = [part if isinstance(part, Softmax) else part[0] for part in parts]
+    device = parts[0].total.device
+    return Softmax.merged([Softmax(*(sums.to(device) for sums in part)) for part in parts])
+
+
+def _compose(shard, noisy, windows, softmax, accumulated):
+    """Return the summand of a shard in the posterior means."""
+    z, sigma, engine = noisy
+    z, sigma = z.to(shard.device), sigma.to(shard.device)
+    softmax = Softmax(*(sums.to(shard.device) for sums in softmax))
+    return select.compose(z, sigma, shard, windows, engine, softmax, accumulated[1])
+
+
+def _added(summands):
+    """Return the sum of tensors on several devices."""
+    return sum(summand.to(summands[0].device) for summand in summands)

@@ -1,0 +1,202 @@
+"""Denoisers of a dask array give the answers of one machine, and survive lost workers."""
+
+import os
+import random
+import signal
+import threading
+import time
+from collections import Counter
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+
+pytest.importorskip("distributed", reason="distributed is not installed (extra dask)")
+
+import dask.array as da
+from dask.distributed import Client, LocalCluster
+
+from skpspc import EmpiricalDenoiser, PatchDenoiser, PSPCDenoiser
+from skpspc import distributed as skpspc_distributed
+from test_sharded import DENOISERS, assert_equal
+
+
+@pytest.fixture(scope="module")
+def client():
+    options = dict(threads_per_worker=1, dashboard_address=None, memory_limit=0)
+    with LocalCluster(n_workers=2, **options) as cluster, Client(cluster) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def noisy(digits):
+    return digits[-3:] / 127.5 - 1 + 0.4 * np.random.default_rng(0).standard_normal((3, 1, 8, 8))
+
+
+def blocks(X, *sizes):
+    """Return a dask array of images with blocks of such sizes, and the rest."""
+    sizes = (*sizes, len(X) - sum(sizes))
+    return da.from_array(X, chunks=(sizes, *X.shape[1:]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", DENOISERS)
+def test_blocks_are_one_training_set(client, digits, noisy, name, dtype):
+    X = digits[:100] if dtype == np.float32 else digits[:100] / 127.5 - 1
+    weight = np.r_[np.zeros(10), np.arange(90) % 4]  # none in the first block
+    one = clone(DENOISERS[name]).fit(X, sample_weight=weight)
+    many = clone(DENOISERS[name]).fit(blocks(X, 10, 1, 40), sample_weight=weight)
+    for sigma in (0.0, 0.5, np.inf):
+        assert_equal(many, one, noisy.astype(dtype), sigma)
+
+
+@pytest.mark.parametrize("name", ["empirical", "squares", "local scores"])
+def test_classes_samples_and_scores(client, digits, noisy, name):
+    y = np.arange(90) // 45
+    one = clone(DENOISERS[name]).fit(digits[:90], y)
+    many = clone(DENOISERS[name]).fit(blocks(digits[:90], 20, 40), y)
+    np.testing.assert_allclose(
+        many.denoise(noisy, 0.5, y=[0, 1, 1]), one.denoise(noisy, 0.5, y=[0, 1, 1]), atol=1e-6
+    )
+    samples = [model.sample(2, n_steps=4, random_state=0) for model in (many, one)]
+    np.testing.assert_allclose(*samples, rtol=0, atol=1e-4)
+    assert many.score(digits[100:110]) == pytest.approx(one.score(digits[100:110]), rel=1e-6)
+    assert "ShardedTrainingSet(n=90" in repr(many.training_set_)
+
+
+def test_flat_images_are_rows(client, digits, noisy):
+    X = digits[:60].reshape(60, 64) / 127.5 - 1
+    one = PSPCDenoiser(3, image_shape=(1, 8, 8)).fit(X)
+    many = PSPCDenoiser(3, image_shape=(1, 8, 8)).fit(da.from_array(X, chunks=(20, 64)))
+    assert many.n_features_in_ == 64
+    assert_equal(many, one, noisy.reshape(3, 64), 0.5)
+
+
+def test_integers_and_float16(client, digits, noisy):
+    for X in (digits[:40].astype(np.int64), (digits[:40] / 255).astype(np.float16)):
+        model = EmpiricalDenoiser(data_range=(0, X.max()))
+        one, many = model.fit(X).denoise(noisy, 0.5), model.fit(blocks(X, 20)).denoise(noisy, 0.5)
+        np.testing.assert_allclose(many, one, rtol=0, atol=1e-5)
+
+
+def test_killed_workers(client, digits, noisy):
+    """A worker that dies at a random moment of a call changes nothing; the log shows retries."""
+    model = PSPCDenoiser(3).fit(blocks(digits[:100], 20, 20, 20, 20))
+    truth = PSPCDenoiser(3).fit(digits[:100]).denoise(noisy, 0.5)
+    for _ in range(3):
+        pids = list(client.run(os.getpid).values())
+        delay, pid = random.uniform(0, 0.3), random.choice(pids)
+        killer = threading.Timer(delay, os.kill, (pid, signal.SIGKILL))
+        killer.start()
+        for _ in range(3):
+            np.testing.assert_allclose(model.denoise(noisy, 0.5), truth, rtol=0, atol=1e-6)
+        killer.join()
+        np.testing.assert_allclose(model.denoise(noisy, 0.5), truth, rtol=0, atol=1e-6)
+        client.wait_for_workers(2, timeout=30)
+    repeated = Counter(call["key"] for call in skpspc_distributed.calls(client)).most_common(1)
+    assert repeated[0][1] > 1
+
+
+def test_interrupt_cancels_the_step(client, digits, noisy, monkeypatch):
+    model = PSPCDenoiser(3).fit(blocks(digits[:100], 20, 20))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("distributed.wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            model.denoise(noisy, 0.5)
+
+    def running(dask_scheduler):
+        return [key for key, task in dask_scheduler.tasks.items() if task.state == "processing"]
+
+    deadline = time.monotonic() + 2
+    while (left := client.run_on_scheduler(running)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not left
+    assert model.denoise(noisy, 0.5).shape == noisy.shape  # the shards are still there
+
+
+def test_a_closed_client(digits, noisy):
+    with LocalCluster(1, processes=False, dashboard_address=None, memory_limit=0) as cluster:
+        with Client(cluster) as client:
+            model = EmpiricalDenoiser().fit(blocks(digits[:40], 20))
+        with pytest.raises(RuntimeError, match="a client that is closed; connect a client and fit"):
+            model.denoise(noisy, 0.5)
+        assert client.status == "closed"
+
+
+def test_a_newer_client(client, digits, noisy):
+    """A denoiser waits on the cluster that holds its images, whichever client is the newest."""
+    model = PSPCDenoiser(3).fit(blocks(digits[:40], 20))
+    options = dict(processes=False, dashboard_address=None, memory_limit=0)
+    with LocalCluster(1, **options) as cluster, Client(cluster):
+        answer = model.denoise(noisy, 0.5)
+    truth = PSPCDenoiser(3).fit(digits[:40]).denoise(noisy, 0.5)
+    np.testing.assert_allclose(answer, truth, rtol=0, atol=1e-12)
+
+
+def test_no_client(digits):
+    X = blocks(digits[:40], 20)
+    with LocalCluster(1, processes=False, dashboard_address=None, memory_limit=0) as cluster:
+        Client(cluster).close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("distributed.Client.current", lambda: (_ for _ in ()).throw(ValueError()))
+        with pytest.raises(ValueError, match=r"no cluster is connected; start one with .*compute"):
+            EmpiricalDenoiser().fit(X)
+
+
+@pytest.mark.parametrize(
+    ("array", "message"),
+    [
+        (lambda X: blocks(X, 20)[da.from_array(X[:, 0, 0, 0] < 300, chunks=20)], "unknown length"),
+        (lambda X: blocks(np.where(X > 250, np.nan, X), 20), r"NaN or infinity in \d+ of 40"),
+        (
+            lambda X: blocks(X, 20).map_blocks(lambda b: b / 255, dtype=np.uint8),
+            r"block \d of X has",
+        ),
+        (lambda X: blocks(X[:, 0], 20), "must have shape"),
+        (lambda X: blocks(X.astype(np.int32), 20), "has dtype int32"),
+        (lambda X: blocks(X.astype(complex), 20), "Complex data not supported"),
+        (lambda X: da.ma.masked_greater(blocks(X / 255, 20), 0.5), "masked values"),
+        (lambda X: blocks(X[:0]), "no images"),
+    ],
+)
+def test_bad_arrays(client, digits, array, message):
+    X = array(digits[:40])
+    with pytest.raises(ValueError, match=message):
+        PSPCDenoiser(3).fit(X)
+
+
+def test_warnings_tell_the_cost_of_bad_blocks(client, digits, noisy):
+    truth = PSPCDenoiser(3).fit(digits[:40]).denoise(noisy, 0.5)
+    cut = da.from_array(digits[:40], chunks=(20, 1, 4, 8))
+    small = da.from_array(digits[:40], chunks=(2, 1, 8, 8))
+    for X, message in ((cut, "cut images.*MiB travel"), (small, "20 blocks.*joined")):
+        with pytest.warns(UserWarning, match=message):
+            model = PSPCDenoiser(3).fit(X)
+        np.testing.assert_allclose(model.denoise(noisy, 0.5), truth, rtol=0, atol=1e-6)
+
+
+def test_other_versions(client, digits, monkeypatch):
+    monkeypatch.setattr(skpspc_distributed, "_version", lambda package: "0.0.1")
+    with pytest.raises(RuntimeError, match=r"skpspc is 0.0.1 here and .* install one version"):
+        EmpiricalDenoiser().fit(blocks(digits[:40], 20))
+
+
+def test_another_device_is_refused(client, digits):
+    with pytest.raises(ValueError, match=r"workers, which compute on the CPU|not available"):
+        EmpiricalDenoiser(device="meta").fit(blocks(digits[:40], 20))
+    with pytest.raises(ValueError, match="is a list, but the images of a dask array stay"):
+        EmpiricalDenoiser(device=["cpu", "cpu"]).fit(blocks(digits[:40], 20))
+
+
+def test_crops_stay_on_the_workers(client, digits):
+    """A block of a training set keeps the facts of the whole when it moves to another worker."""
+    model = PatchDenoiser(3, location=(1, 1)).fit(blocks(digits[:40], 10, 10))
+    Z = np.zeros((1, 1, 3, 3))
+    truth = PatchDenoiser(3, location=(1, 1)).fit(digits[:40]).denoise(Z, 0.5)
+    np.testing.assert_allclose(model.denoise(Z, 0.5), truth, rtol=0, atol=1e-12)
+    client.replicate(model.training_set_.executor.shards)
+    np.testing.assert_allclose(model.denoise(Z, 0.5), truth, rtol=0, atol=1e-12)
