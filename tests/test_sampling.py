@@ -41,6 +41,14 @@ SIZES = [32, 32, 32, 32, 32, 32, 32, 23, 15, 11, 7, 5, 3, 3, 3, 3, 3, 3]
 # ---------------------------------------------------------------------------- schedules
 
 
+@pytest.mark.parametrize("schedule", [edm_sigmas, exponential_sigmas])
+def test_rounded_levels_do_not_increase(schedule):
+    """Levels between ends that are equal, or differ in the last digits, are rounded."""
+    for low in (10.0, np.nextafter(10.0, 0), 0.1, 3.7):
+        sigmas = schedule(9, sigma_min=low, sigma_max=max(low, 10.0 if low > 9 else low))
+        assert (np.diff(sigmas) <= 0).all() and sigmas[-1] == low
+
+
 def test_edm_sigmas_are_those_of_the_table():
     sigmas = edm_sigmas(18)
     assert sigmas.dtype == np.float64

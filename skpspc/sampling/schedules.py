@@ -76,9 +76,7 @@ def edm_sigmas(
             f"rho={rho!r} makes sigma_min={sigma_min!r} or sigma_max={sigma_max!r} exceed the "
             "range of float64; pass a rho between 1 and 100."
         )
-    sigmas[-1] = sigma_min  # without rounding
-    sigmas[0] = sigma_max
-    return sigmas
+    return _without_rounding(sigmas, sigma_min, sigma_max)
 
 
 def exponential_sigmas(
@@ -112,7 +110,15 @@ def exponential_sigmas(
     array([10.  ,  1.  ,  0.1 ,  0.01])
     """
     _check_ends(n_steps, sigma_min, sigma_max)
-    return np.geomspace(sigma_max, sigma_min, n_steps)
+    sigmas = np.geomspace(sigma_max, sigma_min, n_steps)
+    return _without_rounding(sigmas, sigma_min, sigma_max)
+
+
+def _without_rounding(sigmas, sigma_min, sigma_max):
+    """Return noise levels with exact ends that do not increase, whatever was rounded."""
+    sigmas[-1] = sigma_min
+    sigmas[0] = sigma_max
+    return np.minimum.accumulate(sigmas).clip(sigma_min)
 
 
 def vp_sigmas(n_steps: int, schedule: Literal["linear", "cosine"] = "linear") -> np.ndarray:
