@@ -20,7 +20,7 @@ from ._repr import dtype_name
 from ._state import NumpyState, as_tensor
 from ._units import check_integers
 from ._warnings import warn
-from .distributed import Blocks, is_dask
+from .distributed.blocks import Blocks, is_dask
 from .support import Labels, clip_size
 from .support.memory import rows_that_fit
 from .support.training_set import DEFAULT_RANGE, to_compute

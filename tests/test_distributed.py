@@ -17,7 +17,7 @@ import dask.array as da
 from dask.distributed import Client, LocalCluster
 
 from skpspc import EmpiricalDenoiser, PatchDenoiser, PSPCDenoiser
-from skpspc import distributed as skpspc_distributed
+from skpspc.distributed import calls, workers
 from test_sharded import DENOISERS, assert_equal
 
 
@@ -93,7 +93,7 @@ def test_killed_workers(client, digits, noisy):
         killer.join()
         np.testing.assert_allclose(model.denoise(noisy, 0.5), truth, rtol=0, atol=1e-6)
         client.wait_for_workers(2, timeout=30)
-    repeated = Counter(call["key"] for call in skpspc_distributed.calls(client)).most_common(1)
+    repeated = Counter(call["key"] for call in calls(client)).most_common(1)
     assert repeated[0][1] > 1
 
 
@@ -139,8 +139,6 @@ def test_a_newer_client(client, digits, noisy):
 
 def test_no_client(digits):
     X = blocks(digits[:40], 20)
-    with LocalCluster(1, processes=False, dashboard_address=None, memory_limit=0) as cluster:
-        Client(cluster).close()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("distributed.Client.current", lambda: (_ for _ in ()).throw(ValueError()))
         with pytest.raises(ValueError, match=r"no cluster is connected; start one with .*compute"):
@@ -180,7 +178,7 @@ def test_warnings_tell_the_cost_of_bad_blocks(client, digits, noisy):
 
 
 def test_other_versions(client, digits, monkeypatch):
-    monkeypatch.setattr(skpspc_distributed, "_version", lambda package: "0.0.1")
+    monkeypatch.setattr(workers, "_version", lambda package: "0.0.1")
     with pytest.raises(RuntimeError, match=r"skpspc is 0.0.1 here and .* install one version"):
         EmpiricalDenoiser().fit(blocks(digits[:40], 20))
 

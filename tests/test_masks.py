@@ -9,6 +9,7 @@ from skpspc.posterior.box import box
 from skpspc.posterior.masks import masked
 from skpspc.posterior.softmax import floored_sigma
 from skpspc.support import Masks, Squares, TrainingSet, TranslatedTrainingSet
+from skpspc.support.training_set import example_moments
 
 SHAPES = [(1, 4, 4), (3, 5, 6), (2, 1, 9), (5, 3, 3)]
 
@@ -162,16 +163,27 @@ def test_the_answer_does_not_depend_on_the_number_of_threads(of_coordinates):
     from scipy.sparse import csr_array
 
     from skpspc.posterior import _masks_numba
+    from skpspc.posterior._masks_numba import compiled_masked_means, compiled_masked_sums
 
     rng, X, Z, sigma = case((3, 5, 6), np.uint8, n_images=3000)
     query = masks(rng, (3, 5, 6)).reshape(-1, 30).astype(np.float32)
     matrices = csr_array(query), csr_array(np.ascontiguousarray((query / query.sum(0)).T))
     if of_coordinates:
         matrices = csr_array((rng.random((90, 90)) < 0.4).astype(np.float32)), None
-    one, three = (
-        _masks_numba.compiled_masked_posterior(Z, X, sigma, *matrices, n_threads=n) for n in (1, 3)
-    )
-    for a, b in zip(one, three, strict=True):
+    windows, options = _masks_numba.compiled_windows(*matrices), {"log_weight": None, "flip": False}
+    options["data_range"], moments = (-1, 1), example_moments(torch.from_numpy(X))
+
+    def answer(n_threads):
+        results = compiled_masked_sums(
+            Z, X, windows, sigma, moments=moments, n_threads=n_threads, **options
+        )
+        if of_coordinates:
+            return results
+        *softmax, _, state = results
+        means = compiled_masked_means(Z, X, windows, softmax, state, n_threads=n_threads, **options)
+        return *softmax, means
+
+    for a, b in zip(answer(1), answer(3), strict=True):
         np.testing.assert_array_equal(a, b)
 
 

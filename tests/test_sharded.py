@@ -20,7 +20,8 @@ from skpspc import (
     tapered_windows,
 )
 from skpspc.support import TrainingSet
-from skpspc.support.sharded import Devices, ShardedTrainingSet
+from skpspc.support.devices import Devices
+from skpspc.support.sharded import ShardedTrainingSet
 
 HEAT = np.exp(-np.square(np.arange(64)[:, None] - np.arange(64)) / 50).reshape(1, 8, 8, 8, 8)
 DENOISERS = {

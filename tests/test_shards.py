@@ -10,14 +10,13 @@ from skpspc.posterior import select
 from skpspc.posterior.softmax import Softmax, floored_sigma
 from skpspc.support import (
     Centred,
-    Facts,
     Masks,
     MirroredTrainingSet,
     Squares,
     TrainingSet,
     Whole,
-    shards_of,
 )
+from skpspc.support.sharded import Facts
 
 SHAPE = (3, 7, 6)
 SIGMA = [0.0, 0.02, 0.3, 3.0, np.inf]
@@ -106,6 +105,14 @@ def noisy(rng, x, dtype):
     return torch.stack(z).to(dtype), torch.tensor(sigma, dtype=torch.float64)
 
 
+def shards_of(training_set, rows):
+    """Parts of a training set that know its facts; mirror images are in the part of their image."""
+    facts, mirrored = Facts.of(training_set), isinstance(training_set, MirroredTrainingSet)
+    plain = training_set._plain if mirrored else training_set
+    parts = [plain.subset(of_shard) for of_shard in rows]
+    return [(part.mirrored() if mirrored else part).as_shard(facts) for part in parts]
+
+
 def in_shards(z, sigma, shards, windows, engine):
     """Posterior means, and the merged softmax."""
     results = [select.accumulate(z, sigma, shard, windows, engine) for shard in shards]
@@ -158,7 +165,7 @@ def test_shards_share_facts_after_pickling(rng):
     for mirrored in (False, True):
         whole = TrainingSet(images(rng, torch.float32), weight)
         whole = MirroredTrainingSet(whole) if mirrored else whole
-        last = shards_of(whole, 3)[-1]
+        last = shards_of(whole, ROWS)[-1]
         again = pickle.loads(pickle.dumps(last))
         for shard in (last, again, again.crop(1, 1, 3, 3)):
             for name in ("log_uniform", "log_weight_range", "abs_max"):
@@ -172,7 +179,7 @@ def test_shards_share_facts_after_pickling(rng):
 
 def test_equal_weights_in_a_shard_of_unequal_weights():
     weight = torch.tensor([1.0, 1.0, 3.0, 3.0], dtype=torch.float64)
-    shards = shards_of(TrainingSet(torch.zeros(4, 1, 2, 2), weight), 2)
+    shards = shards_of(TrainingSet(torch.zeros(4, 1, 2, 2), weight), [slice(2), slice(2, 4)])
     weights = [shard.log_weight.exp() for shard in shards]
     np.testing.assert_allclose(torch.cat(weights), [0.125, 0.125, 0.375, 0.375], rtol=1e-14)
     assert [shard.log_uniform for shard in shards] == [0.0, 0.0]

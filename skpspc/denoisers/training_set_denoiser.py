@@ -23,7 +23,7 @@ from .._validation import (
     check_training_images,
     check_weights,
 )
-from ..distributed import Blocks
+from ..distributed.blocks import Blocks
 from ..posterior import Attribution
 from ..support import TrainingSet
 from ..support.sharded import on_devices

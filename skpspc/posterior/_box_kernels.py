@@ -30,8 +30,7 @@ class Sources(NamedTuple):
     """Training images; each may be followed by its mirror image."""
 
     x: np.ndarray  # (N, C, H, W), uint8 or float32
-    rows: np.ndarray  # (M,) int64, indices of the images to use
-    log_weight: np.ndarray  # (M,) float32
+    log_weight: np.ndarray  # (N,) float32
     n_flips: int  # 2 with mirror images, else 1
     n_tile: int  # sources that are converted and compared together
     pad: tuple  # rows of zeros above and below each image, and columns at its sides
@@ -167,7 +166,7 @@ def _load_source(sources, i, tile, slot):
     """Copy the i-th source into a slot of the tile, whose padding stays zero."""
     x = sources.x
     n_channels, n_rows, length = x.shape[1:]
-    image = x[sources.rows[i // sources.n_flips]].reshape(-1)
+    image = x[i // sources.n_flips].reshape(-1)
     mirrored = i % sources.n_flips == 1
     above, beside = sources.pad
     if not mirrored and above + beside == 0:  # all at once

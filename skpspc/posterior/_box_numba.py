@@ -21,13 +21,14 @@ still large are summed again in float64 if they have weight, which is rare.
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from .._progress import progress
-from ..support.training_set import DEFAULT_RANGE, example_moments, steps_per_unit
+from ..support.training_set import steps_per_unit
 from ._box_kernels import (
     CHUNK,
     Centres,
@@ -53,7 +54,6 @@ _SKIPPED_MASS = 1e-8  # largest fraction of a window's mass that is skipped
 # that matter in a window are mostly close to z; an image of larger weight may be farther away.
 _DEEP, _DEEP_UNEQUAL = np.float32(-512.0), np.float32(-16.0)
 _UNEQUAL = 7.0  # difference of the largest and smallest log weight from which _DEEP_UNEQUAL serves
-_MEMORY = 100 * 2**20
 _SIGMA_MAX = 1e10  # beyond this sigma, only z / sigma counts
 
 
@@ -86,26 +86,13 @@ def _counts(length, size):
     return np.minimum(i, length - size) - np.maximum(i - size + 1, 0) + 1
 
 
-def compiled_box_posterior(
-    z,
-    x,
-    sigma,
-    size,
-    *,
-    data_range=DEFAULT_RANGE,
-    log_weight=None,
-    rows=None,
-    flip=False,
-    centred=False,
-    n_threads=1,
-    memory=_MEMORY,
-):
-    """Return the composite of all windows of one size, with normalisers and sample sizes.
+def compiled_box_sums(z, x, sigma, size, *, centred=False, n_threads=1, **options):
+    """Return the sums of the weights of all windows of one size, for one batch of noisy images.
 
     Parameters
     ----------
     z : float32 array (B, C, H, W)
-        Noisy images.
+        Noisy images; at most `queries_at_once`.
     x : uint8 or float32 array (N, C, H, W)
         Training images, converted tile by tile.
     sigma : float64 array (B,)
@@ -113,62 +100,22 @@ def compiled_box_posterior(
     size : (h, w)
         Height and width of the windows, 1 <= h <= H and 1 <= w <= W; with ``centred``, odd numbers
         that may be larger.
-    data_range : tuple of (low, high), default (-1, 1)
-        Values of the uint8 pixels 0 and 255.
-    log_weight : float32 array (N,), optional
-        Log weights of the training images; -inf excludes an image.
-    rows : int64 array, optional
-        Indices of the training images to use; None: all images.
-    flip : bool
-        Also use the left-right mirror image of every training image.
     centred : bool
         Use the windows around all pixels, which denoise their central pixel alone. Noisy and
         training images count as equal outside of the image. There are then H x W windows.
     n_threads : int
         Number of threads; results do not depend on it, to the last bit.
+    data_range : tuple of (low, high)
+        Values of the uint8 pixels 0 and 255.
+    log_weight : float32 array (N,) or None
+        Finite log weights of the training images.
+    flip : bool
+        Also use the left-right mirror image of every training image.
     memory : int
         Bytes for the state between the passes; at least the state of one noisy image.
-
-    Returns
-    -------
-    mean : float32 array (B, C, H, W)
-    log_norm : float64 array (B, H - h + 1, W - w + 1)
-        Log of the sum of the exponentiated logits.
-    ess : float32 array (B, H - h + 1, W - w + 1)
-        Effective sample size (sum w)^2 / sum w^2.
-
-    Raises
-    ------
-    ValueError
-        If no training image has a positive weight.
-    """
-    job = _Job.of(x, size, centred, data_range, memory, log_weight, rows=rows, flip=flip)
-    sigma = np.broadcast_to(np.asarray(sigma, dtype=np.float64), (len(z),))
-    return _in_batches(job.run, job.queries_at_once(len(z)), (z, sigma), n_threads)
-
-
-def compiled_box_sums(
-    z,
-    x,
-    sigma,
-    size,
-    *,
-    data_range=DEFAULT_RANGE,
-    centred=False,
-    n_threads=1,
-    memory=_MEMORY,
-    **options,
-):
-    """Return the sums of the weights of all windows of one size, for one batch of noisy images.
-
-    Parameters
-    ----------
-    z, x, sigma, size, data_range, centred, n_threads, memory
-        See `compiled_box_posterior`; at most `queries_at_once` noisy images.
-    options : dict
-        ``log_weight``, ``rows`` and ``flip`` of `compiled_box_posterior`, and numbers of the
-        training set of which x is a shard: ``moments``, see `TrainingSet.example_moments`, and
-        ``log_weight_range``. Shards with equal moments have comparable sums.
+    moments, log_weight_range
+        See `TrainingSet.example_moments` and `TrainingSet.log_weight_range`, of the training set of
+        which x is a shard. Shards with equal moments have comparable sums.
 
     Returns
     -------
@@ -177,29 +124,17 @@ def compiled_box_sums(
     state : State, or float64 array (B, C, H, W)
         With ``centred``, the means over the training set x alone.
     """
-    job = _Job.of(x, size, centred, data_range, memory, **options)
-    with ThreadPoolExecutor(max(1, int(n_threads))) as pool:
-        return job.sums(z, np.asarray(sigma, dtype=np.float64), pool)
+    job = _Job.of(x, size, centred, **options)
+    with _pool(n_threads) as pool:
+        return job.sums(z, sigma, pool)
 
 
-def compiled_box_means(
-    z,
-    x,
-    sigma,
-    size,
-    *,
-    softmax,
-    state,
-    data_range=DEFAULT_RANGE,
-    n_threads=1,
-    memory=_MEMORY,
-    **options,
-):
+def compiled_box_means(z, x, sigma, size, *, softmax, state, n_threads=1, **options):
     """Return the summand of a training set in the composite of all windows of one size.
 
     Parameters
     ----------
-    z, x, sigma, size, data_range, n_threads, memory, options
+    z, x, sigma, size, n_threads, options
         See `compiled_box_sums`.
     softmax : tuple of float64 arrays (B, H - h + 1, W - w + 1)
         ``nearest``, ``top`` and ``total`` over all shards of the training set.
@@ -210,9 +145,8 @@ def compiled_box_means(
     -------
     float64 array (B, C, H, W)
     """
-    job = _Job.of(x, size, False, data_range, memory, **options)
-    with ThreadPoolExecutor(max(1, int(n_threads))) as pool:
-        return job.composite(softmax, state, pool)
+    with _pool(n_threads) as pool:
+        return _Job.of(x, size, False, **options).composite(softmax, state, pool)
 
 
 def compiled_box_product(z, x, sigma, size, vector, shift, *, n_threads=1, **options):
@@ -223,13 +157,10 @@ def compiled_box_product(z, x, sigma, size, vector, shift, *, n_threads=1, **opt
 
     Parameters
     ----------
-    z, x, sigma, size : see `compiled_box_posterior`
+    z, x, sigma, size : see `compiled_box_sums`
     vector : float32 array (B, C, H, W)
     shift : float64 array (B, H - h + 1, W - w + 1)
-    n_threads : int
-    options : dict
-        ``data_range``, ``log_weight``, ``rows``, ``flip`` and ``memory`` of
-        `compiled_box_posterior`.
+    n_threads, options : see `compiled_box_sums`
 
     Returns
     -------
@@ -240,43 +171,39 @@ def compiled_box_product(z, x, sigma, size, vector, shift, *, n_threads=1, **opt
     levels : float64 array (B,)
         ``sum_k sum_i W_i^k l_i^k`` with the logits l.
     """
-    memory = options.pop("memory", _MEMORY)
-    data_range = options.pop("data_range", DEFAULT_RANGE)
-    job = _Job.of(x, size, False, data_range, memory, **options)
-    arrays = z, np.asarray(sigma, dtype=np.float64), vector, shift
+    job = _Job.of(x, size, False, **options)
+    arrays = z, sigma, vector, shift
     return _in_batches(job.product, job.queries_at_once(len(z)), arrays, n_threads)
 
 
-def _sources(x, log_weight=None, rows=None, flip=False, pad=(0, 0)):
+def _sources(x, log_weight, flip, pad):
     """Return the `Sources` of a training set, in tiles that stay in the cache."""
     x = np.asarray(x).view()
     x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
-    rows = np.arange(len(x)) if rows is None else np.array(rows, dtype=np.int64)
     if log_weight is None:
-        log_weight = np.zeros(len(rows), np.float32)
-    else:
-        log_weight = np.asarray(log_weight, dtype=np.float32)[rows]
-        keep = log_weight > -np.inf
-        if not keep.all():
-            rows, log_weight = rows[keep], log_weight[keep]
-    if not len(rows):
-        raise ValueError("no training image has a positive weight; pass at least one.")
+        log_weight = np.zeros(len(x))
     n_values = x.shape[1] * math.prod(np.add(x.shape[2:], 2 * np.array(pad)).tolist())
     n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * n_values), 1, 16))
-    return Sources(x, rows, log_weight, 2 if flip else 1, n_tile, pad)
+    return Sources(x, log_weight.astype(np.float32), 2 if flip else 1, n_tile, pad)
+
+
+@contextmanager
+def _pool(n_threads):
+    """Yield a pool of threads; compiled code runs there, so that Ctrl-C does not break loading."""
+    pool = ThreadPoolExecutor(max(1, int(n_threads)))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _in_batches(function, n_rows, arrays, n_threads):
     """Return the concatenated results of ``function(*batch, pool)`` for batches of n_rows rows."""
-    # Compiled code runs in the pool only, so that Ctrl-C does not interrupt its loading.
-    pool = ThreadPoolExecutor(max(1, int(n_threads)))
-    try:
+    with _pool(n_threads) as pool:
         results = [
             function(*(array[start : start + n_rows] for array in arrays), pool)
             for start in progress(range(0, len(arrays[0]), n_rows), "blocks of noisy images")
         ]
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
     return tuple(np.concatenate(column) for column in zip(*results, strict=True))
 
 
@@ -330,31 +257,15 @@ class _Job:
     """
 
     @classmethod
-    def of(
-        cls,
-        x,
-        size,
-        centred,
-        data_range,
-        memory,
-        log_weight=None,
-        *,
-        rows=None,
-        flip=False,
-        moments=None,
-        log_weight_range=None,
-    ):
+    def of(cls, x, size, centred, data_range, memory, log_weight, flip, moments, log_weight_range):
         """Return the job of a training set; see `compiled_box_sums` for the parameters."""
         pad = tuple(side // 2 for side in size) if centred else (0, 0)
-        sources = _sources(x, log_weight, rows, flip, pad)
-        if log_weight_range is None:
-            log_weight_range = np.ptp(sources.log_weight)
-        size = tuple(map(int, size))
+        sources, size = _sources(x, log_weight, flip, pad), tuple(map(int, size))
         return cls(data_range, sources, size, centred, memory, moments, log_weight_range)
 
     def __init__(self, data_range, sources, size, centred, memory, moments, log_weight_range):
         self.memory, self.sources = memory, sources
-        x, rows = sources.x, sources.rows
+        x = sources.x
         above, beside = self.pad = sources.pad
         height, width = self.sides = x.shape[2] + 2 * above, x.shape[3] + 2 * beside
         self.centred = centred
@@ -362,9 +273,7 @@ class _Job:
         self.unit, self.zero = 1.0, 0.0
         if x.dtype == np.uint8:
             self.unit, self.zero = steps_per_unit(data_range), -data_range[0]
-        self.n_sources = len(rows) * sources.n_flips
-        if moments is None:
-            moments = example_moments(x, rows)
+        self.n_sources = len(x) * sources.n_flips
         self.centre, self.spread = moments
 
         # Windows that wrap around the right edge of a flat map are masked.
@@ -420,13 +329,6 @@ class _Job:
         above, beside = self.pad
         around = [(0, 0)] * (array.ndim - 2) + [(above, above), (beside, beside)]
         return np.pad(array, around) if above or beside else array
-
-    def run(self, z, sigma, pool):
-        """Return mean, log_norm and ess of a batch of noisy images."""
-        nearest, top, total, squares, state = self.sums(z, sigma, pool)
-        mean = state if self.centred else self.composite((nearest, top, total), state, pool)
-        log_norm, ess = nearest + np.log(total) + top, total * total / squares
-        return mean.astype(np.float32), log_norm, ess.astype(np.float32)
 
     def sums(self, z, sigma, pool):
         """Return nearest, top, total, squares and a state; see `compiled_box_sums`."""

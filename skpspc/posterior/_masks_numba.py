@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
-from ..support.training_set import DEFAULT_RANGE, example_moments, steps_per_unit
+from ..support.training_set import steps_per_unit
 from ._masks_kernels import (
     GROUP,
     LANES,
@@ -42,7 +42,7 @@ _SKIPPED_MASS = 1e-8  # largest fraction of a window's mass that is skipped
 
 
 def state_bytes(n_images, n_windows, n_values):
-    """Return the bytes that `compiled_masked_posterior` needs per noisy image."""
+    """Return the bytes that the two passes need per noisy image."""
     n_blocks = -(-n_images // _BLOCK)
     return 4 * (4 * n_windows * n_blocks + n_images + n_values * n_blocks)
 
@@ -66,20 +66,22 @@ class State(NamedTuple):
 
 
 def compiled_windows(query, response):
-    """Return `Windows`; see `compiled_masked_posterior` for the parameters."""
+    """Return `Windows`.
+
+    Parameters
+    ----------
+    query : scipy CSR matrix (K, H W), float32
+        Precisions of each window; (C H W, C H W) without ``response``.
+    response : scipy CSR matrix (H W, K), float32, or None
+        Share of each window in each pixel; rows sum to one. None: window k denoises coordinate k
+        alone.
+    """
     in_pixels = None if response is None else _matrix(response)
     return Windows(query.astype(np.float64), response, _matrix(-query), in_pixels)
 
 
-def compiled_masked_posterior(
-    z,
-    x,
-    sigma,
-    query,
-    response,
-    **options,
-):
-    """Return the composite of all windows, with normalisers and effective sample sizes.
+def compiled_masked_sums(z, x, windows, sigma, *, moments, n_threads=1, **options):
+    """Return the sums of the weights of windows of any shape, and a state.
 
     Parameters
     ----------
@@ -87,50 +89,20 @@ def compiled_masked_posterior(
         Noisy images.
     x : uint8 or float32 array (N, C, H, W)
         Training images.
+    windows : Windows
     sigma : float64 array (B,)
         Noise levels, > 0; inf is allowed.
-    query : scipy CSR matrix (K, H W), float32
-        Precisions of each window; (C H W, C H W) without ``response``.
-    response : scipy CSR matrix (H W, K), float32, or None
-        Share of each window in each pixel; rows sum to one. None: window k denoises coordinate k
-        alone.
-    data_range : tuple of (low, high), default (-1, 1)
+    moments : tuple
+        See `TrainingSet.example_moments`, of the training set of which x is a shard: shards with
+        equal moments have comparable sums.
+    n_threads : int
+        Number of threads; results do not depend on it, to the last bit.
+    data_range : tuple of (low, high)
         Values of the uint8 pixels 0 and 255.
-    log_weight : array (N,), optional
+    log_weight : array (N,) or None
         Log weights of the training images, finite; (2 N,) with ``flip``.
     flip : bool
         Also use the left-right mirror images of all training images, after the images.
-    n_threads : int
-        Number of threads; results do not depend on it, to the last bit.
-
-    Returns
-    -------
-    mean : float32 array (B, C, H, W)
-    log_norm : float64 array (B, K)
-    ess : float32 array (B, K)
-    """
-    windows = compiled_windows(query, response)
-    *sums, state = compiled_masked_sums(z, x, sigma, windows, **options)
-    nearest, top, total, squares = sums
-    mean = state
-    if response is not None:
-        mean = compiled_masked_means(z, x, windows, sums[:3], state, **options)
-    log_norm, ess = nearest + np.log(total) + top, total**2 / squares
-    return mean.astype(np.float32), log_norm, ess.astype(np.float32)
-
-
-def compiled_masked_sums(z, x, sigma, windows, *, n_threads=1, moments=None, **options):
-    """Return the sums of the weights of windows of any shape, and a state.
-
-    Parameters
-    ----------
-    z, x, sigma, n_threads : see `compiled_masked_posterior`
-    windows : Windows
-    moments : tuple, optional
-        See `TrainingSet.example_moments`, of the training set of which x is a shard: shards with
-        equal moments have comparable sums. None: moments of x.
-    options : dict
-        ``data_range``, ``log_weight`` and ``flip`` of `compiled_masked_posterior`.
 
     Returns
     -------
@@ -154,12 +126,12 @@ def compiled_masked_sums(z, x, sigma, windows, *, n_threads=1, moments=None, **o
     return nearest, -_left_out(queries, windows), total, squares, state
 
 
-def compiled_masked_means(z, x, windows, softmax, state, *, n_threads=1, moments=None, **options):
+def compiled_masked_means(z, x, windows, softmax, state, *, n_threads=1, **options):
     """Return the summand of a training set in the composite of all windows with a response.
 
     Parameters
     ----------
-    z, x, windows, n_threads, moments, options : see `compiled_masked_sums`
+    z, x, windows, n_threads, options : see `compiled_masked_sums`
     softmax : tuple of float64 arrays (B, K)
         ``nearest``, ``top`` and ``total`` over all shards of the training set.
     state : State
@@ -186,7 +158,7 @@ def compiled_masked_means(z, x, windows, softmax, state, *, n_threads=1, moments
     return mean
 
 
-def _sources(x, *, data_range=DEFAULT_RANGE, log_weight=None, flip=False):
+def _sources(x, *, data_range, log_weight, flip):
     """Return the `Sources`, the stored steps per unit, and the value of a centred pixel of 0."""
     x = np.asarray(x).view()
     x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
@@ -216,13 +188,13 @@ def _left_out(queries, windows):
     return queries.level @ windows.query.T
 
 
-def _queries(z, root, sources, n_compared, moments=None):
+def _queries(z, root, sources, n_compared, moments):
     """Return the `Queries` of images z (B, C, H, W) in the units of the centred pixels.
 
     The level, a Wiener estimate, removes the term that the noise adds to all squared differences.
     """
-    x, n_values = sources.x, z[0].size
-    centre, spread = example_moments(x) if moments is None else moments
+    n_values = z[0].size
+    centre, spread = moments
     centre = centre.ravel() - sources.offset
     shrink = 1 / (1 + 2 * spread * root**2)
     z = z.reshape(len(z), -1).astype(np.float64) * root[:, None]

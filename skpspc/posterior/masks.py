@@ -87,7 +87,8 @@ def _n_images(z, training_set, windows, engine):
 
 def _sums(z, sigma, training_set, windows, engine):
     if engine == "numba":
-        *sums, state = _compiled("sums", z, training_set, windows, sigma.numpy())
+        moments = training_set.example_moments
+        *sums, state = _compiled("sums", z, training_set, windows, sigma.numpy(), moments=moments)
         softmax = Softmax.of(*map(torch.from_numpy, sums))
         return softmax, (softmax, torch.from_numpy(state)) if windows.response is None else state
     query = _query(z, windows, engine)
@@ -156,25 +157,25 @@ def _check_covered(covers, image_shape):
         )
 
 
-def _compiled(name, z, training_set, windows, *arrays):
+def _compiled(name, z, training_set, windows, *arrays, **options):
     """Return the results of a compiled function of `_masks_numba`."""
     from . import _masks_numba
 
     if "compiled" not in windows.derived:
-        shares = windows.shares()
+        query, shares = csr_array(windows.query.flatten(1).float().numpy()), windows.shares()
         response = None if shares is None else csr_array(shares.flatten(1).float().T.numpy())
-        compiled = _masks_numba.compiled_windows(windows.sparse_query, response)
-        windows.derived["compiled"] = compiled
-    compiled, weight, images = windows.derived["compiled"], training_set.log_weight, z.numpy()
-    x = training_set.images.numpy()
-    order = (images, x, *arrays, compiled) if name == "sums" else (images, x, compiled, *arrays)
+        windows.derived["compiled"] = _masks_numba.compiled_windows(query, response)
+    weight = training_set.log_weight
     return getattr(_masks_numba, f"compiled_masked_{name}")(
-        *order,
+        z.numpy(),
+        training_set.images.numpy(),
+        windows.derived["compiled"],
+        *arrays,
         data_range=training_set.data_range,
         log_weight=None if weight is None else weight.numpy(),
         flip=isinstance(training_set, MirroredTrainingSet),
-        moments=training_set.example_moments,
         n_threads=n_threads(),
+        **options,
     )
 
 

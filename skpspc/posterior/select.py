@@ -119,12 +119,12 @@ def accumulate(z, sigma, source, windows, engine="auto"):
     ----------
     z, sigma, windows, engine : see `compare`
     source : TrainingSet
-        A shard, see `skpspc.support.shards_of`.
+        A shard of a `skpspc.support.sharded.ShardedTrainingSet`.
 
     Returns
     -------
     softmax : Softmax
-        Merge those of all shards with `Softmax.merged`. Its log normaliser lacks
+        To be merged over all shards by `Softmax.merged`. Its log normaliser lacks
         ``source.log_uniform``.
     state : list
         Argument of `compose` for the shard. The state of some windows has four bytes for each pair

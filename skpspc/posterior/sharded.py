@@ -6,8 +6,8 @@ with which each shard then composes its summand of the posterior means.
 
 import torch
 
+from ..support.devices import Each
 from ..support.memory import working_bytes
-from ..support.sharded import Each
 from . import select
 from .posterior import PerWindow
 from .softmax import Softmax

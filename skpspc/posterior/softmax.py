@@ -164,15 +164,7 @@ class RunningSoftmax:
         self.squares = self.squares * shrink.square() + weight.square().sum(dim)
         return relative, weight, shrink
 
-    @property
-    def log_norm(self):
-        """Log of the sum of ``v exp(logit)``."""
-        return self.nearest + (self.top + self.total.log())
-
-    @property
-    def effective_sample_size(self):
-        """``(sum w)^2 / sum w^2``."""
-        return self.total.square() / self.squares
+    log_norm, effective_sample_size = Softmax.log_norm, Softmax.effective_sample_size
 
 
 def _or_zero(logit):

@@ -3,7 +3,6 @@
 from .labels import Labels
 from .operators import Inpainting, MeasuredTrainingSet, Operator, checked_operator
 from .search import Neighbours, Recall, check_index
-from .shards import Facts, shards_of
 from .training_set import MirroredTrainingSet, Pyramid, TrainingSet, TranslatedTrainingSet
 from .windows import (
     Centred,
@@ -22,7 +21,6 @@ from .windows import (
 
 __all__ = [
     "Centred",
-    "Facts",
     "Inpainting",
     "Labels",
     "Masks",
@@ -42,7 +40,6 @@ __all__ = [
     "checked_operator",
     "clip_size",
     "overlap_counts",
-    "shards_of",
     "square_corners",
     "squares_of_side",
     "tapered_windows",

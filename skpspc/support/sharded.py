@@ -1,111 +1,14 @@
-"""A training set in shards, on several devices or on the workers of a cluster.
+"""A training set in shards: parts whose posteriors add up to the posterior of the whole."""
 
-Functions are called on all shards, and their results are merged: an executor does both. `Devices`
-is the executor of one machine; `skpspc.distributed.Cluster` has the same methods.
-"""
-
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn import config_context, get_config
 
-from .._threads import n_threads
-from .shards import Facts
-from .training_set import MirroredTrainingSet, TrainingSet, example_moments
-
-
-class Each(list):
-    """A list of arguments, one for every shard."""
-
-
-def columns(args, n):
-    """Return a list of n arguments for each argument: an `Each`, or the same n times."""
-    return [a if isinstance(a, Each) else [a] * n for a in args]
-
-
-class Devices:
-    """Shards on devices of this machine, which compute at the same time.
-
-    Parameters
-    ----------
-    shards : list of TrainingSet
-    """
-
-    n_workers: int
-
-    def __init__(self, shards):
-        self.shards = list(shards)
-        self.n_workers = len(self.shards)
-
-    def __len__(self):
-        return len(self.shards)
-
-    def __repr__(self):
-        return f"{len(self)} shards on {', '.join(str(s.device) for s in self.shards)}"
-
-    @property
-    def device(self):
-        """Device of noisy images and of merged results."""
-        return self.shards[0].device
-
-    @contextmanager
-    def step(self):
-        """Yield an object that calls functions of the shards; it is of use in the block only."""
-        yield self
-
-    def give(self, value):
-        """Return a handle of a value, to pass to several calls."""
-        return value
-
-    kept = give
-
-    def map(self, function, *args):
-        """Return handles of ``function(shard, *args)``, one for every shard.
-
-        An `Each` among the arguments holds one argument for every shard.
-        """
-        # all of these belong to the calling thread
-        config, n = get_config(), max(1, n_threads() // len(self))
-
-        def call(*arguments):
-            torch.set_num_threads(n)
-            with torch.no_grad(), config_context(**config):
-                return function(*arguments)
-
-        with ThreadPoolExecutor(len(self)) as pool:
-            return Each(pool.map(call, self.shards, *columns(args, len(self))))
-
-    def merged(self, function, results):
-        """Return a handle of ``function(list of results)``; the function must be associative."""
-        return function(list(results))
-
-    def values(self, handles):
-        """Return the values of a list of handles."""
-        return list(handles)
-
-    def derived(self, function, *args, keep=None):
-        """Return an executor for the shards ``function(shard, *args)``; see `map`.
-
-        ``keep`` are the numbers of the shards that remain; None: all.
-        """
-        shards = self.map(function, *args)
-        return Devices(shards if keep is None else [shards[i] for i in keep])
-
-
-def on_devices(training_set, devices):
-    """Return the images of a training set in shards of about equal size, one on each device."""
-    n, shards = len(training_set), []
-    for i, device in enumerate(devices):
-        rows = slice(n * i // len(devices), n * (i + 1) // len(devices))
-        if rows.start < rows.stop:
-            part = training_set.subset(rows)
-            weight = part.sample_weight
-            weight = None if weight is None else weight.to(device)
-            shards.append(TrainingSet(part.images.to(device), weight, training_set.data_range))
-    executor = Devices(shards)
-    return ShardedTrainingSet.of(executor, training_set.sample_weight, training_set.data_range)
+from .._state import NumpyState
+from .devices import Devices, Each
+from .training_set import MirroredTrainingSet, TrainingSet, evenly_spaced, example_moments
 
 
 class ShardedImages:
@@ -134,6 +37,47 @@ _TOGETHER = (
 )
 
 
+@dataclass(frozen=True, eq=False)
+class Facts(NumpyState):
+    """Numbers of a whole training set that each shard of it must know.
+
+    The same kernels, in the same precision, then serve all shards, and posterior weights are
+    relative to the whole training set.
+
+    Attributes
+    ----------
+    log_total : float or None
+        Log of the sum of all sample weights; None: all weights are equal.
+    log_uniform, log_weight_range, abs_max, extremes, span, centre, example_moments
+        See `TrainingSet`.
+    """
+
+    log_total: float | None
+    log_uniform: float
+    log_weight_range: float
+    abs_max: float
+    extremes: tuple
+    span: float
+    centre: float
+    example_moments: tuple[Any, float]
+
+    @classmethod
+    def of(cls, training_set):
+        """Return the facts of a training set, in a few passes over its images."""
+        log_total = None
+        if training_set.log_weight is not None:
+            log_total = float(training_set.sample_weight.sum().log())
+        names = [name for name in cls.__dataclass_fields__ if name != "log_total"]
+        return cls(log_total, *(getattr(training_set, name) for name in names))
+
+    def of_shard(self, shard):
+        """Return the attributes of a shard that follow from the facts, as a dict."""
+        attributes = dict(vars(self))
+        log_total = attributes.pop("log_total")
+        log_weight = None if log_total is None else shard.sample_weight.log() - log_total
+        return {**attributes, "log_weight": log_weight}
+
+
 class ShardedTrainingSet(TrainingSet):
     """A training set whose images are in shards. Code that needs them in one place raises.
 
@@ -149,16 +93,16 @@ class ShardedTrainingSet(TrainingSet):
     sample_weight : Tensor of shape (N,) or None
         Weights of the images of all shards, one shard after the other.
     data_range : tuple of (low, high)
-    known : dict
+    cached : dict
         Values of cached properties of `TrainingSet`, extremes included.
     """
 
-    def __init__(self, executor, examples, sizes, sample_weight, data_range, known):
+    def __init__(self, executor, examples, sizes, sample_weight, data_range, cached):
         shape = sum(sizes), *examples.shape[1:]
         images = ShardedImages(shape, examples.dtype, executor.device)
         super().__init__(images, sample_weight, data_range)
-        self.example_moments = example_moments(examples.numpy())
-        vars(self).update(known)
+        self.example_moments = example_moments(examples)
+        vars(self).update(cached)
         self._examples, self._sizes, self._own = examples, list(sizes), executor
         self.executor = executor.derived(TrainingSet.as_shard, Facts.of(self))
 
@@ -166,15 +110,14 @@ class ShardedTrainingSet(TrainingSet):
     def of(cls, executor, sample_weight, data_range):
         """Return the training set of the shards of an executor; see the class."""
         with executor.step() as step:
-            parts = step.values(step.map(_summary))
-        known = {"extremes": _joint([part["extremes"] for part in parts])}
-        if parts[0]["total"] is not None:
-            size = sum(part["n"] for part in parts) * known["extremes"][0].numel()
-            known["abs_max"] = max(part["abs_max"] for part in parts)
-            known["centre"] = sum(part["total"] for part in parts) / size
-        sizes = [part["n"] for part in parts]
-        examples = _stored_rows(executor, sizes, _evenly_spaced(sum(sizes), 64))
-        return cls(executor, examples, sizes, sample_weight, data_range, known)
+            sizes, extremes, means = zip(*step.values(step.map(_summary)), strict=True)
+        low, high = (torch.stack(ends) for ends in zip(*extremes, strict=True))
+        cached: dict[str, Any] = {"extremes": (low.amin(0), high.amax(0))}
+        if means[0] is not None:
+            cached["abs_max"] = max(float(low.min().abs()), float(high.max().abs()))
+            cached["centre"] = float(np.average(means, weights=sizes))
+        examples = _stored_rows(executor, sizes, evenly_spaced(sum(sizes), 64))
+        return cls(executor, examples, sizes, sample_weight, data_range, cached)
 
     def __reduce__(self):
         raise TypeError(
@@ -198,23 +141,23 @@ class ShardedTrainingSet(TrainingSet):
     def crop(self, top, left, height, width):
         """Return one crop of every image."""
         area = ..., slice(top, top + height), slice(left, left + width)
-        known = {name: getattr(self, name) for name in ("abs_max", "centre")}
-        known["extremes"] = tuple(end[area] for end in self.extremes)
+        cached = {name: getattr(self, name) for name in ("abs_max", "centre")}
+        cached["extremes"] = tuple(end[area] for end in self.extremes)
         executor = self._own.derived(_crop, top, left, height, width)
-        rest = self._sizes, self.sample_weight, self.data_range, known
+        rest = self._sizes, self.sample_weight, self.data_range, cached
         return ShardedTrainingSet(executor, self._examples[area], *rest)
 
     def mirrored(self):
         """Return the images and their left-right mirror images."""
         low, high = self.extremes
-        known = {name: getattr(self, name) for name in ("abs_max", "centre", "example_moments")}
-        known["extremes"] = torch.minimum(low, low.flip(-1)), torch.maximum(high, high.flip(-1))
+        cached = {name: getattr(self, name) for name in ("abs_max", "centre", "example_moments")}
+        cached["extremes"] = torch.minimum(low, low.flip(-1)), torch.maximum(high, high.flip(-1))
         sizes = [2 * size for size in self._sizes]
         weight = self.sample_weight
         if weight is not None:
             weight = torch.cat([part.repeat(2) for part in weight.split(self._sizes)])
         executor = self._own.derived(MirroredTrainingSet)
-        return ShardedTrainingSet(executor, self._examples, sizes, weight, self.data_range, known)
+        return ShardedTrainingSet(executor, self._examples, sizes, weight, self.data_range, cached)
 
     def subset(self, rows):
         """Return the images ``rows``, sorted indices or a mask, with their weights."""
@@ -228,23 +171,24 @@ class ShardedTrainingSet(TrainingSet):
         return ShardedTrainingSet.of(executor, weight, self.data_range)
 
 
+def on_devices(training_set, devices):
+    """Return the images of a training set in shards of about equal size, one on each device."""
+    n, shards = len(training_set), []
+    for i, device in enumerate(devices):
+        rows = slice(n * i // len(devices), n * (i + 1) // len(devices))
+        if rows.start < rows.stop:
+            part = training_set.subset(rows)
+            weight = part.sample_weight
+            weight = None if weight is None else weight.to(device)
+            shards.append(TrainingSet(part.images.to(device), weight, training_set.data_range))
+    executor = Devices(shards)
+    return ShardedTrainingSet.of(executor, training_set.sample_weight, training_set.data_range)
+
+
 def _summary(shard):
-    """Return facts of the images of a shard, a dict."""
-    total = None
-    if not shard.is_uint8:
-        total = shard.centre * shard.images.numel()
+    """Return number, extremes and mean of the images of a shard; the mean of uint8 is None."""
     extremes = tuple(end.cpu() for end in shard.extremes)
-    return {"n": len(shard), "extremes": extremes, "abs_max": shard.abs_max, "total": total}
-
-
-def _joint(extremes):
-    """Return the smallest and largest values of the extremes of several sets."""
-    low, high = zip(*extremes, strict=True)
-    return torch.stack(low).amin(0), torch.stack(high).amax(0)
-
-
-def _evenly_spaced(n, n_wanted):
-    return np.linspace(0, n - 1, min(n_wanted, n)).astype(int)
+    return len(shard), extremes, None if shard.is_uint8 else shard.centre
 
 
 def _by_shard(rows, sizes):

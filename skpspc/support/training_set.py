@@ -304,7 +304,7 @@ class TrainingSet(NumpyState):
         kernels subtract a Wiener estimate from all squared differences. Shards of a training set
         need the same estimate, so that the logits of an image do not depend on its shard.
         """
-        return example_moments(self.images.cpu().numpy())
+        return example_moments(self.images)
 
     @property
     def stored_centre(self):
@@ -335,17 +335,20 @@ class TrainingSet(NumpyState):
         return norms
 
 
-def example_moments(images, rows=None):
-    """Return the mean image and the mean variance of a pixel, of 64 of the images ``rows``.
+def example_moments(images):
+    """Return the mean image and the mean variance of a pixel, of 64 images (N, C, H, W).
 
-    ``images`` is an array (N, C, H, W); see `TrainingSet.example_moments`.
+    See `TrainingSet.example_moments`.
     """
-    n = len(images) if rows is None else len(rows)
-    sample = np.linspace(0, n - 1, min(64, n)).astype(int)
-    sample = sample if rows is None else rows[sample]
+    examples = [images[i].cpu().numpy() for i in evenly_spaced(len(images), 64)]
     # one image at a time, as float64 images are large
-    mean = sum(images[i].astype(np.float64) for i in sample) / len(sample)
-    return mean, sum(np.square(images[i] - mean).mean() for i in sample) / len(sample)
+    mean = sum(image.astype(np.float64) for image in examples) / len(examples)
+    return mean, sum(np.square(image - mean).mean() for image in examples) / len(examples)
+
+
+def evenly_spaced(n, n_wanted):
+    """Return at most ``n_wanted`` evenly spaced indices of n images."""
+    return np.linspace(0, n - 1, min(n_wanted, n)).astype(int)
 
 
 class MirroredTrainingSet(TrainingSet):
@@ -414,11 +417,6 @@ class MirroredTrainingSet(TrainingSet):
             self.images[..., top : top + height, start : start + width] for start in starts
         )
         return self._derived(torch.cat([crops, opposite.flip(-1)]))
-
-    @property
-    def plain(self):
-        """The training set without mirror images."""
-        return self._plain
 
     @cached_property
     def extremes(self):

@@ -16,7 +16,6 @@ from functools import cached_property
 import numpy as np
 import torch
 from numpy.lib.stride_tricks import sliding_window_view
-from scipy.sparse import csr_array
 
 from .._repr import short_repr
 from .._state import NumpyState
@@ -82,7 +81,7 @@ class Masks(NumpyState):
     batch_size: int | None = None
 
     __repr__ = short_repr
-    _not_kept = ("_n_compared", "sparse_query", "derived")
+    _not_kept = ("_n_compared", "derived")
 
     def n_values(self, image_shape):
         """Return the number of values that each window compares, (K,) float64.
@@ -95,11 +94,6 @@ class Masks(NumpyState):
     def _n_compared(self):
         """Sums of the precisions of each window, (K,) float64."""
         return self.query.flatten(1).sum(1, dtype=torch.float64)
-
-    @cached_property
-    def sparse_query(self):
-        """Precisions of windows on the CPU as a SciPy array, (K, c H W) float32."""
-        return csr_array(self.query.flatten(1).float().numpy())
 
     @cached_property
     def derived(self):

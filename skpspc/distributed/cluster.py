@@ -1,0 +1,216 @@
+"""Calls of functions of shards of a training set, on the workers of a Dask cluster.
+
+Results are merged on the worker of their shards first, so that the traffic of a worker does not
+depend on the number of its images. Dask computes whatever a lost worker held again, from its
+source.
+"""
+
+import time
+from collections import defaultdict
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from sklearn import config_context, get_config
+
+from .._optional import load
+from .._warnings import warn
+from ..support.devices import Each, columns
+
+_PATIENCE = 60.0  # seconds without an answer after which silent workers are named
+_KEPT = 4  # values that stay on the workers
+TOPIC = "skpspc"  # of the events that workers log for every call
+
+
+class Cluster:
+    """The shards of a training set on the workers of a cluster.
+
+    Parameters
+    ----------
+    client : distributed.Client
+    shards : list of distributed.Future
+        Futures of shards. Their tasks must be able to run again, on any worker.
+    """
+
+    def __init__(self, client, shards):
+        self.client, self.shards = client, list(shards)
+        self.device = torch.device("cpu")
+        self._kept: dict[int, Any] = {}
+
+    def __len__(self):
+        return len(self.shards)
+
+    def __repr__(self):
+        return f"{type(self).__name__}({len(self)} shards on {address_of(self.client)!r})"
+
+    @property
+    def n_workers(self):
+        """Number of workers that hold shards, at least 1."""
+        with _reasons(self.client):
+            holders = self.client.who_has(self.shards).values()
+        return max(1, len({worker for workers in holders for worker in workers}))
+
+    def derived(self, function, *args, keep=None):
+        """Return a cluster of the shards ``function(shard, *args)``; see `Step.map`.
+
+        ``keep`` are the numbers of the shards that remain; None: all.
+        """
+        with self.step() as step:
+            given = [a if isinstance(a, Each) else step.give(a) for a in args]
+            shards = step.map(function, *given)
+            return Cluster(self.client, shards if keep is None else [shards[i] for i in keep])
+
+    def kept(self, value):
+        """Return a future of a value that stays on the workers for the next steps."""
+        if id(value) not in self._kept:
+            with self.step() as step:
+                future = step.give(value)
+            for oldest in list(self._kept)[: 1 - _KEPT]:
+                self._kept.pop(oldest, None)
+            self._kept[id(value)] = value, future
+        return self._kept[id(value)][1]
+
+    @contextmanager
+    def step(self):
+        """Yield a `Step`; if the block raises, cancel all of its calls."""
+        with _reasons(self.client):
+            step = Step(self.client, self.shards)
+            try:
+                yield step
+            except BaseException:
+                step.cancel()
+                raise
+
+
+class Step:
+    """Calls of functions of shards that are submitted to a cluster and not yet collected.
+
+    Calls return futures, and accept them in the place of values.
+    """
+
+    def __init__(self, client, shards):
+        self._client, self._shards, self._futures = client, shards, []
+        holders = client.who_has(shards)
+        self._homes = [tuple(holders.get(shard.key, ()))[:1] for shard in shards]
+
+    def give(self, value):
+        """Return a future of a value, which workers copy from one another."""
+        # not scattered: scattered values are lost with the worker that holds them
+        return self._submit(_same, value)
+
+    def map(self, function, *args):
+        """Return futures of ``function(shard, *args)``, one for every shard.
+
+        An `Each` among the arguments holds one argument for every shard.
+        """
+        memory = get_config()["working_memory"]
+        calls = zip(self._shards, self._homes, *columns(args, len(self._shards)), strict=True)
+        return Each(
+            self._submit(_logged, function, memory, shard, *rest, home=home)
+            for shard, home, *rest in calls
+        )
+
+    def merged(self, function, results):
+        """Return a future of ``function(list of results)``, of one result for every shard.
+
+        Results of a worker are merged there first: the function must be associative.
+        """
+        groups = defaultdict(list)
+        for home, result in zip(self._homes, results, strict=True):
+            groups[home].append(result)
+        parts = [self._submit(function, group, home=home) for home, group in groups.items()]
+        return parts[0] if len(parts) == 1 else self._submit(function, parts)
+
+    def values(self, futures):
+        """Wait for the values of a list of futures."""
+        distributed = load("distributed")
+        futures = list(futures)  # Dask does not search a subclass of list
+        warned = False
+        with self._client.as_current():  # a newer client would wait for its own futures
+            while True:
+                try:
+                    distributed.wait(futures, timeout=_PATIENCE)
+                except distributed.TimeoutError:
+                    warned = warned or _warn_of_silent_workers(self._client)
+                else:
+                    return self._client.gather(futures)
+
+    def cancel(self):
+        """Cancel all calls that have not begun."""
+        futures, self._futures = self._futures, []
+        if self._client.status == "running":
+            self._client.cancel(futures, force=True)
+
+    def _submit(self, function, *args, home=()):
+        # without a home, Dask might move a shard to the worker that holds a noisy image
+        options = dict(workers=list(home), allow_other_workers=True) if home else {}
+        future = self._client.submit(function, *args, pure=False, **options)
+        self._futures.append(future)
+        return future
+
+
+def _same(value):
+    return value
+
+
+def _logged(function, memory, shard, *args):
+    """Return ``function(shard, *args)``, with a working memory, and log the call."""
+    worker = load("distributed").get_worker()
+    worker.log_event(TOPIC, {"key": worker.get_current_task(), "worker": worker.address})
+    with config_context(working_memory=memory):
+        return function(shard, *args)
+
+
+def address_of(client):
+    """Return the address of the scheduler of a client."""
+    return getattr(client.scheduler, "address", None) or "closed"
+
+
+def _warn_of_silent_workers(client):
+    """Name the workers that have not been heard of for half of the patience; return True if any."""
+    now = time.time()
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    silent = [a for a, worker in workers.items() if now - worker["last_seen"] > _PATIENCE / 2]
+    if silent:
+        warn(
+            f"the step waits for {', '.join(sorted(silent)[:3])}, silent for more than "
+            f"{_PATIENCE / 2:g} s. Dask drops a worker after distributed.scheduler.worker-ttl "
+            "(5 minutes by default) and computes its blocks elsewhere; stop it to go on at once."
+        )
+    return bool(silent)
+
+
+@contextmanager
+def _reasons(client):
+    """Turn errors of the cluster into RuntimeError with a sentence."""
+    try:
+        yield
+    except Exception as error:
+        reason = _reason(error, client)
+        if reason is None:
+            raise
+        raise RuntimeError(reason) from error
+
+
+def _reason(error, client):
+    """Return a sentence for an error of the cluster, or None for other errors."""
+    distributed = load("distributed")
+    lost = CancelledError, distributed.comm.CommClosedError
+    if isinstance(error, distributed.scheduler.KilledWorker):
+        return (
+            "several workers died in turn while they compared the same block of training images, "
+            "most likely for lack of memory; give workers more memory, or fit on smaller blocks, "
+            "X.rechunk({0: n})."
+        )
+    if isinstance(error, lost) and client.status == "running":
+        return (
+            "the cluster no longer holds the training images, for example after a restart of the "
+            "client; fit again."
+        )
+    if isinstance(error, lost) or client.status != "running":
+        return (
+            f"the training images were on the cluster of a client that is {client.status}; connect "
+            "a client and fit again."
+        )
+    return None

@@ -1,0 +1,93 @@
+"""Calls of functions of shards of a training set, on several devices of one machine.
+
+Functions are called on all shards, and their results are merged: an executor does both.
+`skpspc.distributed.Cluster` is another executor, with the methods of `Devices`.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import torch
+from sklearn import config_context, get_config
+
+from .._threads import n_threads
+
+
+class Each(list):
+    """A list of arguments, one for every shard."""
+
+
+def columns(args, n):
+    """Return a list of n arguments for each argument: an `Each`, or the same n times."""
+    return [a if isinstance(a, Each) else [a] * n for a in args]
+
+
+class Devices:
+    """Shards on devices of this machine, which compute at the same time.
+
+    Parameters
+    ----------
+    shards : list of TrainingSet
+    """
+
+    def __init__(self, shards):
+        self.shards = list(shards)
+
+    def __len__(self):
+        return len(self.shards)
+
+    def __repr__(self):
+        return f"{len(self)} shards on {', '.join(str(s.device) for s in self.shards)}"
+
+    @property
+    def n_workers(self):
+        """Number of devices, of which each holds one shard."""
+        return len(self)
+
+    @property
+    def device(self):
+        """Device of noisy images and of merged results."""
+        return self.shards[0].device
+
+    @contextmanager
+    def step(self):
+        """Yield an object that calls functions of the shards; it is of use in the block only."""
+        yield self
+
+    def give(self, value):
+        """Return a handle of a value, to pass to several calls."""
+        return value
+
+    kept = give
+
+    def map(self, function, *args):
+        """Return handles of ``function(shard, *args)``, one for every shard.
+
+        An `Each` among the arguments holds one argument for every shard.
+        """
+        # all of these belong to the calling thread
+        config, n = get_config(), max(1, n_threads() // len(self))
+
+        def call(*arguments):
+            torch.set_num_threads(n)
+            with torch.no_grad(), config_context(**config):
+                return function(*arguments)
+
+        with ThreadPoolExecutor(len(self)) as pool:
+            return Each(pool.map(call, self.shards, *columns(args, len(self))))
+
+    def merged(self, function, results):
+        """Return a handle of ``function(list of results)``; the function must be associative."""
+        return function(list(results))
+
+    def values(self, handles):
+        """Return the values of a list of handles."""
+        return list(handles)
+
+    def derived(self, function, *args, keep=None):
+        """Return an executor for the shards ``function(shard, *args)``; see `map`.
+
+        ``keep`` are the numbers of the shards that remain; None: all.
+        """
+        shards = self.map(function, *args)
+        return Devices(shards if keep is None else [shards[i] for i in keep])
