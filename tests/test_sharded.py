@@ -41,6 +41,7 @@ DENOISERS = {
     ),
     "smoothed": SmoothedDenoiser(PSPCDenoiser(3)),
 }
+ATTRIBUTABLE = [name for name in DENOISERS if name not in ("patches", "squares, torch", "smoothed")]
 
 
 def assert_equal(many, one, Z, sigma):
@@ -114,6 +115,38 @@ def test_classes_samples_and_scores(digits, noisy, device, devices, name):
     )
 
 
+@pytest.mark.parametrize("by", ["pixel", "window"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", ATTRIBUTABLE)
+def test_attributions(digits, noisy, device, devices, name, weighted, by):
+    X, weight = digits[:60] / 127.5 - 1, np.r_[0, np.arange(59) % 4] if weighted else None
+    one = on(DENOISERS[name], device).fit(X, sample_weight=weight)
+    many = on(DENOISERS[name], devices).fit(X, sample_weight=weight)
+    for sigma in (0.0, 0.3, np.inf):
+        a, b = (model.attribute(noisy, sigma, top=5, by=by) for model in (many, one))
+        for field in ("share", "rest", "effective_sample_size", "image_share"):
+            ours, theirs = getattr(a, field), getattr(b, field)
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-12, err_msg=field)
+        # images of equal shares are listed in any order
+        apart = (np.diff(b.share, axis=-1, prepend=2) < -1e-9) & (b.share > b.rest[..., None])
+        apart[..., :-1] &= apart[..., 1:]
+        for field in ("index", "row", "column", "mirrored"):
+            np.testing.assert_array_equal(getattr(a, field)[apart], getattr(b, field)[apart])
+
+
+@pytest.mark.parametrize("name", ATTRIBUTABLE)
+def test_means_without_some_images(digits, noisy, device, devices, name):
+    X, y = digits[:60] / 127.5 - 1, np.arange(60) // 30
+    one, many = (on(DENOISERS[name], d).fit(X, y) for d in (device, devices))
+    nearest = int(one.attribute(noisy[:1], 0.3, top=1, by="window").index[0, 0, 0])
+    groups = [nearest, [0, 1, 2], list(range(20))]  # the last fills the first of three shards
+    for sigma in (0.0, 0.3, 2.0):
+        a, b = (model.denoise_without(noisy, sigma, groups) for model in (many, one))
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+    a, b = (model.denoise_without(noisy, 0.3, [0, 40], y=[0, 1, 1]) for model in (many, one))
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+
+
 def test_fewer_images_than_devices(noisy, digits, devices):
     model = PSPCDenoiser(3, device=devices).fit(digits[:2])
     assert len(model.training_set_.executor) == 2
@@ -143,8 +176,6 @@ def test_facts_describe_all_shards(digits):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda model, Z: model.attribute(Z, 0.5),
-        lambda model, Z: model.denoise_without(Z, 0.5, [0]),
         lambda model, Z: model.jacobian(Z, 0.5),
         lambda model, Z: model.denoise(torch.tensor(Z, requires_grad=True), 0.5).sum().backward(),
         lambda model, Z: model.partial_fit(Z),

@@ -15,29 +15,32 @@ and without the images S, the weights of all other images grow by one factor per
     {\sum_k r_{kp}}, \qquad W_S^k = \sum_{i \in S} w_i^k.
 
 The first of two passes over the training set computes the normalisers of the windows, the second
-the shares s, which are never in memory for all pixels and images at once.
+the shares s, which are never in memory for all pixels and images at once. Training images in shards
+are compared where they are: the normalisers are merged between the passes, and the largest shares
+and the sums after the second pass. A training set on one device is one shard.
 """
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import torch
 
+from .._progress import progress
 from .._repr import short_repr
 from .._typing import ArrayLike
-from ..support import Centred, Masks, MirroredTrainingSet, TranslatedTrainingSet
-from ..support.memory import rows_that_fit
-from .masks import WindowWeights
-from .sliding import regions
-from .softmax import exact_scale, floored_sigma, precision_root
-from .weights import Weights
+from ..support import Masks, TranslatedTrainingSet
+from ..support.devices import Each
+from ..support.memory import working_bytes
+from .compared import compared, is_sliding
+from .softmax import Softmax, floored_sigma, precision_root
 
 if TYPE_CHECKING:
     from ..inspection._plot.attribution import AttributionDisplay
 
-_CHUNK_ROWS = 64  # training images whose patches are compared together
+_NOISY_IMAGES = 64  # compared together
+_STATE_BYTES = 16  # between the passes, for a pair of a noisy and a training image
 # If less of a window's weight is left, it is summed again: a difference would cancel.
 _LEAST_LEFT = 1e-3
 
@@ -125,12 +128,6 @@ class Attribution:
 
         return AttributionDisplay.from_predictions(noisy, answer, self, images, ax=ax, **options)
 
-    @staticmethod
-    def of(by_answer, shape, image_share):
-        """Return an `Attribution` of arrays (n, P, ...), whose first two axes become ``shape``."""
-        arrays = (values.reshape(*shape, *values.shape[2:]) for values in by_answer)
-        return Attribution(*[*arrays, image_share])
-
 
 def attribution(z, sigma, source, windows, top, by_window=False):
     """Return the shares of the training images in the posterior means of noisy images.
@@ -150,30 +147,28 @@ def attribution(z, sigma, source, windows, top, by_window=False):
         ``index`` counts the images of the source. If windows are compared with patches at all
         positions, the effective sample size counts patches.
     """
-    _check_attributable(source, windows)
-    roots = precision_root(floored_sigma(sigma, z, source))
-    if isinstance(windows, Centred) and windows.boundary is not None:
-        return _sliding_attribution(z, roots, source, windows, top, by_window)
-    masks = windows.masks(z.shape[1:], z.device)
-    shares, query = _shares(masks, z.dtype, by_window), _columns(masks)
-    lists = [
-        _largest(WindowWeights(image, a, source, query), shares, top, z.dtype)
-        for image, a in zip(z, roots, strict=True)
-    ]
-    index, best, ess, image_share = (torch.stack(values) for values in zip(*lists, strict=True))
-    row, column, opposite = _corners(masks) if by_window else _pixels(masks)
-    mirrored = torch.zeros_like(index, dtype=torch.bool)
-    if isinstance(source, MirroredTrainingSet):
-        n_images = len(source) // 2
-        mirrored = index >= n_images
-        index = index - n_images * mirrored
-        image_share = image_share.view(len(z), 2, n_images).sum(1)
-    column = torch.where(mirrored, opposite[:, None], column[:, None])
-    row = row[:, None].expand(index.shape)
-    rest = (1 - best.sum(2)).clamp_(min=0)
-    shape = index.shape[:2] if by_window else (len(z), *masks.answer_shape)
-    by_answer = index, best, row, column, mirrored, rest, ess
-    return Attribution.of(by_answer, shape, image_share)
+    shape = _answer_shape(z, windows, by_window)
+    options = top, by_window, math.prod(shape)
+    blocks = _blocks(z, sigma, source, windows)
+    results = [_attribution(*block, *options) for block in blocks]
+    index, share, row, column, mirrored, squares, image_share = (
+        torch.cat(values) for values in zip(*results, strict=True)
+    )
+    rest, ess = (1 - share.sum(2)).clamp_(min=0), 1 / squares
+    values = index, share, row, column, mirrored, rest, ess
+    by_answer = [array.to(z) if array.is_floating_point() else array for array in values]
+    by_answer = [array.reshape(len(z), *shape, *array.shape[2:]) for array in by_answer]
+    return Attribution(*by_answer, image_share.to(z))
+
+
+def means_without(z, sigma, source, windows, groups):
+    """Return the posterior means (G, n, C, H, W) without each of G groups of training images.
+
+    ``groups`` (G, N), bool, marks the images of each group, which may not be all images. See
+    `attribution` for all other parameters.
+    """
+    blocks = _blocks(z, sigma, source, windows)
+    return torch.cat([_means_without(*block, groups) for block in blocks], 1)
 
 
 def in_pixels(attribution, block, by_window):
@@ -197,28 +192,6 @@ def in_pixels(attribution, block, by_window):
     return replace(attribution, row=row, column=column, **of_pixels)
 
 
-def means_without(z, sigma, source, windows, groups):
-    """Return the posterior means (G, n, C, H, W) without each of G groups of training images.
-
-    ``groups`` (G, N), bool, marks the images of each group, which may not be all images. See
-    `attribution` for all other parameters.
-    """
-    _check_attributable(source, windows)
-    roots = precision_root(floored_sigma(sigma, z, source))
-    if isinstance(windows, Centred) and windows.boundary is not None:
-        return _sliding_means_without(z, roots, source, windows, groups)
-    if isinstance(source, MirroredTrainingSet):
-        groups = torch.cat([groups, groups], 1)
-    masks = windows.masks(z.shape[1:], z.device)
-    shares, query = _shares(masks, z.dtype), _columns(masks)
-    answer_shape = source.answers.image_shape
-    means = []
-    for image, a in zip(z, roots, strict=True):
-        weigh = partial(WindowWeights, image, a, source, query)
-        means.append(_means_of_groups(weigh, shares, groups, answer_shape, z.dtype))
-    return torch.stack(means, 1)
-
-
 def _check_attributable(source, windows):
     """Raise if the denoised image is not a mean of training images."""
     if isinstance(windows, Masks) and windows.batch_size is not None:
@@ -233,30 +206,131 @@ def _check_attributable(source, windows):
         )
 
 
-def _columns(masks):
-    """Return precisions (Q, K), float64, of pixels (equal in all channels) or of coordinates."""
-    return masks.query.flatten(1).double().T.contiguous()
+def _blocks(z, sigma, source, windows):
+    """Return an iterable of blocks of noisy images: z, roots, source, and windows on the workers.
+
+    Roots are ``1 / (sigma sqrt(2))``.
+    """
+    _check_attributable(source, windows)
+    roots = precision_root(floored_sigma(sigma, z, source))
+    n_of_worker = -(-len(source) // source.executor.n_workers)
+    n_images = int(working_bytes() // (_STATE_BYTES * n_of_worker))
+    n_images = min(max(1, n_images), _NOISY_IMAGES)
+    # not views, which pickle as wholes
+    parts = [[array.clone() for array in pair] for pair in _split(n_images, z, roots)]
+    windows = source.executor.kept(windows)
+    return progress([(*pair, source, windows) for pair in parts], "blocks of noisy images")
 
 
-def _shares(masks, dtype, by_window=False):
-    """Return the shares of K windows in P pixels, (K, P), or None for one window per pixel."""
-    shares = None if by_window else masks.shares()
-    return None if shares is None else shares.flatten(1).to(dtype)
+def _split(n_rows, *arrays):
+    return zip(*(array.split(n_rows) for array in arrays), strict=True)
 
 
-def _pixels(masks):
-    """Return row, column, and column in the mirror image, of every coordinate with own windows."""
-    channels, height, width = masks.answer_shape
-    at = torch.arange(channels * height * width, device=masks.query.device)
-    row, column = at // width % height, at % width
-    return row, column, width - 1 - column
+def _answer_shape(z, windows, by_window):
+    """Return the shape (c, H, W) of the values that have shares of their own, or (K,)."""
+    if is_sliding(windows):
+        return (z[0, 0].numel(),) if by_window else (1, *z.shape[2:])
+    masks = windows.masks(z.shape[1:], z.device)
+    return (len(masks.query),) if by_window else masks.answer_shape
 
 
-def _corners(masks):
-    """Return row, column, and column in the mirror image, of every window's top left corner."""
-    used = (masks.query > 0).any(1)  # (K, H, W)
-    lines, columns = used.any(2).byte(), used.any(1).byte()
-    return lines.argmax(1), columns.argmax(1), columns.flip(1).argmax(1)
+def _first_pass(shard, noisy, windows, without=None):
+    """Return the sums and the state of every `Compared` group of windows, see `Weights`.
+
+    ``without`` (N,), bool, marks images to leave out.
+    """
+    if without is not None:
+        without = _rows_of(without[None], shard)[0]
+    states = []
+    for group in _compared(shard, noisy, windows):
+        weights = group.weigh(without=without)
+        states.append((weights.sums, weights.closest))
+    return states
+
+
+def _compared(shard, noisy, windows):
+    """Return the `Compared` groups of windows of noisy images (z, roots)."""
+    z, roots = (tensor.to(shard.device) for tensor in noisy)
+    return compared(z, roots, shard, windows)
+
+
+def _weights(shard, noisy, windows, softmax, states):
+    """Yield every `Compared` group of windows, and its `Weights` among all shards."""
+    groups = _compared(shard, noisy, windows)
+    for group, whole, (_, closest) in zip(groups, softmax, states, strict=True):
+        yield group, group.weigh(state=(whole.to(shard.device), closest))
+
+
+def _merged(parts):
+    """Merge the `Softmax` of every group of windows, or results of `_first_pass`."""
+    parts = [[one if isinstance(one, Softmax) else one[0] for one in part] for part in parts]
+    return [Softmax.merged(group) for group in zip(*parts, strict=True)]
+
+
+class _Shares(NamedTuple):
+    """Largest shares of training images in P pixels or windows of n noisy images.
+
+    Attributes
+    ----------
+    index, share, row, column, mirrored : Tensor of shape (n, P, top)
+        See `Attribution`.
+    squares : Tensor of shape (n, P), float64
+        Sum of the squared shares.
+    by_shard : dict
+        From the number of the first image of a shard, int, to the shares (n, N), float64, of its
+        images in whole denoised images.
+    """
+
+    index: Any
+    share: Any
+    row: Any
+    column: Any
+    mirrored: Any
+    squares: Any
+    by_shard: dict
+
+
+def _attribution(z, roots, source, windows, top, by_window, n_answers):
+    """Return the Tensors of `_Shares` of a block of noisy images, with (n, N) shares last."""
+    starts = Each(np.cumsum([0, *source.sizes])[:-1].tolist())
+    with source.executor.step() as step:
+        noisy = step.give((z, roots))
+        states = step.map(_first_pass, noisy, windows)
+        softmax = step.merged(_merged, states)
+        among = noisy, windows, softmax, states
+        lists = step.map(_largest, *among, starts, top, by_window, n_answers)
+        (merged,) = step.values([step.merged(_largest_of_all, lists)])
+    *by_answer, by_shard = merged
+    return [*by_answer, torch.cat([by_shard[start] for start in starts], 1)]
+
+
+def _largest(shard, noisy, windows, softmax, states, start, top, by_window, n_answers):
+    """Return the `_Shares` of a shard, whose first image has the number ``start``."""
+    n, device, n_images = len(noisy[0]), shard.device, shard.sizes[0]
+    options = dict(dtype=torch.float64, device=device)
+    index, row, column = torch.zeros(3, n, n_answers, top, dtype=torch.int64, device=device)
+    share, mirrored = torch.zeros_like(index, **options), torch.zeros_like(index, dtype=torch.bool)
+    squares, of_images = torch.zeros(n, n_answers, **options), torch.zeros(n, n_images, **options)
+    for group, weights in _weights(shard, noisy, windows, softmax, states):
+        shares = None if by_window else group.shares
+        numbers, best, square, of_rows = _largest_weights(weights, shares, top)
+        at = group.image, group.pixels
+        share[at], squares[at] = best, square
+        index[at], row[at], column[at], mirrored[at] = group.locate(numbers, by_window)
+        of_images[group.image] += of_rows.view(-1, n_images).sum(0) * (len(best) / n_answers)
+    index = torch.where(share > 0, index + start, -1)
+    return _Shares(index, share, row, column, mirrored, squares, {start: of_images})
+
+
+def _largest_of_all(parts):
+    """Merge the `_Shares` of shards."""
+    device = parts[0].share.device
+    *lists, squares, by_shard = zip(*parts, strict=True)
+    lists = [torch.cat([part.to(device) for part in field], 2) for field in lists]
+    order = lists[1].topk(parts[0].share.shape[2], dim=2).indices
+    lists = [field.gather(2, order) for field in lists]
+    by_shard = {start: of.to(device) for part in by_shard for start, of in part.items()}
+    return _Shares(*lists, sum(part.to(device) for part in squares), by_shard)
 
 
 def _in_answers(weight, shares):
@@ -264,7 +338,7 @@ def _in_answers(weight, shares):
     return weight if shares is None else weight.to(shares.dtype) @ shares
 
 
-def _largest(weights, shares, top, dtype):
+def _largest_weights(weights, shares, top):
     """Return the largest weights of training images in the P pixels of one noisy image.
 
     ``shares`` (K, P) are the shares of the windows in the pixels; None: one window per pixel.
@@ -273,9 +347,10 @@ def _largest(weights, shares, top, dtype):
     -------
     index : Tensor of shape (P, top), int64
         Numbers of images and positions, see `Weights.chunks`; -1 if fewer have weight.
-    best : Tensor of shape (P, top)
-    effective_sample_size : Tensor of shape (P,)
-    image_share : Tensor of shape (N,)
+    best : Tensor of shape (P, top), float64
+    squares : Tensor of shape (P,), float64
+        Sums of all squared weights.
+    image_share : Tensor of shape (N,), float64
     """
     n_answers = weights.n_windows if shares is None else shares.shape[1]
     best = weights.zeros(n_answers, top)
@@ -288,122 +363,85 @@ def _largest(weights, shares, top, dtype):
         candidates = torch.cat([index, numbers.expand(n_answers, -1)], 1)
         best, order = torch.cat([best, weight], 1).topk(top, dim=1)
         index = candidates.gather(1, order)
-    index.masked_fill_(best == 0, -1)
-    return index, best.to(dtype), (1 / squares).to(dtype), image_share.to(dtype)
+    return index.masked_fill_(best == 0, -1), best, squares, image_share
 
 
-def _means_of_groups(weigh, shares, groups, shape, dtype):
-    """Return the means (G, *shape) of one noisy image without each group (G, N) of training images.
-
-    ``weigh(without=None)`` returns the `Weights` of all images except ``without``, (N,) bool. See
-    `_largest` for ``shares``; ``shape`` is the shape (C, ...) of a mean.
-    """
-    weights = weigh()
-    left = weights.left_without(groups)  # (G, K)
-    means = _means(weights, shares, groups, left, shape)
-    for group in (left < _LEAST_LEFT).any(1).nonzero().squeeze(1).tolist():
-        others, alone = weigh(without=groups[group]), groups[group, None]
-        means[group] = _means(others, shares, alone, torch.ones_like(left[:1]), shape)[0]
-    return means.to(dtype)
-
-
-def _means(weights, shares, groups, left, shape):
-    """Return means (G, *shape), float64, without groups of images; ``left`` (G, K) normalises."""
-    means = weights.zeros(len(groups), *shape)
-    for numbers, weight, x in weights.chunks():
-        out = groups[:, numbers // weights.n_positions, None]  # (G, m, 1)
-        for mean, group, rest in zip(means, out, left, strict=True):
-            others = _in_answers((weight / rest).masked_fill_(group, 0.0), shares)
-            mean += (others.view(len(x), -1, *shape[1:]) * x).sum(0)
-    return means
+def _means_without(z, roots, source, windows, groups):
+    """Return the means (G, n, C, H, W) of a block of noisy images; see `means_without`."""
+    with source.executor.step() as step:
+        noisy = step.give((z, roots))
+        states = step.map(_first_pass, noisy, windows)
+        of_shards = _by_shard(groups, source)
+        among = noisy, windows, step.merged(_merged, states), states, of_shards
+        lost = step.merged(_added, step.map(_lost, *among))
+        summands = step.merged(_added, step.map(_summands, *among, lost))
+        lost, (means,) = step.values([lost, summands])
+    # the groups of windows of one region follow each other in the order of the noisy images
+    left = 1 - torch.stack([weight.amax(1) for weight in lost]).view(-1, len(z), len(groups))
+    is_small = (left < _LEAST_LEFT).any(0)  # (n, G)
+    for number in is_small.any(0).nonzero().squeeze(1).tolist():
+        rows = is_small[:, number]
+        others = _means_of_others(z[rows], roots[rows], source, windows, groups[number])
+        means[number, rows] = others.to(means)
+    return means.to(z)
 
 
-def _sliding_attribution(z, roots, source, windows, top, by_window):
-    """Return the attribution for windows that are compared with patches at all positions."""
-    n, _, height, width = z.shape
-    lists = n, height * width, top
-    index, row, column = torch.empty(3, *lists, dtype=torch.int64, device=z.device)
-    share, ess = z.new_empty(lists), z.new_empty(lists[:2])
-    image_share = z.new_zeros(n, len(source))
-    for region in regions(z, source, windows):
-        dictionary, pixels = region.dictionary, region.pixels.flatten()
-        first = (0, 0) if by_window else dictionary.centre
-        n_columns = dictionary.grid[1]
-        for i in range(n):
-            weights = _PatchWeights(_queries(region, i), roots[i], dictionary, _observed(region))
-            number, best, size, of_images = _largest(weights, None, top, z.dtype)
-            position = number % weights.n_positions
-            share[i, pixels], ess[i, pixels] = best, size
-            index[i, pixels] = number.div(weights.n_positions, rounding_mode="floor")
-            row[i, pixels] = position // n_columns + region.corner[0] + first[0]
-            column[i, pixels] = position % n_columns + region.corner[1] + first[1]
-            image_share[i] += of_images * (len(pixels) / lists[1])
-    rest = (1 - share.sum(2)).clamp_(min=0)
-    shape = lists[:2] if by_window else (n, 1, height, width)
-    mirrored = torch.zeros_like(index, dtype=torch.bool)
-    return Attribution.of((index, share, row, column, mirrored, rest, ess), shape, image_share)
+def _means_of_others(z, roots, source, windows, group):
+    """Return the means (n, C, H, W), float64, over all images but a group (N,)."""
+    with source.executor.step() as step:
+        noisy = step.give((z, roots))
+        of_shards = Each(part[0] for part in _by_shard(group[None], source))
+        states = step.map(_first_pass, noisy, windows, of_shards)
+        among = noisy, windows, step.merged(_merged, states), states
+        summands = step.map(_summands_of_all, *among)
+        ((means,),) = step.values([step.merged(_added, summands)])
+    return means[0]
 
 
-def _sliding_means_without(z, roots, source, windows, groups):
-    """Return means without groups of images for windows compared with patches at all positions."""
-    answer_shape = source.answers.image_shape[0], *z.shape[2:]
-    means = z.new_empty(len(groups), len(z), *answer_shape).flatten(3)  # (G, n, C, H W)
-    for region in regions(z, source, windows):
-        pixels = region.pixels.flatten()
-        shape = answer_shape[0], len(pixels)
-        for i in range(len(z)):
-            compared = _queries(region, i), roots[i], region.dictionary, _observed(region)
-            weigh = partial(_PatchWeights, *compared)
-            means[:, i, :, pixels] = _means_of_groups(weigh, None, groups, shape, z.dtype)
-    return means.unflatten(3, answer_shape[1:])
+def _by_shard(groups, source):
+    """Return the columns of groups (G, N) of images in each shard."""
+    return Each(part.clone() for part in groups.split(source.sizes, 1))
 
 
-def _queries(region, i):
-    """Return the windows of a region in the i-th noisy image, (q, d)."""
-    return region.queries[i].reshape(-1, region.dictionary.n_values)
+def _rows_of(groups, shard):
+    """Return groups (G, n) of the images of a shard as groups of its rows."""
+    return groups.to(shard.device).repeat(1, len(shard) // groups.shape[1])  # with mirror images
 
 
-def _observed(region):
-    """Return the compared coordinates of the windows of a region, (q, d) bool, or None for all."""
-    seen = region.observed
-    if seen is None or seen.all():
-        return None
-    return seen.reshape(-1, region.dictionary.n_values)
+def _added(parts):
+    """Return a list of sums from lists of Tensors, on the device of the first list."""
+    return [sum(one.to(group[0].device) for one in group) for group in zip(*parts, strict=True)]
 
 
-class _PatchWeights(Weights):
-    """Weights of all patches of a dictionary in the posteriors of query patches (q, d).
+def _lost(shard, noisy, windows, softmax, states, groups):
+    """Return a list of the weights (G, K) of groups of training images in groups of windows."""
+    rows = _rows_of(groups, shard)
+    pairs = _weights(shard, noisy, windows, softmax, states)
+    return [weights.of_groups(rows) for _, weights in pairs]
 
-    a is ``1 / (sigma sqrt(2))``; ``observed`` (q, d) marks the coordinates that are compared, None:
-    all. For ``without`` see `Weights`.
-    """
 
-    def __init__(self, queries, a, dictionary, observed=None, without=None):
-        self._scale, self._factor = exact_scale(a)
-        self._scaled = queries.double() * self._scale
-        self._dictionary, self._observed = dictionary, observed
-        n_positions = math.prod(dictionary.grid)
-        self._positions = torch.arange(n_positions, device=queries.device)
-        image_bytes = 8 * n_positions * (2 * dictionary.n_values + 4 * len(queries))
-        n_rows = rows_that_fit(image_bytes, _CHUNK_ROWS, what="The patches of a training image")
-        sums = torch.zeros(len(queries), dtype=torch.float64, device=queries.device)
-        super().__init__(dictionary.training_set, sums, n_rows, 0.0, n_positions, without)
+def _summands(shard, noisy, windows, softmax, states, groups, lost):
+    """Return the summand (G, n, C, H, W), in a list, of a shard in the means without groups."""
+    z, rows = noisy[0], _rows_of(groups, shard)
+    channels, (height, width) = shard.answers.image_shape[0], z.shape[2:]
+    shape = len(groups), len(z), channels, height * width
+    means = torch.zeros(shape, dtype=torch.float64, device=shard.device)
+    pairs = _weights(shard, noisy, windows, softmax, states)
+    for (group, weights), of_groups in zip(pairs, lost, strict=True):
+        left = 1 - of_groups.to(shard.device)  # (G, K)
+        sums = torch.zeros_like(means[:, group.image, :, group.pixels])
+        for numbers, weight, x in weights.chunks():
+            out = rows[:, numbers // weights.n_positions, None]  # (G, m, 1)
+            x = x.flatten(2)
+            for total, chosen, rest in zip(sums, out, left, strict=True):
+                others = _in_answers((weight / rest).masked_fill_(chosen, 0.0), group.shares)
+                total += (others.view(len(x), -1, total.shape[1]) * x).sum(0)
+        means[:, group.image, :, group.pixels] += sums
+    return [means.unflatten(3, (height, width))]
 
-    def _logits(self, rows):
-        source = self._dictionary.training_set
-        images = torch.arange(len(source), device=self._positions.device)[rows]
-        numbers = images[:, None] * self.n_positions + self._positions
-        chunk = self._dictionary.take(numbers.flatten())
-        patches = source.to_compute(chunk.patches, torch.float64) * self._scale
-        values = source.answers.to_compute(chunk.values, torch.float64)
-        return self._squares(patches).mul_(-self._factor), values[..., None]
 
-    def _squares(self, patches):
-        """Return the squared distances (m, q) of patches (m, d)."""
-        if self._observed is None:
-            # differences are taken directly: a product would cancel at small sigma
-            mode = "donot_use_mm_for_euclid_dist"
-            return torch.cdist(patches, self._scaled, compute_mode=mode).square_()
-        pairs = zip(self._scaled, self._observed, strict=True)
-        distances = [((patches - query) * seen).square_().sum(1) for query, seen in pairs]
-        return torch.stack(distances, 1)
+def _summands_of_all(shard, noisy, windows, softmax, states):
+    """Return the summand (1, n, C, H, W), in a list, of a shard in the means over all images."""
+    nobody = torch.zeros(1, shard.sizes[0], dtype=torch.bool)
+    lost = [torch.zeros(1, whole.total.shape[1]) for whole in softmax]
+    return _summands(shard, noisy, windows, softmax, states, nobody, lost)

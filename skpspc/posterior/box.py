@@ -58,7 +58,7 @@ def _sums(z, sigma, training_set, windows, engine):
     if engine == "numba":
         return compiled_sums(z, sigma, training_set, window)
     pairs = _Pairs(z, sigma, training_set, window)
-    softmax = RunningSoftmax(pairs.by_window(), 1, z.dtype)
+    softmax = RunningSoftmax(pairs.by_window(), z.dtype)
     for rows, x in pairs.chunks():
         softmax.add(pairs.logits(x), training_set.prior(rows))
     return softmax.sums, None
@@ -69,7 +69,7 @@ def _means(z, sigma, training_set, windows, engine, softmax, state):
     if engine == "numba":
         return _compiled_means(z, sigma, training_set, window, softmax, state)
     pairs = _Pairs(z, sigma, training_set, window)
-    softmax = RunningSoftmax.resumed(softmax, pairs.by_window(), 1, z.dtype)
+    softmax = RunningSoftmax.resumed(softmax, pairs.by_window(), z.dtype)
     total = softmax.total.to(z.dtype)[:, None]
     mean = torch.zeros_like(z)
     for rows, x in pairs.chunks():

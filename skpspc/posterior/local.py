@@ -91,9 +91,8 @@ def _local_block(z, sigma, training_set, windows):
     scale = scale.to(dtype).view(-1, 1, 1, 1, 1)
     factor = factor.view(-1, 1, 1, 1)
     scaled = z[:, None] * scale  # (b, 1, C, H, W)
-    softmax = RunningSoftmax(
-        scaled.new_zeros(len(z), height, width, dtype=torch.float64), 1, z.dtype
-    )
+    sums = scaled.new_zeros(len(z), height, width, dtype=torch.float64)
+    softmax = RunningSoftmax(sums, z.dtype)
     answers = training_set.answers
     n_answers = answers.image_shape[0]
     values = z.new_zeros(len(z), n_answers, height, width, dtype=torch.float64)

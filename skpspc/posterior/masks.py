@@ -93,20 +93,16 @@ def _sums(z, sigma, training_set, windows, engine):
         return softmax, (softmax, torch.from_numpy(state)) if windows.response is None else state
     query = _query(z, windows, engine)
     whole = slice(0, len(training_set))
-    runs, states = [], []
+    by_image, states = [], []
     for image, a in zip(z, precision_root(sigma), strict=True):
         if windows.response is None:
-            run, state = _batch(image, a, training_set, query, None, None, whole)
+            sums, state = _batch(image, a, training_set, query, None, None, whole)
         else:
             weights = WindowWeights(image, a, training_set, query)
-            run, state = weights.softmax, weights.closest
-        runs.append(run)
+            sums, state = weights.sums, weights.closest
+        by_image.append(sums)
         states.append(state)
-    nearest, top, total, squares = (
-        torch.stack([getattr(run, name) for run in runs])
-        for name in ("nearest", "top", "total", "squares")
-    )
-    softmax = Softmax.of(nearest, top, total, squares, _rounding(z[0], query))
+    softmax = Softmax(*map(torch.cat, zip(*by_image, strict=True)))
     return softmax, (softmax, torch.stack(states))
 
 
@@ -119,13 +115,12 @@ def _means(z, sigma, training_set, windows, engine, softmax, state):
         return torch.from_numpy(_compiled("means", z, training_set, windows, sums, state))
     own, closest = state
     query, shares = _query(z, windows, engine), windows.shares().flatten(1).to(z)
-    like = torch.zeros_like(query[0])
     if softmax is not own:  # images count by their weight among the images of all shards
         closest = closest + own.share(softmax).amax(1, keepdim=True).log().to(closest)
     means = []
     for i, (image, a) in enumerate(zip(z, precision_root(sigma), strict=True)):
-        run = RunningSoftmax.resumed(softmax.rows(slice(i, i + 1)), like)
-        weights = WindowWeights(image, a, training_set, query, state=(run, closest[i]))
+        state = softmax.rows(slice(i, i + 1)), closest[i]
+        weights = WindowWeights(image, a, training_set, query, state=state)
         means.append(_composite(image, weights, shares))
     return torch.stack(means)
 
@@ -188,20 +183,20 @@ def _one_pass(z, a, training_set, query, shares, covers, batch_size):
     n = len(training_set)
     starts = range(0, n, batch_size or n)
     mean = torch.zeros_like(z)
-    log_norm = query.new_full((query.shape[1],), -torch.inf)
+    log_norm = torch.full_like(query[0], -torch.inf, dtype=torch.float64)
     concentration = torch.zeros_like(log_norm)
     for start in starts:
         rows = slice(start, min(start + starts.step, n))
         softmax, batch_mean = _batch(z, a, training_set, query, shares, covers, rows)
         mean += batch_mean / len(starts)
-        log_norm = torch.logaddexp(log_norm, softmax.log_norm)
-        concentration += 1 / softmax.effective_sample_size
+        log_norm = torch.logaddexp(log_norm, softmax.log_norm[0])
+        concentration += 1 / softmax.effective_sample_size[0]
     return mean, log_norm, len(starts) ** 2 / concentration
 
 
 def _batch(z, a, training_set, query, shares, covers, batch):
-    """Return the `RunningSoftmax` and the mean (C, H, W) of a slice of the training images."""
-    softmax = RunningSoftmax(torch.zeros_like(query[0]), rounding=_rounding(z, query))
+    """Return the `Softmax` and the mean (C, H, W) of one image and a slice of training images."""
+    softmax = RunningSoftmax(torch.zeros_like(query[:1]), rounding=_rounding(z, query))
     n_windows, own = query.shape[1], shares is None
     sums = torch.zeros_like(z) if own else z.new_zeros(n_windows, z.numel())
     by_window = (-1, *z.shape[1:]) if own else (-1, 1)  # own: windows of pixels, or of coordinates
@@ -213,12 +208,12 @@ def _batch(z, a, training_set, query, shares, covers, batch):
         logit = window_logits(z, a, x, query)
         if covers is not None:
             logit.masked_fill_(~covers[training_set.moves_of(rows)], -torch.inf)
-        _, weight, shrink = softmax.add(logit, training_set.prior(rows))
+        _, (weight,), shrink = softmax.add(logit[None], training_set.prior(rows))
         weight = weight.to(z.dtype)
         sums *= shrink.view(by_window).to(z.dtype)
         sums += (weight.view(len(x), *by_window) * x).sum(0) if own else weight.T @ x.flatten(1)
     means = sums / softmax.total.view(by_window).to(z.dtype)
-    return softmax, means if own else (means * shares).sum(0).view(z.shape)
+    return softmax.sums, means if own else (means * shares).sum(0).view(z.shape)
 
 
 def _rounding(z, query):

@@ -260,7 +260,7 @@ def _product_block(dictionaries, backward, n_rows, queries, a, vector, level, sh
             tilt = vector @ (values if backward else patches).T + level * logit
             yield chunk.log_weight, patches, values, logit, tilt
 
-    softmax, mean = RunningSoftmax(torch.zeros_like(a), 1), torch.zeros_like(a)
+    softmax, mean = RunningSoftmax(torch.zeros_like(a)), torch.zeros_like(a)
     for prior, _, _, logit, tilt in chunks():
         _, weight, shrink = softmax.add(logit, prior)
         mean = mean * shrink + (weight * tilt).sum(1)

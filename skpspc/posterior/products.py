@@ -370,7 +370,7 @@ def _framed_block(z, a, vector, level, shift, source, frame, backward, pair_byte
         return gather(frame_maps(frame, vector[:, None] * factor).double()) + level * logit
 
     n_rows = rows_that_fit(pair_bytes * len(z), len(source), what="A block of noisy images")
-    softmax = RunningSoftmax(a.new_zeros(len(z), *frame.grid), 1)
+    softmax = RunningSoftmax(a.new_zeros(len(z), *frame.grid))
     mean = a.new_zeros(len(z), *frame.grid)
     for rows in source.slices(n_rows):
         compared, answers, logit = comparison.of(rows)

@@ -6,7 +6,6 @@ with which each shard then composes its summand of the posterior means.
 
 import torch
 
-from ..support.devices import Each
 from ..support.memory import working_bytes
 from . import select
 from .posterior import PerWindow
@@ -37,7 +36,7 @@ def _compare_block(z, sigma, source, windows, engine):
         noisy = step.give((z, sigma, engine))
         sums = step.map(_accumulate, noisy, windows)
         softmax = step.merged(_merged, sums)
-        summands = step.map(_compose, noisy, windows, softmax, Each(sums))
+        summands = step.map(_compose, noisy, windows, softmax, sums)
         softmax, mean = step.values([softmax, step.merged(_added, summands)])
     log_norm = (softmax.log_norm + source.log_uniform).to(z.device)
     return mean.to(z), log_norm, softmax.effective_sample_size.to(z)
@@ -51,16 +50,14 @@ def _accumulate(shard, noisy, windows):
 
 def _merged(parts):
     """Merge `Softmax`, or results of `_accumulate`."""
-    parts = [part if isinstance(part, Softmax) else part[0] for part in parts]
-    device = parts[0].total.device
-    return Softmax.merged([Softmax(*(sums.to(device) for sums in part)) for part in parts])
+    return Softmax.merged([part if isinstance(part, Softmax) else part[0] for part in parts])
 
 
 def _compose(shard, noisy, windows, softmax, accumulated):
     """Return the summand of a shard in the posterior means."""
     z, sigma, engine = noisy
     z, sigma = z.to(shard.device), sigma.to(shard.device)
-    softmax = Softmax(*(sums.to(shard.device) for sums in softmax))
+    softmax = softmax.to(shard.device)
     return select.compose(z, sigma, shard, windows, engine, softmax, accumulated[1])
 
 

@@ -41,8 +41,9 @@ class Softmax(NamedTuple):
     def merged(shards):
         """Return the sums over the training images of all shards, from a list of `Softmax`.
 
-        Merging is associative up to rounding errors.
+        Merging is associative up to rounding errors. The result is on the device of the first.
         """
+        shards = [shard.to(shards[0].total.device) for shard in shards]
         nearest, top, total, squares, rounding = map(torch.stack, zip(*shards, strict=True))
         rounding = rounding.amax(0)
         largest = nearest.amax(0)
@@ -57,6 +58,10 @@ class Softmax(NamedTuple):
         moved = _behind(self.nearest, whole.nearest, whole.rounding)
         share = moved.add_(self.top - whole.top).exp_().mul_(self.total / whole.total)
         return share.masked_fill_(self.total == 0, 0.0)
+
+    def to(self, device):
+        """Return the sums on a device."""
+        return Softmax(*(tensor.to(device) for tensor in self))
 
     def rows(self, rows):
         """Return the sums of the noisy images ``rows``."""
@@ -88,10 +93,8 @@ class RunningSoftmax:
 
     Parameters
     ----------
-    like : Tensor of shape (...)
-        Tensor with the shape, dtype and device of the sums.
-    dim : int, default 0
-        Axis of the logits that counts the images of a chunk.
+    like : Tensor of shape (n, ...)
+        Tensor with the shape, dtype and device of the sums, for n noisy images.
     dtype : torch.dtype, default None
         dtype of the weights; None: dtype of the sums.
     rounding : float, default 0.0
@@ -100,55 +103,54 @@ class RunningSoftmax:
 
     Attributes
     ----------
-    nearest, top, total, squares : Tensor of shape (...)
+    nearest, top, total, squares : Tensor of shape (n, ...)
         Largest logit, largest exponent, sum of the weights, and sum of the squared weights.
     """
 
-    def __init__(self, like, dim=0, dtype=None, rounding=0.0):
-        self._dim, self._dtype, self._rounding = dim, dtype or like.dtype, rounding
+    def __init__(self, like, dtype=None, rounding=0.0):
+        self._dtype, self._rounding = dtype or like.dtype, rounding
         self.nearest = torch.full_like(like, -torch.inf)
         self.top, self.total, self.squares = (torch.zeros_like(like) for _ in range(3))
 
     @classmethod
-    def resumed(cls, softmax, like, dim=0, dtype=None):
+    def resumed(cls, softmax, like, dtype=None):
         """Return the sums of a `Softmax` of few noisy images, in the shape and dtype of ``like``.
 
         See the class for the parameters.
         """
-        running = cls(like, dim, dtype, float(softmax.rounding.max()))
+        running = cls(like, dtype, float(softmax.rounding.max()))
         sums = (tensor.to(like).view(like.shape) for tensor in softmax[:4])
         running.nearest, running.top, running.total, running.squares = sums
         return running
 
     @property
     def sums(self):
-        """The sums so far as a `Softmax` of shape (...), whose first axis counts noisy images."""
+        """The sums so far, a `Softmax`."""
         sums = self.nearest, self.top, self.total, self.squares
         return Softmax.of(*sums, self._rounding)
 
     def relative(self, logit, prior):
-        """Return the log weights of m images from their logits (..., m, ...), which it overwrites.
+        """Return the log weights of m images from their logits (n, m, ...), which it overwrites.
 
         ``prior`` (m,) is log v; None: all sample weights are equal.
         """
-        nearest = _or_zero(self.nearest).unsqueeze(self._dim)
+        nearest = _or_zero(self.nearest)[:, None]
         relative = logit.sub_(nearest).to(self._dtype)
         if self._rounding:
             slack = self._rounding * nearest.abs()
             relative.masked_fill_(relative >= -slack, 0.0)
         if prior is None:
             return relative
-        relative += prior.to(relative).view(-1, *[1] * (logit.dim() - self._dim - 1))
-        return relative.sub_(self.top.unsqueeze(self._dim))
+        relative += prior.to(relative).view(-1, *[1] * (logit.dim() - 2))
+        return relative.sub_(self.top[:, None])
 
     def add(self, logit, prior):
         """Add the weights of m images to the sums; see `relative` for the parameters.
 
-        Returns the log weights and the weights, both (..., m, ...), and the factor (...) by which
+        Returns the log weights and the weights, both (n, m, ...), and the factor (n, ...) by which
         to multiply sums over earlier images.
         """
-        dim = self._dim
-        nearer = torch.maximum(self.nearest, logit.amax(dim))
+        nearer = torch.maximum(self.nearest, logit.amax(1))
         if self._rounding:  # the reference moves only to a logit that is clearly larger
             slack = self._rounding * nearer.abs()
             nearer = nearer.where(nearer > self.nearest + slack, self.nearest)
@@ -156,12 +158,12 @@ class RunningSoftmax:
         self.nearest, self.top = nearer, torch.zeros_like(moved)
         relative = self.relative(logit, prior)
         if prior is not None:
-            self.top = _or_zero(torch.maximum(moved, relative.amax(dim).to(moved)))
-            relative -= self.top.unsqueeze(dim).to(relative)
+            self.top = _or_zero(torch.maximum(moved, relative.amax(1).to(moved)))
+            relative -= self.top[:, None].to(relative)
         shrink = (moved - self.top).exp_()
         weight = relative.exp()
-        self.total = self.total * shrink + weight.sum(dim)
-        self.squares = self.squares * shrink.square() + weight.square().sum(dim)
+        self.total = self.total * shrink + weight.sum(1)
+        self.squares = self.squares * shrink.square() + weight.square().sum(1)
         return relative, weight, shrink
 
     log_norm, effective_sample_size = Softmax.log_norm, Softmax.effective_sample_size

@@ -42,13 +42,14 @@ class Weights:
         Number of compared patches of each image.
     without : Tensor of shape (N,), bool, default None
         Training images to leave out.
-    state : tuple of (RunningSoftmax, Tensor of shape (N,)), default None
-        ``softmax`` and ``closest`` of an earlier object, in place of the first pass. The softmax
-        may be of a larger training set, of which the source is a shard.
+    state : tuple of (Softmax, Tensor of shape (N,)), default None
+        ``sums`` and ``closest`` of an earlier object, in place of the first pass. The sums may be
+        of a larger training set, of which the source is a shard.
 
     Attributes
     ----------
-    softmax : RunningSoftmax
+    sums : Softmax
+        Of one noisy image.
     closest : Tensor of shape (N,)
         Upper bound of the log weight of each image in any window.
     """
@@ -59,21 +60,27 @@ class Weights:
         if without is None:
             self._chunks = list(source.slices(n_rows))
         else:
-            self._chunks = list((~without).nonzero().squeeze(1).split(n_rows))
+            self._chunks = _chunks_of(~without, n_rows)
         if state is None:
-            self.softmax = RunningSoftmax(sums, rounding=rounding)
+            self._softmax = RunningSoftmax(sums[None], rounding=rounding)
             self.closest = sums.new_full((len(source),), -torch.inf)
             self._first_pass()
         else:
-            self.softmax, self.closest = state
+            whole, self.closest = state
+            self._softmax = RunningSoftmax.resumed(whole, sums[None])
         self._least = math.log(_SKIPPED_MASS[sums.dtype] / (len(source) * n_positions))
 
     def _first_pass(self):
         """Add all images to the softmax."""
         for rows in self._chunks:
             logit, _ = self._logits(rows)
-            relative, _, _ = self.softmax.add(logit, self._prior(rows))
+            (relative,), _, _ = self._softmax.add(logit[None], self._prior(rows))
             self.closest[rows] = relative.amax(1).view(-1, self.n_positions).amax(1)
+
+    @property
+    def sums(self):
+        """Sums of the weights, a `Softmax` of one noisy image."""
+        return self._softmax.sums
 
     def _logits(self, rows):
         """Return logits (m, K) without sample weights, and the values (m, C, ...) to average.
@@ -95,22 +102,22 @@ class Weights:
         positions = torch.arange(self.n_positions, device=every.device)
         for rows in self._relevant():
             logit, answers = self._logits(rows)
-            relative = self.softmax.relative(logit, self._prior(rows))
-            weight = relative.exp_().div_(self.softmax.total)
+            (relative,) = self._softmax.relative(logit[None], self._prior(rows))
+            weight = relative.exp_().div_(self._softmax.total)
             yield (every[rows][:, None] * self.n_positions + positions).flatten(), weight, answers
 
-    def left_without(self, groups):
-        """Return the weight (G, K) that remains in every window without each group (G, N)."""
-        left = self.zeros(len(groups), self.n_windows).fill_(1.0)
+    def of_groups(self, groups):
+        """Return the weight (G, K) of each group (G, N) of training images in every window."""
+        of_groups = self.zeros(len(groups), self.n_windows)
         for numbers, weight, _ in self.chunks():
-            left -= groups[:, numbers // self.n_positions].double() @ weight.double()
-        return left
+            of_groups += groups[:, numbers // self.n_positions].double() @ weight.double()
+        return of_groups
 
     def _relevant(self):
         """Return chunks of images that contain all images with a weight that is not negligible."""
         relevant = self.closest > self._least
         if self.closest.dtype == torch.float64:
-            return relevant.nonzero().squeeze(1).split(self._n_rows)
+            return _chunks_of(relevant, self._n_rows)
         # chunks of the first pass, so that float32 products round equally in both passes
         return [rows for rows in self._chunks if relevant[rows].any()]
 
@@ -118,6 +125,11 @@ class Weights:
         """Return the log sample weight of every compared patch of the images ``rows``, or None."""
         prior = self._source.prior(rows)
         return None if prior is None else prior.repeat_interleave(self.n_positions)
+
+
+def _chunks_of(mask, n_rows):
+    """Return a list of chunks of the indices of images that a mask (N,) marks."""
+    return [rows for rows in mask.nonzero().squeeze(1).split(n_rows) if len(rows)]
 
 
 def window_weights(z, sigma, training_set, columns, precision=None):

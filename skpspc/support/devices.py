@@ -65,6 +65,8 @@ class Devices:
 
         An `Each` among the arguments holds one argument for every shard.
         """
+        if len(self) == 1:
+            return Each(map(function, self.shards, *columns(args, 1)))
         # all of these belong to the calling thread
         config, n = get_config(), max(1, n_threads() // len(self))
 

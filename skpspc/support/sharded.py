@@ -89,22 +89,25 @@ class ShardedTrainingSet(TrainingSet):
     examples : Tensor of shape (m, C, H, W)
         At most 64 evenly spaced images, on the CPU, as stored.
     sizes : list of int
-        Numbers of images in the shards.
+        Numbers of images in the shards, mirror images included.
     sample_weight : Tensor of shape (N,) or None
         Weights of the images of all shards, one shard after the other.
     data_range : tuple of (low, high)
     cached : dict
         Values of cached properties of `TrainingSet`, extremes included.
+    copies : int, default 1
+        2 if the second half of every shard are mirror images of the first.
     """
 
-    def __init__(self, executor, examples, sizes, sample_weight, data_range, cached):
+    def __init__(self, executor, examples, sizes, sample_weight, data_range, cached, copies=1):
         shape = sum(sizes), *examples.shape[1:]
         images = ShardedImages(shape, examples.dtype, executor.device)
         super().__init__(images, sample_weight, data_range)
         self.example_moments = example_moments(examples)
         vars(self).update(cached)
         self._examples, self._sizes, self._own = examples, list(sizes), executor
-        self.executor = executor.derived(TrainingSet.as_shard, Facts.of(self))
+        self._copies = copies
+        self._pinned = executor.derived(TrainingSet.as_shard, Facts.of(self))
 
     @classmethod
     def of(cls, executor, sample_weight, data_range):
@@ -118,6 +121,16 @@ class ShardedTrainingSet(TrainingSet):
             cached["centre"] = float(np.average(means, weights=sizes))
         examples = _stored_rows(executor, sizes, evenly_spaced(sum(sizes), 64))
         return cls(executor, examples, sizes, sample_weight, data_range, cached)
+
+    @property
+    def executor(self):
+        """Executor of functions of the shards."""
+        return self._pinned
+
+    @property
+    def sizes(self):
+        """Numbers of images in the shards, a list; mirror images do not count."""
+        return [size // self._copies for size in self._sizes]
 
     def __reduce__(self):
         raise TypeError(
@@ -144,7 +157,7 @@ class ShardedTrainingSet(TrainingSet):
         cached = {name: getattr(self, name) for name in ("abs_max", "centre")}
         cached["extremes"] = tuple(end[area] for end in self.extremes)
         executor = self._own.derived(_crop, top, left, height, width)
-        rest = self._sizes, self.sample_weight, self.data_range, cached
+        rest = self._sizes, self.sample_weight, self.data_range, cached, self._copies
         return ShardedTrainingSet(executor, self._examples[area], *rest)
 
     def mirrored(self):
@@ -157,7 +170,8 @@ class ShardedTrainingSet(TrainingSet):
         if weight is not None:
             weight = torch.cat([part.repeat(2) for part in weight.split(self._sizes)])
         executor = self._own.derived(MirroredTrainingSet)
-        return ShardedTrainingSet(executor, self._examples, sizes, weight, self.data_range, cached)
+        rest = sizes, weight, self.data_range, cached, 2
+        return ShardedTrainingSet(executor, self._examples, *rest)
 
     def subset(self, rows):
         """Return the images ``rows``, sorted indices or a mask, with their weights."""

@@ -10,6 +10,7 @@ import torch
 from .._mapped import check_copy, check_unchanged
 from .._repr import dtype_name
 from .._state import NumpyState
+from .devices import Devices
 from .memory import rows_that_fit
 
 # Values of the uint8 pixels 0 and 255, unless an estimator has a `data_range`.
@@ -159,6 +160,16 @@ class TrainingSet(NumpyState):
     def device(self):
         """Device of the images, and of computations with the images."""
         return self.images.device
+
+    @property
+    def executor(self):
+        """Executor of functions of the shards; the training set is its only shard."""
+        return Devices([self])
+
+    @property
+    def sizes(self):
+        """Numbers of images in the shards, a list; mirror images and moved images do not count."""
+        return [len(self.images)]
 
     @property
     def answers(self):
