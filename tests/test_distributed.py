@@ -64,6 +64,25 @@ def test_classes_samples_and_scores(client, digits, noisy, name):
     assert "ShardedTrainingSet(n=90" in repr(many.training_set_)
 
 
+@pytest.mark.parametrize("name", ["empirical", "squares and mirror images", "broken", "flexible"])
+def test_attributions_and_derivatives(client, digits, noisy, name):
+    """Posterior weights of single images, and products with the Jacobian, are merged as means."""
+    X, y = digits[:90] / 127.5 - 1, np.arange(90) // 45
+    one = clone(DENOISERS[name]).fit(X, y)
+    many = clone(DENOISERS[name]).fit(blocks(X, 20, 1, 40), y)
+    a, b = (model.attribute(noisy, 0.3, [0, 1, 1], top=3) for model in (many, one))
+    np.testing.assert_allclose(a.image_share, b.image_share, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(a.share, b.share, rtol=0, atol=1e-12)
+    if name != "broken":  # there, patches of several images have equal shares
+        np.testing.assert_array_equal(a.index[..., 0], b.index[..., 0])
+    groups = [0, list(range(21)), [50, 60]]  # the second fills two blocks
+    for method, argument in (("denoise_without", groups), ("vjp", noisy), ("jvp", noisy)):
+        a, b = (getattr(model, method)(noisy, 0.3, argument) for model in (many, one))
+        np.testing.assert_allclose(a, b, rtol=0, atol=1e-10, err_msg=method)
+    a, b = (model.jacobian(noisy[:1], 0.3, [(2, 3)]) for model in (many, one))
+    np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+
+
 def test_flat_images_are_rows(client, digits, noisy):
     X = digits[:60].reshape(60, 64) / 127.5 - 1
     one = PSPCDenoiser(3, image_shape=(1, 8, 8)).fit(X)

@@ -147,6 +147,42 @@ def test_means_without_some_images(digits, noisy, device, devices, name):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("name", [name for name in DENOISERS if name != "patches"])
+def test_derivatives(digits, noisy, device, devices, name, weighted, dtype):
+    X, weight = digits[:60] / 127.5 - 1, np.r_[0, np.arange(59) % 4] if weighted else None
+    Z, vectors = noisy[:2].astype(dtype), noisy[1:].astype(dtype)
+    one = on(DENOISERS[name], device).fit(X, sample_weight=weight)
+    many = on(DENOISERS[name], devices).fit(X, sample_weight=weight)
+    tolerance = 2e-5 if dtype == np.float32 else 1e-10
+    cotangents = one.denoise(vectors, 0.4)  # any vectors of the shape of the denoised images
+    for sigma in (0.1, 0.4):
+        calls = [("jvp", vectors), ("vjp", cotangents), ("divergence", None, 1.0)]
+        for method, *arguments in calls[: 3 if cotangents.shape == Z.shape else 2]:
+            a, b = (getattr(model, method)(Z, sigma, *arguments) for model in (many, one))
+            a, b = (getattr(result, "value", result) for result in (a, b))
+            np.testing.assert_allclose(
+                a, b, rtol=0, atol=tolerance * max(1, np.abs(b).max()), err_msg=method
+            )
+    pixels = [(0, 0), (0, 2)]
+    a, b = (model.jacobian(Z, 0.4, pixels) for model in (many, one))
+    np.testing.assert_allclose(a, b, rtol=0, atol=tolerance)
+
+
+def test_gradients_of_means_and_evidence(digits, noisy, device, devices):
+    X = digits[:60] / 127.5 - 1
+    gradients = []
+    for model in (on(DENOISERS["squares"], d).fit(X) for d in (device, devices)):
+        z = torch.tensor(noisy, requires_grad=True)
+        sigma = torch.tensor([0.2, 0.4, 0.8], dtype=torch.float64, requires_grad=True)
+        posterior = model.posterior(z, sigma)
+        (posterior.mean.square().sum() + posterior.log_evidence.sum()).backward()
+        gradients.append((z.grad, sigma.grad))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
 def test_fewer_images_than_devices(noisy, digits, devices):
     model = PSPCDenoiser(3, device=devices).fit(digits[:2])
     assert len(model.training_set_.executor) == 2
@@ -176,8 +212,6 @@ def test_facts_describe_all_shards(digits):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda model, Z: model.jacobian(Z, 0.5),
-        lambda model, Z: model.denoise(torch.tensor(Z, requires_grad=True), 0.5).sum().backward(),
         lambda model, Z: model.partial_fit(Z),
         lambda model, Z: np.asarray(model.training_set_.images),
     ],

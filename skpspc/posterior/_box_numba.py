@@ -149,31 +149,52 @@ def compiled_box_means(z, x, sigma, size, *, softmax, state, n_threads=1, **opti
         return _Job.of(x, size, False, **options).composite(softmax, state, pool)
 
 
-def compiled_box_product(z, x, sigma, size, vector, shift, *, n_threads=1, **options):
-    """Return sums over the tilted weights of all windows of one size.
+def compiled_box_tilts(z, x, sigma, size, vector, *, n_threads=1, **options):
+    """Return sums of the weights of all windows of one size, and mean tilts, for one batch.
 
-    With a window k of the weights w, the numbers ``t_i = sum_{p in k} vector_p x_ip`` and their
-    mean, the tilted weights are ``W_i = w_i (t_i - mean + shift)``.
+    With a window k, the tilts are the numbers ``t_i = sum_{p in k} vector_p x_ip``.
 
     Parameters
     ----------
     z, x, sigma, size : see `compiled_box_sums`
     vector : float32 array (B, C, H, W)
-    shift : float64 array (B, H - h + 1, W - w + 1)
+    n_threads, options : see `compiled_box_sums`
+
+    Returns
+    -------
+    nearest, top, total, squares, state
+        See `compiled_box_sums`.
+    mean : float64 array (B, H - h + 1, W - w + 1)
+        Means of t, with uint8 images shifted so that the pixel 0 is 0.
+    """
+    job = _Job.of(x, size, False, **options)
+    with _pool(n_threads) as pool:
+        *sums, state = job.sums(z, sigma, pool)
+        return *sums, state, job.mean_tilts(state, vector, pool)
+
+
+def compiled_box_tilted(z, x, sigma, size, vector, mean, *, softmax, state, n_threads=1, **options):
+    """Return sums over the tilted weights of all windows of one size, for one batch.
+
+    The tilted weights are ``W_i = w_i (t_i - mean)``, see `compiled_box_tilts`.
+
+    Parameters
+    ----------
+    z, x, sigma, size, vector : see `compiled_box_tilts`
+    mean : float64 array (B, H - h + 1, W - w + 1)
+    softmax, state : see `compiled_box_means`
     n_threads, options : see `compiled_box_sums`
 
     Returns
     -------
     composite : float64 array (B, C, H, W)
         ``sum_k sum_i W_i^k x_i`` at every pixel, over the windows that cover it.
-    mean : float64 array (B, H - h + 1, W - w + 1)
-        Means of t, with uint8 images shifted so that the pixel 0 is 0.
-    levels : float64 array (B,)
-        ``sum_k sum_i W_i^k l_i^k`` with the logits l.
+    levels : float64 array (B, H - h + 1, W - w + 1)
+        ``sum_i W_i^k l_i^k``, with the logits l, of which ``state.left_out`` is left out.
     """
     job = _Job.of(x, size, False, **options)
-    arrays = z, sigma, vector, shift
-    return _in_batches(job.product, job.queries_at_once(len(z)), arrays, n_threads)
+    with _pool(n_threads) as pool:
+        return job.tilted(vector, mean, softmax, state, pool)
 
 
 def _sources(x, log_weight, flip, pad):
@@ -195,16 +216,6 @@ def _pool(n_threads):
         yield pool
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _in_batches(function, n_rows, arrays, n_threads):
-    """Return the concatenated results of ``function(*batch, pool)`` for batches of n_rows rows."""
-    with _pool(n_threads) as pool:
-        results = [
-            function(*(array[start : start + n_rows] for array in arrays), pool)
-            for start in progress(range(0, len(arrays[0]), n_rows), "blocks of noisy images")
-        ]
-    return tuple(np.concatenate(column) for column in zip(*results, strict=True))
 
 
 class State(NamedTuple):
@@ -346,12 +357,8 @@ class _Job:
 
         ``softmax`` is (nearest, top, total) of all shards; the result (B, C, H, W) is float64.
         """
-        queries, left_out, bits, own_nearest, own_total = state
-        nearest, top, total = softmax
-        total = total * np.exp(top + left_out)  # relative to logits that leave the term out
-        share = np.exp(own_nearest - nearest) * (own_total / total)
-        bits = self.with_share(bits, share)
-        softmax, hits = self.normalised(self.flat(nearest, HUGE), self.flat(total, 1.0), bits)
+        queries = state.queries
+        share, softmax, hits = self.shared(softmax, state)
         shape = queries.z.shape
         sums = np.zeros(shape)
         groups = _groups(len(sums))
@@ -373,6 +380,19 @@ class _Job:
             mean -= self.zero * (_spread(share, self.plan.box) / self.counts())[:, None]
         return mean
 
+    def shared(self, softmax, state):
+        """Return the share of the training set in the weights of all shards, and what follows.
+
+        The share is (B, H - h + 1, W - w + 1). `Normalised` and `Hits` follow from the softmax.
+        """
+        nearest, top, total = softmax
+        total = total * np.exp(top + state.left_out)  # relative to logits that leave the term out
+        share = np.exp(state.nearest - nearest) * (state.total / total)
+        bits = self.with_share(state.bits, share)
+        m, s = self.flat(nearest, HUGE), self.flat(total, 1.0)
+        softmax = Normalised(_aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s)))
+        return share, softmax, Hits(bits, m.min(axis=1) < self.plan.cuts.deepest / 2)
+
     def with_share(self, bits, share):
         """Return bits without the bands in which the training set has a negligible share."""
         if share.min() >= _SKIPPED_MASS:
@@ -383,43 +403,47 @@ class _Job:
         mask = (matters * (1 << np.arange(n_bands))).sum(1).astype(np.uint32)
         return bits & mask[:, None]
 
-    def product(self, z, sigma, vector, shift, pool):
-        """Return composite, mean tilts and sums of logits of a batch of noisy images."""
-        queries, left_out = self.queries(z, sigma)
-        m, s, *_, bits = self.softmax(queries, pool)
-        softmax, hits = self.normalised(m, s, bits)
+    def mean_tilts(self, state, vector, pool):
+        """Return the mean tilts (B, H - h + 1, W - w + 1) over the training set alone."""
+        own = state.nearest, -state.left_out, state.total
+        unmoved = np.zeros((len(vector), self.length))
+        mass, total, _ = self.over_sources(own, state, vector, unmoved, False, pool)
+        return self.grid(total / np.where(mass > 0, mass, 1))
+
+    def tilted(self, vector, mean, softmax, state, pool):
+        """Return composite and levels of tilted weights; see `compiled_box_tilted`."""
+        mean = self.flat(mean, 0.0)
+        _, levels, composite = self.over_sources(softmax, state, vector, mean, True, pool)
+        return composite / self.unit, self.grid(levels)
+
+    def over_sources(self, softmax, state, vector, mean, composes, pool):
+        """Return mass and total (B, windows), and composite, summed over all sources.
+
+        See `second_pass` for them. ``softmax`` is (nearest, top, total) of all shards.
+        """
+        queries = state.queries
+        _, softmax, hits = self.shared(softmax, state)
         vector = _aligned(vector / self.unit)
+        count, shape = len(vector), vector.shape if composes else (len(vector), 0, 0, 0)
+        sums = np.zeros((2, count, self.length))
+        composite = np.zeros(shape)
+        floats = 4 * self.length + (vector[0].size if composes else 0)
+        for wave in self.waves(count, floats):
+            by_block = np.zeros((len(wave), 2, count, self.length))
+            composites = np.zeros((len(wave), *shape), np.float32)
 
-        def over_sources(mean, composes):
-            """Return mass and total (B, windows), and composite, summed over all sources."""
-            count, shape = len(z), z.shape if composes else (len(z), 0, 0, 0)
-            sums = np.zeros((2, count, self.length))
-            composite = np.zeros(shape)
-            floats = 4 * self.length + (z[0].size if composes else 0)
-            for wave in self.waves(count, floats):
-                by_block = np.zeros((len(wave), 2, count, self.length))
-                composites = np.zeros((len(wave), *shape), np.float32)
+            def third(k, g, wave=wave, by_block=by_block, composites=composites):
+                tilting = Tilting(vector[g], mean[g], by_block[k, 0, g], by_block[k, 1, g])
+                second_pass(
+                    self.sources, _rows(queries, g), self.plan, wave[k], _rows(softmax, g),
+                    _rows(hits, g), composites[k, g], tilting,
+                )  # fmt: skip
 
-                def third(k, g, wave=wave, by_block=by_block, composites=composites):
-                    tilting = Tilting(vector[g], mean[g], by_block[k, 0, g], by_block[k, 1, g])
-                    second_pass(
-                        self.sources, _rows(queries, g), self.plan, wave[k], _rows(softmax, g),
-                        _rows(hits, g), composites[k, g], tilting,
-                    )  # fmt: skip
-
-                _each(pool, third, len(wave), _groups(count))
-                for k in range(len(wave)):
-                    sums += by_block[k]
-                    composite += composites[k]
-            return *sums, composite
-
-        mass, total, _ = over_sources(np.zeros((len(z), self.length)), False)
-        mean = total / np.where(mass > 0, mass, 1)
-        wide = np.zeros_like(mean)
-        self.grid(wide)[...] = shift
-        _, levels, composite = over_sources(mean - wide, True)
-        levels = self.grid(levels).sum((1, 2)) - (shift * left_out).sum((1, 2))
-        return composite / self.unit, self.grid(mean), levels
+            _each(pool, third, len(wave), _groups(count))
+            for k in range(len(wave)):
+                sums += by_block[k]
+                composite += composites[k]
+        return *sums, composite
 
     def softmax(self, queries, pool):
         """Return m, s and q of every window, sums of central pixels, and the bands with weight."""
@@ -447,11 +471,6 @@ class _Job:
             _each(pool, first, len(wave), groups)
             pool.submit(merge, (m, s, q, values), tuple(states)).result()
         return m, s, q, values, bits
-
-    def normalised(self, m, s, bits):
-        """Return the softmax over all sources, and the bands that the next passes skip."""
-        softmax = Normalised(_aligned(m), _aligned(np.where(self.wrapped, 0, 1 / s)))
-        return softmax, Hits(bits, m.min(axis=1) < self.plan.cuts.deepest / 2)
 
     def counts(self):
         """Return the number of windows that cover each pixel, (H, W)."""

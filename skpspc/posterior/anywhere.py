@@ -16,7 +16,8 @@ import torch
 
 from .cells import visiting_posterior
 from .direction import Product
-from .patches import PatchDictionary, patch_posterior, patch_product, sliding_patches
+from .patch_products import patch_tilts, patch_values
+from .patches import PatchDictionary, patch_posterior, sliding_patches
 from .posterior import PerWindow
 
 # Number of windows of noisy images that share one pass over the patches.
@@ -60,9 +61,10 @@ def anywhere_product(z, sigma, source, windows, direction):
             vector=positions.patches(vector, block), level=direction.level[image], shift=shift
         )
         queries = positions.patches(z, block)
-        values, *own = patch_product(queries, sigma[image], dictionaries, part)
+        tilts = patch_tilts(queries, sigma[image], dictionaries, part)
+        values, level = patch_values(queries, sigma[image], dictionaries, part, tilts=tilts)
         positions.add(sums, values, block)
-        numbers.append(own)
+        numbers.append((tilts.mean, level))
     tilt, level = (torch.cat(column).view(len(z), -1) for column in zip(*numbers, strict=True))
     sums = sums if direction.backward else sums / positions.count
     return Product(sums.to(z.dtype), tilt, level.sum(1))

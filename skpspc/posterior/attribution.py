@@ -31,7 +31,7 @@ from .._progress import progress
 from .._repr import short_repr
 from .._typing import ArrayLike
 from ..support import Masks, TranslatedTrainingSet
-from ..support.devices import Each
+from ..support.devices import Each, added
 from ..support.memory import working_bytes
 from .compared import compared, is_sliding
 from .softmax import Softmax, floored_sigma, precision_root
@@ -149,16 +149,16 @@ def attribution(z, sigma, source, windows, top, by_window=False):
     """
     shape = _answer_shape(z, windows, by_window)
     options = top, by_window, math.prod(shape)
-    blocks = _blocks(z, sigma, source, windows)
-    results = [_attribution(*block, *options) for block in blocks]
+    blocks, kept = _blocks(z, sigma, source, windows)
+    results = [_attribution(noisy, source, kept, *options) for noisy in blocks]
     index, share, row, column, mirrored, squares, image_share = (
         torch.cat(values) for values in zip(*results, strict=True)
     )
     rest, ess = (1 - share.sum(2)).clamp_(min=0), 1 / squares
-    values = index, share, row, column, mirrored, rest, ess
-    by_answer = [array.to(z) if array.is_floating_point() else array for array in values]
-    by_answer = [array.reshape(len(z), *shape, *array.shape[2:]) for array in by_answer]
-    return Attribution(*by_answer, image_share.to(z))
+    by_answer = index, share, row, column, mirrored, rest, ess
+    fields = [array.reshape(len(z), *shape, *array.shape[2:]) for array in by_answer]
+    fields.append(image_share)
+    return Attribution(*(field.to(z) if field.is_floating_point() else field for field in fields))
 
 
 def means_without(z, sigma, source, windows, groups):
@@ -167,8 +167,8 @@ def means_without(z, sigma, source, windows, groups):
     ``groups`` (G, N), bool, marks the images of each group, which may not be all images. See
     `attribution` for all other parameters.
     """
-    blocks = _blocks(z, sigma, source, windows)
-    return torch.cat([_means_without(*block, groups) for block in blocks], 1)
+    blocks, kept = _blocks(z, sigma, source, windows)
+    return torch.cat([_means_without(noisy, source, kept, groups) for noisy in blocks], 1)
 
 
 def in_pixels(attribution, block, by_window):
@@ -207,9 +207,9 @@ def _check_attributable(source, windows):
 
 
 def _blocks(z, sigma, source, windows):
-    """Return an iterable of blocks of noisy images: z, roots, source, and windows on the workers.
+    """Return an iterable of blocks of noisy images, and a handle of the windows.
 
-    Roots are ``1 / (sigma sqrt(2))``.
+    Noisy images are pairs of z and ``1 / (sigma sqrt(2))``.
     """
     _check_attributable(source, windows)
     roots = precision_root(floored_sigma(sigma, z, source))
@@ -217,13 +217,9 @@ def _blocks(z, sigma, source, windows):
     n_images = int(working_bytes() // (_STATE_BYTES * n_of_worker))
     n_images = min(max(1, n_images), _NOISY_IMAGES)
     # not views, which pickle as wholes
-    parts = [[array.clone() for array in pair] for pair in _split(n_images, z, roots)]
-    windows = source.executor.kept(windows)
-    return progress([(*pair, source, windows) for pair in parts], "blocks of noisy images")
-
-
-def _split(n_rows, *arrays):
-    return zip(*(array.split(n_rows) for array in arrays), strict=True)
+    pairs = zip(z.split(n_images), roots.split(n_images), strict=True)
+    blocks = [(images.clone(), levels.clone()) for images, levels in pairs]
+    return progress(blocks, "blocks of noisy images"), source.executor.kept(windows)
 
 
 def _answer_shape(z, windows, by_window):
@@ -290,11 +286,11 @@ class _Shares(NamedTuple):
     by_shard: dict
 
 
-def _attribution(z, roots, source, windows, top, by_window, n_answers):
+def _attribution(noisy, source, windows, top, by_window, n_answers):
     """Return the Tensors of `_Shares` of a block of noisy images, with (n, N) shares last."""
     starts = Each(np.cumsum([0, *source.sizes])[:-1].tolist())
     with source.executor.step() as step:
-        noisy = step.give((z, roots))
+        noisy = step.give(noisy)
         states = step.map(_first_pass, noisy, windows)
         softmax = step.merged(_merged, states)
         among = noisy, windows, softmax, states
@@ -324,13 +320,14 @@ def _largest(shard, noisy, windows, softmax, states, start, top, by_window, n_an
 
 def _largest_of_all(parts):
     """Merge the `_Shares` of shards."""
-    device = parts[0].share.device
-    *lists, squares, by_shard = zip(*parts, strict=True)
-    lists = [torch.cat([part.to(device) for part in field], 2) for field in lists]
-    order = lists[1].topk(parts[0].share.shape[2], dim=2).indices
-    lists = [field.gather(2, order) for field in lists]
-    by_shard = {start: of.to(device) for part in by_shard for start, of in part.items()}
-    return _Shares(*lists, sum(part.to(device) for part in squares), by_shard)
+    device, top = parts[0].share.device, parts[0].share.shape[2]
+    *fields, _, _ = zip(*parts, strict=True)
+    lists = [torch.cat([part.to(device) for part in field], 2) for field in fields]
+    order = lists[1].topk(top, dim=2).indices
+    index, share, row, column, mirrored = (field.gather(2, order) for field in lists)
+    squares = sum(part.squares.to(device) for part in parts)
+    by_shard = {start: of.to(device) for part in parts for start, of in part.by_shard.items()}
+    return _Shares(index, share, row, column, mirrored, squares, by_shard)
 
 
 def _in_answers(weight, shares):
@@ -366,15 +363,16 @@ def _largest_weights(weights, shares, top):
     return index.masked_fill_(best == 0, -1), best, squares, image_share
 
 
-def _means_without(z, roots, source, windows, groups):
+def _means_without(noisy, source, windows, groups):
     """Return the means (G, n, C, H, W) of a block of noisy images; see `means_without`."""
+    z, roots = noisy
     with source.executor.step() as step:
-        noisy = step.give((z, roots))
+        noisy = step.give(noisy)
         states = step.map(_first_pass, noisy, windows)
         of_shards = _by_shard(groups, source)
         among = noisy, windows, step.merged(_merged, states), states, of_shards
-        lost = step.merged(_added, step.map(_lost, *among))
-        summands = step.merged(_added, step.map(_summands, *among, lost))
+        lost = step.merged(added, step.map(_lost, *among))
+        summands = step.merged(added, step.map(_summands, *among, lost))
         lost, (means,) = step.values([lost, summands])
     # the groups of windows of one region follow each other in the order of the noisy images
     left = 1 - torch.stack([weight.amax(1) for weight in lost]).view(-1, len(z), len(groups))
@@ -394,7 +392,7 @@ def _means_of_others(z, roots, source, windows, group):
         states = step.map(_first_pass, noisy, windows, of_shards)
         among = noisy, windows, step.merged(_merged, states), states
         summands = step.map(_summands_of_all, *among)
-        ((means,),) = step.values([step.merged(_added, summands)])
+        ((means,),) = step.values([step.merged(added, summands)])
     return means[0]
 
 
@@ -406,11 +404,6 @@ def _by_shard(groups, source):
 def _rows_of(groups, shard):
     """Return groups (G, n) of the images of a shard as groups of its rows."""
     return groups.to(shard.device).repeat(1, len(shard) // groups.shape[1])  # with mirror images
-
-
-def _added(parts):
-    """Return a list of sums from lists of Tensors, on the device of the first list."""
-    return [sum(one.to(group[0].device) for one in group) for group in zip(*parts, strict=True)]
 
 
 def _lost(shard, noisy, windows, softmax, states, groups):

@@ -17,6 +17,7 @@ from .._threads import n_threads
 from ..support import MirroredTrainingSet
 from ..support.memory import rows_that_fit, working_bytes
 from ..support.windows import overlap_counts
+from .direction import ProductKernel, Tilts
 from .kernel import Kernel
 from .softmax import RunningSoftmax, Softmax, difference_dtype, exact_scale, precision_root
 
@@ -92,27 +93,66 @@ def compiled_sums(z, sigma, training_set, window, **options):
 
 def _compiled_means(z, sigma, training_set, window, softmax, state):
     """Return the summand of the training set in the posterior means, by compiled code."""
-    grid = state.left_out.shape
-    softmax = [tensor.view(grid).numpy() for tensor in softmax[:3]]
-    options = dict(softmax=softmax, state=state)
+    options = dict(softmax=_numpy_softmax(softmax, state), state=state)
     return torch.from_numpy(_compiled("means", z, sigma, training_set, window, **options))
 
 
-def compiled_product(z, sigma, training_set, windows, vector, shift):
-    """Return composite, mean tilts (n, K) and sums of logits, by compiled code.
+def _n_products(z, training_set, windows):
+    return n_compiled(z, training_set, (windows.h, windows.w))
 
-    See `_box_numba.compiled_box_product`. Mean tilts are of the differences of training and noisy
-    images.
-    """
-    _check_memory(z, training_set)
+
+def _tilts(z, sigma, training_set, windows, direction):
     window = windows.h, windows.w
-    grid = [side - length + 1 for side, length in zip(z.shape[2:], window, strict=True)]
-    arrays = vector.numpy(), shift.view(-1, *grid).numpy()
-    results = _compiled("product", z, sigma, training_set, window, *arrays)
-    composite, mean, level = map(torch.from_numpy, results)
-    offset = z.double() - training_set.zero
-    mean = mean - box_sum((vector * offset).sum(1), window)
-    return composite, mean.flatten(1), level
+    vector = _spread_vector(direction, windows)
+    *sums, state, mean = _compiled("tilts", z, sigma, training_set, window, vector.numpy())
+    mean = torch.from_numpy(mean) - _tilts_of_z(z, vector, training_set, window)
+    tilts = Tilts(Softmax.of(*map(torch.from_numpy, sums)), mean.flatten(1))
+    return tilts, (tilts, state)
+
+
+def _tilted(z, sigma, training_set, windows, direction, tilts, state):
+    own, state = state
+    window, grid = (windows.h, windows.w), state.left_out.shape
+    mean, softmax, shift = tilts.mean, tilts.softmax, direction.shift
+    # the sum of the tilted weights of every window
+    share = 1.0 if tilts is own else own.softmax.share(softmax)
+    weight = (share * (own.mean - mean + shift)).view(grid)
+    vector = _spread_vector(direction, windows)
+    mean = (mean - shift).view(grid) + _tilts_of_z(z, vector, training_set, window)
+    options = dict(softmax=_numpy_softmax(softmax, state), state=state)
+    arrays = vector.numpy(), mean.numpy()
+    composite, levels = map(
+        torch.from_numpy, _compiled("tilted", z, sigma, training_set, window, *arrays, **options)
+    )
+    levels = levels - weight * torch.from_numpy(state.left_out)
+    if direction.backward:
+        composite += box_spread(weight, window)[:, None] * (training_set.zero - z.double())
+    else:  # the tilted weights of all shards sum to zero: so does what a constant adds
+        composite /= torch.as_tensor(overlap_counts(window, z.shape[1:]))
+    return composite, levels.sum((1, 2))
+
+
+# by compiled code, for directions without levels
+BOX_PRODUCT = ProductKernel(_n_products, _tilts, _tilted)
+
+
+def _spread_vector(direction, windows):
+    """Return the factor of the training images in the tilts of windows."""
+    vector = direction.vector
+    if not direction.backward:
+        return vector
+    count = torch.as_tensor(overlap_counts((windows.h, windows.w), vector.shape[1:]))
+    return vector / count.to(vector)
+
+
+def _tilts_of_z(z, vector, training_set, window):
+    """Return the tilts of noisy images in place of training images, (n, h', w') float64."""
+    return box_sum((vector * (z.double() - training_set.zero)).sum(1), window)
+
+
+def _numpy_softmax(softmax, state):
+    """Return nearest, top and total on the grid of the windows."""
+    return [tensor.view(state.left_out.shape).numpy() for tensor in softmax[:3]]
 
 
 def _compiled(name, z, sigma, training_set, window, *arrays, **options):

@@ -8,12 +8,13 @@ again by subtraction in float64.
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 
 from ..support import Whole
 from ..support.memory import rows_that_fit, working_bytes
-from .direction import Product
+from .direction import ProductKernel, Tilts
 from .kernel import Kernel, scaled
 from .pairs import pair_squares
 from .posterior import by_blocks
@@ -72,30 +73,49 @@ def dense_weights(z, sigma, training_set):
     return weight.div_(weight.sum(1, keepdim=True))
 
 
-def dense_product(z, sigma, training_set, direction):
-    """Return the `Product` of the derivative with a `Direction`, for whole images."""
-    n = len(z)
-    arrays = z.flatten(1), precision_root(sigma), direction.vector.flatten(1), direction.level
-    row_bytes = 5 * len(training_set) * z.element_size()
-    block = rows_that_fit(row_bytes, n, what="One row of posterior weights")
-    values, tilt, level = by_blocks(
-        _product_block, block, (*arrays, direction.shift[:, 0]), training_set
-    )
-    return Product(values.view(z.shape), tilt[:, None], level)
-
-
 def posterior_variance(z, sigma, training_set):
     """Return ``sum_i w_i |x_i - mean|^2`` of each noisy image, (n,) float64."""
+    with training_set.executor.step() as step:
+        moments = step.map(_moments, step.give((z, sigma)))
+        (moments,) = step.values([step.merged(_merged_moments, moments)])
+    return moments.variance[:, 0].to(sigma)
+
+
+class _Moments(NamedTuple):
+    """Sums of the weights of n noisy images, means (n, D) and variances (n, 1), float64."""
+
+    softmax: Softmax
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
+def _moments(shard, noisy):
+    """Return the `_Moments` of noisy images over the training images of a shard."""
+    z, sigma = (tensor.to(shard.device) for tensor in noisy)
     arrays = z.flatten(1), precision_root(sigma)
-    row_bytes = 24 * len(training_set) + 16 * training_set.n_values
+    row_bytes = 24 * len(shard) + 16 * shard.n_values
     block = rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
-    (variance,) = by_blocks(_variance_block, block, arrays, training_set)
-    return variance
+    *sums, mean, variance = by_blocks(_moments_block, block, arrays, shard)
+    return _Moments(Softmax.of(*sums), mean, variance[:, None])
 
 
-def _variance_block(z, a, training_set):
-    """Return a tuple of the posterior variance (b,) float64."""
-    weight, *_ = _relative_weights(z, a, training_set)
+def _merged_moments(parts):
+    """Merge the `_Moments` of shards: variances are within and between the shards."""
+    softmax = Softmax.merged([part.softmax for part in parts])
+    device, shares = softmax.total.device, [part.softmax.share(softmax) for part in parts]
+    parts = [_Moments(part.softmax, *(t.to(device) for t in part[1:])) for part in parts]
+    mean = sum(share * part.mean for share, part in zip(shares, parts, strict=True))
+    variance = torch.zeros_like(softmax.total)
+    for share, part in zip(shares, parts, strict=True):
+        between = (part.mean - mean).square().sum(1, keepdim=True)
+        variance += share * (part.variance + between)
+    return _Moments(softmax, mean, variance)
+
+
+def _moments_block(z, a, training_set):
+    """Return nearest, top, total and squares, see `Softmax`, mean and variance of a block."""
+    weight, nearest, top = _relative_weights(z, a, training_set)
+    total, squares = weight.sum(1), weight.square().sum(1)
     used = weight.amax(0) > 0
     weight = weight.double()
     weight /= weight.sum(1, keepdim=True)
@@ -109,12 +129,19 @@ def _variance_block(z, a, training_set):
         norms = x.square().sum(1) + leaders.square().sum(1, keepdim=True) - 2 * leaders @ x.T
         square += (weight[:, rows] * norms.clamp_min_(0)).sum(1)
         mean.addmm_(weight[:, rows], x)
-    return ((square - (mean - leaders).square().sum(1)).clamp_min_(0),)
+    variance = (square - (mean - leaders).square().sum(1)).clamp_min_(0)
+    return nearest, top, total, squares, mean, variance
 
 
-def _product_block(z, a, vector, level, shift, training_set):
-    """Return values (b, D), mean tilt (b,) float64 and sum of logits (b,) float64."""
+def _n_products(z, training_set, windows):
+    row_bytes = 5 * len(training_set) * z.element_size()
+    return rows_that_fit(row_bytes, len(z), what="One row of posterior weights")
+
+
+def _tilts(z, sigma, training_set, windows, direction):
+    z, a = z.flatten(1), precision_root(sigma)
     weight, nearest, top = _relative_weights(z, a, training_set)
+    softmax = Softmax.of(nearest, top, weight.sum(1), weight.square().sum(1))
     used = weight.amax(0) > 0
     logit = weight.log().double() + (nearest + top)[:, None]
     if training_set.log_weight is not None:
@@ -122,23 +149,33 @@ def _product_block(z, a, vector, level, shift, training_set):
     logit.masked_fill_(weight == 0, 0.0)
     weight = weight.double()
     weight /= weight.sum(1, keepdim=True)
-    tilt = level[:, None] * logit
-    unit = training_set.unit
+    tilt = direction.level[:, None] * logit
+    vector = direction.vector.flatten(1)
     for rows, x in _chunks(training_set, z, used=used):
         # tilts differ from their mean by less than float32 resolves if one image has nearly all
         # the weight; rounded tilts are a linear function that is nearly the given one
-        tilt[:, rows] += (x @ vector.T).T.double() / unit
-    mean = (weight * tilt).sum(1)
-    weight *= tilt - (mean - shift)[:, None]
-    of_level = (weight * logit).sum(1)
+        tilt[:, rows] += (x @ vector.T).T.double() / training_set.unit
+    offset = (vector.double() * (training_set.centre - z.double())).sum(1, keepdim=True)
+    mean = (weight * tilt).sum(1, keepdim=True) + offset
+    return Tilts(softmax, mean), (softmax, weight, logit, tilt, offset, used)
+
+
+def _values(z, sigma, training_set, windows, direction, tilts, state):
+    own, weight, logit, tilt, offset, used = state
+    if tilts.softmax is not own:
+        weight = weight * own.share(tilts.softmax)
+    weight = weight * (tilt - (tilts.mean - offset - direction.shift))
+    level = (weight * logit).sum(1)
+    total = weight.sum(1, keepdim=True).to(z.dtype)
     weight = weight.to(z.dtype)
-    values = torch.zeros_like(z)
-    for rows, x in _chunks(training_set, z, used=used):
+    values = torch.zeros_like(z).flatten(1)
+    for rows, x in _chunks(training_set, z.flatten(1), used=used):
         values.addmm_(weight[:, rows], x)
-    values /= unit
-    values += shift[:, None].to(z) * (training_set.centre - z)
-    mean += (vector.double() * (training_set.centre - z.double())).sum(1)
-    return values, mean, of_level
+    values = values.div_(training_set.unit).view(z.shape)
+    return values + total[:, :, None, None] * (training_set.centre - z), level
+
+
+DENSE_PRODUCT = ProductKernel(_n_products, _tilts, _values)
 
 
 def _chunks(training_set, z, used=None):

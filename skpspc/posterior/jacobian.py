@@ -19,10 +19,12 @@ import torch
 from .._progress import progress
 from ..support import Centred, Masks, Squares, SquaresAnywhere, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
+from ..support.sharded import ShardedTrainingSet
 from . import derivative
 from .weights import window_weights
 
 _CHUNK_ROWS = 4096  # training images in a chunk
+_ROWS = 64  # of Jacobians, computed by one call as products with unit vectors
 
 
 def jacobian(z, sigma, source, windows, pixels, blur=None, operator=None):
@@ -59,8 +61,10 @@ def _has_no_covariance(source, windows, blur):
     """Return True if no covariance of coordinates of training images serves many pixels at once.
 
     This is so for windows that are compared with patches at other positions or with moved images,
-    that average the means of batches, or that have blurs of their own.
+    that average the means of batches, or that have blurs of their own; and for images in shards.
     """
+    if isinstance(source, ShardedTrainingSet):
+        return True
     if isinstance(windows, SquaresAnywhere):
         return True
     if isinstance(windows, Centred):
@@ -73,16 +77,19 @@ def _has_no_covariance(source, windows, blur):
 
 
 def _jacobian_by_products(z, sigma, source, windows, pixels, blur, operator):
-    """Return the Jacobian by one vector-Jacobian product for every row."""
-    rows, no_evidence = [], torch.zeros_like(sigma)
+    """Return the Jacobian by vector-Jacobian products, one for every row."""
+    n, rows = len(z), []
     answer_shape = source.answers.image_shape[0], *z.shape[2:]
-    coordinates = _answer_coordinates(answer_shape, operator, pixels)
-    for coordinate in progress(coordinates.T.flatten().tolist(), "rows of the Jacobian"):
-        unit = z.new_zeros(len(z), *answer_shape)
-        unit.flatten(1)[:, coordinate] = 1
-        row, _ = derivative.vjp(z, sigma, source, windows, blur, unit, no_evidence)
-        rows.append(row)
-    return torch.stack(rows, 1).unflatten(1, (len(pixels), -1))
+    coordinates = _answer_coordinates(answer_shape, operator, pixels).T.flatten()
+    blocks = coordinates.split(max(1, _ROWS // n))
+    for block in progress(blocks, "blocks of rows of the Jacobian"):
+        unit = z.new_zeros(len(block), n, *answer_shape)
+        unit.flatten(2)[torch.arange(len(block)), :, block] = 1
+        levels = sigma.repeat(len(block))
+        noisy = z.repeat(len(block), 1, 1, 1), levels, source, windows, blur
+        of_z, _ = derivative.vjp(*noisy, unit.flatten(0, 1), torch.zeros_like(levels))
+        rows.append(of_z.view(len(block), n, *z.shape[1:]))
+    return torch.cat(rows).transpose(0, 1).unflatten(1, (len(pixels), -1))
 
 
 def _answer_coordinates(shape, operator, pixels):

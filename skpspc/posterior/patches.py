@@ -21,16 +21,14 @@ are computed again by subtraction.
 """
 
 import math
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from ..support.memory import rows_that_fit
-from .direction import Product
 from .posterior import PerWindow, by_blocks
-from .softmax import RunningSoftmax, exact_scale, precision_root
+from .softmax import exact_scale, precision_root
 
 # Number of patches in a chunk, and of queries that share one pass: their logits stay in the cache
 # of a CPU, and occupy a GPU.
@@ -178,14 +176,11 @@ def patch_sums(queries, sigma, dictionary, observed=None):
 
     See `patch_posterior` for the parameters.
     """
-    n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
     n_columns = dictionary.n_values * (1 if observed is None else 2)
-    n_rows = rows_that_fit(
-        3 * queries.element_size() * (n_columns + 3), n_rows, what="A training patch"
-    )
-    row_bytes = queries.element_size() * (2 * n_rows + n_columns)
-    row_bytes += 2 * 8 * dictionary.n_values
-    block = rows_that_fit(row_bytes, _QUERY_ROWS, what="A query patch")
+    size = queries.element_size()
+    patch_bytes, query_bytes = 3 * size * (n_columns + 3), size * n_columns
+    query_bytes += 2 * 8 * dictionary.n_values
+    n_rows, block = block_sizes(queries.device, patch_bytes, query_bytes, 2 * size)
     arrays = [queries, precision_root(sigma)]
     if observed is not None:
         arrays.append(observed)
@@ -196,88 +191,23 @@ def patch_sums(queries, sigma, dictionary, observed=None):
     return by_blocks(kernel, block, arrays)
 
 
+def block_sizes(device, patch_bytes, query_bytes, logit_bytes):
+    """Return the numbers of training patches and of queries that are compared at once.
+
+    A query needs ``query_bytes``, and ``logit_bytes`` for every training patch.
+    """
+    n_rows = _CHUNK_ROWS.get(device.type, _CHUNK_ROWS_GPU)
+    n_rows = rows_that_fit(patch_bytes, n_rows, what="A training patch")
+    row_bytes = query_bytes + logit_bytes * n_rows
+    return n_rows, rows_that_fit(row_bytes, _QUERY_ROWS, what="A query patch")
+
+
 def _patch_block(dictionary, n_rows, queries, a, observed=None):
     """Return the results of a `PatchStream` over the whole dictionary."""
     stream = PatchStream(queries, a, dictionary, observed)
     for chunk in dictionary.chunks(n_rows):
         stream.update(chunk)
     return stream.result()
-
-
-def patch_product(queries, sigma, dictionaries, direction, observed=None):
-    """Return the `Product` of the derivative of the posteriors of query patches (Q, d).
-
-    Parameters
-    ----------
-    queries, sigma, observed : see `patch_posterior`
-    dictionaries : list of PatchDictionary
-        Dictionaries of equal windows, whose training sets have one dtype and one range. The queries
-        are compared with the patches of all of them.
-    direction : Direction
-        The vector is (Q, a) backward, for the values of patches, and (Q, d) forward; level and
-        shift are (Q,).
-
-    Returns
-    -------
-    Product
-        Values (Q, d) backward and (Q, a) forward, in the dtype of the queries; mean tilts and sums
-        of logits, (Q,) float64. Everything is computed in float64, and logits by a matrix product,
-        whose rounding shows at sigma below 1e-6 of the data.
-    """
-    dictionary = dictionaries[0]
-    n_rows = _CHUNK_ROWS.get(queries.device.type, _CHUNK_ROWS_GPU)
-    n_rows = rows_that_fit(3 * 8 * (dictionary.n_values + 3), n_rows, what="A training patch")
-    row_bytes = 8 * (5 * n_rows + 4 * dictionary.n_values)
-    block = rows_that_fit(row_bytes, _QUERY_ROWS, what="A query patch")
-    arrays = [queries.double(), precision_root(sigma), *(t.double() for t in direction[:3])]
-    if observed is not None:
-        arrays.append(observed.double())
-
-    def kernel(*block):
-        return _product_block(dictionaries, direction.backward, n_rows, *block)
-
-    values, tilt, level = by_blocks(kernel, block, arrays)
-    return Product(values.to(queries), tilt, level)
-
-
-def _product_block(dictionaries, backward, n_rows, queries, a, vector, level, shift, observed=None):
-    """Return the results of `patch_product`, in float64, for a block of queries."""
-    training_set, answers = dictionaries[0].training_set, dictionaries[0].training_set.answers
-    seen = torch.ones_like(queries) if observed is None else observed
-    centred = (queries - training_set.centre) * seen
-    square = centred.square().sum(1, keepdim=True)
-    vector = vector if backward else vector * seen
-    factor, level = a.square()[:, None], level[:, None]
-
-    def chunks():
-        """Yield log weights, centred patches and values, logits and tilts."""
-        for chunk in chain.from_iterable(each.chunks(n_rows) for each in dictionaries):
-            patches = training_set.to_compute(chunk.patches, torch.float64) - training_set.centre
-            values = answers.to_compute(chunk.values, torch.float64) - answers.centre
-            norms = patches.square()
-            norms = norms.sum(1) if observed is None else seen @ norms.T
-            logit = -factor * (square - 2 * centred @ patches.T + norms)
-            tilt = vector @ (values if backward else patches).T + level * logit
-            yield chunk.log_weight, patches, values, logit, tilt
-
-    softmax, mean = RunningSoftmax(torch.zeros_like(a)), torch.zeros_like(a)
-    for prior, _, _, logit, tilt in chunks():
-        _, weight, shrink = softmax.add(logit, prior)
-        mean = mean * shrink + (weight * tilt).sum(1)
-    mean /= softmax.total
-    n_sums = dictionaries[0].n_values if backward else dictionaries[0].n_answers
-    sums = queries.new_zeros(len(queries), n_sums)
-    of_level = torch.zeros_like(a)
-    for prior, patches, values, logit, tilt in chunks():
-        weight = softmax.relative(logit.clone(), prior).exp_().div_(softmax.total[:, None])
-        weight *= tilt - (mean - shift)[:, None]
-        of_level += (weight * logit).sum(1)
-        sums += weight @ (patches if backward else values)
-    if backward:
-        sums = sums * seen - shift[:, None] * centred
-    else:
-        mean = mean - (vector * centred).sum(1)
-    return sums, mean, of_level
 
 
 class PatchStream:

@@ -6,6 +6,7 @@ with which each shard then composes its summand of the posterior means.
 
 import torch
 
+from ..support.devices import added
 from ..support.memory import working_bytes
 from . import select
 from .posterior import PerWindow
@@ -37,7 +38,7 @@ def _compare_block(z, sigma, source, windows, engine):
         sums = step.map(_accumulate, noisy, windows)
         softmax = step.merged(_merged, sums)
         summands = step.map(_compose, noisy, windows, softmax, sums)
-        softmax, mean = step.values([softmax, step.merged(_added, summands)])
+        softmax, (mean,) = step.values([softmax, step.merged(added, summands)])
     log_norm = (softmax.log_norm + source.log_uniform).to(z.device)
     return mean.to(z), log_norm, softmax.effective_sample_size.to(z)
 
@@ -54,13 +55,8 @@ def _merged(parts):
 
 
 def _compose(shard, noisy, windows, softmax, accumulated):
-    """Return the summand of a shard in the posterior means."""
+    """Return the summand of a shard in the posterior means, in a list."""
     z, sigma, engine = noisy
     z, sigma = z.to(shard.device), sigma.to(shard.device)
     softmax = softmax.to(shard.device)
-    return select.compose(z, sigma, shard, windows, engine, softmax, accumulated[1])
-
-
-def _added(summands):
-    """Return the sum of tensors on several devices."""
-    return sum(summand.to(summands[0].device) for summand in summands)
+    return [select.compose(z, sigma, shard, windows, engine, softmax, accumulated[1])]

@@ -22,6 +22,11 @@ def columns(args, n):
     return [a if isinstance(a, Each) else [a] * n for a in args]
 
 
+def added(results):
+    """Return a list of sums from lists of Tensors, on the device of the first list."""
+    return [sum(one.to(group[0].device) for one in group) for group in zip(*results, strict=True)]
+
+
 class Devices:
     """Shards on devices of this machine, which compute at the same time.
 
