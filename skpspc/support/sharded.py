@@ -103,7 +103,8 @@ class ShardedTrainingSet(TrainingSet):
         super().__init__(images, sample_weight, data_range)
         self.example_moments = example_moments(examples)
         vars(self).update(cached)
-        self._examples, self._sizes, self._own = examples, list(sizes), executor
+        self._examples, self._sizes = examples, list(sizes)
+        # no other shards are kept: Dask counts the images again for every object that holds them
         self.executor = executor.derived(TrainingSet.as_shard, Facts.of(self))
 
     @classmethod
@@ -143,7 +144,7 @@ class ShardedTrainingSet(TrainingSet):
         area = ..., slice(top, top + height), slice(left, left + width)
         cached = {name: getattr(self, name) for name in ("abs_max", "centre")}
         cached["extremes"] = tuple(end[area] for end in self.extremes)
-        executor = self._own.derived(_crop, top, left, height, width)
+        executor = self.executor.derived(_crop, top, left, height, width)
         rest = self._sizes, self.sample_weight, self.data_range, cached
         return ShardedTrainingSet(executor, self._examples[area], *rest)
 
@@ -156,7 +157,7 @@ class ShardedTrainingSet(TrainingSet):
         weight = self.sample_weight
         if weight is not None:
             weight = torch.cat([part.repeat(2) for part in weight.split(self._sizes)])
-        executor = self._own.derived(MirroredTrainingSet)
+        executor = self.executor.derived(MirroredTrainingSet)
         return ShardedTrainingSet(executor, self._examples, sizes, weight, self.data_range, cached)
 
     def subset(self, rows):
@@ -165,7 +166,7 @@ class ShardedTrainingSet(TrainingSet):
         rows = every[rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows]
         parts = _by_shard(rows, self._sizes)
         used = [i for i, part in enumerate(parts) if len(part)]
-        executor = self._own.derived(_subset, Each(parts), keep=used)
+        executor = self.executor.derived(_subset, Each(parts), keep=used)
         weight = self.sample_weight
         weight = None if weight is None else weight[torch.from_numpy(rows).to(weight.device)]
         return ShardedTrainingSet.of(executor, weight, self.data_range)
