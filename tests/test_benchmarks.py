@@ -175,6 +175,13 @@ def test_accuracy(monkeypatch, tmp_path):
         "index-equivariant",
         "accuracy",
         "locality",
+        "cluster-agreement",
+        "cluster-speed",
+        "cluster-traffic",
+        "cluster-kills",
+        "cluster-million",
+        "cluster-constants",
+        "cluster-model",
     ],
 )
 def test_kept_results_name_their_command(name):
@@ -211,7 +218,12 @@ def test_numbers_of_pages(docs_extension, value, expected):
 
 
 @pytest.mark.parametrize(
-    ("page", "name"), [("benchmarks", "benchmark_results"), ("evidence", "evidence_results")]
+    ("page", "name"),
+    [
+        ("benchmarks", "benchmark_results"),
+        ("evidence", "evidence_results"),
+        ("user_guide/clusters_cost", "cluster_results"),
+    ],
 )
 def test_pages_have_their_tables_and_charts(docs_extension, page, name):
     plt, module = docs_extension("matplotlib.pyplot"), docs_extension(name)
@@ -419,3 +431,46 @@ def test_photograph(tmp_path, capsys):
     np.testing.assert_allclose(rows["not denoised"], -20 * np.log10(25 / 255), atol=1.5)  # clipped
     assert rows["its own patches, at half size"] > rows["not denoised"] + 1
     assert facts_of(tmp_path, name)["stride"] == "3"
+
+
+def test_cluster(digits, monkeypatch, tmp_path):
+    """Answers of a cluster are those of one machine, also while a worker is killed."""
+    pytest.importorskip("distributed", reason="distributed is not installed (extra dask)")
+    cluster = script("cluster")
+    monkeypatch.setattr(cluster, "AGREEMENT", {"squares": (lambda shape: PSPCDenoiser(3), 100)})
+    monkeypatch.setattr(cluster, "SPEED", {"PSPCDenoiser(3)": lambda shape: PSPCDenoiser(3)})
+    monkeypatch.setattr(cluster, "MODEL", ("PSPCDenoiser(3)",))
+    monkeypatch.setattr(cluster, "WORKERS", (2,))
+    sizes = ["--n-train", "400", "--n-agreement", "100", "--n-million", "400", "--runs", "1"]
+    options = ["--only", "agreement", "traffic", "kills", *sizes, "--repeats", "1"]
+    cluster.main([*options, "--out", str(tmp_path)], (digits[:800], digits[-64:]))
+    for row in results(tmp_path, "cluster-agreement"):
+        limit = 1e-6 if row["dtype"] == "float32" else 1e-12
+        assert 0 <= float(row["difference"]) <= limit
+    (kill,) = results(tmp_path, "cluster-kills")
+    assert float(kill["difference"]) <= 1e-6
+    assert int(kill["calls_again"]) >= 0
+    rows = results(tmp_path, "cluster-traffic")
+    assert {row["n_train"] for row in rows} == {"100", "200", "400"}
+    for row in rows:  # messages of tasks have a few kB
+        sums = float(row["n_noisy"]) * float(row["n_windows"]) * 32 / 1e3
+        noisy = float(row["n_noisy"]) * 64 * 4 / 1e3
+        assert float(row["largest_messages_received_kB"]) > noisy
+        assert float(row["mean_received_kB"]) <= float(row["predicted_received_kB"]) + 2
+        assert float(row["mean_received_kB"]) > sums / 4
+
+
+def test_formula_of_the_cost_of_a_cluster(monkeypatch):
+    model = script("cluster_model")
+    costs = model.Costs(1e-6, 1e-3, 2e-3, 0.1)
+    assert model.seconds(costs, 8000, 10, 2, 6) == pytest.approx(
+        10 * 4000 * 1e-6 + 10 * 3 * 1e-3 + 0.1 + 6 * 2e-3
+    )
+    assert model.n_batches(65, 8000, 2) == 2
+    # 2**23 images on each worker: 4 bytes of state per pair leave room for four noisy images
+    assert model.n_batches(65, 2**24, 2) == 17
+    assert model.n_batches(2, 2**40, 1) == 2
+    assert model.received_bytes(10, 1, 900, 3072) == 0
+    windows, pixels = 32 * 900, 3072
+    assert model.received_bytes(10, 2, 900, 3072) == 10 * (2 * windows + 4 * pixels + 8 * pixels)
+    assert model.received_bytes(1, 64, 900, 3072) == (15 * windows + 4 * pixels + 14 * 8 * pixels)

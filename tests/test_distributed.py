@@ -9,6 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
 pytest.importorskip("distributed", reason="distributed is not installed (extra dask)")
@@ -18,6 +19,7 @@ from dask.distributed import Client, LocalCluster
 
 from skpspc import EmpiricalDenoiser, PatchDenoiser, PSPCDenoiser
 from skpspc.distributed import calls, workers
+from skpspc.distributed.cluster import Cluster
 from test_sharded import DENOISERS, assert_equal
 
 
@@ -217,3 +219,35 @@ def test_crops_stay_on_the_workers(client, digits):
     np.testing.assert_allclose(model.denoise(Z, 0.5), truth, rtol=0, atol=1e-12)
     client.replicate(model.training_set_.executor.shards)
     np.testing.assert_allclose(model.denoise(Z, 0.5), truth, rtol=0, atol=1e-12)
+
+
+def test_dask_counts_the_bytes_of_images(client, digits):
+    """Every block is held once, and counted with its pixels, so that Dask can spill it."""
+    model = PSPCDenoiser(3).fit(blocks(digits[:400], 100, 100, 100))
+    tensor = client.submit(torch.zeros, 10_000, pure=False)
+    keys = {shard.key for shard in model.training_set_.executor.shards} | {tensor.key}
+
+    def of_scheduler(dask_scheduler):
+        held = [task for task in dask_scheduler.tasks.values() if task.state == "memory"]
+        return {task.key: task.nbytes for task in held if task.nbytes > 5000}
+
+    deadline = time.monotonic() + 5
+    while set(sizes := client.run_on_scheduler(of_scheduler)) != keys:
+        assert time.monotonic() < deadline, sizes
+        time.sleep(0.05)
+    assert sizes.pop(tensor.key) == 40_000
+    assert all(0 <= size - 100 * 64 < 100 for size in sizes.values())
+
+
+def at_most_eight(numbers):
+    """Return a sum; raise if one call gets the results of many workers."""
+    if len(numbers) > 8:
+        raise ValueError(f"{len(numbers)} results in one call")
+    return sum(numbers)
+
+
+def test_no_worker_collects_the_results_of_all(client):
+    with Cluster(client, client.map(int, range(20))).step() as step:
+        step.homes = [(f"tcp://127.0.0.1:{number}",) for number in range(20)]
+        (total,) = step.values([step.merged(at_most_eight, step.map(int))])
+    assert total == sum(range(20))

@@ -4,13 +4,14 @@
 ``.. results-chart:: NAME`` inserts a figure, for the light and the dark theme.
 ``|name|`` inserts a number into a sentence.
 
-Names are those of TABLES, CHARTS and numbers() in benchmark_results.py and evidence_results.py.
+Names are those of TABLES, CHARTS and numbers() in the modules of ``_PAGES``.
 """
 
 import os
 from pathlib import Path
 
 import benchmark_results
+import cluster_results
 import evidence_results
 import matplotlib.pyplot as plt
 import measured
@@ -19,7 +20,7 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 from themes import PIXELS_PER_INCH, save_for_themes
 
-_PAGES = (benchmark_results, evidence_results)
+_PAGES = (benchmark_results, cluster_results, evidence_results)
 _TABLES = {name: table for page in _PAGES for name, table in page.TABLES.items()}
 _CHARTS = {name: draw for page in _PAGES for name, draw in page.CHARTS.items()}
 

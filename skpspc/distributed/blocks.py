@@ -16,7 +16,7 @@ from .cluster import Cluster
 from .workers import current_client
 
 _MANY_BLOCKS = 8  # for each thread
-_SMALL, _USUAL, _LARGE = 2**20, 2**24, 2**28  # bytes of a block
+_SMALL, _USUAL, _LARGE = 2**22, 2**24, 2**28  # bytes of a block
 
 
 def is_dask(X):
@@ -84,8 +84,9 @@ class Blocks:
         return self._limits
 
     def training_set(self, weight, data_range):
-        """Return the `ShardedTrainingSet` of images with weights (N,) or None."""
+        """Return the `ShardedTrainingSet` of the images with weights (N,) or None, once."""
         executor = self._cluster
+        del self._cluster  # Dask counts the images again for every object that holds them
         weights: list[Any] = [None] * len(self._sizes)
         if weight is not None:
             weights = [part.clone() for part in weight.split(self._sizes)]  # views pickle as wholes

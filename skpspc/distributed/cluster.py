@@ -19,6 +19,7 @@ from .._warnings import warn
 from ..support.devices import Each, columns
 
 _PATIENCE = 60.0  # seconds without an answer after which silent workers are named
+_MERGED = 8  # results that one call merges, of as many workers
 _KEPT = 4  # values that stay on the workers
 TOPIC = "skpspc"  # of the events that workers log for every call
 
@@ -31,10 +32,13 @@ class Cluster:
     client : distributed.Client
     shards : list of distributed.Future
         Futures of shards. Their tasks must be able to run again, on any worker.
+    homes : list of tuple, default None
+        For each shard, the address of the worker that will compute it, or nothing. None: unknown.
     """
 
-    def __init__(self, client, shards):
+    def __init__(self, client, shards, homes=None):
         self.client, self.shards = client, list(shards)
+        self._homes = [()] * len(self.shards) if homes is None else list(homes)
         self.device = torch.device("cpu")
         self._kept: dict[int, Any] = {}
 
@@ -59,7 +63,9 @@ class Cluster:
         with self.step() as step:
             given = [a if isinstance(a, Each) else step.give(a) for a in args]
             shards = step.map(function, *given)
-            return Cluster(self.client, shards if keep is None else [shards[i] for i in keep])
+            keep = range(len(shards)) if keep is None else keep
+            homes = [step.homes[i] for i in keep]
+            return Cluster(self.client, [shards[i] for i in keep], homes)
 
     def kept(self, value):
         """Return a future of a value that stays on the workers for the next steps."""
@@ -75,7 +81,7 @@ class Cluster:
     def step(self):
         """Yield a `Step`; if the block raises, cancel all of its calls."""
         with _reasons(self.client):
-            step = Step(self.client, self.shards)
+            step = Step(self.client, self.shards, self._homes)
             try:
                 yield step
             except BaseException:
@@ -86,13 +92,17 @@ class Cluster:
 class Step:
     """Calls of functions of shards that are submitted to a cluster and not yet collected.
 
-    Calls return futures, and accept them in the place of values.
+    Calls return futures, and accept them in the place of values. They run at the home of their
+    shard: the worker that holds it, or that will compute it.
     """
 
-    def __init__(self, client, shards):
+    def __init__(self, client, shards, homes):
         self._client, self._shards, self._futures = client, shards, []
         holders = client.who_has(shards)
-        self._homes = [tuple(holders.get(shard.key, ()))[:1] for shard in shards]
+        self.homes = [
+            tuple(holders.get(shard.key, ()))[:1] or home
+            for shard, home in zip(shards, homes, strict=True)
+        ]
 
     def give(self, value):
         """Return a future of a value, which workers copy from one another."""
@@ -105,22 +115,31 @@ class Step:
         An `Each` among the arguments holds one argument for every shard.
         """
         memory = get_config()["working_memory"]
-        calls = zip(self._shards, self._homes, *columns(args, len(self._shards)), strict=True)
-        return Each(
-            self._submit(_logged, function, memory, shard, *rest, home=home)
-            for shard, home, *rest in calls
-        )
+        given = columns((function, memory, Each(self._shards), *args), len(self._shards))
+        futures = [None] * len(self._shards)
+        # one message for all calls of a worker: a message takes as long as a call
+        for home, numbers in _numbers_of(self.homes).items():
+            rows = ([column[i] for i in numbers] for column in given)
+            calls = self._client.map(_logged, *rows, pure=False, **_at(home))
+            self._futures += calls
+            for i, call in zip(numbers, calls, strict=True):
+                futures[i] = call
+        return Each(futures)
 
     def merged(self, function, results):
         """Return a future of ``function(list of results)``, of one result for every shard.
 
-        Results of a worker are merged there first: the function must be associative.
+        Results of a worker are merged there first, then those of a few workers at a time, so that
+        none collects the results of all: the function must be associative.
         """
-        groups = defaultdict(list)
-        for home, result in zip(self._homes, results, strict=True):
-            groups[home].append(result)
-        parts = [self._submit(function, group, home=home) for home, group in groups.items()]
-        return parts[0] if len(parts) == 1 else self._submit(function, parts)
+        parts = [
+            self._submit(function, [results[i] for i in numbers], home=home)
+            for home, numbers in _numbers_of(self.homes).items()
+        ]
+        while len(parts) > 1:
+            groups = [parts[i : i + _MERGED] for i in range(0, len(parts), _MERGED)]
+            parts = [self._submit(function, group) for group in groups]
+        return parts[0]
 
     def values(self, futures):
         """Wait for the values of a list of futures."""
@@ -143,11 +162,23 @@ class Step:
             self._client.cancel(futures, force=True)
 
     def _submit(self, function, *args, home=()):
-        # without a home, Dask might move a shard to the worker that holds a noisy image
-        options = dict(workers=list(home), allow_other_workers=True) if home else {}
-        future = self._client.submit(function, *args, pure=False, **options)
+        future = self._client.submit(function, *args, pure=False, **_at(home))
         self._futures.append(future)
         return future
+
+
+def _numbers_of(homes):
+    """Return the numbers of the shards of each home, a dict."""
+    numbers = defaultdict(list)
+    for number, home in enumerate(homes):
+        numbers[home].append(number)
+    return numbers
+
+
+def _at(home):
+    """Return options of calls at a home, a tuple of one worker; without a home, anywhere."""
+    # without a home, Dask might move a shard to the worker that holds a noisy image
+    return dict(workers=list(home), allow_other_workers=True) if home else {}
 
 
 def _same(value):

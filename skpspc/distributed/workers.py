@@ -12,7 +12,10 @@ _MUST_AGREE, _SHOULD_AGREE = ("skpspc",), ("numpy", "torch", "numba")
 
 
 def current_client():
-    """Return the client of the cluster that is connected; raise ValueError without one."""
+    """Return the client of the cluster that is connected; raise ValueError without one.
+
+    Its workers, and those that join later, can run this package and count the bytes of tensors.
+    """
     distributed = load("distributed")
     try:
         client = distributed.Client.current()
@@ -22,6 +25,9 @@ def current_client():
             "client = dask.distributed.Client(), or pass X.compute()."
         ) from error
     check_workers(client)
+    from .sizes import TensorSizes  # a class of Dask
+
+    client.register_plugin(TensorSizes())
     return client
 
 

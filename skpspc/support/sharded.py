@@ -105,9 +105,9 @@ class ShardedTrainingSet(TrainingSet):
         super().__init__(images, sample_weight, data_range)
         self.example_moments = example_moments(examples)
         vars(self).update(cached)
-        self._examples, self._sizes, self._own = examples, list(sizes), executor
-        self._copies = copies
-        self._pinned = executor.derived(TrainingSet.as_shard, Facts.of(self))
+        self._examples, self._sizes, self._copies = examples, list(sizes), copies
+        # no other shards are kept: Dask counts the images again for every object that holds them
+        self._executor = executor.derived(TrainingSet.as_shard, Facts.of(self))
 
     @classmethod
     def of(cls, executor, sample_weight, data_range):
@@ -125,7 +125,7 @@ class ShardedTrainingSet(TrainingSet):
     @property
     def executor(self):
         """Executor of functions of the shards."""
-        return self._pinned
+        return self._executor
 
     @property
     def sizes(self):
@@ -156,7 +156,7 @@ class ShardedTrainingSet(TrainingSet):
         area = ..., slice(top, top + height), slice(left, left + width)
         cached = {name: getattr(self, name) for name in ("abs_max", "centre")}
         cached["extremes"] = tuple(end[area] for end in self.extremes)
-        executor = self._own.derived(_crop, top, left, height, width)
+        executor = self.executor.derived(_crop, top, left, height, width)
         rest = self._sizes, self.sample_weight, self.data_range, cached, self._copies
         return ShardedTrainingSet(executor, self._examples[area], *rest)
 
@@ -169,7 +169,7 @@ class ShardedTrainingSet(TrainingSet):
         weight = self.sample_weight
         if weight is not None:
             weight = torch.cat([part.repeat(2) for part in weight.split(self._sizes)])
-        executor = self._own.derived(MirroredTrainingSet)
+        executor = self.executor.derived(MirroredTrainingSet)
         rest = sizes, weight, self.data_range, cached, 2
         return ShardedTrainingSet(executor, self._examples, *rest)
 
@@ -179,7 +179,7 @@ class ShardedTrainingSet(TrainingSet):
         rows = every[rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows]
         parts = _by_shard(rows, self._sizes)
         used = [i for i, part in enumerate(parts) if len(part)]
-        executor = self._own.derived(_subset, Each(parts), keep=used)
+        executor = self.executor.derived(_subset, Each(parts), keep=used)
         weight = self.sample_weight
         weight = None if weight is None else weight[torch.from_numpy(rows).to(weight.device)]
         return ShardedTrainingSet.of(executor, weight, self.data_range)
