@@ -19,6 +19,7 @@ from .._warnings import warn
 from ..support.devices import Each, columns
 
 _PATIENCE = 60.0  # seconds without an answer after which silent workers are named
+_PAUSE = 0.5  # seconds between calls of a function that may end a step
 _KEPT = 4  # values that stay on the workers
 TOPIC = "skpspc"  # of the events that workers log for every call
 
@@ -31,10 +32,13 @@ class Cluster:
     client : distributed.Client
     shards : list of distributed.Future
         Futures of shards. Their tasks must be able to run again, on any worker.
+    check : callable, default None
+        Called while a step waits for its values; it raises to end the step. None: warn of silent
+        workers.
     """
 
-    def __init__(self, client, shards):
-        self.client, self.shards = client, list(shards)
+    def __init__(self, client, shards, check=None):
+        self.client, self.shards, self._check = client, list(shards), check
         self.device = torch.device("cpu")
         self._kept: dict[int, Any] = {}
 
@@ -59,7 +63,8 @@ class Cluster:
         with self.step() as step:
             given = [a if isinstance(a, Each) else step.give(a) for a in args]
             shards = step.map(function, *given)
-            return Cluster(self.client, shards if keep is None else [shards[i] for i in keep])
+            kept = shards if keep is None else [shards[i] for i in keep]
+            return Cluster(self.client, kept, self._check)
 
     def kept(self, value):
         """Return a future of a value that stays on the workers for the next steps."""
@@ -75,7 +80,7 @@ class Cluster:
     def step(self):
         """Yield a `Step`; if the block raises, cancel all of its calls."""
         with _reasons(self.client):
-            step = Step(self.client, self.shards)
+            step = Step(self.client, self.shards, self._check)
             try:
                 yield step
             except BaseException:
@@ -89,8 +94,8 @@ class Step:
     Calls return futures, and accept them in the place of values.
     """
 
-    def __init__(self, client, shards):
-        self._client, self._shards, self._futures = client, shards, []
+    def __init__(self, client, shards, check=None):
+        self._client, self._shards, self._futures, self._check = client, shards, [], check
         holders = client.who_has(shards)
         self._homes = [tuple(holders.get(shard.key, ()))[:1] for shard in shards]
 
@@ -123,18 +128,26 @@ class Step:
         return parts[0] if len(parts) == 1 else self._submit(function, parts)
 
     def values(self, futures):
-        """Wait for the values of a list of futures."""
+        """Wait for the values of a list of futures, the last of the step, and release its calls."""
         distributed = load("distributed")
         futures = list(futures)  # Dask does not search a subclass of list
-        warned = False
+        warned, patience = False, _PATIENCE if self._check is None else _PAUSE
         with self._client.as_current():  # a newer client would wait for its own futures
             while True:
                 try:
-                    distributed.wait(futures, timeout=_PATIENCE)
+                    distributed.wait(futures, timeout=patience)
                 except distributed.TimeoutError:
+                    if self._check is not None:
+                        self._check()
+                        continue
                     warned = warned or _warn_of_silent_workers(self._client)
                 else:
-                    return self._client.gather(futures)
+                    values = self._client.gather(futures)
+                    break
+        # at once: after a timeout, Dask's frames form cycles that keep futures until collected
+        for future in self._futures:
+            future.release()
+        return values
 
     def cancel(self):
         """Cancel all calls that have not begun."""
