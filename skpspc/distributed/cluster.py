@@ -5,6 +5,7 @@ depend on the number of its images. Dask computes whatever a lost worker held ag
 source.
 """
 
+import errno
 import time
 from collections import defaultdict
 from concurrent.futures import CancelledError
@@ -20,6 +21,7 @@ from ..support.devices import Each, columns
 
 _PATIENCE = 60.0  # seconds without an answer after which silent workers are named
 _PAUSE = 0.5  # seconds between calls of a function that may end a step
+_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _KEPT = 4  # values that stay on the workers
 TOPIC = "skpspc"  # of the events that workers log for every call
 
@@ -215,6 +217,11 @@ def _reason(error, client):
             "several workers died in turn while they compared the same block of training images, "
             "most likely for lack of memory; give workers more memory, or fit on smaller blocks, "
             "X.rechunk({0: n})."
+        )
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return (
+            f"a worker could not write to its disk ({error}); free space there, or start workers "
+            "with more memory or another local_directory, and call again."
         )
     if isinstance(error, lost) and client.status == "running":
         return (
