@@ -87,7 +87,7 @@ def _pickled(denoiser):
 
 
 def _whole_state(training_set):
-    """Return the pickle of a training set in shards, with facts that only all images together have."""
+    """Return the pickle of a training set in shards, with the facts of all of its images."""
     return __newobj__, (type(training_set),), packed(vars(training_set))
 
 
