@@ -7,6 +7,7 @@ from types import ModuleType
 from ._threads import undisturbed
 
 _EXTRAS = {  # extra of pip that installs each module
+    "cloudpickle": "dask",
     "dask": "dask",
     "distributed": "dask",
     "numba": "cpu",

@@ -366,8 +366,8 @@ def as_container(X, name="X"):
 
     Arrays and tensors are not copied. Lists of images or of numbers, data frames, and other objects
     with ``__array__`` (such as arrays of HDF5 or zarr files) become one array of their own dtype.
-    Errors call X by ``name``: ValueError for masked values, strings, dates, fields, complex
-    numbers, and tensors that are sparse, nested, quantised or without values (on the device
+    Errors call X by ``name``: ValueError for dask arrays, masked values, strings, dates, fields,
+    complex numbers, and tensors that are sparse, nested, quantised or without values (on the device
     "meta", for example); TypeError for sparse matrices.
     """
     if isinstance(X, (list, tuple)) and X:
@@ -376,6 +376,11 @@ def as_container(X, name="X"):
         return _dense(X, name)
     if issparse(X):
         raise TypeError(f"{name} is sparse, and dense numbers are needed; pass {name}.toarray().")
+    if is_dask(X):
+        raise ValueError(
+            f"{name} is a dask array, and this call needs all of it in the memory of this process; "
+            f"pass {name}.compute()."
+        )
     if hasattr(X, "__array__"):
         X = _real(_as_array(X), name)
     return X
@@ -576,6 +581,7 @@ def check_sigma(sigma, n):
 
 def _real_numbers(values, name):
     """Return real numbers in any container as a float64 array; raise for bools."""
+    values = _computed(values)
     is_tensor = isinstance(values, torch.Tensor)
     held = values if not is_tensor and np.iscomplexobj(values) else as_container(values, name)
     if isinstance(held, torch.Tensor):
@@ -592,6 +598,11 @@ def _real_numbers(values, name):
         ) from None
 
 
+def _computed(values):
+    """Return the numbers of a dask array, one for each image, as an array; keep all else."""
+    return values.compute() if is_dask(values) else values
+
+
 def check_weights(sample_weight, X, device):
     """Return sample weights as a float64 tensor (n,), or None.
 
@@ -600,7 +611,7 @@ def check_weights(sample_weight, X, device):
     """
     if sample_weight is None:
         return None
-    sample_weight = as_container(sample_weight, "sample_weight")
+    sample_weight = as_container(_computed(sample_weight), "sample_weight")
     if isinstance(sample_weight, torch.Tensor):
         sample_weight = sample_weight.detach().cpu().double().numpy()
     if isinstance(sample_weight, np.ndarray) and sample_weight.ndim == 0:

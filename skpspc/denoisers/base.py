@@ -1,5 +1,6 @@
 """The base of all denoisers."""
 
+import copy
 import numbers
 import os
 from collections.abc import Callable, Iterable
@@ -45,6 +46,8 @@ from .._validation import (
     check_sample_shape,
     check_sigma,
 )
+from ..distributed.blocks import is_dask
+from ..distributed.lazy import lazy_posterior
 from ..posterior import Attribution, Posterior
 from ..posterior.posterior import ARRAYS, converted
 from ..sampling import SAMPLERS, SamplingInterrupted, draw_noise, edm_sigmas, noise_seed
@@ -166,7 +169,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
 
         Parameters
         ----------
-        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+        Z : array, Tensor or dask array of shape (n, C, H, W) or (n, d)
             Noisy images ``x0 + sigma * noise``. float64 images and integers wider than uint8 are
             computed in float64, every other dtype in float32 (:ref:`accuracy` lists the errors).
             A tensor that requires a gradient gets one: see Notes of :meth:`denoise`.
@@ -180,7 +183,8 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         -------
         Posterior
             The mean has the container, layout and float dtype of Z (float32 for uint8 and half
-            precision). With y, the evidence is log p(z | y).
+            precision). With y, the evidence is log p(z | y). For a dask array, all fields are dask
+            arrays, which ``dask.compute(posterior)`` computes together.
 
         Warns
         -----
@@ -199,10 +203,14 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
 
     def _posterior(self, Z, sigma, y=None, guidance=1.0):
         """Return the posterior of noisy images; with a guidance, its mean is blended."""
+        if is_dask(Z):
+            # a copy, which later calls of set_params leave unchanged
+            return lazy_posterior(copy.copy(self), Z, sigma, y, guidance)
         if isinstance(Z, (list, tuple)):  # of tensors, which may have gradients
             Z = as_container(Z, "Z")
         call = Call(self, y, guidance)
-        return Posterior(*posterior_arrays(Z, sigma, call), data_range=self.data_range_)
+        arrays: dict[str, Any] = dict(zip(ARRAYS, posterior_arrays(Z, sigma, call), strict=True))
+        return Posterior(**arrays, data_range=self.data_range_)
 
     def _arrays(self, Z, sigma, call):
         """Return the arrays of the posterior of noisy images, in the layout of Z."""
@@ -281,7 +289,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
 
         Parameters
         ----------
-        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+        Z : array, Tensor or dask array of shape (n, C, H, W) or (n, d)
             Noisy images ``x0 + sigma * noise``.
         sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
             Noise level, in the units of the images. 0 and inf are allowed.
@@ -293,9 +301,9 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
 
         Returns
         -------
-        array or Tensor
+        array, Tensor or dask array
             Estimates of x0, in the container, layout and float dtype of Z (float32 for uint8 and
-            half precision).
+            half precision). A dask array has the blocks of Z and is computed when asked for.
 
         Raises
         ------
@@ -341,12 +349,12 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
 
         Parameters
         ----------
-        X : array or Tensor of shape (n, C, H, W) or (n, d)
+        X : array, Tensor or dask array of shape (n, C, H, W) or (n, d)
             Noisy images.
 
         Returns
         -------
-        array or Tensor
+        array, Tensor or dask array
             Estimates of the clean images, see :meth:`denoise`. ``set_output`` needs flat images,
             because a data frame has two axes.
         """
@@ -366,7 +374,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
 
         Parameters
         ----------
-        Z : array or Tensor of shape (n, C, H, W) or (n, d)
+        Z : array, Tensor or dask array of shape (n, C, H, W) or (n, d)
             Noisy images.
         sigma : float or array of shape (n,), default None
             Noise level. None: the parameter ``sigma``.
@@ -376,7 +384,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
 
         Returns
         -------
-        array or Tensor of shape (n,)
+        array, Tensor or dask array of shape (n,)
             For `EmpiricalDenoiser`, ``score_samples`` of scikit-learn's
             ``KernelDensity(bandwidth=sigma)``. `Posterior` defines the log evidence of denoisers
             with many windows.

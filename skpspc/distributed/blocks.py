@@ -48,7 +48,7 @@ class Blocks:
             raise ValueError("X has blocks of unknown length; pass X.compute_chunk_sizes().")
         if len(X) == 0:
             raise ValueError(f"X holds no images, shape {X.shape}; give at least one.")
-        X = _in_large_blocks(_in_whole_images(X), client)
+        X = _in_large_blocks(in_whole_images(X, "X"), client)
         pairs = zip(X.to_delayed().ravel(), X.chunks[0], strict=True)
         blocks, sizes = zip(*((block, size) for block, size in pairs if size), strict=True)
         shapes = Each((size, *X.shape[1:]) for size in sizes)
@@ -97,12 +97,12 @@ class Blocks:
         return ShardedTrainingSet.of(executor, None, data_range)
 
 
-def _in_whole_images(X):
+def in_whole_images(X, name):
     """Return an array whose blocks hold whole images; warn of the cost if blocks are joined."""
     if all(len(sizes) == 1 for sizes in X.chunks[1:]):
         return X
     warn(
-        f"X has blocks {X.chunksize} that cut images, and they are joined: up to "
+        f"{name} has blocks {X.chunksize} that cut images, and they are joined: up to "
         f"{X.nbytes / 2**20:.3g} MiB travel between workers. Store whole images in each block."
     )
     return X.rechunk(dict.fromkeys(range(1, X.ndim), -1))
@@ -130,16 +130,22 @@ def _in_large_blocks(X, client):
     return X
 
 
-def _tensor(block, number, shape, dtype, image_shape):
-    """Return a block of a dask array as images (n, C, H, W)."""
+def check_block(block, name, shape, dtype):
+    """Return a block as an array; raise if it is not what the dask array declares."""
     array = np.asarray(block)
     if array.dtype != dtype or array.shape != tuple(shape):
         raise ValueError(
-            f"block {number} of X has dtype {array.dtype} and shape {array.shape}, but X declares "
-            f"{dtype} and {tuple(shape)}; convert the blocks before fit."
+            f"{name} has dtype {array.dtype} and shape {array.shape}, but the array declares "
+            f"{dtype} and {tuple(shape)}; give all blocks one dtype and their declared shape."
         )
     if np.ma.is_masked(block):
-        raise ValueError(f"block {number} of X has masked values; fill them before fit.")
+        raise ValueError(f"{name} has masked values; fill them first.")
+    return array
+
+
+def _tensor(block, number, shape, dtype, image_shape):
+    """Return a block of a dask array as images (n, C, H, W)."""
+    array = check_block(block, f"block {number} of X", shape, dtype)
     return as_tensor(np.ascontiguousarray(array)).reshape(-1, *image_shape)
 
 

@@ -5,6 +5,7 @@ depend on the number of its images. Dask computes whatever a lost worker held ag
 source.
 """
 
+import errno
 import time
 from collections import defaultdict
 from concurrent.futures import CancelledError
@@ -20,6 +21,8 @@ from ..support.devices import Each, columns
 
 _PATIENCE = 60.0  # seconds without an answer after which silent workers are named
 _MERGED = 8  # results that one call merges, of as many workers
+_PAUSE = 0.5  # seconds between calls of a function that may end a step
+_DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _KEPT = 4  # values that stay on the workers
 TOPIC = "skpspc"  # of the events that workers log for every call
 
@@ -34,10 +37,13 @@ class Cluster:
         Futures of shards. Their tasks must be able to run again, on any worker.
     homes : list of tuple, default None
         For each shard, the address of the worker that will compute it, or nothing. None: unknown.
+    check : callable, default None
+        Called while a step waits for its values; it raises to end the step. None: warn of silent
+        workers.
     """
 
-    def __init__(self, client, shards, homes=None):
-        self.client, self.shards = client, list(shards)
+    def __init__(self, client, shards, homes=None, check=None):
+        self.client, self.shards, self._check = client, list(shards), check
         self._homes = [()] * len(self.shards) if homes is None else list(homes)
         self.device = torch.device("cpu")
         self._kept: dict[int, Any] = {}
@@ -65,7 +71,7 @@ class Cluster:
             shards = step.map(function, *given)
             keep = range(len(shards)) if keep is None else keep
             homes = [step.homes[i] for i in keep]
-            return Cluster(self.client, [shards[i] for i in keep], homes)
+            return Cluster(self.client, [shards[i] for i in keep], homes, self._check)
 
     def kept(self, value):
         """Return a future of a value that stays on the workers for the next steps."""
@@ -81,7 +87,7 @@ class Cluster:
     def step(self):
         """Yield a `Step`; if the block raises, cancel all of its calls."""
         with _reasons(self.client):
-            step = Step(self.client, self.shards, self._homes)
+            step = Step(self.client, self.shards, self._homes, self._check)
             try:
                 yield step
             except BaseException:
@@ -96,8 +102,8 @@ class Step:
     shard: the worker that holds it, or that will compute it.
     """
 
-    def __init__(self, client, shards, homes):
-        self._client, self._shards, self._futures = client, shards, []
+    def __init__(self, client, shards, homes, check=None):
+        self._client, self._shards, self._futures, self._check = client, shards, [], check
         holders = client.who_has(shards)
         self.homes = [
             tuple(holders.get(shard.key, ()))[:1] or home
@@ -142,18 +148,26 @@ class Step:
         return parts[0]
 
     def values(self, futures):
-        """Wait for the values of a list of futures."""
+        """Wait for the values of a list of futures, the last of the step, and release its calls."""
         distributed = load("distributed")
         futures = list(futures)  # Dask does not search a subclass of list
-        warned = False
+        warned, patience = False, _PATIENCE if self._check is None else _PAUSE
         with self._client.as_current():  # a newer client would wait for its own futures
             while True:
                 try:
-                    distributed.wait(futures, timeout=_PATIENCE)
+                    distributed.wait(futures, timeout=patience)
                 except distributed.TimeoutError:
+                    if self._check is not None:
+                        self._check()
+                        continue
                     warned = warned or _warn_of_silent_workers(self._client)
                 else:
-                    return self._client.gather(futures)
+                    values = self._client.gather(futures)
+                    break
+        # at once: after a timeout, Dask's frames form cycles that keep futures until collected
+        for future in self._futures:
+            future.release()
+        return values
 
     def cancel(self):
         """Cancel all calls that have not begun."""
@@ -233,6 +247,11 @@ def _reason(error, client):
             "several workers died in turn while they compared the same block of training images, "
             "most likely for lack of memory; give workers more memory, or fit on smaller blocks, "
             "X.rechunk({0: n})."
+        )
+    if isinstance(error, OSError) and error.errno in _DISK_FULL:
+        return (
+            f"a worker could not write to its disk ({error}); free space there, or start workers "
+            "with more memory or another local_directory, and call again."
         )
     if isinstance(error, lost) and client.status == "running":
         return (

@@ -20,6 +20,7 @@ import torch
 from .._progress import progress
 from .._repr import extent
 from .._typing import DataRange, ImageShape
+from ..distributed.blocks import is_dask
 
 if TYPE_CHECKING:
     from ..inspection._plot.image_grid import ImageGridDisplay
@@ -77,7 +78,7 @@ class Posterior:
     error_bound: Any
     standard_error: Any = None
     bound_is_proved: Any = None
-    data_range: DataRange | None = field(default=None, kw_only=True, compare=False)
+    data_range: DataRange | None = field(default=None, compare=False)
 
     def __post_init__(self):
         if self.standard_error is None:
@@ -86,6 +87,9 @@ class Posterior:
             object.__setattr__(self, "bound_is_proved", self.error_bound >= 0)  # NaN bounds nothing
 
     def __repr__(self):
+        if is_dask(self.mean):
+            shape = tuple(self.mean.shape[1:])
+            return f"Posterior(n={len(self.mean)}, image_shape={shape}, not computed)"
         return (
             f"Posterior(n={len(self.mean)}, image_shape={tuple(self.mean.shape[1:])}, "
             f"effective_sample_size={extent(self.effective_sample_size)}, {self._bound_in_words()})"
