@@ -6,10 +6,11 @@ source.
 """
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from sklearn import config_context, get_config
@@ -21,6 +22,8 @@ from ..support.devices import Each, columns
 _PATIENCE = 60.0  # seconds without an answer after which silent workers are named
 _KEPT = 4  # values that stay on the workers
 TOPIC = "skpspc"  # of the events that workers log for every call
+# Dask advises to scatter values of more than 10 MB.
+_ANY_SIZE = {"distributed.admin.large-graph-warning-threshold": "1 PB"}
 
 
 class Cluster:
@@ -90,14 +93,17 @@ class Step:
     """
 
     def __init__(self, client, shards):
-        self._client, self._shards, self._futures = client, shards, []
+        self._client, self._shards = client, shards
+        # weak: a worker may then drop a partial result as soon as it is merged
+        self._futures: WeakSet[Any] = WeakSet()
         holders = client.who_has(shards)
         self._homes = [tuple(holders.get(shard.key, ()))[:1] for shard in shards]
 
     def give(self, value):
         """Return a future of a value, which workers copy from one another."""
         # not scattered: scattered values are lost with the worker that holds them
-        return self._submit(_same, value)
+        with load("dask").config.set(_ANY_SIZE):
+            return self._submit(_same, value)
 
     def map(self, function, *args):
         """Return futures of ``function(shard, *args)``, one for every shard.
@@ -116,8 +122,28 @@ class Step:
 
         Results of a worker are merged there first: the function must be associative.
         """
+        return self._merged(function, zip(self._homes, results, strict=True))
+
+    def reduced(self, function, merge, *args):
+        """Return a future of the merged results of `map`, which may be large.
+
+        ``merge`` is the function of `merged`. A worker adds up the results of its shards one by
+        one: it holds a few results for each of its threads, and not one for each shard.
+        """
+        memory, n_threads = get_config()["working_memory"], self._client.nthreads()
+        calls = zip(self._shards, self._homes, *columns(args, len(self._shards)), strict=True)
+        sums, counts = {}, Counter()
+        for shard, home, *rest in calls:
+            place = home, counts[home] % max([1, *(n_threads.get(worker, 1) for worker in home)])
+            counts[home] += 1
+            arguments = sums.get(place), function, merge, *rest
+            sums[place] = self._submit(_logged, _extended, memory, shard, *arguments, home=home)
+        return self._merged(merge, [(home, future) for (home, _), future in sums.items()])
+
+    def _merged(self, function, results):
+        """Return a future of merged results, from pairs of a home and a result."""
         groups = defaultdict(list)
-        for home, result in zip(self._homes, results, strict=True):
+        for home, result in results:
             groups[home].append(result)
         parts = [self._submit(function, group, home=home) for home, group in groups.items()]
         return parts[0] if len(parts) == 1 else self._submit(function, parts)
@@ -138,7 +164,7 @@ class Step:
 
     def cancel(self):
         """Cancel all calls that have not begun."""
-        futures, self._futures = self._futures, []
+        futures, self._futures = list(self._futures), WeakSet()
         if self._client.status == "running":
             self._client.cancel(futures, force=True)
 
@@ -146,12 +172,19 @@ class Step:
         # without a home, Dask might move a shard to the worker that holds a noisy image
         options = dict(workers=list(home), allow_other_workers=True) if home else {}
         future = self._client.submit(function, *args, pure=False, **options)
-        self._futures.append(future)
+        self._futures.add(future)
         return future
 
 
 def _same(value):
     return value
+
+
+def _extended(shard, sums, function, merge, *args):
+    """Return ``function(shard, *args)``, merged with earlier results ``sums`` or None."""
+    result = function(shard, *args)
+    # not in place: Dask repeats the call with the earlier results if the worker is lost
+    return result if sums is None else merge([sums, result])
 
 
 def _logged(function, memory, shard, *args):

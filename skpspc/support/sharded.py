@@ -48,11 +48,12 @@ class Facts(NumpyState):
     ----------
     log_total : float or None
         Log of the sum of all sample weights; None: all weights are equal.
-    log_uniform, log_weight_range, abs_max, extremes, span, centre, example_moments
+    n_images, log_uniform, log_weight_range, abs_max, extremes, span, centre, example_moments
         See `TrainingSet`.
     """
 
     log_total: float | None
+    n_images: int
     log_uniform: float
     log_weight_range: float
     abs_max: float
@@ -130,6 +131,40 @@ class ShardedTrainingSet(TrainingSet):
         raise ValueError(_TOGETHER)
 
     values = extended = contiguous = centred = stored
+
+    def reduced(self, function, merge, *args):
+        """Return the merged results of ``function(shard, *args)``; see `TrainingSet`."""
+        with self.executor.step() as step:
+            given = [step.give(argument) for argument in args]
+            (result,) = step.values([step.reduced(function, merge, *given)])
+        return result
+
+    def by_image(self, function, *args):
+        """Return the results of ``function(shard, *args)``, one after the other."""
+        with self.executor.step() as step:
+            given = [step.give(argument) for argument in args]
+            results = step.values(step.map(function, *given))
+        return torch.cat([result.to(self.device) for result in results])
+
+    def mapped(self, function, common, *args):
+        """Return the training set of the shards ``function(shard, common, *args)``."""
+        common = Each([self.executor.kept(common)] * len(self.executor))
+        executor = self.executor.derived(function, common, *args)
+        return ShardedTrainingSet.of(executor, self.sample_weight, self.data_range)
+
+    def add_to(self, sums):
+        """Add all images to running sums; only sums of the shards travel."""
+        sums.add_sums(self.reduced(_sums, _merged_sums, sums.alike))
+
+    def fetched(self, rows):
+        """Return a few images, as stored, of rows that are a slice or sorted indices."""
+        every = np.arange(len(self))
+        rows = every[rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows]
+        return _stored_rows(self._own, self._sizes, rows).to(self.device)
+
+    def together(self):
+        """Return a training set of all images in one place, for sets that are small."""
+        return TrainingSet(self.fetched(slice(None)), self.sample_weight, self.data_range)
 
     def check_unchanged(self):
         """Do nothing: images of files are read once."""
@@ -222,3 +257,18 @@ def _subset(shard, rows):
 
 def _crop(shard, *area):
     return shard.crop(*area)
+
+
+def _sums(shard, alike):
+    """Return the running sums over a shard."""
+    sums = alike(shard.device)
+    sums.add_images(shard)
+    return sums
+
+
+def _merged_sums(parts):
+    """Return new sums over the images of several sums."""
+    sums = parts[0].alike(parts[0].device)
+    for part in parts:
+        sums.add_sums(part)
+    return sums

@@ -62,6 +62,7 @@ class TrainingSet(NumpyState):
     """
 
     _not_kept: tuple[str, ...] = (
+        "n_images",
         "log_weight",
         "log_uniform",
         "log_weight_range",
@@ -93,7 +94,7 @@ class TrainingSet(NumpyState):
         """Return a `TrainingSet` of crops or copies of the images, with their weights."""
         other = self._of(images, self.sample_weight)
         # a shard of a training set keeps numbers of the whole; abs_max would be another pass
-        for name in ("log_weight", "log_uniform", "log_weight_range", "abs_max"):
+        for name in ("n_images", "log_weight", "log_uniform", "log_weight_range", "abs_max"):
             setattr(other, name, getattr(self, name))
         return other
 
@@ -166,6 +167,11 @@ class TrainingSet(NumpyState):
         return self
 
     @cached_property
+    def n_images(self):
+        """Number of images of the training set; of a shard, of all shards."""
+        return len(self)
+
+    @cached_property
     def log_weight(self):
         """Log of weights that sum to one, (N,) float64; None for equal weights."""
         weight = self.sample_weight
@@ -229,6 +235,50 @@ class TrainingSet(NumpyState):
             return self
         check_copy(self.images, len(self.images), "A search among crops", _SEARCH)
         return self._derived(self.images.contiguous())
+
+    # What follows is one call here, and one for every shard of a training set in shards.
+
+    def reduced(self, function, merge, *args):
+        """Return ``function(training_set, *args)``, in shards the merged results of all shards.
+
+        Parameters
+        ----------
+        function : callable
+            A function of a module. Its results are small, or as large as a covariance.
+        merge : callable
+            Maps a list of results, which may be on several devices, to one result. Associative up
+            to rounding.
+        *args : any
+            Tensors among them are on the device of the training set, not of a shard.
+        """
+        return function(self, *args)
+
+    def by_image(self, function, *args):
+        """Return ``function(training_set, *args)``, a tensor with one row for each image.
+
+        See `reduced` for the parameters.
+        """
+        return function(self, *args)
+
+    def mapped(self, function, common, *args):
+        """Return the training set ``function(training_set, common, *args)``.
+
+        The function keeps the number of images. Shards stay where they are, and keep the argument
+        ``common`` for later calls. See `reduced` for the other parameters.
+        """
+        return function(self, common, *args)
+
+    def add_to(self, sums):
+        """Add all images to running sums, `Moments`."""
+        sums.add_images(self)
+
+    def fetched(self, rows):
+        """Return images in one place, as stored, of rows that are a slice or sorted indices."""
+        return self.stored(rows)
+
+    def together(self):
+        """Return the training set in one place."""
+        return self
 
     def slices(self, n_rows):
         """Yield slices of at most ``n_rows`` images that together cover the training set."""
