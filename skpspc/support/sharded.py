@@ -12,15 +12,56 @@ from .training_set import MirroredTrainingSet, TrainingSet, evenly_spaced, examp
 
 
 class ShardedImages:
-    """The images of all shards: their shape, dtype and device. The pixels stay in the shards."""
+    """Images in shards: shape, dtype, device and limits. The pixels stay in the shards.
 
+    `fit` of a denoiser takes them in the place of a tensor of images.
+
+    Parameters
+    ----------
+    executor : Devices or Cluster
+        Of shards that are images (n, C, H, W) or training sets.
+    sizes : list of int
+        Numbers of images in the shards.
+    image_shape : tuple of (C, H, W)
+    dtype : torch.dtype
+    limits : tuple of float
+        Smallest and largest value.
+    """
+
+    ndim = 4
     nbytes = 0  # in the memory of the caller
 
-    def __init__(self, shape, dtype, device):
-        self.shape, self.dtype, self.device = torch.Size(shape), dtype, device
+    def __init__(self, executor, sizes, image_shape, dtype, limits):
+        self.shape, self.dtype = torch.Size((sum(sizes), *image_shape)), dtype
+        self.device = executor.device
+        self._executor, self._sizes, self._limits = executor, list(sizes), limits
 
     def __len__(self):
         return self.shape[0]
+
+    def to(self, device):
+        """Return the images; raise for a device of another type, as images stay in their shards."""
+        if torch.device(device).type != self.device.type:
+            raise ValueError(
+                f"device={str(device)!r} is given, but the training images stay in shards on "
+                f"{self.device.type!r} devices; leave device at None."
+            )
+        return self
+
+    def aminmax(self):
+        """Return the smallest and the largest value."""
+        return self._limits
+
+    def training_set(self, weight, data_range):
+        """Return the `ShardedTrainingSet` of images with weights (N,) or None."""
+        weights: list[Any] = [None] * len(self._sizes)
+        used = None
+        if weight is not None:
+            weights = [part.clone() for part in weight.split(self._sizes)]  # views pickle as wholes
+            used = [i for i, of_shard in enumerate(weights) if (of_shard > 0).any()]
+            weight = weight[weight > 0]
+        executor = self._executor.derived(_weighted, Each(weights), data_range, keep=used)
+        return ShardedTrainingSet.of(executor, weight, data_range)
 
     def __getitem__(self, rows):
         raise ValueError(_TOGETHER)
@@ -99,8 +140,10 @@ class ShardedTrainingSet(TrainingSet):
     """
 
     def __init__(self, executor, examples, sizes, sample_weight, data_range, cached):
-        shape = sum(sizes), *examples.shape[1:]
-        images = ShardedImages(shape, examples.dtype, executor.device)
+        low, high = cached["extremes"]
+        limits = float(low.min()), float(high.max())
+        shape = tuple(examples.shape[1:])
+        images = ShardedImages(executor, sizes, shape, examples.dtype, limits)
         super().__init__(images, sample_weight, data_range)
         self.example_moments = example_moments(examples)
         vars(self).update(cached)
@@ -218,6 +261,12 @@ def on_devices(training_set, devices):
             shards.append(TrainingSet(part.images.to(device), weight, training_set.data_range))
     executor = Devices(shards)
     return ShardedTrainingSet.of(executor, training_set.sample_weight, training_set.data_range)
+
+
+def _weighted(shard, weight, data_range):
+    """Return the training set of a shard, images or a training set, with other weights."""
+    images = shard.stored(slice(0, len(shard))) if isinstance(shard, TrainingSet) else shard
+    return TrainingSet(images, None if weight is None else weight.to(images.device), data_range)
 
 
 def _summary(shard):

@@ -98,6 +98,13 @@ class TrainingSet(NumpyState):
             setattr(other, name, getattr(self, name))
         return other
 
+    def with_images(self, images):
+        """Return a `TrainingSet` of other images (N, C, H, W), floats, with the present weights."""
+        other = TrainingSet(images, self.sample_weight)
+        for name in ("n_images", "log_weight", "log_uniform", "log_weight_range"):
+            setattr(other, name, getattr(self, name))
+        return other
+
     def as_shard(self, facts):
         """Return the images and weights as a shard of a larger training set.
 
