@@ -20,7 +20,7 @@ from ._repr import dtype_name
 from ._state import NumpyState, as_tensor
 from ._units import check_integers
 from ._warnings import warn
-from .distributed.blocks import Blocks, is_dask
+from .distributed.blocks import Blocks, in_shards
 from .support import Labels, clip_size
 from .support.memory import rows_that_fit
 from .support.sharded import ShardedImages
@@ -72,7 +72,7 @@ def check_training_images(estimator, X, *, reset):
     """
     if isinstance(X, (str, os.PathLike)):
         X = _mapped_file(X)
-    is_sharded = is_dask(X) or isinstance(X, ShardedImages)
+    is_sharded = in_shards(X)
     if not is_sharded:
         given, X = X, as_container(X, "X")
     if isinstance(X, torch.Tensor):  # of another denoiser's training images

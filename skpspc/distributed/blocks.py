@@ -22,6 +22,11 @@ def is_dask(X):
     return type(X).__module__.partition(".")[0] == "dask" and hasattr(X, "chunks")
 
 
+def in_shards(X):
+    """Return True for a dask array or `ShardedImages`."""
+    return is_dask(X) or isinstance(X, ShardedImages)
+
+
 class Blocks(ShardedImages):
     """Training images in the blocks of a dask array, on the workers of the current client.
 

@@ -65,6 +65,8 @@ class Devices:
 
         An `Each` among the arguments holds one argument for every shard.
         """
+        if len(self) == 1:
+            return Each(map(function, self.shards, *columns(args, 1)))
         # all of these belong to the calling thread
         config, n = get_config(), max(1, n_threads() // len(self))
 
@@ -85,7 +87,8 @@ class Devices:
 
         ``merge`` is the function of `merged`.
         """
-        return self.merged(merge, self.map(function, *args))
+        results = self.map(function, *args)
+        return results[0] if len(results) == 1 else self.merged(merge, results)
 
     def values(self, handles):
         """Return the values of a list of handles."""

@@ -64,7 +64,19 @@ class ShardedImages:
         return ShardedTrainingSet.of(executor, weight, data_range)
 
     def __getitem__(self, rows):
-        raise ValueError(_TOGETHER)
+        """Return a few images, from an array or tensor (m,) of int."""
+        if getattr(rows, "ndim", 0) != 1 or "int" not in str(rows.dtype):
+            raise ValueError(_TOGETHER)
+        rows, back = np.unique(np.asarray(rows), return_inverse=True)
+        return _stored_rows(self._executor, self._sizes, rows)[back]
+
+    def min(self):
+        """Return the smallest value."""
+        return self._limits[0]
+
+    def max(self):
+        """Return the largest value."""
+        return self._limits[1]
 
     def __getattr__(self, name):
         if name.startswith("__") and name != "__array__":  # protocols of Python
@@ -148,7 +160,7 @@ class ShardedTrainingSet(TrainingSet):
         self.example_moments = example_moments(examples)
         vars(self).update(cached)
         self._examples, self._sizes, self._own = examples, list(sizes), executor
-        self.executor = executor.derived(TrainingSet.as_shard, Facts.of(self))
+        self._pinned = executor.derived(TrainingSet.as_shard, Facts.of(self))
 
     @classmethod
     def of(cls, executor, sample_weight, data_range):
@@ -163,6 +175,16 @@ class ShardedTrainingSet(TrainingSet):
         examples = _stored_rows(executor, sizes, evenly_spaced(sum(sizes), 64))
         return cls(executor, examples, sizes, sample_weight, data_range, cached)
 
+    @property
+    def executor(self):
+        """Executor of functions of the shards."""
+        return self._pinned
+
+    @property
+    def first_rows(self):
+        """Row of the first image of each shard, a list of int."""
+        return np.cumsum([0, *self._sizes[:-1]]).tolist()
+
     def __reduce__(self):
         raise TypeError(
             "a denoiser whose training images are in shards cannot be pickled or saved; fit on one "
@@ -174,20 +196,6 @@ class ShardedTrainingSet(TrainingSet):
         raise ValueError(_TOGETHER)
 
     values = extended = contiguous = centred = stored
-
-    def reduced(self, function, merge, *args):
-        """Return the merged results of ``function(shard, *args)``; see `TrainingSet`."""
-        with self.executor.step() as step:
-            given = [step.give(argument) for argument in args]
-            (result,) = step.values([step.reduced(function, merge, *given)])
-        return result
-
-    def by_image(self, function, *args):
-        """Return the results of ``function(shard, *args)``, one after the other."""
-        with self.executor.step() as step:
-            given = [step.give(argument) for argument in args]
-            results = step.values(step.map(function, *given))
-        return torch.cat([result.to(self.device) for result in results])
 
     def mapped(self, function, common, *args):
         """Return the training set of the shards ``function(shard, common, *args)``."""
@@ -291,7 +299,9 @@ def _stored_rows(executor, sizes, rows):
 
 
 def _stored(shard, rows):
-    return shard.stored(torch.from_numpy(rows).to(shard.device)).cpu()
+    rows = torch.from_numpy(rows).to(shard.device)
+    images = shard[rows] if isinstance(shard, torch.Tensor) else shard.stored(rows)
+    return images.cpu()
 
 
 def _subset(shard, rows):

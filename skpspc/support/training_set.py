@@ -10,6 +10,7 @@ import torch
 from .._mapped import check_copy, check_unchanged
 from .._repr import dtype_name
 from .._state import NumpyState
+from .devices import Devices, Each
 from .memory import rows_that_fit
 
 # Values of the uint8 pixels 0 and 255, unless an estimator has a `data_range`.
@@ -169,6 +170,16 @@ class TrainingSet(NumpyState):
         return self.images.device
 
     @property
+    def executor(self):
+        """Executor of functions of the shards; the training set is its only shard."""
+        return Devices([self])
+
+    @property
+    def first_rows(self):
+        """Row of the first image of each shard, a list of int."""
+        return [0]
+
+    @property
     def answers(self):
         """Images of which posteriors are means: the compared images, unless they are measured."""
         return self
@@ -243,10 +254,8 @@ class TrainingSet(NumpyState):
         check_copy(self.images, len(self.images), "A search among crops", _SEARCH)
         return self._derived(self.images.contiguous())
 
-    # What follows is one call here, and one for every shard of a training set in shards.
-
     def reduced(self, function, merge, *args):
-        """Return ``function(training_set, *args)``, in shards the merged results of all shards.
+        """Return the merged results of ``function(shard, *args)``.
 
         Parameters
         ----------
@@ -254,18 +263,24 @@ class TrainingSet(NumpyState):
             A function of a module. Its results are small, or as large as a covariance.
         merge : callable
             Maps a list of results, which may be on several devices, to one result. Associative up
-            to rounding.
+            to rounding. Not called for a single shard.
         *args : any
-            Tensors among them are on the device of the training set, not of a shard.
+            Tensors among them are on the device of the training set, not of a shard. An `Each`
+            holds one argument for every shard.
         """
-        return function(self, *args)
+        with self.executor.step() as step:
+            given = [arg if isinstance(arg, Each) else step.give(arg) for arg in args]
+            (result,) = step.values([step.reduced(function, merge, *given)])
+        return result
 
     def by_image(self, function, *args):
-        """Return ``function(training_set, *args)``, a tensor with one row for each image.
+        """Return the results of ``function(shard, *args)``, tensors with one row for each image.
 
         See `reduced` for the parameters.
         """
-        return function(self, *args)
+        with self.executor.step() as step:
+            results = step.values(step.map(function, *map(step.give, args)))
+        return torch.cat([result.to(self.device) for result in results])
 
     def mapped(self, function, common, *args):
         """Return the training set ``function(training_set, common, *args)``.
