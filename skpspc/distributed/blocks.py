@@ -51,8 +51,8 @@ class Blocks(ShardedImages):
             raise ValueError(f"X holds no images, shape {X.shape}; give at least one.")
         X = _in_large_blocks(_in_whole_images(X), client)
         pairs = zip(X.to_delayed().ravel(), X.chunks[0], strict=True)
-        blocks, sizes = zip(*((block, size) for block, size in pairs if size), strict=True)
-        shapes = Each((size, *X.shape[1:]) for size in sizes)
+        blocks, lengths = zip(*((block, size) for block, size in pairs if size), strict=True)
+        shapes = Each((length, *X.shape[1:]) for length in lengths)
         cluster = Cluster(client, client.compute(list(blocks))).derived(
             _tensor, Each(range(len(blocks))), shapes, X.dtype, image_shape
         )

@@ -94,7 +94,7 @@ class Step:
 
     def __init__(self, client, shards):
         self._client, self._shards = client, shards
-        # weak: a worker may then drop a partial result as soon as it is merged
+        # weak: a worker may then drop a partial result after its merger
         self._futures: WeakSet[Any] = WeakSet()
         holders = client.who_has(shards)
         self._homes = [tuple(holders.get(shard.key, ()))[:1] for shard in shards]
@@ -132,7 +132,8 @@ class Step:
         """
         memory, n_threads = get_config()["working_memory"], self._client.nthreads()
         calls = zip(self._shards, self._homes, *columns(args, len(self._shards)), strict=True)
-        sums, counts = {}, Counter()
+        sums: dict[Any, Any] = {}
+        counts: Counter[Any] = Counter()
         for shard, home, *rest in calls:
             place = home, counts[home] % max([1, *(n_threads.get(worker, 1) for worker in home)])
             counts[home] += 1

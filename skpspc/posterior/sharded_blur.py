@@ -4,11 +4,12 @@ Each shard computes the posterior of its own images in every window. The posteri
 training set is the mean of the shards' posteriors, weighted by their normalisers.
 """
 
+import numpy as np
 import torch
 
 from ..support import overlap_counts, square_corners
 from ..support.devices import Each
-from ..support.memory import rows_that_fit
+from ..support.memory import fits, rows_that_fit
 from .blur import Crops, add_windows, compared_together
 from .posterior import PerWindow
 from .softmax import Softmax
@@ -18,40 +19,38 @@ _NOISY_IMAGES = 64  # compared together
 
 def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
     """Compare noisy images with a `ShardedTrainingSet`; see `blur.blurred_squares`."""
-    shape, executor = (windows.h, windows.w), source.executor
+    level, shape = float(sigma[0]), (windows.h, windows.w)
     corners = square_corners(shape, z.shape[1:])
-    n_largest = -(-len(source) // len(executor))
-    n_of_worker = -(-len(executor) // executor.n_workers)
-    # crops of a shard, and means that stay in the shards until normalisers are merged
-    means = n_of_worker * len(bandwidths) * min(len(z), _NOISY_IMAGES)
-    window_bytes = 8 * windows.n_values(z.shape[1:])
-    window_bytes *= n_largest + len(gaussian.eigenvalues) + means
-    n_windows = rows_that_fit(window_bytes, len(corners), what="A window")
-    blocks = [corners[start : start + n_windows] for start in range(0, len(corners), n_windows)]
-    # not views, which pickle as wholes
-    noisy = [block.clone() for block in z.split(_NOISY_IMAGES)]
-    every = [
-        [
-            _compare_block(block, float(sigma[0]), source, of_windows, shape, gaussian, bandwidths)
-            for of_windows in blocks
-        ]
-        for block in noisy
-    ]
+    n_windows = _n_windows(z, source, windows, gaussian, len(bandwidths), len(corners))
+    totals = [torch.zeros_like(z) for _ in bandwidths]
+    log_norms: list[list[torch.Tensor]] = [[] for _ in bandwidths]
+    sizes: list[list[torch.Tensor]] = [[] for _ in bandwidths]
+    # windows in the outer loop: a worker computes their eigenbases once for all noisy images
+    for start in range(0, len(corners), n_windows):
+        rest = level, source, corners[start : start + n_windows], shape, gaussian, bandwidths
+        # not views, which pickle as wholes
+        parts = [_compare_block(block.clone(), *rest) for block in z.split(_NOISY_IMAGES)]
+        for i, of_bandwidth in enumerate(zip(*parts, strict=True)):
+            total, log_norm, ess = map(torch.cat, zip(*of_bandwidth, strict=True))
+            totals[i] += total
+            log_norms[i].append(log_norm)
+            sizes[i].append(ess)
     count = torch.as_tensor(overlap_counts(shape, z.shape[1:])).to(z)
     return [
-        _joined([[part[i] for part in parts] for parts in every], count)
-        for i in range(len(bandwidths))
+        PerWindow(total / count, torch.cat(log_norm, 1), torch.cat(ess, 1).to(z))
+        for total, log_norm, ess in zip(totals, log_norms, sizes, strict=True)
     ]
 
 
-def _joined(parts, count):
-    """Return the `PerWindow` of all noisy images, from lists of results by blocks of windows."""
-    rows = []
-    for of_images in parts:
-        totals, log_norm, ess = zip(*of_images, strict=True)
-        rows.append((sum(totals) / count, torch.cat(log_norm, 1), torch.cat(ess, 1)))
-    mean, log_norm, ess = map(torch.cat, zip(*rows, strict=True))
-    return PerWindow(mean.to(count), log_norm, ess.to(count))
+def _n_windows(z, source, windows, gaussian, n_bandwidths, n_most):
+    """Return the number of windows to compare at once, at most ``n_most``."""
+    executor = source.executor
+    n_images = max(np.diff([*source.first_rows, len(source)]).tolist())
+    # means that stay in the shards of a worker until normalisers are merged
+    n_means = -(-len(executor) // executor.n_workers) * n_bandwidths * min(len(z), _NOISY_IMAGES)
+    n_numbers = n_images + len(gaussian.eigenvalues) + n_means
+    window_bytes = 8 * windows.n_values(z.shape[1:]) * n_numbers
+    return rows_that_fit(window_bytes, n_most, what="A window") if fits(window_bytes) else 1
 
 
 def _compare_block(z, level, source, corners, shape, gaussian, bandwidths):
