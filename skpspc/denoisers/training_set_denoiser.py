@@ -154,7 +154,8 @@ class TrainingSetDenoiser(Denoiser):
         ----------
         X : array or Tensor of shape (n, C, H, W) or (n, d), or path of a .npy file
             New training images, of the image shape and dtype of the first call. Denoisers that keep
-            images copy the earlier and the new images to one array.
+            images copy the earlier and the new images to one array, and so take no dask array;
+            `GaussianDenoiser` takes one where it keeps sums.
         y : array of shape (n,), default None
             Labels of the new images. Pass labels in every call or in none. Classes may be new.
         sample_weight : array of shape (n,), default None
