@@ -20,9 +20,10 @@ from ._repr import dtype_name
 from ._state import NumpyState, as_tensor
 from ._units import check_integers
 from ._warnings import warn
-from .distributed.blocks import Blocks, is_dask
+from .distributed.blocks import Blocks, in_shards, is_dask
 from .support import Labels, clip_size
 from .support.memory import rows_that_fit
+from .support.sharded import ShardedImages
 from .support.training_set import DEFAULT_RANGE, to_compute
 
 _NUMPY_DTYPES = [np.float64, np.float32, np.uint8]  # every other dtype becomes the first
@@ -71,7 +72,8 @@ def check_training_images(estimator, X, *, reset):
     """
     if isinstance(X, (str, os.PathLike)):
         X = _mapped_file(X)
-    if not is_dask(X):
+    is_sharded = in_shards(X)
+    if not is_sharded:
         given, X = X, as_container(X, "X")
     if isinstance(X, torch.Tensor):  # of another denoiser's training images
         check_unchanged(X)
@@ -94,8 +96,8 @@ def check_training_images(estimator, X, *, reset):
             f"X holds images of shape {tuple(X.shape[1:])} (channels, height, width), expected "
             f"{image_shape}; {remedy}."
         )
-    if is_dask(X):
-        return _check_blocks(estimator, X, image_shape, reset=reset)
+    if is_sharded:
+        return _check_sharded(estimator, X, image_shape, reset=reset)
     flat, layout = _check_flat(estimator, X, reset=reset, name="X", given=given)
     if reset and image_shape is None:
         image_shape = (1, 1, flat.shape[1])
@@ -105,8 +107,8 @@ def check_training_images(estimator, X, *, reset):
     return flat.view(-1, *image_shape), layout
 
 
-def _check_blocks(estimator, X, image_shape, *, reset):
-    """Return the images of a dask array as `Blocks`, and their `Layout`."""
+def _check_sharded(estimator, X, image_shape, *, reset):
+    """Return the images of a dask array as `Blocks`, or images in shards, and their `Layout`."""
     n_values = math.prod(X.shape[1:])
     validate_data(
         estimator, np.broadcast_to(np.float32(0), (1, n_values)), reset=reset, skip_check_array=True
@@ -114,13 +116,19 @@ def _check_blocks(estimator, X, image_shape, *, reset):
     image_shape = image_shape or (1, 1, n_values)
     if math.prod(image_shape) != n_values:
         raise ValueError(_shape_message(image_shape, n_values))
+    is_torch = isinstance(X, ShardedImages)
+    images = X if is_torch else _blocks(X, image_shape)
+    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
+    _check_magnitude(images, dtype, "X", smallest=_RANGES[dtype][0])
+    return images, Layout(is_torch, X.ndim <= 2, dtype, images.device)
+
+
+def _blocks(X, image_shape):
+    """Return the images of a dask array of numbers as `Blocks`."""
     _real(np.empty(0, X.dtype), "X")
     if X.dtype not in _NUMPY_DTYPES:
         X = X.astype(np.float32 if X.dtype == np.float16 else np.float64)
-    images = Blocks(X, image_shape)
-    dtype = torch.float64 if images.dtype == torch.float64 else torch.float32
-    _check_magnitude(images, dtype, "X", smallest=_RANGES[dtype][0])
-    return images, Layout(False, X.ndim <= 2, dtype, images.device)
+    return Blocks(X, image_shape)
 
 
 def _shape_message(image_shape, n_values):

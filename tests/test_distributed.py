@@ -5,7 +5,9 @@ import random
 import signal
 import threading
 import time
+import warnings
 from collections import Counter
+from weakref import WeakSet
 
 import numpy as np
 import pytest
@@ -17,10 +19,11 @@ pytest.importorskip("distributed", reason="distributed is not installed (extra d
 import dask.array as da
 from dask.distributed import Client, LocalCluster
 
-from skpspc import EmpiricalDenoiser, PatchDenoiser, PSPCDenoiser
+from skpspc import EmpiricalDenoiser, GaussianDenoiser, PatchDenoiser, PSPCDenoiser
 from skpspc.distributed import calls, workers
 from skpspc.distributed.cluster import Cluster
-from test_sharded import DENOISERS, assert_equal
+from skpspc.inspection import calibrate_patch_size, nearest_training_images
+from test_sharded import DENOISERS, LEARNT, assert_equal
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +86,105 @@ def test_attributions_and_derivatives(client, digits, noisy, name):
         np.testing.assert_allclose(a, b, rtol=0, atol=1e-10, err_msg=method)
     a, b = (model.jacobian(noisy[:1], 0.3, [(2, 3)]) for model in (many, one))
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "gaussian",
+        "neighbourhoods",
+        "windows of the data",
+        "calibrated sizes",
+        "blurred images",
+        "blurred globally",
+        "blurred windows",
+        "blend",
+    ],
+)
+def test_learning_from_blocks(client, digits, noisy, name, weighted):
+    X = digits[:120] / 127.5 - 1 if weighted else digits[:120]
+    weight = np.r_[np.zeros(10), np.arange(110) % 4] if weighted else None  # none in a block
+    one = clone(LEARNT[name]).fit(X, sample_weight=weight)
+    many = clone(LEARNT[name]).fit(blocks(X, 10, 1, 40), sample_weight=weight)
+    for sigma in (0.05, 0.5, np.inf):
+        assert_equal(many, one, noisy.astype(X.dtype if weighted else np.float32), sigma)
+
+
+def test_partial_fit_of_blocks(client, digits, noisy):
+    """Sums of blocks can be added to sums here, and the other way round."""
+    one = GaussianDenoiser().fit(digits[:200])
+    for parts in (
+        (blocks(digits[:100], 50), blocks(digits[100:200], 20)),
+        (digits[:100], blocks(digits[100:200], 20)),
+        (blocks(digits[:100], 50), digits[100:200]),
+    ):
+        model = GaussianDenoiser()
+        for X in parts:
+            model.partial_fit(X)
+        np.testing.assert_array_equal(model.components_, one.components_)
+        np.testing.assert_array_equal(model.denoise(noisy, 0.5), one.denoise(noisy, 0.5))
+
+
+class Part:
+    """A result of a shard, which knows how many results were on its worker together."""
+
+    every: WeakSet = WeakSet()
+
+    def __init__(self, parts=()):
+        Part.every.add(self)
+        self.n_images = sum(part.n_images for part in parts)
+        self.most = max([len(Part.every), *(part.most for part in parts)])
+
+
+def part_of(shard, n):
+    part = Part()
+    part.n_images = n * len(shard)
+    return part
+
+
+def test_a_worker_holds_few_large_results(client, digits):
+    """Results are merged one by one, however many shards a worker has."""
+    images = EmpiricalDenoiser().fit(da.from_array(digits[:60], chunks=(5, 1, 8, 8)))
+    shards = images.training_set_.executor
+    assert isinstance(shards, Cluster) and len(shards) == 12
+    with shards.step() as step:
+        (whole,) = step.values([step.reduced(part_of, Part, step.give(2))])
+    assert whole.n_images == 120
+    assert whole.most <= 4
+
+
+def test_large_values_cause_no_warning(client, digits):
+    """Dask warns of more than 10 MB in a call."""
+    training_set = EmpiricalDenoiser().fit(blocks(digits[:40], 20)).training_set_
+    value = np.zeros(2_000_000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert training_set.reduced(length_of, sum, value) == 2 * value.size
+
+
+def length_of(shard, value):
+    return value.size
+
+
+def test_inspection_of_blocks(client, digits):
+    X = blocks(digits[:100], 30, 30)
+    queries = digits[100:110] / 127.5 - 1
+    for a, b in zip(
+        nearest_training_images(queries, X, 3),
+        nearest_training_images(queries, digits[:100], 3),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    flat = X.reshape(100, 64), queries.reshape(10, 64)
+    np.testing.assert_array_equal(
+        nearest_training_images(flat[1], flat[0], 3)[1], nearest_training_images(queries, X, 3)[1]
+    )
+    tables = [
+        calibrate_patch_size(PSPCDenoiser(), of, [0.3, 1.0], sizes=[2, 5], n_images=10)[1]
+        for of in (X, digits[:100])
+    ]
+    np.testing.assert_allclose(tables[0].errors, tables[1].errors, rtol=0, atol=1e-6)
 
 
 def test_flat_images_are_rows(client, digits, noisy):

@@ -9,18 +9,31 @@ import torch
 from sklearn.base import clone
 
 from skpspc import (
+    BlendedDenoiser,
     EmpiricalDenoiser,
     FlexibleWindows,
     GaussianDenoiser,
     LocalScoreDenoiser,
     PatchDenoiser,
+    PCALocalityDenoiser,
     PosteriorMeanCollection,
     PSPCDenoiser,
+    SingleImageDenoiser,
     SmoothedDenoiser,
     tapered_windows,
 )
-from skpspc.support import TrainingSet
+from skpspc.inspection import (
+    SampleGridDisplay,
+    calibrate_patch_size,
+    calibrate_thresholds,
+    error_curve,
+    local_equivalence,
+    memorised_fraction,
+    nearest_training_images,
+)
+from skpspc.support import TrainingSet, covariance
 from skpspc.support.devices import Devices
+from skpspc.support.holdout import different, hold_out
 from skpspc.support.sharded import ShardedTrainingSet
 
 HEAT = np.exp(-np.square(np.arange(64)[:, None] - np.arange(64)) / 50).reshape(1, 8, 8, 8, 8)
@@ -42,6 +55,37 @@ DENOISERS = {
     "smoothed": SmoothedDenoiser(PSPCDenoiser(3)),
 }
 ATTRIBUTABLE = [name for name in DENOISERS if name not in ("patches", "squares, torch", "smoothed")]
+# Denoisers that learn more from the training images than which images there are.
+LEARNT = {
+    "gaussian": GaussianDenoiser(),
+    "gaussian of a rank": GaussianDenoiser(9, shrinkage="ledoit_wolf"),
+    "gaussian, oas": GaussianDenoiser(shrinkage="oas"),
+    "neighbourhoods": PCALocalityDenoiser(),
+    "windows of the data": PSPCDenoiser(windows=FlexibleWindows("data", 0.4, [0.5])),
+    "windows of a denoiser": PSPCDenoiser(
+        windows=FlexibleWindows(
+            EmpiricalDenoiser().fit(np.eye(64).reshape(64, 1, 8, 8)), 0.4, [0.5], n_images=3
+        )
+    ),
+    "calibrated sizes": PSPCDenoiser("calibrated"),
+    "blurred images": EmpiricalDenoiser(bandwidth=0.3),
+    "calibrated bandwidth": EmpiricalDenoiser(bandwidth="calibrated"),
+    "blurred patch": PatchDenoiser(3, bandwidth=0.4, location=(2, 2)),
+    "blurred patches": PatchDenoiser(7, bandwidth=0.4, location="all"),
+    "blurred globally": PSPCDenoiser(3, bandwidth=0.4, smoothing="global"),
+    "blurred windows": PSPCDenoiser(3, bandwidth=0.4),
+    "blurred windows and mirror images": PSPCDenoiser(3, bandwidth=0.4, flip=True),
+    "blend": BlendedDenoiser(
+        [
+            ("gaussian", GaussianDenoiser()),
+            ("squares", PSPCDenoiser(3)),
+            ("smoothed", SmoothedDenoiser(EmpiricalDenoiser())),
+        ],
+        against=EmpiricalDenoiser(),
+        sigmas=[0.3, 1.0],
+        n_images=20,
+    ),
+}
 
 
 def assert_equal(many, one, Z, sigma):
@@ -98,11 +142,192 @@ def test_ties_are_shared_between_shards(device):
     assert model.posterior([[0.0]], 0.0).effective_sample_size.item() == pytest.approx(5.0)
 
 
-@pytest.mark.parametrize("name", ["empirical", "squares", "local scores"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", LEARNT)
+def test_learning_from_shards(digits, noisy, device, devices, name, dtype, weighted):
+    """At smaller sigma, float64 covariances of images in another order differ by more than 1e-12.
+
+    Their smallest eigenvalues are sums of squares that nearly cancel.
+    """
+    X = digits[:120] if dtype == np.float32 else digits[:120] / 127.5 - 1
+    weight = np.arange(120) % 4 if weighted else None
+    one = on(LEARNT[name], device).fit(X, sample_weight=weight)
+    many = on(LEARNT[name], devices).fit(X, sample_weight=weight)
+    for sigma in (0.05, 0.5, 5.0, np.inf):
+        assert_equal(many, one, noisy.astype(dtype), sigma)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "neighbourhoods", "blurred images"])
+def test_fewer_images_than_values(digits, noisy, devices, name):
+    one = clone(LEARNT[name]).fit(digits[:40])
+    many = on(LEARNT[name], devices).fit(digits[:40])
+    for sigma in (0.0, 0.05, 0.5, np.inf):
+        np.testing.assert_allclose(
+            many.denoise(noisy, sigma), one.denoise(noisy, sigma), rtol=0, atol=1e-12
+        )
+
+
+def test_more_images_and_values_than_an_eigenproblem(digits, noisy, devices, monkeypatch):
+    """Products with the covariance, of which each shard has a summand."""
+    monkeypatch.setattr(covariance, "LARGEST_PROBLEM", 30)
+    X = digits[:100] / 127.5 - 1
+    for weight in (None, np.arange(100) % 4):
+        one = GaussianDenoiser(12).fit(X, sample_weight=weight)
+        many = GaussianDenoiser(12, device=devices).fit(X, sample_weight=weight)
+        np.testing.assert_allclose(many.eigenvalues_, one.eigenvalues_, rtol=1e-12)
+        np.testing.assert_allclose(
+            many.denoise(noisy, 0.5), one.denoise(noisy, 0.5), rtol=0, atol=1e-12
+        )
+
+
+def test_sums_of_uint8_images_do_not_depend_on_shards(digits, devices):
+    one, many = GaussianDenoiser().fit(digits), GaussianDenoiser(device=devices).fit(digits)
+    assert not hasattr(many, "training_set_")
+    for name in ("mean_", "components_", "eigenvalues_"):
+        np.testing.assert_array_equal(getattr(many, name), getattr(one, name))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_partial_fit_adds_sums_of_shards(digits, noisy, devices, dtype, weighted):
+    X = digits[:200] if dtype == np.uint8 else digits[:200] / 127.5 - 1
+    weight = np.arange(200) % 4 + 0.5 if weighted else np.ones(200)
+    one = GaussianDenoiser().fit(X, sample_weight=weight)
+    many = GaussianDenoiser(device=devices)
+    for rows in (slice(0, 90), slice(90, 92), slice(92, 200)):
+        many.partial_fit(X[rows], sample_weight=weight[rows])
+    np.testing.assert_array_equal(many.training_rows_, one.training_rows_)
+    np.testing.assert_allclose(
+        many.denoise(noisy, 0.5), one.denoise(noisy, 0.5), rtol=0, atol=1e-12
+    )
+    again = pickle.loads(pickle.dumps(many))  # sums alone have no shards
+    np.testing.assert_array_equal(again.denoise(noisy, 0.5), many.denoise(noisy, 0.5))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_held_out_images_do_not_depend_on_shards(digits, weighted):
+    X = torch.from_numpy(np.concatenate([digits[:30], digits[10:40], digits[:5]]))
+    weight = torch.arange(1.0, 66.0, dtype=torch.float64) if weighted else None
+    one = TrainingSet(X, weight)
+    many = in_parts(X, [1, 29, 35], weight)
+    for draw in (different, lambda *of: hold_out(*of)[1]):
+        a, b = (draw(each, 20, np.random.default_rng(1)) for each in (one, many))
+        assert torch.equal(a.images, b.images) and torch.equal(a.sample_weight, b.sample_weight)
+    a, b = (hold_out(each, 20, np.random.default_rng(1))[0] for each in (one, many))
+    assert torch.equal(a.images, b.together().images)
+
+
+def test_different_images_among_mirror_images(digits):
+    """A draw among mirror images has images of both halves."""
+    images = torch.from_numpy(digits[:20].copy())
+    drawn = different(TrainingSet(images).mirrored(), 40, np.random.default_rng(0))
+    every = torch.cat([images, images.flip(-1)]).flatten(1)
+    assert sorted(drawn.images.flatten(1).tolist()) == sorted(every.tolist())
+
+
+def in_parts(images, sizes, weight=None):
+    """Return images as a training set in shards of such sizes."""
+    weights = [None] * len(sizes) if weight is None else weight.split(sizes)
+    parts = [TrainingSet(*part) for part in zip(images.split(sizes), weights, strict=True)]
+    return ShardedTrainingSet.of(Devices(parts), weight, (-1.0, 1.0))
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_fit_of_images_in_shards(digits, noisy, devices, weighted):
+    """The images of a denoiser can be fitted again, with other weights."""
+    weight = np.r_[np.zeros(30), np.arange(60) % 4] if weighted else None  # none in a shard
+    images = EmpiricalDenoiser(device=devices).fit(digits[:90]).training_set_.images
+    many = PSPCDenoiser(3).fit(images, sample_weight=weight)
+    assert_equal(many, PSPCDenoiser(3).fit(digits[:90], sample_weight=weight), noisy, 0.5)
+    with pytest.raises(ValueError, match=r"stay in shards on 'cpu' devices; leave device at None"):
+        images.to("meta")
+
+
+def test_nearest_training_images_of_shards(digits):
+    X = np.concatenate([digits[:50], digits[40:90]])  # copies: of ties, the first row comes first
+    images = EmpiricalDenoiser(device=["cpu"] * 3).fit(X).training_set_.images
+    queries = digits[40:60] / 127.5 - 1
+    queries[10:] += 0.1
+    for k in (1, 3, 20):
+        expected, actual = (nearest_training_images(queries, of, k) for of in (X, images))
+        for a, b in zip(actual, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+    fractions = [memorised_fraction(queries, of) for of in (images, X)]
+    np.testing.assert_array_equal(fractions[0].values, fractions[1].values)
+    np.testing.assert_array_equal(images[np.array([99, 3, 3])].numpy(), X[[99, 3, 3]])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_inspection_of_shards(digits, devices, dtype):
+    X = digits[:120] if dtype == np.float32 else digits[:120] / 127.5 - 1
+    test = (digits[120:124] / 127.5 - 1).astype(dtype)
+    tolerance = 1e-6 if dtype == np.float32 else 1e-12
+    weight = np.arange(120) % 4
+    one, many = (
+        PSPCDenoiser(3, device=device).fit(X, sample_weight=weight) for device in (None, devices)
+    )
+    a, b = (
+        local_equivalence(
+            model.training_set_.images,
+            [0.1, 1.0],
+            n_images=8,
+            sample_weight=model.training_set_.sample_weight,
+        )
+        for model in (one, many)
+    )
+    np.testing.assert_allclose(b.image_gaps, a.image_gaps, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(b.image_variations, a.image_variations, rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(b.diameters, a.diameters)
+    options = dict(n_images=10, sample_weight=weight)
+    tables = [
+        calibrate_patch_size(model, X, [0.3, 1.0], sizes=[2, 5], **options)[1]
+        for model in (one, many)
+    ]
+    np.testing.assert_allclose(tables[1].errors, tables[0].errors, rtol=0, atol=tolerance)
+    windows = PSPCDenoiser(windows=FlexibleWindows("data", 0.4, [0.5]))
+    tables = [
+        calibrate_thresholds(on(windows, of), X, thresholds=[0.3, 0.5], **options)[1]
+        for of in (None, devices)
+    ]
+    np.testing.assert_allclose(tables[1].errors, tables[0].errors, rtol=0, atol=tolerance)
+    curves = [
+        error_curve({"pspc": model, "smoothed": other}, test, [0.3, 1.0])
+        for model, other in (
+            (each, SmoothedDenoiser(on(PSPCDenoiser(3), of)).fit(X, sample_weight=weight))
+            for each, of in ((one, None), (many, devices))
+        )
+    ]
+    np.testing.assert_allclose(curves[1].errors, curves[0].errors, rtol=0, atol=tolerance)
+
+
+def test_sample_grid_of_shards(digits, devices):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed (extra plot)")
+    grids = [
+        SampleGridDisplay.from_estimator(PSPCDenoiser(3, device=of).fit(digits[:60]), n=4)
+        for of in (None, devices)
+    ]
+    np.testing.assert_array_equal(grids[1].nearest, grids[0].nearest)
+    np.testing.assert_allclose(grids[1].distances, grids[0].distances, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "empirical",
+        "squares",
+        "local scores",
+        "gaussian",
+        "neighbourhoods",
+        "blurred images",
+        "blurred windows",
+    ],
+)
 def test_classes_samples_and_scores(digits, noisy, device, devices, name):
     y = np.arange(90) // 45  # each class in two of the three shards
-    one = on(DENOISERS[name], device).fit(digits[:90], y)
-    many = on(DENOISERS[name], devices).fit(digits[:90], y)
+    denoiser = {**DENOISERS, **LEARNT}[name]
+    one = on(denoiser, device).fit(digits[:90], y)
+    many = on(denoiser, devices).fit(digits[:90], y)
     for label in (0, 1, [0, 1, 1]):
         np.testing.assert_allclose(
             many.denoise(noisy, 0.5, y=label), one.denoise(noisy, 0.5, y=label), rtol=0, atol=1e-6
@@ -214,6 +439,9 @@ def test_facts_describe_all_shards(digits):
     [
         lambda model, Z: model.partial_fit(Z),
         lambda model, Z: np.asarray(model.training_set_.images),
+        lambda model, Z: model.training_set_.images[:2],
+        lambda model, Z: PSPCDenoiser(3).fit(Z).partial_fit(model.training_set_.images),
+        lambda model, Z: GaussianDenoiser(device=["cpu", "cpu"]).fit(Z).partial_fit(Z),
     ],
 )
 def test_calls_that_need_all_images_in_one_place(digits, noisy, call):
@@ -227,10 +455,10 @@ def test_calls_that_need_all_images_in_one_place(digits, noisy, call):
     [
         (EmpiricalDenoiser(tol=0.1), "an index"),
         (PSPCDenoiser(3, tol=0.1), "an index"),
-        (EmpiricalDenoiser(bandwidth=0.3), "in one place"),
-        (PSPCDenoiser("calibrated"), "in one place"),
+        (PCALocalityDenoiser(softmax="batchwise"), "in one place"),
+        (LocalScoreDenoiser(operator=lambda x: x[..., ::2]), "in one place"),
         (PosteriorMeanCollection(tapered_windows((1, 8, 8), 3), source="translates"), "one place"),
-        (GaussianDenoiser(), "The 'device' parameter of GaussianDenoiser must be"),
+        (SingleImageDenoiser(), "The 'device' parameter of SingleImageDenoiser must be"),
     ],
 )
 def test_denoisers_that_need_all_images_in_one_place(digits, denoiser, message):

@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .._progress import progress
 from .._state import NumpyState
-from .._typing import DataRange, Device, ImageShape, RandomState
+from .._typing import DataRange, Devices, ImageShape, RandomState
 from .._units import half_width, warn_if_unusual
 from .._warnings import warn
 from ..posterior import BasePrior
@@ -29,7 +29,7 @@ from ..support.held_out import noisy_blocks
 from ..support.holdout import hold_out, n_different
 from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser
-from .training_set_denoiser import TrainingSetDenoiser
+from .training_set_denoiser import DEVICES, TrainingSetDenoiser
 
 # On images in [-1, 1].
 _SIGMAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4)
@@ -160,8 +160,9 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
         and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
         images are used unscaled.
-    device : str or torch.device, default None
-        Device of the training set and of the computation. None: the device of X.
+    device : str, torch.device or list of them, default None
+        Device of the training set and of the computation. Each device of a list holds a part of the
+        training set. None: the device of X.
     random_state : int, RandomState, Generator or None, default 0
         Seed of the held-out images and their noise, at fit, and of the noise of :meth:`score`.
         None: new draws.
@@ -250,6 +251,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "device": DEVICES,
         "denoisers": [list, tuple],
         "against": [StrOptions({"clean"}), HasMethods(["denoise"])],
         "sigmas": ["array-like", None],
@@ -268,7 +270,7 @@ class BlendedDenoiser(TrainingSetDenoiser, _BaseComposition):
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
-        device: Device | None = None,
+        device: Devices | None = None,
         random_state: RandomState | None = 0,
     ) -> None:
         self.denoisers = denoisers

@@ -11,7 +11,7 @@ import torch
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
-from .._typing import Array, DataRange, Device, ImageShape, RandomState
+from .._typing import Array, DataRange, Devices, ImageShape, RandomState
 from .._validation import check_sigma
 from ..posterior import (
     BasePrior,
@@ -24,7 +24,7 @@ from ..posterior import (
 )
 from ..support import covariance
 from .base import Denoiser
-from .training_set_denoiser import TrainingSetDenoiser
+from .training_set_denoiser import DEVICES, TrainingSetDenoiser
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,8 +160,9 @@ class GaussianDenoiser(TrainingSetDenoiser):
         Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
         and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
         images are used unscaled.
-    device : str or torch.device, default None
-        Device of the training set and of the computation. None: the device of X.
+    device : str, torch.device or list of them, default None
+        Device of the training set and of the computation. Each device of a list holds a part of the
+        training set. None: the device of X.
     random_state : int, RandomState, Generator or None, default 0
         Seed of the noise of :meth:`score`. None: new noise at each call.
         Fitting is deterministic.
@@ -243,6 +244,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "device": DEVICES,
         "rank": [Interval(numbers.Integral, 1, None, closed="left"), None],
         "shrinkage": [
             Interval(numbers.Real, 0, 1, closed="both"),
@@ -260,7 +262,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
-        device: Device | None = None,
+        device: Devices | None = None,
         random_state: RandomState | None = 0,
     ) -> None:
         self.rank = rank

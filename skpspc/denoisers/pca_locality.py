@@ -10,13 +10,13 @@ from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import check_is_fitted
 
 from .._state import NumpyState
-from .._typing import Array, DataRange, Device, ImageShape, RandomState
+from .._typing import Array, DataRange, Devices, ImageShape, RandomState
 from .._validation import check_sigma
 from ..posterior import Gaussian, Prior
 from ..support import Masks
 from ..support.memory import working_bytes
 from .base import Denoiser
-from .training_set_denoiser import TrainingSetDenoiser
+from .training_set_denoiser import DEVICES, TrainingSetDenoiser
 
 # Relative to the largest W_nn: below it, W is rounding error.
 _NO_WEIGHT = 1e-8
@@ -106,8 +106,9 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         Range of the images, and unit of noise levels. uint8 pixels 0 to 255 stand for low to high,
         and floats must lie between low and high. None: uint8 images are read on [-1, 1], and float
         images are used unscaled.
-    device : str or torch.device, default None
-        Device of the training set and of the computation. None: the device of X.
+    device : str, torch.device or list of them, default None
+        Device of the training set and of the computation. Each device of a list holds a part of the
+        training set. None: the device of X.
     random_state : int, RandomState, Generator or None, default 0
         Seed of the noise of :meth:`score`. None: new noise at each call.
 
@@ -177,6 +178,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
 
     _parameter_constraints = {
         **Denoiser._parameter_constraints,
+        "device": DEVICES,
         "verbose": ["verbose"],
         "threshold": [Interval(numbers.Real, 0, 1, closed="right")],
         "softmax": [StrOptions({"exact", "batchwise"})],
@@ -193,7 +195,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         sigma: float = 0.5,
         image_shape: ImageShape | None = None,
         data_range: DataRange | None = None,
-        device: Device | None = None,
+        device: Devices | None = None,
         random_state: RandomState | None = 0,
     ) -> None:
         self.threshold = threshold

@@ -26,7 +26,7 @@ from .._validation import (
 from ..distributed.blocks import Blocks
 from ..posterior import Attribution
 from ..support import TrainingSet
-from ..support.sharded import on_devices
+from ..support.sharded import ShardedImages, on_devices
 from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser, fit_context
 
@@ -154,7 +154,8 @@ class TrainingSetDenoiser(Denoiser):
         ----------
         X : array or Tensor of shape (n, C, H, W) or (n, d), or path of a .npy file
             New training images, of the image shape and dtype of the first call. Denoisers that keep
-            images copy the earlier and the new images to one array.
+            images copy the earlier and the new images to one array, and so take no dask array;
+            `GaussianDenoiser` takes one where it keeps sums.
         y : array of shape (n,), default None
             Labels of the new images. Pass labels in every call or in none. Classes may be new.
         sample_weight : array of shape (n,), default None
@@ -228,12 +229,12 @@ class TrainingSetDenoiser(Denoiser):
     def _training_set(self, images, weight):
         """Return a `TrainingSet` of images and weights on the data range."""
         data_range = self.data_range_ or DEFAULT_RANGE
-        if isinstance(images, Blocks):
-            if self._in_shards():
-                raise ValueError(
-                    f"device={self.device!r} is a list, but the images of a dask array stay on the "
-                    "workers; leave device at None, or pass X.compute()."
-                )
+        if isinstance(images, Blocks) and self._in_shards():
+            raise ValueError(
+                f"device={self.device!r} is a list, but the images of a dask array stay on the "
+                "workers; leave device at None, or pass X.compute()."
+            )
+        if isinstance(images, ShardedImages):
             return images.training_set(weight, data_range)
         training_set = TrainingSet(images, weight, data_range)
         return on_devices(training_set, self.device) if self._in_shards() else training_set

@@ -1,7 +1,6 @@
 """Training images in the blocks of a dask array."""
 
 import math
-from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +9,7 @@ from .._state import as_tensor
 from .._warnings import warn
 from ..support.devices import Each
 from ..support.memory import rows_that_fit
-from ..support.sharded import ShardedTrainingSet
-from ..support.training_set import TrainingSet
+from ..support.sharded import ShardedImages
 from .cluster import Cluster
 from .workers import current_client
 
@@ -24,10 +22,13 @@ def is_dask(X):
     return type(X).__module__.partition(".")[0] == "dask" and hasattr(X, "chunks")
 
 
-class Blocks:
-    """Training images in the blocks of a dask array, on the workers of the current client.
+def in_shards(X):
+    """Return True for a dask array or `ShardedImages`."""
+    return is_dask(X) or isinstance(X, ShardedImages)
 
-    Has the attributes of a tensor of images that a fit reads before it asks for the training set.
+
+class Blocks(ShardedImages):
+    """Training images in the blocks of a dask array, on the workers of the current client.
 
     Parameters
     ----------
@@ -50,25 +51,21 @@ class Blocks:
             raise ValueError(f"X holds no images, shape {X.shape}; give at least one.")
         X = _in_large_blocks(in_whole_images(X, "X"), client)
         pairs = zip(X.to_delayed().ravel(), X.chunks[0], strict=True)
-        blocks, sizes = zip(*((block, size) for block, size in pairs if size), strict=True)
-        shapes = Each((size, *X.shape[1:]) for size in sizes)
-        self._cluster = Cluster(client, client.compute(list(blocks))).derived(
+        blocks, lengths = zip(*((block, size) for block, size in pairs if size), strict=True)
+        shapes = Each((length, *X.shape[1:]) for length in lengths)
+        cluster = Cluster(client, client.compute(list(blocks))).derived(
             _tensor, Each(range(len(blocks))), shapes, X.dtype, image_shape
         )
-        with self._cluster.step() as step:
+        with cluster.step() as step:
             facts = step.values(step.map(_facts))
         n_bad = sum(each["n_bad"] for each in facts)
         if n_bad:
             raise ValueError(
                 f"X contains NaN or infinity in {n_bad} of {len(X)} images; remove or replace them."
             )
-        self._sizes = [each["n"] for each in facts]
-        self._limits = min(each["low"] for each in facts), max(each["high"] for each in facts)
-        self.shape, self.dtype = torch.Size((sum(self._sizes), *image_shape)), facts[0]["dtype"]
-        self.device = self._cluster.device
-
-    def __len__(self):
-        return self.shape[0]
+        limits = min(each["low"] for each in facts), max(each["high"] for each in facts)
+        sizes = [each["n"] for each in facts]
+        super().__init__(cluster, sizes, image_shape, facts[0]["dtype"], limits)
 
     def to(self, device):
         """Return the images; raise unless the device is the CPU, as workers compute on it."""
@@ -79,22 +76,11 @@ class Blocks:
             )
         return self
 
-    def aminmax(self):
-        """Return the smallest and the largest value."""
-        return self._limits
-
     def training_set(self, weight, data_range):
         """Return the `ShardedTrainingSet` of the images with weights (N,) or None, once."""
-        executor = self._cluster
-        del self._cluster  # Dask counts the images again for every object that holds them
-        weights: list[Any] = [None] * len(self._sizes)
-        if weight is not None:
-            weights = [part.clone() for part in weight.split(self._sizes)]  # views pickle as wholes
-            used = [i for i, of_block in enumerate(weights) if (of_block > 0).any()]
-            executor = executor.derived(TrainingSet, Each(weights), data_range, keep=used)
-            return ShardedTrainingSet.of(executor, weight[weight > 0], data_range)
-        executor = executor.derived(TrainingSet, Each(weights), data_range)
-        return ShardedTrainingSet.of(executor, None, data_range)
+        training_set = super().training_set(weight, data_range)
+        del self.executor  # Dask counts the images again for every object that holds them
+        return training_set
 
 
 def in_whole_images(X, name):

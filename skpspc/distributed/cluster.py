@@ -7,10 +7,11 @@ source.
 
 import errno
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from sklearn import config_context, get_config
@@ -25,6 +26,8 @@ _PAUSE = 0.5  # seconds between calls of a function that may end a step
 _DISK_FULL = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
 _KEPT = 4  # values that stay on the workers
 TOPIC = "skpspc"  # of the events that workers log for every call
+# Dask advises to scatter values of more than 10 MB.
+_ANY_SIZE = {"distributed.admin.large-graph-warning-threshold": "1 PB"}
 
 
 class Cluster:
@@ -103,7 +106,9 @@ class Step:
     """
 
     def __init__(self, client, shards, homes, check=None):
-        self._client, self._shards, self._futures, self._check = client, shards, [], check
+        self._client, self._shards, self._check = client, shards, check
+        # weak: a worker may then drop a partial result after its merger
+        self._futures: WeakSet[Any] = WeakSet()
         holders = client.who_has(shards)
         self.homes = [
             tuple(holders.get(shard.key, ()))[:1] or home
@@ -113,7 +118,8 @@ class Step:
     def give(self, value):
         """Return a future of a value, which workers copy from one another."""
         # not scattered: scattered values are lost with the worker that holds them
-        return self._submit(_same, value)
+        with load("dask").config.set(_ANY_SIZE):
+            return self._submit(_same, value)
 
     def map(self, function, *args):
         """Return futures of ``function(shard, *args)``, one for every shard.
@@ -127,7 +133,7 @@ class Step:
         for home, numbers in _numbers_of(self.homes).items():
             rows = ([column[i] for i in numbers] for column in given)
             calls = self._client.map(_logged, *rows, pure=False, **_at(home))
-            self._futures += calls
+            self._futures.update(calls)
             for i, call in zip(numbers, calls, strict=True):
                 futures[i] = call
         return Each(futures)
@@ -138,13 +144,34 @@ class Step:
         Results of a worker are merged there first, then those of a few workers at a time, so that
         none collects the results of all: the function must be associative.
         """
-        parts = [
-            self._submit(function, [results[i] for i in numbers], home=home)
-            for home, numbers in _numbers_of(self.homes).items()
-        ]
+        return self._merged(function, zip(self.homes, results, strict=True))
+
+    def reduced(self, function, merge, *args):
+        """Return a future of the merged results of `map`, which may be large.
+
+        ``merge`` is the function of `merged`. A worker adds up the results of its shards one by
+        one: it holds a few results for each of its threads, and not one for each shard.
+        """
+        memory, n_threads = get_config()["working_memory"], self._client.nthreads()
+        calls = zip(self._shards, self.homes, *columns(args, len(self._shards)), strict=True)
+        sums: dict[Any, Any] = {}
+        counts: Counter[Any] = Counter()
+        for shard, home, *rest in calls:
+            place = home, counts[home] % max([1, *(n_threads.get(worker, 1) for worker in home)])
+            counts[home] += 1
+            arguments = sums.get(place), function, merge, *rest
+            sums[place] = self._submit(_logged, _extended, memory, shard, *arguments, home=home)
+        return self._merged(merge, [(home, future) for (home, _), future in sums.items()])
+
+    def _merged(self, function, results):
+        """Return a future of merged results, from pairs of a home and a result."""
+        groups = defaultdict(list)
+        for home, result in results:
+            groups[home].append(result)
+        parts = [self._submit(function, group, home=home) for home, group in groups.items()]
         while len(parts) > 1:
-            groups = [parts[i : i + _MERGED] for i in range(0, len(parts), _MERGED)]
-            parts = [self._submit(function, group) for group in groups]
+            groups_of_few = [parts[i : i + _MERGED] for i in range(0, len(parts), _MERGED)]
+            parts = [self._submit(function, group) for group in groups_of_few]
         return parts[0]
 
     def values(self, futures):
@@ -171,13 +198,13 @@ class Step:
 
     def cancel(self):
         """Cancel all calls that have not begun."""
-        futures, self._futures = self._futures, []
+        futures, self._futures = list(self._futures), WeakSet()
         if self._client.status == "running":
             self._client.cancel(futures, force=True)
 
     def _submit(self, function, *args, home=()):
         future = self._client.submit(function, *args, pure=False, **_at(home))
-        self._futures.append(future)
+        self._futures.add(future)
         return future
 
 
@@ -197,6 +224,13 @@ def _at(home):
 
 def _same(value):
     return value
+
+
+def _extended(shard, sums, function, merge, *args):
+    """Return ``function(shard, *args)``, merged with earlier results ``sums`` or None."""
+    result = function(shard, *args)
+    # not in place: Dask repeats the call with the earlier results if the worker is lost
+    return result if sums is None else merge([sums, result])
 
 
 def _logged(function, memory, shard, *args):

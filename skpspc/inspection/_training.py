@@ -1,11 +1,16 @@
 """Training sets from images, and training sets that fitted denoisers keep."""
 
 import math
+from hashlib import blake2b
 
+import numpy as np
 import torch
 from sklearn.frozen import FrozenEstimator
 
 from ..denoisers import EmpiricalDenoiser
+from ..distributed.blocks import in_shards
+from ..support.sharded import ShardedImages, ShardedTrainingSet
+from ._images import as_images
 
 
 def checked_training_set(X, sample_weight=None, **parameters):
@@ -14,6 +19,13 @@ def checked_training_set(X, sample_weight=None, **parameters):
     ``parameters`` are ``image_shape``, ``data_range`` and ``device`` of `skpspc.EmpiricalDenoiser`.
     """
     return EmpiricalDenoiser(**parameters).fit(X, sample_weight=sample_weight).training_set_
+
+
+def training_images(X, name):
+    """Return images as an array; images of a dask array or in shards as `ShardedImages`."""
+    if isinstance(X, ShardedImages):
+        return X
+    return checked_training_set(X).images if in_shards(X) else as_images(X, name)
 
 
 def training_set_of(denoiser):
@@ -57,7 +69,19 @@ def _common(sets):
 
 def _alike(a, b):
     """Return whether two training sets hold equal images in one order, with equal weights."""
-    return a is b or (_equal(a.images, b.images) and _equal(a.sample_weight, b.sample_weight))
+    if a is b or not _equal(a.sample_weight, b.sample_weight):
+        return a is b
+    if isinstance(a, ShardedTrainingSet) or isinstance(b, ShardedTrainingSet):
+        kinds = (a.images.shape, a.images.dtype) == (b.images.shape, b.images.dtype)
+        return kinds and torch.equal(*(each.by_image(_digests).cpu() for each in (a, b)))
+    return _equal(a.images, b.images)
+
+
+def _digests(training_set):
+    """Return 16 bytes for each image, (N, 16) uint8, which differ for images that differ."""
+    images = (training_set.stored(slice(i, i + 1)) for i in range(len(training_set)))
+    digests = [blake2b(image.cpu().numpy().tobytes(), digest_size=16).digest() for image in images]
+    return torch.from_numpy(np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16).copy())
 
 
 def _equal(a, b):

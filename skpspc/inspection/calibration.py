@@ -371,7 +371,8 @@ def _split(denoiser, X, n_images, held_out, sample_weight, random_state):
     training_set = checked_training_set(X, sample_weight, image_shape=shape, **shared)
     rng = np.random.default_rng([noise_seed(random_state), _CALIBRATION])
     if held_out is not None:
-        held_out = checked_training_set(held_out, image_shape=training_set.image_shape, **shared)
+        shape = training_set.image_shape
+        held_out = checked_training_set(held_out, image_shape=shape, **shared).together()
         return training_set, held_out, noise_seed(rng)
     check_count(n_images, "n_images")
     return *hold_out(training_set, n_images, rng), noise_seed(rng)

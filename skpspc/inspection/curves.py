@@ -28,7 +28,7 @@ from ..sampling.schedules import check_grid
 from ..support.memory import rows_that_fit
 from ._errors import answer_of, standard_error
 from ._images import as_clean, as_images, check_count, check_fits, shared_range
-from ._training import shared_training_set
+from ._training import shared_training_set, training_images
 from .tables import ComparisonTable, ErrorTable
 
 _DEFAULT_N = 64
@@ -323,8 +323,8 @@ def _reference(against, members, X_train):
 def _optimum(members, X_train):
     """Return the optimal denoiser of X_train, or of the training set common to the members."""
     if X_train is not None:
-        images = as_images(X_train, "X_train")
-        is_uint8 = images.dtype == np.uint8
+        images = training_images(X_train, "X_train")
+        is_uint8 = images.dtype in (np.uint8, torch.uint8)
         data_range = shared_range(members.values(), images) if is_uint8 else None
         return EmpiricalDenoiser(data_range=data_range).fit(images)
     training_set = shared_training_set(members.values())

@@ -12,7 +12,8 @@ from .._progress import progress, showing
 from .._repr import short_repr
 from .._typing import ArrayLike, DataRange, ImageShape, RandomState
 from .._units import checked_range, half_width
-from ..posterior import dense_weights
+from ..posterior import dense_shard_weights, dense_weights
+from ..posterior.softmax import Softmax
 from ..sampling import draw_noise, noise_seed
 from ..sampling.choice import patch_sizes as sizes_of
 from ..sampling.schedules import check_grid
@@ -241,14 +242,13 @@ def local_equivalence(
     dtype = torch.float64 if drawn.images.dtype == torch.float64 else torch.float32
     clean = drawn.take(slice(0, len(drawn)), dtype)
     noise = draw_noise(shape, len(drawn), noise_seed(rng)).to(clean)
-    patches = [_central(training_set, size) for size in sizes.tolist()]
+    areas = [_central(shape, size) for size in sizes.tolist()]
+    crops = training_set.executor.derived(_with_crops, areas)
     with showing(verbose):
         levels = progress(grid.tolist(), "noise levels")
-        distances = np.array(
-            [_distances(training_set, patches, clean + s * noise, s) for s in levels]
-        )
+        distances = np.array([_distances(crops, areas, clean + s * noise, s) for s in levels])
     gaps, variations = np.moveaxis(distances, 2, 0)
-    diameters = np.array([_diameter(patch) for _, patch in patches])
+    diameters = np.array([_diameter(training_set.crop(*area)) for area in areas])
     weight = drawn.sample_weight.cpu().numpy()
     weight = weight / weight.sum()
     return LocalEquivalence(grid, sizes, shape, gaps, variations, diameters, weight)
@@ -383,39 +383,107 @@ def check_sizes(sizes, image_shape, name):
     return np.unique(np.array(listed, dtype=int))
 
 
-def _central(training_set, size):
-    """Return the index of the crop in the middle of an image, and the crops of training images."""
-    window = clip_size(size, training_set.image_shape)
-    sides = zip(training_set.image_shape[1:], window, strict=True)
-    corner = [(whole - part) // 2 for whole, part in sides]
-    rows, columns = (slice(at, at + side) for at, side in zip(corner, window, strict=True))
-    return (..., rows, columns), training_set.crop(*corner, *window)
+def _central(image_shape, size):
+    """Return top, left, height and width of the crop in the middle of an image."""
+    window = clip_size(size, image_shape)
+    sides = zip(image_shape[1:], window, strict=True)
+    return *((whole - part) // 2 for whole, part in sides), *window
 
 
-def _distances(training_set, patches, z, sigma):
-    """Return gaps and total variations of every patch, (S, 2, n)."""
+def _with_crops(training_set, areas):
+    """Return a list of a training set and its crops."""
+    return [training_set, *(training_set.crop(*area) for area in areas)]
+
+
+def _distances(crops, areas, z, sigma):
+    """Return gaps and total variations of every patch, (S, 2, n).
+
+    ``crops`` is an executor of lists of images and crops, see `_with_crops`.
+    """
     level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
-    whole = dense_weights(z, level, training_set)
+    with crops.step() as step:
+        noisy, normalisers = step.give((z, level, areas)), None
+        if len(crops) > 1:
+            normalisers = step.reduced(_normalisers, _merged, noisy)
+        sums = step.reduced(_differences, _added, noisy, normalisers)
+        (sums,) = step.values([sums])
     distances = []
-    for area, patch in patches:
-        difference = dense_weights(z[area], level, patch).sub_(whole)
-        shift = z.new_zeros(len(z), patch.n_values)
-        n_rows = rows_that_fit(z.element_size() * patch.n_values, len(patch), what="One patch")
-        for rows in patch.slices(n_rows):
-            shift = shift + difference[:, rows] @ patch.take(rows, z.dtype).flatten(1)
+    for shift, variation in sums:
         gap = shift.double().square().mean(1).sqrt()
-        variation = difference.double().abs_().sum(1) / 2
-        distances.append(torch.stack([gap, variation]).cpu().numpy())
+        distances.append(torch.stack([gap, variation / 2]).cpu().numpy())
     return np.stack(distances)
 
 
-def _diameter(patch):
+def _cropped(shard, noisy):
+    """Yield noisy images and training images: whole images, and then all crops."""
+    z, level, areas = noisy
+    z, level = z.to(shard[0].device), level.to(shard[0].device)
+    yield z, level, shard[0]
+    for (top, left, height, width), patch in zip(areas, shard[1:], strict=True):
+        yield z[..., top : top + height, left : left + width], level, patch
+
+
+def _normalisers(shard, noisy):
+    """Return the `Softmax` of noisy images and of every crop of them, for a shard."""
+    return [dense_shard_weights(*pair)[1] for pair in _cropped(shard, noisy)]
+
+
+def _merged(parts):
+    """Merge lists of `Softmax`, which may be on several devices."""
+    device = parts[0][0].total.device
+    return [
+        Softmax.merged([Softmax(*(sums.to(device) for sums in one)) for one in shards])
+        for shards in zip(*parts, strict=True)
+    ]
+
+
+def _differences(shard, noisy, normalisers):
+    """Return differences of a patch's mean and absolute differences of weights, by patch.
+
+    Differences are between the posterior of whole images and of patches: a list of tensors (n, d)
+    and (n,). Without ``normalisers``, all images are in the shard.
+    """
+    weights = []
+    for i, pair in enumerate(_cropped(shard, noisy)):
+        if normalisers is None:
+            weights.append(dense_weights(*pair))
+            continue
+        weight, softmax = dense_shard_weights(*pair)
+        whole = Softmax(*(sums.to(weight.device) for sums in normalisers[i]))
+        weights.append(weight.mul_(softmax.share(whole).to(weight)))
+    whole, *of_patches = weights
+    sums = []
+    for patch, weight in zip(shard[1:], of_patches, strict=True):
+        difference = weight.sub_(whole)
+        shift = whole.new_zeros(len(whole), patch.n_values)
+        n_rows = rows_that_fit(whole.element_size() * patch.n_values, len(patch), what="One patch")
+        for rows in patch.slices(n_rows):
+            shift = shift + difference[:, rows] @ patch.take(rows, whole.dtype).flatten(1)
+        sums.append((shift, difference.double().abs_().sum(1)))
+    return sums
+
+
+def _added(parts):
+    """Return sums of pairs of tensors on several devices, by patch."""
+    return [
+        tuple(
+            sum(sums.to(column[0].device) for sums in column) for column in zip(*pairs, strict=True)
+        )
+        for pairs in zip(*parts, strict=True)
+    ]
+
+
+def _diameter(patches):
     """Return an upper bound of the root mean square between two training patches."""
-    low, high = patch.extremes
-    middle = (low + high) / 2
-    largest = 0.0
+    low, high = patches.extremes
+    return 2 * patches.reduced(_largest_square, max, (low + high) / 2) ** 0.5
+
+
+def _largest_square(patch, middle):
+    """Return the largest mean squared difference of a patch from ``middle`` (C, h, w)."""
+    middle, largest = middle.to(patch.device), 0.0
     n_rows = rows_that_fit(2 * 8 * patch.n_values, len(patch), what="One patch")
     for rows in patch.slices(n_rows):
         square = (patch.take(rows, torch.float64) - middle).square().flatten(1).mean(1)
         largest = max(largest, float(square.max()))
-    return 2 * largest**0.5
+    return largest

@@ -1,5 +1,6 @@
 """Nearest training images, and copies of training images."""
 
+from functools import partial
 from numbers import Integral
 
 import numpy as np
@@ -11,8 +12,11 @@ from .._typing import ArrayLike, DataRange
 from .._validation import as_tensor
 from ..posterior.pairs import pair_squares
 from ..support import TrainingSet
+from ..support.devices import Each
 from ..support.memory import rows_that_fit
+from ..support.sharded import ShardedImages
 from ._images import as_floats, as_images, check_alike
+from ._training import training_images
 from .metrics import Measurement, check_range, warn_outside
 
 _SPARE = 8  # candidates beside the nearest: distances by matrix products are rounded
@@ -42,7 +46,8 @@ def nearest_training_images(
         Images to look up, such as samples. uint8 pixels are read on ``data_range``; floats are
         used unscaled.
     X_train : array or Tensor of shape (N, C, H, W) or (N, d)
-        Training images. uint8 images are converted in chunks, never as a whole.
+        Training images. uint8 images are converted in chunks, never as a whole. The blocks of a
+        dask array stay on the workers.
     n_neighbors : int, default 1
         Number of training images to return for each image.
     data_range : tuple of (low, high), default (-1, 1)
@@ -70,16 +75,21 @@ def nearest_training_images(
     >>> nearest_training_images([[0.2, 0.0]], X_train, n_neighbors=2)
     (array([[0.1414..., 0.5656...]]), array([[0, 1]]))
     """
-    images, train = as_images(X, "X"), as_images(X_train, "X_train")
+    images, train = as_images(X, "X"), training_images(X_train, "X_train")
+    if isinstance(train, ShardedImages) and images.ndim == 2:  # flat images in shards are rows
+        images = images.reshape(len(images), 1, 1, -1)
     check_alike(images, train, "X", "X_train")
     if not (isinstance(n_neighbors, Integral) and 1 <= int(n_neighbors) <= len(train)):
         raise ValueError(
             "n_neighbors must be an int between 1 and the number of training images, "
             f"{len(train)}, got {n_neighbors!r}."
         )
-    train = train.reshape(len(train), -1, 1, 1) if train.ndim == 2 else train
     data_range = check_range(data_range)
-    training_set = TrainingSet(as_tensor(train), data_range=data_range)
+    if isinstance(train, ShardedImages):
+        training_set = train.training_set(None, data_range)
+    else:
+        train = train.reshape(len(train), -1, 1, 1) if train.ndim == 2 else train
+        training_set = TrainingSet(as_tensor(train), data_range=data_range)
     n_values = training_set.n_values
     n_rows = rows_that_fit(64 * n_values, len(images), what="An image")
     batches = list(gen_batches(len(images), n_rows))
@@ -97,13 +107,27 @@ def nearest_training_images(
 def _nearest(images, training_set, k):
     """Return distances and indices of the nearest training images of a batch (m, D), float64."""
     z = torch.from_numpy(images)
-    n_candidates = min(k + _SPARE, len(training_set))
-    ids = _candidates(z, training_set, n_candidates).sort(1).values  # ties: the first comes first
-    query = torch.arange(len(z)).repeat_interleave(n_candidates)
-    squares = pair_squares(z, training_set, query, ids.flatten()).view(ids.shape)
-    squares, order = squares.sort(dim=1, stable=True)
-    distances = (squares[:, :k] / z.shape[1]).sqrt()
-    return distances.numpy(), ids.gather(1, order[:, :k]).numpy()
+    arguments = z, k, Each(training_set.first_rows)
+    squares, ids = training_set.reduced(_nearest_in_shard, partial(_first, k), *arguments)
+    return (squares / z.shape[1]).sqrt().numpy(), ids.numpy()
+
+
+def _nearest_in_shard(shard, z, k, first_row):
+    """Return squared distances and rows of the k nearest images of a shard, or of all, (m, k)."""
+    z = z.to(shard.device)
+    n_candidates = min(k + _SPARE, len(shard))
+    ids = _candidates(z, shard, n_candidates)
+    query = torch.arange(len(z), device=z.device).repeat_interleave(n_candidates)
+    squares = pair_squares(z, shard, query, ids.flatten()).view(ids.shape)
+    return _first(k, [(squares.cpu(), ids.cpu() + first_row)])
+
+
+def _first(k, parts):
+    """Return the k least squared distances and their rows; of ties, the first row comes first."""
+    squares, ids = (torch.cat(column, 1) for column in zip(*parts, strict=True))
+    ids, order = ids.sort(1)
+    squares, nearest = squares.gather(1, order).sort(dim=1, stable=True)
+    return squares[:, :k], ids.gather(1, nearest[:, :k])
 
 
 def _candidates(z, training_set, k):
@@ -113,11 +137,11 @@ def _candidates(z, training_set, k):
         16 * (training_set.n_values + len(z)), len(training_set), what="A training image"
     )
     best = z.new_full((len(z), 0), torch.inf)
-    ids = torch.empty((len(z), 0), dtype=torch.int64)
+    ids = torch.empty((len(z), 0), dtype=torch.int64, device=z.device)
     for rows in progress(list(training_set.slices(n_rows)), "blocks of training images"):
         block = training_set.take(rows, z.dtype).flatten(1)
         distances = torch.cdist(z - centre, block - centre)
-        number = torch.arange(rows.start, rows.stop).expand(len(z), -1)
+        number = torch.arange(rows.start, rows.stop, device=z.device).expand(len(z), -1)
         best, ids = torch.cat([best, distances], 1), torch.cat([ids, number], 1)
         best, order = best.topk(min(k, best.shape[1]), dim=1, largest=False)
         ids = ids.gather(1, order)
@@ -127,13 +151,13 @@ def _candidates(z, training_set, k):
 def _measured(name, X, X_train, data_range, n_neighbors, measure):
     """Return a measurement of the distances (n, n_neighbors) to training images."""
     data_range = check_range(data_range)
-    images, train = as_images(X, "X"), as_images(X_train, "X_train")
+    images, train = as_images(X, "X"), training_images(X_train, "X_train")
     if len(train) < n_neighbors:
         raise ValueError(
             f"{name} needs at least {n_neighbors} training images, got {len(train)}; pass the "
             "whole training set."
         )
-    if train.dtype != np.uint8:
+    if train.dtype not in (np.uint8, torch.uint8):
         warn_outside(train.min(), train.max(), data_range, "X_train")
     distances, _ = nearest_training_images(images, train, n_neighbors, data_range=data_range)
     values = measure(distances, data_range[1] - data_range[0])
@@ -151,7 +175,8 @@ def nearest_training_distance(
         Images to look up, such as samples. uint8 pixels are read on ``data_range``; floats are
         used unscaled.
     X_train : array or Tensor of shape (N, C, H, W) or (N, d)
-        Training images. uint8 images are converted in chunks, never as a whole.
+        Training images. uint8 images are converted in chunks, never as a whole. The blocks of a
+        dask array stay on the workers.
     data_range : tuple of (low, high), default (-1, 1)
         Range of the values of X_train, recorded in the result.
     verbose : int, default 0
@@ -211,7 +236,8 @@ def memorised_fraction(
         Images to look up, such as samples. uint8 pixels are read on ``data_range``; floats are
         used unscaled.
     X_train : array or Tensor of shape (N, C, H, W) or (N, d)
-        Training images, at least two. uint8 images are converted in chunks, never as a whole.
+        Training images, at least two. uint8 images are converted in chunks, never as a whole. The
+        blocks of a dask array stay on the workers.
     ratio : float, default 1/3
         Largest ratio of the two distances for a copy, in (0, 1].
     data_range : tuple of (low, high), default (-1, 1)

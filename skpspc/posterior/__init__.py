@@ -6,7 +6,7 @@ This package does not depend on the estimators.
 from .attribution import Attribution, attribution, means_without
 from .blur import Blur
 from .cells import CellSearch
-from .dense import dense_weights
+from .dense import dense_shard_weights, dense_weights
 from .derivative import jvp_by_torch, vjp_by_torch
 from .engines import ENGINES
 from .gaussian import (
@@ -38,6 +38,7 @@ __all__ = [
     "TreeCache",
     "TreeSearch",
     "attribution",
+    "dense_shard_weights",
     "dense_weights",
     "gaussian_jacobian",
     "gaussian_jvp",

@@ -39,7 +39,7 @@ from operator import itemgetter
 import torch
 
 from .._repr import short_repr
-from ..support import TrainingSet, overlap_counts, square_corners
+from ..support import overlap_counts, square_corners
 from ..support.memory import fits, rows_that_fit
 from .dense import dense
 from .gaussian import Gaussian
@@ -135,18 +135,10 @@ class Filter:
     def training_set(self, source, dtype):
         """Return the filtered deviations ``F (y_i - mu)`` of all images, a `TrainingSet` of floats.
 
-        Raises MemoryError if the N * D filtered numbers exceed the working memory.
+        Raises MemoryError if the N * D filtered numbers, of a shard if the images are in shards,
+        exceed the working memory.
         """
-        n, n_values = len(source), source.n_values
-        image_bytes = n_values * dtype.itemsize
-        rows_that_fit(n * image_bytes, 1, what="The filtered training set")
-        out = torch.empty(n, n_values, dtype=dtype, device=source.device)
-        shrink = math.sqrt((1 - self.bandwidth) * (1 + self.bandwidth))
-        n_rows = rows_that_fit(16 * n_values + 2 * image_bytes, n, what="One training image")
-        for rows in source.slices(n_rows):
-            x = source.take(rows, torch.float64).flatten(1)
-            out[rows] = self.apply(((x - self.gaussian.mean) * shrink).to(dtype))
-        return TrainingSet(out.view(n, *source.image_shape), source.sample_weight)
+        return source.mapped(_filtered, self.gaussian, self.bandwidth, self.sigma, dtype)
 
     def answer(self, z, result):
         """Convert the `PerWindow` of filtered deviations to the result for noisy images z."""
@@ -157,6 +149,21 @@ class Filter:
     def _deviation(self, z):
         """Return the deviations of images from the mean, (n, D)."""
         return (z.flatten(1).double() - self.gaussian.mean).to(z.dtype)
+
+
+def _filtered(source, gaussian, bandwidth, sigma, dtype):
+    """Return the filtered deviations of a training set in one place; see `Filter.training_set`."""
+    filtering = Filter(gaussian.to(source.device), bandwidth, sigma)
+    n, n_values = len(source), source.n_values
+    image_bytes = n_values * dtype.itemsize
+    rows_that_fit(n * image_bytes, 1, what="The filtered training set")
+    out = torch.empty(n, n_values, dtype=dtype, device=source.device)
+    shrink = math.sqrt((1 - bandwidth) * (1 + bandwidth))
+    n_rows = rows_that_fit(16 * n_values + 2 * image_bytes, n, what="One training image")
+    for rows in source.slices(n_rows):
+        x = source.take(rows, torch.float64).flatten(1)
+        out[rows] = filtering.apply(((x - filtering.gaussian.mean) * shrink).to(dtype))
+    return source.with_images(out.view(n, *source.image_shape))
 
 
 def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
@@ -170,7 +177,7 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
     corners = square_corners(shape, z.shape[1:])
     n_values = windows.n_values(z.shape[1:])
     n, rank = len(source), len(gaussian.eigenvalues)
-    together = fits(8 * n_values * (3 * n + rank))
+    together = compared_together(source, gaussian, n_values)
     # windows side by side share most of their pixels
     window_bytes = 8 * n_values * (n + rank)
     block = rows_that_fit(window_bytes, len(corners), what="A window") if together else 1
@@ -178,11 +185,11 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
     log_norms: list[list[torch.Tensor]] = [[] for _ in bandwidths]
     sizes: list[list[torch.Tensor]] = [[] for _ in bandwidths]
     for start in range(0, len(corners), block):
-        crops = _Crops(corners[start : start + block], shape, source, gaussian, z.shape[1:])
+        crops = Crops(corners[start : start + block], shape, source, gaussian, z.shape[1:])
         for i, bandwidth in enumerate(bandwidths):
             compare = crops.compare if together else crops.compare_one_by_one
             mean, log_norm, ess = compare(z, level, bandwidth)
-            crops.add_to(totals[i], mean)
+            add_windows(totals[i], mean, crops.corners, shape)
             log_norms[i].append(log_norm)
             sizes[i].append(ess)
     count = torch.as_tensor(overlap_counts(shape, z.shape[1:])).to(z)
@@ -190,6 +197,20 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
         PerWindow(total / count, torch.cat(log_norm, 1), torch.cat(ess, 1))
         for total, log_norm, ess in zip(totals, log_norms, sizes, strict=True)
     ]
+
+
+def compared_together(training_set, gaussian, n_values):
+    """Return True if the crops to one window of ``n_values`` fit in memory as deviations."""
+    return fits(8 * n_values * (3 * len(training_set) + len(gaussian.eigenvalues)))
+
+
+def add_windows(total, mean, corners, shape):
+    """Add means (n, k, d) of `Crops` to the pixels of their windows in images (n, C, H, W)."""
+    h, w = shape
+    for k, (top, left) in enumerate(corners):
+        area = total[..., top : top + h, left : left + w]
+        columns = mean[:, k].view(len(area), w, -1, h)
+        area += columns.permute(0, 2, 3, 1)
 
 
 def blurred_squares_product(z, sigma, source, windows, blur, vector, shift):
@@ -219,14 +240,14 @@ def blurred_squares_product(z, sigma, source, windows, blur, vector, shift):
     block = rows_that_fit(window_bytes, len(corners), what="A window")
     for start in range(0, len(corners), block):
         at = slice(start, start + block)
-        crops = _Crops(corners[at], shape, source, blur.gaussian, z.shape[1:])
+        crops = Crops(corners[at], shape, source, blur.gaussian, z.shape[1:])
         moved, along = crops.product(z, float(sigma[0]), blur.bandwidth, vector, shift[:, at])
-        crops.add_to(values, moved)
+        add_windows(values, moved, crops.corners, shape)
         slopes.append(along)
     return values, torch.cat(slopes, 1)
 
 
-class _Crops:
+class Crops:
     """The crops of k square windows of one shape, of d values each, compared together.
 
     Logits are products ``q.p - |p|^2 / 2`` of deviations from the mean, which cancel less than
@@ -236,12 +257,13 @@ class _Crops:
     """
 
     def __init__(self, corners, shape, training_set, gaussian, image_shape):
-        self._corners = corners
+        self.corners = corners
         self._shape = shape
         self._training_set = training_set
         self._gaussian = gaussian
         number = torch.arange(gaussian.mean.numel(), device=gaussian.mean.device)
         self._index = self._crops(number.view(1, *image_shape)).flatten(1)  # (k, d)
+        self.n_values = self._index.shape[1]  # of a window
         self._mean = gaussian.mean[self._index][:, None]  # (k, 1, d)
         key = shape, image_shape, tuple(corners[0]), len(corners)
         variances, self._vectors = gaussian.eigenbases(self._index, key)  # (k, d), (k, d, d)
@@ -305,13 +327,17 @@ class _Crops:
         moved = (gain * vector + remainder * sums) @ self._vectors.mT
         return moved.transpose(0, 1).to(z.dtype), slopes.T / sigma
 
-    def add_to(self, total, mean):
-        """Add means (n, k, d) to the pixels of their windows in images (n, C, H, W)."""
-        h, w = self._shape
-        for k, (top, left) in enumerate(self._corners):
-            area = total[..., top : top + h, left : left + w]
-            columns = mean[:, k].view(len(area), w, -1, h)
-            area += columns.permute(0, 2, 3, 1)
+    @cached_property
+    def reach(self):
+        """Length of the largest deviation in each window, (k,) float64.
+
+        An estimate for images of equal weights. Shards of a training set need the largest over all
+        shards, so that all of them compute in one dtype.
+        """
+        if self._training_set.log_weight is None:
+            return 2 * self._variances.sum(1).sqrt()
+        squares = self._deviations_and_squares(torch.float64)
+        return torch.stack([square.amax() for _, square in squares]).sqrt()
 
     def _exact_dtype(self, query, scale, largest, dtype):
         """Return ``dtype``, or float64 if its rounding would show in logits, or None if both would.
@@ -320,13 +346,7 @@ class _Crops:
         exceeds ``largest``.
         """
         length = (query * scale).norm(dim=2).amax(1)  # (k,)
-        if self._training_set.log_weight is None:
-            # a cheap estimate of the largest crop of images of equal weights
-            reach = 2 * self._variances.sum(1).sqrt()
-        else:
-            squares = self._deviations_and_squares(torch.float64)
-            reach = torch.stack([square.amax() for _, square in squares]).sqrt()
-        error = float((2 * length * reach + (largest * reach).square()).max())
+        error = float((2 * length * self.reach + (largest * self.reach).square()).max())
         for candidate in (dtype, torch.float64):
             if error <= _TOLERANCE[dtype] / torch.finfo(candidate).eps:
                 return candidate
@@ -359,7 +379,7 @@ class _Crops:
         """Yield the deviations (d, N) and their squared norms (N,), float64, for each window."""
         h, w = self._shape
         number = 0
-        for top, group in groupby(self._corners, itemgetter(0)):
+        for top, group in groupby(self.corners, itemgetter(0)):
             lefts = [left for _, left in group]
             width = lefts[-1] + w - lefts[0]
             crop = self._training_set.crop(top, lefts[0], h, width)
@@ -379,14 +399,14 @@ class _Crops:
         return torch.stack(
             [
                 images[..., top : top + h, left : left + w].permute(0, 3, 1, 2).flatten(1)
-                for top, left in self._corners
+                for top, left in self.corners
             ]
         )
 
     def compare_one_by_one(self, z, sigma, bandwidth):
         """Return the results of `compare`, from a kernel that computes near ties by subtraction."""
         results, (h, w) = [], self._shape
-        for (top, left), index in zip(self._corners, self._index, strict=True):
+        for (top, left), index in zip(self.corners, self._index, strict=True):
             crop = self._training_set.crop(top, left, h, w)
             in_rows = index.view(w, -1, h).permute(1, 2, 0).flatten()
             filtering = Filter(self._gaussian.marginal(in_rows), bandwidth, sigma)
@@ -433,7 +453,7 @@ def _crops_block(query, x, half_square):
 
 
 def _crops_product(query, vector, shift, points, training_set):
-    """Return sums (k, n, d) and slopes (k, n) for a block of noisy images, see `_Crops.product`.
+    """Return sums (k, n, d) and slopes (k, n) for a block of noisy images, see `Crops.product`.
 
     With tilts t of the points p, the sums are ``sum_i w_i (t_i - mean t + h) p_i - h q``.
     """

@@ -66,11 +66,27 @@ def dense_weights(z, sigma, training_set):
     Rows sum to one, and negligible weights are zero. See `select.compare` for the parameters;
     sigma = 0 is allowed as well.
     """
+    weight, *_ = _all_weights(z, sigma, training_set)
+    return weight.div_(weight.sum(1, keepdim=True))
+
+
+def dense_shard_weights(z, sigma, training_set):
+    """Return the posterior weights (n, N) of the images of a shard, and their `Softmax`.
+
+    Rows sum to one; see `Softmax.share`. See `dense_weights` for the parameters.
+    """
+    weight, nearest, top = _all_weights(z, sigma, training_set)
+    total = weight.sum(1)
+    softmax = Softmax.of(nearest, top, total, weight.square().sum(1))
+    return weight.div_(total[:, None]), softmax
+
+
+def _all_weights(z, sigma, training_set):
+    """Return the results of `_relative_weights`; raise MemoryError if they do not fit."""
     a = precision_root(floored_sigma(sigma, z, training_set))
     row_bytes = 3 * len(training_set) * z.element_size()
     rows_that_fit(row_bytes * len(z), 1, what="The posterior weights")
-    weight, *_ = _relative_weights(z.flatten(1), a, training_set)
-    return weight.div_(weight.sum(1, keepdim=True))
+    return _relative_weights(z.flatten(1), a, training_set)
 
 
 def posterior_variance(z, sigma, training_set):

@@ -9,7 +9,7 @@ All formulas use the standard deviation ``h = hypot(sqrt(S), sigma)`` of noisy i
 direction, so that no square overflows, and sigma = 0 and inf need no special code.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -49,7 +49,7 @@ class Gaussian(NumpyState):
     n_images: float
 
     __repr__ = short_repr
-    _not_kept = ("_single", "_eigenbases")
+    _not_kept = ("_single", "_eigenbases", "_newest")
 
     @cached_property
     def abs_max(self):
@@ -82,6 +82,13 @@ class Gaussian(NumpyState):
         eigenvalues = eigenvalues[kept]
         return cls(mean, components[kept], eigenvalues, 0.0, eigenvalues, n_images)
 
+    def to(self, device):
+        """Return the Gaussian on a device."""
+        if self.mean.device == device:
+            return self
+        names = "mean", "components", "eigenvalues", "sampled"
+        return replace(self, **{name: getattr(self, name).to(device) for name in names})
+
     def marginal(self, index):
         """Return the marginal `Gaussian` of coordinates (d,); the residual variance must be 0."""
         root = self.eigenvalues.sqrt()[:, None] * self.components[:, index]  # (r, d)
@@ -98,10 +105,16 @@ class Gaussian(NumpyState):
         """Results of `eigenbases` for windows of one shape, by their keys."""
         return {}
 
+    @cached_property
+    def _newest(self):
+        """The newest result of `eigenbases` by its key, for all shards of a worker."""
+        return {}
+
     def eigenbases(self, index, key):
         """Return variances (k, d) and eigenvectors (k, d, d) of k marginals, increasing.
 
         Results are kept as long as they fit the working memory, and windows have the same shape.
+        The newest result is always kept.
 
         Parameters
         ----------
@@ -111,7 +124,7 @@ class Gaussian(NumpyState):
             Names of the marginals; the first is the shape of the windows.
         """
         kept = self._eigenbases
-        found = kept.get(key)
+        found = kept.get(key, self._newest.get(key))
         if found is not None:
             return found
         root = self.eigenvalues.sqrt()[:, None] * self.components
@@ -122,6 +135,8 @@ class Gaussian(NumpyState):
         n_bytes = sum(vectors.nbytes for _, vectors in [found, *kept.values()])
         if n_bytes <= working_bytes():
             kept[key] = found
+        else:
+            vars(self)["_newest"] = {key: found}
         return found
 
     def gains(self, sigma):

@@ -22,7 +22,7 @@ from ..support.memory import rows_that_fit
 from ..support.sharded import ShardedTrainingSet
 from . import derivative, select
 from .attribution import attribution, in_pixels, means_without
-from .blur import Blur, blurred_squares, shared_levels
+from .blur import Blur, shared_levels
 from .cells import CellSearch
 from .dense import posterior_variance
 from .jacobian import jacobian
@@ -345,5 +345,5 @@ class Prior(BasePrior):
             yield self.with_bandwidth(bandwidth).mean(z, level)
         if together:
             blurs = [h for h in bandwidths if h > 0]
-            for result in blurred_squares(z, level, self.source, windows, self.gaussian, blurs):
+            for result in select.blurred(z, level, self.source, windows, self.gaussian, blurs):
                 yield result.mean

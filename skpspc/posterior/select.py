@@ -3,7 +3,7 @@
 from ..support import Centred, Masks, Squares, SquaresAnywhere, Whole
 from ..support.sharded import ShardedTrainingSet
 from ..support.windows import n_compared
-from . import sharded
+from . import sharded, sharded_blur
 from .anywhere import anywhere
 from .blur import blurred_squares
 from .box import BOX, box
@@ -46,7 +46,7 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
         result = compare(z, sigma, source, windows, engine, search)
         return composite(result, sigma, n_values, n_total=n_compared(windows, z.shape[1:]))
     if blur.by_window and isinstance(windows, Squares):
-        (result,) = blurred_squares(z, sigma, source, windows, blur.gaussian, [blur.bandwidth])
+        (result,) = blurred(z, sigma, source, windows, blur.gaussian, [blur.bandwidth])
         return composite(result, sigma, n_values)
     filtering = blur.filter(float(sigma[0]))
     blurred_source = filtering.training_set(source, z.dtype)
@@ -54,6 +54,16 @@ def posterior(z, sigma, source, windows, *, engine="auto", search=None, blur=Non
     level = floored_sigma(sigma, query, blurred_source)
     result = compare(query, level, blurred_source, windows, engine, None)
     return composite(filtering.answer(z, result), sigma, n_values, filtering.log_det)
+
+
+def blurred(z, sigma, source, windows, gaussian, bandwidths):
+    """Compare noisy images through square windows with filters of their own.
+
+    See `blur.blurred_squares`.
+    """
+    is_sharded = isinstance(source, ShardedTrainingSet)
+    function = sharded_blur.blurred_squares if is_sharded else blurred_squares
+    return function(z, sigma, source, windows, gaussian, bandwidths)
 
 
 def compare(z, sigma, source, windows, engine, search):

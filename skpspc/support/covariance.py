@@ -14,6 +14,7 @@ first directions.
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -87,9 +88,13 @@ def exact_spectrum(training_set):
 
 
 def spectrum_of_rows(training_set):
-    """Return the spectrum from the N x N products of the centred images."""
+    """Return the spectrum from the N x N products of the centred images.
+
+    Images in shards are fetched: the components are as large.
+    """
+    training_set = training_set.together()
     weights = _weights(training_set)
-    mean = _mean(training_set, weights)
+    mean = _mean(training_set)
     gram = mean.new_zeros(len(weights), len(weights))
     for _, block in _columns(training_set, weights, mean):
         gram.addmm_(block, block.T)
@@ -127,26 +132,25 @@ def spectrum_by_iteration(training_set, rank):
     -------
     Spectrum
     """
-    weights = _weights(training_set)
-    mean = _mean(training_set, weights)
+    mean = _mean(training_set)
     n_values = training_set.n_values
     width = min(rank + max(20, rank // 4), n_values, len(training_set))
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(n_values, width, generator=generator, dtype=torch.float64).to(mean)
     for _ in progress(range(_POWER_ITERATIONS), "iterations"):
         basis = torch.linalg.qr(basis)[0]
-        image = _covariance_times(training_set, weights, mean, basis)
+        image = training_set.reduced(_covariance_times, _added, mean, basis)
         projected, basis = basis, image
     eigenvalues, vectors = leading(projected.T @ image, n_values, rounding_variance(mean))
     components = (projected @ vectors).T[:rank].contiguous()
-    lengths = _centred_lengths(training_set, mean)
+    square, fourth = training_set.reduced(_centred_moments, _added, mean)
     return Spectrum(
         mean,
         components,
         eigenvalues[:rank],
-        float(weights @ lengths),
+        float(square),
         float("nan"),
-        float(weights @ lengths.square()),
+        float(fourth),
         *_counts(training_set),
     )
 
@@ -169,15 +173,31 @@ class Moments(NumpyState):
         self.unit, self.zero = training_set.unit, training_set.zero
         n_values, device = training_set.n_values, training_set.device
         zeros = torch.zeros(n_values, dtype=torch.float64, device=device)
-        self.shift = (
-            zeros + 128 if self._is_integer else _mean(training_set, _weights(training_set))
-        )
-        self.weight, self.weight_norm = 0.0, 0.0  # sum, and root of the sum of squares
-        self.first = zeros.clone()
-        self.second = zeros.new_zeros(n_values, n_values)
-        self.third = zeros.clone()  # of y |y|^2
-        self.fourth = 0.0  # of |y|^4
+        self.shift = zeros + 128 if self._is_integer else _mean(training_set)
+        self._set_zero()
         self.add(training_set)
+
+    @classmethod
+    def about(cls, shift, image_dtype, unit, zero, device):
+        """Return sums over no images, on a device; parameters are attributes of `Moments`."""
+        sums = object.__new__(cls)
+        sums.image_dtype, sums.unit, sums.zero = image_dtype, unit, zero
+        sums.shift = shift.to(device)
+        sums._set_zero()
+        return sums
+
+    @property
+    def alike(self):
+        """A callable that maps a device to sums over no images, to be added to these sums."""
+        return partial(Moments.about, self.shift, self.image_dtype, self.unit, self.zero)
+
+    def _set_zero(self):
+        n_values = len(self.shift)
+        self.weight, self.weight_norm = 0.0, 0.0  # sum, and root of the sum of squares
+        self.first = torch.zeros_like(self.shift)
+        self.second = self.shift.new_zeros(n_values, n_values)
+        self.third = torch.zeros_like(self.shift)  # of y |y|^2
+        self.fourth = 0.0  # of |y|^4
 
     @property
     def device(self):
@@ -190,6 +210,18 @@ class Moments(NumpyState):
 
     def add(self, training_set):
         """Add a training set with images of equal shape and dtype to the sums."""
+        training_set.add_to(self)
+
+    def add_sums(self, other):
+        """Add the sums over other images, made by `alike`."""
+        for name in ("first", "second", "third"):
+            getattr(self, name).add_(getattr(other, name).to(self.device))
+        self.fourth += other.fourth
+        self.weight += other.weight
+        self.weight_norm = math.hypot(self.weight_norm, other.weight_norm)
+
+    def add_images(self, training_set):
+        """Add the images of a training set in one place, or of a shard, to the sums."""
         weight = training_set.sample_weight
         equal = 1.0
         if weight is not None and training_set.log_weight is None:
@@ -269,11 +301,11 @@ def _rows(training_set):
 
 
 def _weights(training_set):
-    """Return weights that sum to one, (N,) float64."""
+    """Return weights that sum to one over all shards, (N,) float64."""
     if training_set.log_weight is not None:
         return training_set.log_weight.exp()
-    n = len(training_set)
-    return torch.full((n,), 1 / n, dtype=torch.float64, device=training_set.device)
+    options = dict(dtype=torch.float64, device=training_set.device)
+    return torch.full((len(training_set),), 1 / training_set.n_images, **options)
 
 
 def _counts(training_set):
@@ -287,17 +319,30 @@ def _counts(training_set):
     return float(weight.sum()), 1 / float(training_set.log_weight.exp().square().sum())
 
 
-def _mean(training_set, weights):
+def _mean(training_set):
     """Return the weighted mean, (D,) float64; exact at pixels where all images are equal."""
     # in stored units, as sums of integers are exact
-    first = training_set.stored(slice(0, 1)).flatten(1).to(torch.float64)
-    total = torch.zeros_like(first[0])
-    uniform = training_set.log_weight is None
+    first = training_set.fetched(slice(0, 1)).flatten(1).to(torch.float64)
+    total = training_set.reduced(_total_offset, _added, first)
+    total = total / len(training_set) if training_set.log_weight is None else total
+    return _in_image_units(first[0] + total, training_set)
+
+
+def _total_offset(training_set, first):
+    """Return the sum of the stored images minus ``first`` (1, D); with weights, the mean."""
+    first, uniform = first.to(training_set.device), training_set.log_weight is None
+    weights, total = _weights(training_set), torch.zeros_like(first[0])
     for rows in training_set.slices(_rows(training_set)):
         offset = training_set.stored(rows).flatten(1).to(torch.float64) - first
         total += offset.sum(0) if uniform else weights[rows] @ offset
-    total = total / len(training_set) if uniform else total
-    return _in_image_units(first[0] + total, training_set)
+    return total
+
+
+def _added(parts):
+    """Return the sum of results of shards, tensors or tuples of tensors on several devices."""
+    if isinstance(parts[0], tuple):
+        return tuple(map(_added, zip(*parts, strict=True)))
+    return sum(part.to(parts[0].device) for part in parts)
 
 
 def _columns(training_set, weights, mean):
@@ -312,22 +357,25 @@ def _columns(training_set, weights, mean):
         yield columns, (x - mean[columns]) * root
 
 
-def _covariance_times(training_set, weights, mean, basis):
-    """Return Sigma @ basis, (D, k), in one pass over the images."""
-    out = torch.zeros_like(basis)
+def _covariance_times(training_set, mean, basis):
+    """Return Sigma @ basis, (D, k), in one pass over the images; of a shard, its summand."""
+    mean, basis = mean.to(training_set.device), basis.to(training_set.device)
+    weights, out = _weights(training_set), torch.zeros_like(basis)
     for rows in training_set.slices(_rows(training_set)):
         centred = training_set.take(rows, torch.float64).flatten(1) - mean
         out.addmm_(centred.T, weights[rows, None] * (centred @ basis))
     return out
 
 
-def _centred_lengths(training_set, mean):
-    """Return |x_i - mu|^2 of every image, (N,)."""
+def _centred_moments(training_set, mean):
+    """Return the means of |x - mu|^2 and of |x - mu|^4; of a shard, their summands."""
+    mean, weights = mean.to(training_set.device), _weights(training_set)
     parts = [
         (training_set.take(rows, torch.float64).flatten(1) - mean).square().sum(1)
         for rows in training_set.slices(_rows(training_set))
     ]
-    return torch.cat(parts)
+    lengths = torch.cat(parts)
+    return weights @ lengths, weights @ lengths.square()
 
 
 def rounding_variance(mean):

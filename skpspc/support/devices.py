@@ -87,6 +87,14 @@ class Devices:
         """Return a handle of ``function(list of results)``; the function must be associative."""
         return function(list(results))
 
+    def reduced(self, function, merge, *args):
+        """Return a handle of the merged results of `map`, which may be large.
+
+        ``merge`` is the function of `merged`.
+        """
+        results = self.map(function, *args)
+        return results[0] if len(results) == 1 else self.merged(merge, results)
+
     def values(self, handles):
         """Return the values of a list of handles."""
         return list(handles)

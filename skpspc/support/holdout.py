@@ -63,7 +63,9 @@ def _one_each(training_set, rank, n_images):
     total = count.new_zeros(n_images).index_add_(0, rank, count)
     one_each = rank.new_empty(n_images)
     one_each[rank] = rows
-    return TrainingSet(training_set.images[one_each], total, training_set.data_range)
+    one_each, order = one_each.sort()
+    images = training_set.fetched(one_each)[order.argsort()]
+    return TrainingSet(images, total, training_set.data_range)
 
 
 def _random_ranks(training_set, rng):
@@ -81,14 +83,21 @@ def _groups(training_set, rng):
     direction = torch.from_numpy(rng.standard_normal(training_set.n_values))
     direction /= direction.norm()
     direction = direction.to(training_set.device)
-    row_bytes = 16 * training_set.n_values
-    n_rows = rows_that_fit(row_bytes, len(training_set), what="One training image")
-    projections = [
-        training_set.take(rows, torch.float64).flatten(1) @ direction
-        for rows in training_set.slices(n_rows)
-    ]
-    projection, order = torch.cat(projections).sort()
+    projection, order = training_set.by_image(_projections, direction).sort()
     tolerance = _TOLERANCE * training_set.abs_max * training_set.n_values**0.5
     group = torch.zeros_like(order)
     group[order[1:]] = (projection.diff() > tolerance).cumsum(0)
     return group
+
+
+def _projections(training_set, direction):
+    """Return the product of each image with a direction (D,), (N,) float64."""
+    direction = direction.to(training_set.device)
+    row_bytes = 16 * training_set.n_values
+    n_rows = rows_that_fit(row_bytes, len(training_set), what="One training image")
+    return torch.cat(
+        [
+            training_set.take(rows, torch.float64).flatten(1) @ direction
+            for rows in training_set.slices(n_rows)
+        ]
+    )

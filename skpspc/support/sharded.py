@@ -12,18 +12,71 @@ from .training_set import MirroredTrainingSet, TrainingSet, evenly_spaced, examp
 
 
 class ShardedImages:
-    """The images of all shards: their shape, dtype and device. The pixels stay in the shards."""
+    """Images in shards: shape, dtype, device and limits. The pixels stay in the shards.
 
+    `fit` of a denoiser takes them in the place of a tensor of images.
+
+    Parameters
+    ----------
+    executor : Devices or Cluster
+        Of shards that are images (n, C, H, W) or training sets.
+    sizes : list of int
+        Numbers of images in the shards.
+    image_shape : tuple of (C, H, W)
+    dtype : torch.dtype
+    limits : tuple of float
+        Smallest and largest value.
+    """
+
+    ndim = 4
     nbytes = 0  # in the memory of the caller
 
-    def __init__(self, shape, dtype, device):
-        self.shape, self.dtype, self.device = torch.Size(shape), dtype, device
+    def __init__(self, executor, sizes, image_shape, dtype, limits):
+        self.shape, self.dtype = torch.Size((sum(sizes), *image_shape)), dtype
+        self.device = executor.device
+        self.executor, self._sizes, self._limits = executor, list(sizes), limits
 
     def __len__(self):
         return self.shape[0]
 
+    def to(self, device):
+        """Return the images; raise for a device of another type, as images stay in their shards."""
+        if torch.device(device).type != self.device.type:
+            raise ValueError(
+                f"device={str(device)!r} is given, but the training images stay in shards on "
+                f"{self.device.type!r} devices; leave device at None."
+            )
+        return self
+
+    def aminmax(self):
+        """Return the smallest and the largest value."""
+        return self._limits
+
+    def training_set(self, weight, data_range):
+        """Return the `ShardedTrainingSet` of images with weights (N,) or None."""
+        weights: list[Any] = [None] * len(self._sizes)
+        used = None
+        if weight is not None:
+            weights = [part.clone() for part in weight.split(self._sizes)]  # views pickle as wholes
+            used = [i for i, of_shard in enumerate(weights) if (of_shard > 0).any()]
+            weight = weight[weight > 0]
+        executor = self.executor.derived(_weighted, Each(weights), data_range, keep=used)
+        return ShardedTrainingSet.of(executor, weight, data_range)
+
     def __getitem__(self, rows):
-        raise ValueError(_TOGETHER)
+        """Return a few images, from an array or tensor (m,) of int."""
+        if getattr(rows, "ndim", 0) != 1 or "int" not in str(rows.dtype):
+            raise ValueError(_TOGETHER)
+        rows, back = np.unique(np.asarray(rows), return_inverse=True)
+        return _stored_rows(self.executor, self._sizes, rows)[back]
+
+    def min(self):
+        """Return the smallest value."""
+        return self._limits[0]
+
+    def max(self):
+        """Return the largest value."""
+        return self._limits[1]
 
     def __getattr__(self, name):
         if name.startswith("__") and name != "__array__":  # protocols of Python
@@ -48,11 +101,12 @@ class Facts(NumpyState):
     ----------
     log_total : float or None
         Log of the sum of all sample weights; None: all weights are equal.
-    log_uniform, log_weight_range, abs_max, extremes, span, centre, example_moments
+    n_images, log_uniform, log_weight_range, abs_max, extremes, span, centre, example_moments
         See `TrainingSet`.
     """
 
     log_total: float | None
+    n_images: int
     log_uniform: float
     log_weight_range: float
     abs_max: float
@@ -100,14 +154,16 @@ class ShardedTrainingSet(TrainingSet):
     """
 
     def __init__(self, executor, examples, sizes, sample_weight, data_range, cached, copies=1):
-        shape = sum(sizes), *examples.shape[1:]
-        images = ShardedImages(shape, examples.dtype, executor.device)
+        low, high = cached["extremes"]
+        limits = float(low.min()), float(high.max())
+        shape = tuple(examples.shape[1:])
+        images = ShardedImages(executor, sizes, shape, examples.dtype, limits)
         super().__init__(images, sample_weight, data_range)
         self.example_moments = example_moments(examples)
         vars(self).update(cached)
         self._examples, self._sizes, self._copies = examples, list(sizes), copies
         # no other shards are kept: Dask counts the images again for every object that holds them
-        self._executor = executor.derived(TrainingSet.as_shard, Facts.of(self))
+        images.executor = executor.derived(TrainingSet.as_shard, Facts.of(self))
 
     @classmethod
     def of(cls, executor, sample_weight, data_range):
@@ -125,12 +181,17 @@ class ShardedTrainingSet(TrainingSet):
     @property
     def executor(self):
         """Executor of functions of the shards."""
-        return self._executor
+        return self.images.executor
 
     @property
     def sizes(self):
         """Numbers of images in the shards, a list; mirror images do not count."""
         return [size // self._copies for size in self._sizes]
+
+    @property
+    def first_rows(self):
+        """Row of the first image of each shard, a list of int."""
+        return np.cumsum([0, *self._sizes[:-1]]).tolist()
 
     def __reduce__(self):
         raise TypeError(
@@ -143,6 +204,26 @@ class ShardedTrainingSet(TrainingSet):
         raise ValueError(_TOGETHER)
 
     values = extended = contiguous = centred = stored
+
+    def mapped(self, function, common, *args):
+        """Return the training set of the shards ``function(shard, common, *args)``."""
+        common = Each([self.executor.kept(common)] * len(self.executor))
+        executor = self.executor.derived(function, common, *args)
+        return ShardedTrainingSet.of(executor, self.sample_weight, self.data_range)
+
+    def add_to(self, sums):
+        """Add all images to running sums; only sums of the shards travel."""
+        sums.add_sums(self.reduced(_sums, _merged_sums, sums.alike))
+
+    def fetched(self, rows):
+        """Return a few images, as stored, of rows that are a slice or sorted indices."""
+        every = np.arange(len(self))
+        rows = every[rows.cpu().numpy() if isinstance(rows, torch.Tensor) else rows]
+        return _stored_rows(self.executor, self._sizes, rows).to(self.device)
+
+    def together(self):
+        """Return a training set of all images in one place, for sets that are small."""
+        return TrainingSet(self.fetched(slice(None)), self.sample_weight, self.data_range)
 
     def check_unchanged(self):
         """Do nothing: images of files are read once."""
@@ -199,6 +280,12 @@ def on_devices(training_set, devices):
     return ShardedTrainingSet.of(executor, training_set.sample_weight, training_set.data_range)
 
 
+def _weighted(shard, weight, data_range):
+    """Return the training set of a shard, images or a training set, with other weights."""
+    images = shard.stored(slice(0, len(shard))) if isinstance(shard, TrainingSet) else shard
+    return TrainingSet(images, None if weight is None else weight.to(images.device), data_range)
+
+
 def _summary(shard):
     """Return number, extremes and mean of the images of a shard; the mean of uint8 is None."""
     extremes = tuple(end.cpu() for end in shard.extremes)
@@ -221,7 +308,9 @@ def _stored_rows(executor, sizes, rows):
 
 
 def _stored(shard, rows):
-    return shard.stored(torch.from_numpy(rows).to(shard.device)).cpu()
+    rows = torch.from_numpy(rows).to(shard.device)
+    images = shard[rows] if isinstance(shard, torch.Tensor) else shard.stored(rows)
+    return images.cpu()
 
 
 def _subset(shard, rows):
@@ -236,3 +325,18 @@ def _subset(shard, rows):
 
 def _crop(shard, *area):
     return shard.crop(*area)
+
+
+def _sums(shard, alike):
+    """Return the running sums over a shard."""
+    sums = alike(shard.device)
+    sums.add_images(shard)
+    return sums
+
+
+def _merged_sums(parts):
+    """Return new sums over the images of several sums."""
+    sums = parts[0].alike(parts[0].device)
+    for part in parts:
+        sums.add_sums(part)
+    return sums

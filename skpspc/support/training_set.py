@@ -10,7 +10,7 @@ import torch
 from .._mapped import check_copy, check_unchanged
 from .._repr import dtype_name
 from .._state import NumpyState
-from .devices import Devices
+from .devices import Devices, Each
 from .memory import rows_that_fit
 
 # Values of the uint8 pixels 0 and 255, unless an estimator has a `data_range`.
@@ -63,6 +63,7 @@ class TrainingSet(NumpyState):
     """
 
     _not_kept: tuple[str, ...] = (
+        "n_images",
         "log_weight",
         "log_uniform",
         "log_weight_range",
@@ -94,7 +95,14 @@ class TrainingSet(NumpyState):
         """Return a `TrainingSet` of crops or copies of the images, with their weights."""
         other = self._of(images, self.sample_weight)
         # a shard of a training set keeps numbers of the whole; abs_max would be another pass
-        for name in ("log_weight", "log_uniform", "log_weight_range", "abs_max"):
+        for name in ("n_images", "log_weight", "log_uniform", "log_weight_range", "abs_max"):
+            setattr(other, name, getattr(self, name))
+        return other
+
+    def with_images(self, images):
+        """Return a `TrainingSet` of other images (N, C, H, W), floats, with the present weights."""
+        other = TrainingSet(images, self.sample_weight)
+        for name in ("n_images", "log_weight", "log_uniform", "log_weight_range"):
             setattr(other, name, getattr(self, name))
         return other
 
@@ -172,9 +180,19 @@ class TrainingSet(NumpyState):
         return [len(self.images)]
 
     @property
+    def first_rows(self):
+        """Row of the first image of each shard, a list of int."""
+        return [0]
+
+    @property
     def answers(self):
         """Images of which posteriors are means: the compared images, unless they are measured."""
         return self
+
+    @cached_property
+    def n_images(self):
+        """Number of images of the training set; of a shard, of all shards."""
+        return len(self)
 
     @cached_property
     def log_weight(self):
@@ -240,6 +258,54 @@ class TrainingSet(NumpyState):
             return self
         check_copy(self.images, len(self.images), "A search among crops", _SEARCH)
         return self._derived(self.images.contiguous())
+
+    def reduced(self, function, merge, *args):
+        """Return the merged results of ``function(shard, *args)``.
+
+        Parameters
+        ----------
+        function : callable
+            A function of a module. Its results are small, or as large as a covariance.
+        merge : callable
+            Maps a list of results, which may be on several devices, to one result. Associative up
+            to rounding. Not called for a single shard.
+        *args : any
+            Tensors among them are on the device of the training set, not of a shard. An `Each`
+            holds one argument for every shard.
+        """
+        with self.executor.step() as step:
+            given = [arg if isinstance(arg, Each) else step.give(arg) for arg in args]
+            (result,) = step.values([step.reduced(function, merge, *given)])
+        return result
+
+    def by_image(self, function, *args):
+        """Return the results of ``function(shard, *args)``, tensors with one row for each image.
+
+        See `reduced` for the parameters.
+        """
+        with self.executor.step() as step:
+            results = step.values(step.map(function, *map(step.give, args)))
+        return torch.cat([result.to(self.device) for result in results])
+
+    def mapped(self, function, common, *args):
+        """Return the training set ``function(training_set, common, *args)``.
+
+        The function keeps the number of images. Shards stay where they are, and keep the argument
+        ``common`` for later calls. See `reduced` for the other parameters.
+        """
+        return function(self, common, *args)
+
+    def add_to(self, sums):
+        """Add all images to running sums, `Moments`."""
+        sums.add_images(self)
+
+    def fetched(self, rows):
+        """Return images in one place, as stored, of rows that are a slice or sorted indices."""
+        return self.stored(rows)
+
+    def together(self):
+        """Return the training set in one place."""
+        return self
 
     def slices(self, n_rows):
         """Yield slices of at most ``n_rows`` images that together cover the training set."""

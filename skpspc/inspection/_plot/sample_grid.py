@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 
 from ..._repr import short_repr
 from ..._typing import ArrayLike, DataRange
 from ...support.training_set import DEFAULT_RANGE
 from .._images import as_images, check_count
-from .._training import shared_training_set
+from .._training import shared_training_set, training_images
 from ..memorisation import memorised_fraction, nearest_training_images
 from ._cells import (
     GREY,
@@ -185,14 +186,15 @@ class SampleGridDisplay:
 
     @classmethod
     def _measured(cls, samples, X_train, image_shape, data_range=DEFAULT_RANGE):
-        samples, train = as_images(samples, "samples"), as_images(X_train, "X_train")
+        samples, train = as_images(samples, "samples"), training_images(X_train, "X_train")
         # the range is only recorded: the range of the training images
-        is_uint8 = train.dtype == np.uint8
+        is_uint8 = train.dtype in (np.uint8, torch.uint8)
         low, high = data_range if is_uint8 else (train.min(), train.max())
         span = (low, high) if low < high else DEFAULT_RANGE
         distances, indices = nearest_training_images(samples, train, data_range=span)
         memorised = memorised_fraction(samples, train, data_range=span).values > 0
-        nearest = as_pictures(train[indices[:, 0]], image_shape, data_range)
+        nearest = as_images(train[indices[:, 0]], "X_train")
+        nearest = as_pictures(nearest, image_shape, data_range)
         samples = as_pictures(samples, image_shape, data_range)
         return cls(samples, nearest, distances[:, 0], memorised, len(train))
 
