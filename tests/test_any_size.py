@@ -390,7 +390,7 @@ def test_first_chunks_of_moves_need_not_cover_every_window(dtype, rng, monkeypat
     model.fit(X, sample_weight=np.arange(1.0, 7.0))
     whole = model.denoise(Z, 0.8), model.vjp(Z, 0.8, Z)
     monkeypatch.setattr("skpspc.posterior.masks._CHUNK_ROWS", 8)
-    monkeypatch.setattr("skpspc.posterior.products.rows_that_fit", lambda *_, **__: 1)
+    monkeypatch.setattr("skpspc.posterior.framed.rows_that_fit", lambda *_, **__: 1)
     chunked = model.denoise(Z, 0.8), model.vjp(Z, 0.8, Z)
     for one, other in zip(whole, chunked, strict=True):
         np.testing.assert_allclose(other, one, rtol=0, atol=1e-5 if dtype == np.float32 else 1e-11)
