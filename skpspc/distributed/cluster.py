@@ -88,13 +88,13 @@ class Cluster:
 
     @contextmanager
     def step(self):
-        """Yield a `Step`; if the block raises, cancel all of its calls."""
+        """Yield a `Step`; if the block raises, release all of its calls."""
         with _reasons(self.client):
             step = Step(self.client, self.shards, self._homes, self._check)
             try:
                 yield step
             except BaseException:
-                step.cancel()
+                step.release()
                 raise
 
 
@@ -191,16 +191,15 @@ class Step:
                 else:
                     values = self._client.gather(futures)
                     break
-        # at once: after a timeout, Dask's frames form cycles that keep futures until collected
-        for future in self._futures:
-            future.release()
+        self.release()
         return values
 
-    def cancel(self):
-        """Cancel all calls that have not begun."""
-        futures, self._futures = list(self._futures), WeakSet()
-        if self._client.status == "running":
-            self._client.cancel(futures, force=True)
+    def release(self):
+        """Release all calls: Dask drops those that have not begun, and all results."""
+        # not cancelled: the scheduler fails to cancel a call that needs a dropped result.
+        # At once: after a timeout, Dask's frames form cycles that keep futures until collected.
+        for future in list(self._futures):
+            future.release()
 
     def _submit(self, function, *args, home=()):
         future = self._client.submit(function, *args, pure=False, **_at(home))
