@@ -95,7 +95,6 @@ SPEED = {
     "PSPCDenoiser(3)": lambda shape: PSPCDenoiser(3),
     "PSPCDenoiser(8)": lambda shape: PSPCDenoiser(8),
     "LocalScoreDenoiser(7)": lambda shape: LocalScoreDenoiser(7),
-    "PSPCDenoiser, flexible windows": lambda shape: flexible(shape),
 }
 MODEL = ("EmpiricalDenoiser()", "PSPCDenoiser(3)", "PSPCDenoiser(8)")
 

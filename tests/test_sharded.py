@@ -340,8 +340,7 @@ def test_classes_samples_and_scores(digits, noisy, device, devices, name):
     )
 
 
-@pytest.mark.parametrize("by", ["pixel", "window"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("by", "weighted"), [("pixel", True), ("window", False)])
 @pytest.mark.parametrize("name", ATTRIBUTABLE)
 def test_attributions(digits, noisy, device, devices, name, weighted, by):
     X, weight = digits[:60] / 127.5 - 1, np.r_[0, np.arange(59) % 4] if weighted else None
@@ -372,8 +371,7 @@ def test_means_without_some_images(digits, noisy, device, devices, name):
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(("dtype", "weighted"), [(np.float32, False), (np.float64, True)])
 @pytest.mark.parametrize("name", [name for name in DENOISERS if name != "patches"])
 def test_derivatives(digits, noisy, device, devices, name, weighted, dtype):
     X, weight = digits[:60] / 127.5 - 1, np.r_[0, np.arange(59) % 4] if weighted else None
@@ -466,6 +464,23 @@ def test_denoisers_that_need_all_images_in_one_place(digits, denoiser, message):
         clone(denoiser).set_params(device=["cpu", "cpu"]).fit(digits[:20]).denoise(
             digits[:1] / 127.5, 0.5
         )
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "method"),
+    [
+        (PCALocalityDenoiser(softmax="batchwise", batch_size=10), "denoise"),
+        (PCALocalityDenoiser(softmax="batchwise", batch_size=10), "vjp"),
+        (PCALocalityDenoiser(softmax="batchwise", batch_size=10), "jacobian"),
+        (LEARNT["blurred windows"], "vjp"),
+        (LEARNT["blurred windows"], "jacobian"),
+    ],
+)
+def test_methods_that_need_all_images_in_one_place(digits, noisy, denoiser, method):
+    model = on(denoiser, ["cpu", "cpu"]).fit(digits[:70] / 127.5 - 1)
+    arguments = (noisy,) if method == "vjp" else ()
+    with pytest.raises(ValueError, match="all training images in one place"):
+        getattr(model, method)(noisy, 0.4, *arguments)
 
 
 def test_no_pickle_and_no_empty_list(digits, tmp_path):

@@ -282,11 +282,8 @@ def numbers():
     received = sent.largest_received_kB + sent.largest_messages_received_kB
     of_n = received.groupby([sent.denoiser, sent.n_workers, sent.n_noisy])
     errors = model.error_percent.abs()
-    agreed = read("cluster-agreement").groupby("dtype").difference.max()
     processes = million.filter(regex="_(fit|call)_MB$").to_numpy()
     return {
-        "cluster float32": f"{agreed['float32']:.1g}",
-        "cluster float64": f"{agreed['float64']:.1g}",
         "cluster ratio": span(speed.ratio),
         "cluster ratio without Dask": span(speed.limit),
         "cluster kills": plain(len(kills)),
@@ -298,7 +295,6 @@ def numbers():
         "cluster traffic of N": text(float((of_n.max() / of_n.min()).max()), 3),
         "cluster median error": f"{errors.median():.0f}",
         "cluster largest error": f"{errors.max():.0f}",
-        "cluster block": text(read("cluster-constants").ms_per_block.max(), 2),
         "cluster base": f"{million.worker_before_MB.max():.0f}",
         "tol at 200000": text(1e3 * tol_seconds(200_000), 2),
         "imagenet pixels": memory(_IMAGENET * _VALUES[64]),

@@ -173,7 +173,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
             Noisy images ``x0 + sigma * noise``. float64 images and integers wider than uint8 are
             computed in float64, every other dtype in float32 (:ref:`accuracy` lists the errors).
             A tensor that requires a gradient gets one: see Notes of :meth:`denoise`.
-        sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
+        sigma : float, or array or dask array of shape (n,), (n, 1) or (n, 1, 1, 1)
             Noise level, in the units of the images. 0 and inf are allowed.
         y : label or array of shape (n,), default None
             Class of all noisy images, or one class for each. The posterior then covers the
@@ -291,7 +291,7 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         ----------
         Z : array, Tensor or dask array of shape (n, C, H, W) or (n, d)
             Noisy images ``x0 + sigma * noise``.
-        sigma : float or array of shape (n,), (n, 1) or (n, 1, 1, 1)
+        sigma : float, or array or dask array of shape (n,), (n, 1) or (n, 1, 1, 1)
             Noise level, in the units of the images. 0 and inf are allowed.
         y : label or array of shape (n,), default None
             Class of all noisy images, or one class for each. None: any class.
@@ -303,7 +303,8 @@ class Denoiser(DifferentiableDenoiser, OneToOneFeatureMixin, TransformerMixin, B
         -------
         array, Tensor or dask array
             Estimates of x0, in the container, layout and float dtype of Z (float32 for uint8 and
-            half precision). A dask array has the blocks of Z and is computed when asked for.
+            half precision). A dask array has the blocks of Z; call ``compute()`` on it. Values of
+            Z are checked when their block is computed.
 
         Raises
         ------

@@ -86,7 +86,9 @@ class DifferentiableDenoiser:
 
         Notes
         -----
-        With ``n_neighbors`` or ``tol``, the result is the Jacobian of the exact denoiser.
+        With ``n_neighbors`` or ``tol``, the result is the Jacobian of the exact denoiser. For
+        training images in shards, each row is a product with a unit vector, in two passes over the
+        images; list only the ``pixels`` that you need.
 
         Examples
         --------

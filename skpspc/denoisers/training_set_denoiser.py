@@ -87,7 +87,7 @@ class TrainingSetDenoiser(Denoiser):
 
         Parameters
         ----------
-        X : array or Tensor of shape (n, C, H, W) or (n, d), or path of a .npy file
+        X : array, Tensor or dask array of shape (n, C, H, W) or (n, d), or path of a .npy file
             Training images. uint8 images are read on ``data_range``, [-1, 1] by default. Float
             images, float64 included, are used unscaled. Images of other integer types need a
             ``data_range``. X is not copied: do not write to X afterwards. A file, or an array
@@ -114,6 +114,9 @@ class TrainingSetDenoiser(Denoiser):
             file of X is damaged. Later calls raise it if that file was cut short or written to.
             For a dask array: if no client is connected, or if the denoiser needs all images in one
             place.
+        RuntimeError
+            For a dask array: if the cluster has no workers, or workers with another version of this
+            package or of Python.
         MemoryError
             If X is mapped to a file, and a copy larger than ``working_memory`` is needed: for an
             array that is not C-contiguous or of another dtype than uint8, float32 and float64, or
@@ -152,10 +155,10 @@ class TrainingSetDenoiser(Denoiser):
 
         Parameters
         ----------
-        X : array or Tensor of shape (n, C, H, W) or (n, d), or path of a .npy file
+        X : array, Tensor or dask array of shape (n, C, H, W) or (n, d), or path of a .npy file
             New training images, of the image shape and dtype of the first call. Denoisers that keep
-            images copy the earlier and the new images to one array, and so take no dask array;
-            `GaussianDenoiser` takes one where it keeps sums.
+            images copy the earlier and the new images to one array, and raise for a dask array.
+            `GaussianDenoiser` accepts a dask array if it keeps sums.
         y : array of shape (n,), default None
             Labels of the new images. Pass labels in every call or in none. Classes may be new.
         sample_weight : array of shape (n,), default None
@@ -409,7 +412,8 @@ class TrainingSetDenoiser(Denoiser):
 
         Notes
         -----
-        The training set is read up to twice for every noisy image. The posterior is exact, also
+        The training set is read up to twice for every noisy image. On a cluster, ``image_share``
+        travels to the client, so that traffic grows with N. The posterior is exact, also
         where the denoiser uses few images (``tol``, ``n_neighbors``). In every window, images with
         a total weight of up to 1e-12 may be left out.
 

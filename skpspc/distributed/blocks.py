@@ -77,7 +77,10 @@ class Blocks(ShardedImages):
         return self
 
     def training_set(self, weight, data_range):
-        """Return the `ShardedTrainingSet` of the images with weights (N,) or None, once."""
+        """Return the `ShardedTrainingSet`, and release the blocks; call once.
+
+        ``weight`` are weights (N,) or None.
+        """
         training_set = super().training_set(weight, data_range)
         del self.executor  # Dask counts the images again for every object that holds them
         return training_set

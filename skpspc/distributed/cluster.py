@@ -18,7 +18,7 @@ from sklearn import config_context, get_config
 
 from .._optional import load
 from .._warnings import warn
-from ..support.devices import Each, columns
+from ..support.devices import Each, columns, given
 
 _PATIENCE = 60.0  # seconds without an answer after which silent workers are named
 _MERGED = 8  # results that one call merges, of as many workers
@@ -70,21 +70,21 @@ class Cluster:
         ``keep`` are the numbers of the shards that remain; None: all.
         """
         with self.step() as step:
-            given = [a if isinstance(a, Each) else step.give(a) for a in args]
-            shards = step.map(function, *given)
+            shards = step.map(function, *given(step, args))
             keep = range(len(shards)) if keep is None else keep
             homes = [step.homes[i] for i in keep]
             return Cluster(self.client, [shards[i] for i in keep], homes, self._check)
 
     def kept(self, value):
         """Return a future of a value that stays on the workers for the next steps."""
-        if id(value) not in self._kept:
+        kept = self._kept.get(id(value))  # other threads may remove it meanwhile
+        if kept is None:
             with self.step() as step:
-                future = step.give(value)
+                kept = value, step.give(value)
             for oldest in list(self._kept)[: 1 - _KEPT]:
                 self._kept.pop(oldest, None)
-            self._kept[id(value)] = value, future
-        return self._kept[id(value)][1]
+            self._kept[id(value)] = kept
+        return kept[1]
 
     @contextmanager
     def step(self):
@@ -254,7 +254,8 @@ def _warn_of_silent_workers(client):
         warn(
             f"the step waits for {', '.join(sorted(silent)[:3])}, silent for more than "
             f"{_PATIENCE / 2:g} s. Dask drops a worker after distributed.scheduler.worker-ttl "
-            "(5 minutes by default) and computes its blocks elsewhere; stop it to go on at once."
+            "(5 minutes by default) and computes its blocks elsewhere; stop silent workers to go "
+            "on at once."
         )
     return bool(silent)
 
@@ -277,7 +278,7 @@ def _reason(error, client):
     lost = CancelledError, distributed.comm.CommClosedError
     if isinstance(error, distributed.scheduler.KilledWorker):
         return (
-            "several workers died in turn while they compared the same block of training images, "
+            "several workers died in turn while they computed the same block of training images, "
             "most likely for lack of memory; give workers more memory, or fit on smaller blocks, "
             "X.rechunk({0: n})."
         )

@@ -1,7 +1,6 @@
 """Denoisers that travel to the tasks of a Dask graph, without the training images of a cluster."""
 
 import io
-from concurrent.futures import CancelledError
 from contextlib import contextmanager, nullcontext
 from copyreg import __newobj__  # type: ignore[attr-defined]
 
@@ -12,16 +11,20 @@ from .._state import packed
 from ..support.sharded import ShardedTrainingSet
 from .cluster import Cluster
 
-# Blocks of noisy images that wait for training images on a cluster at the same time, about: a
-# worker begins another block whenever it has no other task.
-_AT_ONCE = 16
+# Number of blocks of noisy images that a worker is assumed to hold at once, which share its working
+# memory. Dask sets no limit: a worker begins another block whenever it has no other task.
+_BLOCKS_PER_WORKER = 16
+
+
+class NotWanted(Exception):
+    """The result of a task is no longer needed."""
 
 
 class Traveller:
     """A fitted denoiser that the tasks of a graph share.
 
-    Its pickle holds the denoiser, but only the keys of training images that are on a cluster. It
-    is unpickled when a task asks for it: not on the scheduler, and once on each worker.
+    Its pickle holds the keys, not the pixels, of training images that are on a cluster. The
+    denoiser is unpickled when a task asks for it: not on the scheduler, and once on each worker.
 
     Parameters
     ----------
@@ -58,7 +61,7 @@ def _waiting():
             "the training images are on a cluster, and this computation runs in another process; "
             "compute the result with the client of the cluster, or with scheduler='threads'."
         )
-    memory = get_config()["working_memory"] / _AT_ONCE
+    memory = get_config()["working_memory"] / _BLOCKS_PER_WORKER
     with distributed.worker_client(), config_context(working_memory=memory):
         yield
 
@@ -111,8 +114,8 @@ def _cluster_here(scheduler, keys):
 
 
 def _check_wanted():
-    """Raise CancelledError in a task of a cluster whose result nobody waits for any more."""
+    """Raise `NotWanted` in a task of a cluster whose result nobody waits for any more."""
     worker = load("distributed").get_worker()
     task = worker.state.tasks.get(worker.get_current_task())
     if task is None or task.state == "cancelled":
-        raise CancelledError("the result of this task is no longer needed.")
+        raise NotWanted("the result of this task is no longer needed.")

@@ -160,7 +160,7 @@ def local_equivalence(
 
     Parameters
     ----------
-    X : array or Tensor of shape (N, C, H, W) or (N, d)
+    X : array, Tensor or dask array of shape (N, C, H, W) or (N, d)
         Training images.
     sigmas : sequence of float, default None
         Noise levels, finite, non-negative and distinct, in any order, in the units of the
@@ -285,7 +285,7 @@ def suggest_patch_size(
 
     Parameters
     ----------
-    X : array or Tensor of shape (N, C, H, W) or (N, d)
+    X : array, Tensor or dask array of shape (N, C, H, W) or (N, d)
         Training images.
     sigma : float
         Noise level, finite and non-negative, in the units of the images.

@@ -45,7 +45,7 @@ def nearest_training_images(
     X : array or Tensor of shape (n, C, H, W) or (n, d)
         Images to look up, such as samples. uint8 pixels are read on ``data_range``; floats are
         used unscaled.
-    X_train : array or Tensor of shape (N, C, H, W) or (N, d)
+    X_train : array, Tensor or dask array of shape (N, C, H, W) or (N, d)
         Training images. uint8 images are converted in chunks, never as a whole. The blocks of a
         dask array stay on the workers.
     n_neighbors : int, default 1
@@ -107,7 +107,7 @@ def nearest_training_images(
 def _nearest(images, training_set, k):
     """Return distances and indices of the nearest training images of a batch (m, D), float64."""
     z = torch.from_numpy(images)
-    arguments = z, k, Each(training_set.first_rows)
+    arguments = z, k, Each(training_set.first_images)
     squares, ids = training_set.reduced(_nearest_in_shard, partial(_first, k), *arguments)
     return (squares / z.shape[1]).sqrt().numpy(), ids.numpy()
 
@@ -174,7 +174,7 @@ def nearest_training_distance(
     X : array or Tensor of shape (n, C, H, W) or (n, d)
         Images to look up, such as samples. uint8 pixels are read on ``data_range``; floats are
         used unscaled.
-    X_train : array or Tensor of shape (N, C, H, W) or (N, d)
+    X_train : array, Tensor or dask array of shape (N, C, H, W) or (N, d)
         Training images. uint8 images are converted in chunks, never as a whole. The blocks of a
         dask array stay on the workers.
     data_range : tuple of (low, high), default (-1, 1)
@@ -235,7 +235,7 @@ def memorised_fraction(
     X : array or Tensor of shape (n, C, H, W) or (n, d)
         Images to look up, such as samples. uint8 pixels are read on ``data_range``; floats are
         used unscaled.
-    X_train : array or Tensor of shape (N, C, H, W) or (N, d)
+    X_train : array, Tensor or dask array of shape (N, C, H, W) or (N, d)
         Training images, at least two. uint8 images are converted in chunks, never as a whole. The
         blocks of a dask array stay on the workers.
     ratio : float, default 1/3

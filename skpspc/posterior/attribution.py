@@ -24,7 +24,6 @@ import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy as np
 import torch
 
 from .._progress import progress
@@ -32,14 +31,13 @@ from .._repr import short_repr
 from .._typing import ArrayLike
 from ..support import Masks, TranslatedTrainingSet
 from ..support.devices import Each, added
-from ..support.memory import working_bytes
+from .batches import batches
 from .compared import compared, is_sliding
 from .softmax import Softmax, floored_sigma, precision_root
 
 if TYPE_CHECKING:
     from ..inspection._plot.attribution import AttributionDisplay
 
-_NOISY_IMAGES = 64  # compared together
 _STATE_BYTES = 16  # between the passes, for a pair of a noisy and a training image
 # If less of a window's weight is left, it is summed again: a difference would cancel.
 _LEAST_LEFT = 1e-3
@@ -213,12 +211,7 @@ def _blocks(z, sigma, source, windows):
     """
     _check_attributable(source, windows)
     roots = precision_root(floored_sigma(sigma, z, source))
-    n_of_worker = -(-len(source) // source.executor.n_workers)
-    n_images = int(working_bytes() // (_STATE_BYTES * n_of_worker))
-    n_images = min(max(1, n_images), _NOISY_IMAGES)
-    # not views, which pickle as wholes
-    pairs = zip(z.split(n_images), roots.split(n_images), strict=True)
-    blocks = [(images.clone(), levels.clone()) for images, levels in pairs]
+    blocks = batches(source, _STATE_BYTES, z, roots)
     return progress(blocks, "blocks of noisy images"), source.executor.kept(windows)
 
 
@@ -251,7 +244,7 @@ def _compared(shard, noisy, windows):
 
 
 def _weights(shard, noisy, windows, softmax, states):
-    """Yield every `Compared` group of windows, and its `Weights` among all shards."""
+    """Yield every `Compared` group of windows, and its `Weights` arguments all shards."""
     groups = _compared(shard, noisy, windows)
     for group, whole, (_, closest) in zip(groups, softmax, states, strict=True):
         yield group, group.weigh(state=(whole.to(shard.device), closest))
@@ -288,13 +281,13 @@ class _Shares(NamedTuple):
 
 def _attribution(noisy, source, windows, top, by_window, n_answers):
     """Return the Tensors of `_Shares` of a block of noisy images, with (n, N) shares last."""
-    starts = Each(np.cumsum([0, *source.sizes])[:-1].tolist())
+    starts = Each(source.first_images)
     with source.executor.step() as step:
         noisy = step.give(noisy)
         states = step.map(_first_pass, noisy, windows)
         softmax = step.merged(_merged, states)
-        among = noisy, windows, softmax, states
-        lists = step.map(_largest, *among, starts, top, by_window, n_answers)
+        arguments = noisy, windows, softmax, states
+        lists = step.map(_largest, *arguments, starts, top, by_window, n_answers)
         (merged,) = step.values([step.merged(_largest_of_all, lists)])
     *by_answer, by_shard = merged
     return [*by_answer, torch.cat([by_shard[start] for start in starts], 1)]
@@ -370,9 +363,9 @@ def _means_without(noisy, source, windows, groups):
         noisy = step.give(noisy)
         states = step.map(_first_pass, noisy, windows)
         of_shards = _by_shard(groups, source)
-        among = noisy, windows, step.merged(_merged, states), states, of_shards
-        lost = step.merged(added, step.map(_lost, *among))
-        summands = step.merged(added, step.map(_summands, *among, lost))
+        arguments = noisy, windows, step.merged(_merged, states), states, of_shards
+        lost = step.merged(added, step.map(_lost, *arguments))
+        summands = step.merged(added, step.map(_summands, *arguments, lost))
         lost, (means,) = step.values([lost, summands])
     # the groups of windows of one region follow each other in the order of the noisy images
     left = 1 - torch.stack([weight.amax(1) for weight in lost]).view(-1, len(z), len(groups))
@@ -390,8 +383,8 @@ def _means_of_others(z, roots, source, windows, group):
         noisy = step.give((z, roots))
         of_shards = Each(part[0] for part in _by_shard(group[None], source))
         states = step.map(_first_pass, noisy, windows, of_shards)
-        among = noisy, windows, step.merged(_merged, states), states
-        summands = step.map(_summands_of_all, *among)
+        arguments = noisy, windows, step.merged(_merged, states), states
+        summands = step.map(_summands_of_all, *arguments)
         ((means,),) = step.values([step.merged(added, summands)])
     return means[0]
 
@@ -435,6 +428,6 @@ def _summands(shard, noisy, windows, softmax, states, groups, lost):
 
 def _summands_of_all(shard, noisy, windows, softmax, states):
     """Return the summand (1, n, C, H, W), in a list, of a shard in the means over all images."""
-    nobody = torch.zeros(1, shard.sizes[0], dtype=torch.bool)
+    nothing_left_out = torch.zeros(1, shard.sizes[0], dtype=torch.bool)
     lost = [torch.zeros(1, whole.total.shape[1]) for whole in softmax]
-    return _summands(shard, noisy, windows, softmax, states, nobody, lost)
+    return _summands(shard, noisy, windows, softmax, states, nothing_left_out, lost)

@@ -110,7 +110,7 @@ def _tilts(z, sigma, training_set, windows, direction):
     return tilts, (tilts, state)
 
 
-def _tilted(z, sigma, training_set, windows, direction, tilts, state):
+def _values(z, sigma, training_set, windows, direction, tilts, state):
     own, state = state
     window, grid = (windows.h, windows.w), state.left_out.shape
     mean, softmax, shift = tilts.mean, tilts.softmax, direction.shift
@@ -133,7 +133,7 @@ def _tilted(z, sigma, training_set, windows, direction, tilts, state):
 
 
 # by compiled code, for directions without levels
-BOX_PRODUCT = ProductKernel(_n_products, _tilts, _tilted)
+BOX_PRODUCT = ProductKernel(_n_products, _tilts, _values)
 
 
 def _spread_vector(direction, windows):

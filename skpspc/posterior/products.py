@@ -38,6 +38,7 @@ from ..support import Centred, Masks, Squares, SquaresAnywhere, Whole
 from ..support.devices import added
 from ..support.sharded import ShardedTrainingSet
 from .anywhere import anywhere_product
+from .batches import batches, check_served_in_shards
 from .box import BOX_PRODUCT
 from .dense import DENSE_PRODUCT
 from .direction import Direction, Product, Tilts
@@ -46,7 +47,7 @@ from .framed import FRAMED
 from .sliding_products import SLIDING_PRODUCT
 from .softmax import float32_serves
 
-_NOISY_IMAGES = 64  # sent to shards together
+_STATE_BYTES = 24  # between the passes, for a pair of a noisy and a training image
 
 
 def vjp(z, sigma, source, windows, mean, log_norm):
@@ -129,11 +130,12 @@ def product(z, sigma, source, windows, direction):
 
 def _over_shards(z, sigma, source, windows, direction):
     """Return the `Product` for a `ShardedTrainingSet`."""
+    check_served_in_shards(windows)
     windows = source.executor.kept(windows)
     results = []
-    for start in range(0, len(z), _NOISY_IMAGES):
-        rows = slice(start, start + _NOISY_IMAGES)
-        noisy = z[rows].clone(), sigma[rows].clone(), direction.rows(rows)
+    tensors = z, sigma, direction.vector, direction.level, direction.shift
+    for images, levels, vector, level, shift in batches(source, _STATE_BYTES, *tensors):
+        noisy = images, levels, Direction(vector, level, shift, direction.backward)
         with source.executor.step() as step:
             noisy = step.give(noisy)
             own = step.map(_accumulate, noisy, windows)

@@ -5,12 +5,13 @@ from ..support.sharded import ShardedTrainingSet
 from ..support.windows import n_compared
 from . import sharded, sharded_blur
 from .anywhere import anywhere
+from .batches import check_served_in_shards
 from .blur import blurred_squares
 from .box import BOX, box
 from .dense import DENSE, dense
 from .engines import engine_for, engine_for_masks
 from .local import LOCAL, local, served
-from .masks import MASKS, in_one_batch, masked
+from .masks import MASKS, masked
 from .posterior import composite
 from .sliding import SLIDING, sliding
 from .softmax import floored_sigma
@@ -163,6 +164,7 @@ def compose(z, sigma, source, windows, engine, softmax, state):
 
 def _kernel(z, source, windows, engine):
     """Return the `Kernel` that compares all training images through windows, and its engine."""
+    check_served_in_shards(windows)
     match windows:
         case Whole():
             return DENSE, None
@@ -172,9 +174,4 @@ def _kernel(z, source, windows, engine):
             return LOCAL, served(engine_for(z, engine), source, windows)
         case Centred():
             return SLIDING, None
-        case Masks() if in_one_batch(source, windows):
-            return MASKS, engine_for_masks(z, engine, windows)
-    raise ValueError(
-        f"training images in shards cannot be compared through {windows!r}: this call needs all "
-        "training images in one place; fit on one device (a dask array: pass X.compute())."
-    )
+    return MASKS, engine_for_masks(z, engine, windows)

@@ -7,27 +7,19 @@ with which each shard then composes its summand of the posterior means.
 import torch
 
 from ..support.devices import added
-from ..support.memory import working_bytes
 from . import select
+from .batches import batches
 from .posterior import PerWindow
 from .softmax import Softmax
 
-_NOISY_IMAGES = 64  # compared together
 _STATE_BYTES = 4  # between the passes, for a pair of a noisy and a training image
 
 
 def compare(z, sigma, source, windows, engine):
     """Compare noisy images with a `ShardedTrainingSet`; see `select.compare`."""
-    n_of_worker = -(-len(source) // source.executor.n_workers)
-    n_images = int(working_bytes() // (_STATE_BYTES * n_of_worker))
-    n_images = min(max(1, n_images), _NOISY_IMAGES)
-    # not views, which pickle as wholes
-    blocks = [
-        (z[start : start + n_images].clone(), sigma[start : start + n_images].clone())
-        for start in range(0, len(z), n_images)
-    ]
     windows = source.executor.kept(windows)
-    results = [_compare_block(*block, source, windows, engine) for block in blocks]
+    blocks = batches(source, _STATE_BYTES, z, sigma)
+    results = [_compare_block(images, levels, source, windows, engine) for images, levels in blocks]
     return PerWindow(*(torch.cat(column) for column in zip(*results, strict=True)))
 
 

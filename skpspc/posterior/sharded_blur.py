@@ -1,14 +1,13 @@
-"""Square windows with filters of their own, over training images in shards.
+"""Square windows, each blurred along its own covariance, over training images in shards.
 
 Each shard computes the posterior of its own images in every window. The posterior of the whole
 training set is the mean of the shards' posteriors, weighted by their normalisers.
 """
 
-import numpy as np
 import torch
 
 from ..support import overlap_counts, square_corners
-from ..support.devices import Each
+from ..support.devices import added
 from ..support.memory import fits, rows_that_fit
 from .blur import Crops, add_windows, compared_together
 from .posterior import PerWindow
@@ -45,7 +44,7 @@ def blurred_squares(z, sigma, source, windows, gaussian, bandwidths):
 def _n_windows(z, source, windows, gaussian, n_bandwidths, n_most):
     """Return the number of windows to compare at once, at most ``n_most``."""
     executor = source.executor
-    n_images = max(np.diff([*source.first_rows, len(source)]).tolist())
+    n_images = max(source.sizes) * (len(source) // sum(source.sizes))  # with mirror images
     # means that stay in the shards of a worker until normalisers are merged
     n_means = -(-len(executor) // executor.n_workers) * n_bandwidths * min(len(z), _NOISY_IMAGES)
     n_numbers = n_images + len(gaussian.eigenvalues) + n_means
@@ -60,10 +59,10 @@ def _compare_block(z, level, source, corners, shape, gaussian, bandwidths):
         noisy = step.give((z, level, corners, shape, bandwidths))
         reach = None
         if source.log_weight is not None:
-            reach = step.merged(_largest, step.map(_reach, noisy, kept))
+            reach = step.merged(_largest_reach, step.map(_reach, noisy, kept))
         own = step.map(_accumulate, noisy, kept, reach)
         softmax = step.merged(_merged, own)
-        means = step.merged(_added, step.map(_compose, noisy, softmax, Each(own)))
+        means = step.merged(added, step.map(_compose, noisy, softmax, own))
         merged, means = step.values([softmax, means])
     return [
         (mean.to(z.device), of_all.log_norm.to(z.device), of_all.effective_sample_size.to(z.device))
@@ -81,7 +80,7 @@ def _reach(shard, noisy, gaussian):
     return _crops(shard, noisy, gaussian).reach
 
 
-def _largest(reaches):
+def _largest_reach(reaches):
     return torch.stack([reach.to(reaches[0].device) for reach in reaches]).amax(0)
 
 
@@ -103,15 +102,7 @@ def _accumulate(shard, noisy, gaussian, reach):
 
 def _merged(parts):
     """Merge lists of `Softmax`, or results of `_accumulate`, by bandwidth."""
-    return [
-        Softmax.merged(
-            [
-                Softmax(*(sums.to(of_shards[0][0].device) for sums in softmax))
-                for softmax in of_shards
-            ]
-        )
-        for of_shards in zip(*map(_softmaxes, parts), strict=True)
-    ]
+    return [Softmax.merged(of_shards) for of_shards in zip(*map(_softmaxes, parts), strict=True)]
 
 
 def _softmaxes(part):
@@ -123,13 +114,8 @@ def _compose(shard, noisy, merged, own):
     z, _, corners, shape, _ = noisy
     totals = []
     for whole, (softmax, mean) in zip(merged, own, strict=True):
-        whole = Softmax(*(sums.to(shard.device) for sums in whole))
+        whole = whole.to(shard.device)
         total = torch.zeros(z.shape, dtype=torch.float64, device=shard.device)
         add_windows(total, softmax.share(whole)[..., None] * mean, corners, shape)
         totals.append(total)
     return totals
-
-
-def _added(parts):
-    """Return the sums of tensors on several devices, by bandwidth."""
-    return [sum(part.to(of[0].device) for part in of) for of in zip(*parts, strict=True)]

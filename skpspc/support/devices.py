@@ -22,6 +22,11 @@ def columns(args, n):
     return [a if isinstance(a, Each) else [a] * n for a in args]
 
 
+def given(step, args):
+    """Return handles of arguments that all shards have in common; keep every `Each`."""
+    return [arg if isinstance(arg, Each) else step.give(arg) for arg in args]
+
+
 def added(results):
     """Return a list of sums from lists of Tensors, on the device of the first list."""
     return [sum(one.to(group[0].device) for one in group) for group in zip(*results, strict=True)]

@@ -188,11 +188,6 @@ class ShardedTrainingSet(TrainingSet):
         """Numbers of images in the shards, a list; mirror images do not count."""
         return [size // self._copies for size in self._sizes]
 
-    @property
-    def first_rows(self):
-        """Row of the first image of each shard, a list of int."""
-        return np.cumsum([0, *self._sizes[:-1]]).tolist()
-
     def __reduce__(self):
         raise TypeError(
             "a denoiser whose training images are in shards cannot be pickled or saved; fit on one "

@@ -10,7 +10,7 @@ import torch
 from .._mapped import check_copy, check_unchanged
 from .._repr import dtype_name
 from .._state import NumpyState
-from .devices import Devices, Each
+from .devices import Devices, given
 from .memory import rows_that_fit
 
 # Values of the uint8 pixels 0 and 255, unless an estimator has a `data_range`.
@@ -180,9 +180,9 @@ class TrainingSet(NumpyState):
         return [len(self.images)]
 
     @property
-    def first_rows(self):
-        """Row of the first image of each shard, a list of int."""
-        return [0]
+    def first_images(self):
+        """Number of the first image of each shard, a list of int."""
+        return np.cumsum([0, *self.sizes[:-1]]).tolist()
 
     @property
     def answers(self):
@@ -274,8 +274,7 @@ class TrainingSet(NumpyState):
             holds one argument for every shard.
         """
         with self.executor.step() as step:
-            given = [arg if isinstance(arg, Each) else step.give(arg) for arg in args]
-            (result,) = step.values([step.reduced(function, merge, *given)])
+            (result,) = step.values([step.reduced(function, merge, *given(step, args))])
         return result
 
     def by_image(self, function, *args):
@@ -284,7 +283,7 @@ class TrainingSet(NumpyState):
         See `reduced` for the parameters.
         """
         with self.executor.step() as step:
-            results = step.values(step.map(function, *map(step.give, args)))
+            results = step.values(step.map(function, *given(step, args)))
         return torch.cat([result.to(self.device) for result in results])
 
     def mapped(self, function, common, *args):
