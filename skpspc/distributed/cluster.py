@@ -246,9 +246,15 @@ def address_of(client):
 
 
 def _warn_of_silent_workers(client):
-    """Name the workers that have not been heard of for half of the patience; return True if any."""
+    """Warn of a cluster without workers, or of silent ones; return True if there was a warning."""
     now = time.time()
     workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
+        warn(
+            "the step waits for workers, and the cluster has none; start some, for example with "
+            "cluster.scale(2), or stop the step."
+        )
+        return True
     silent = [a for a, worker in workers.items() if now - worker["last_seen"] > _PATIENCE / 2]
     if silent:
         warn(
