@@ -5,6 +5,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -96,6 +97,24 @@ def test_stopped_worker(digits, noisy, truth, monkeypatch):
         os.kill(pid, signal.SIGSTOP)
         with pytest.warns(UserWarning, match=rf"waits for {address}, silent .* Dask drops"):
             answer = model.denoise(noisy, 0.5)
+    np.testing.assert_allclose(answer, truth, rtol=0, atol=1e-12)
+
+
+def test_no_workers(digits, noisy, truth, monkeypatch):
+    """A step that waits for workers says so, and ends when there are some."""
+    monkeypatch.setattr(steps, "_PATIENCE", 1.0)
+    options = dict(n_workers=1, threads_per_worker=1, dashboard_address=None, memory_limit=0)
+    with LocalCluster(processes=False, **options) as cluster, Client(cluster) as client:
+        model = PSPCDenoiser(3).fit(blocks(digits[:100]))
+        cluster.scale(0)
+        deadline = time.monotonic() + 20
+        while client.scheduler_info()["workers"] and time.monotonic() < deadline:
+            time.sleep(0.05)
+        timer = threading.Timer(2.5, cluster.scale, (1,))
+        timer.start()
+        with pytest.warns(UserWarning, match="the cluster has none; start some"):
+            answer = model.denoise(noisy, 0.5)
+        timer.join()
     np.testing.assert_allclose(answer, truth, rtol=0, atol=1e-12)
 
 
