@@ -338,7 +338,12 @@ def kills(options, path, clean):
     name, z, rng = MODEL[-1], noisy(clean[:8], SIGMA).numpy(), random.Random(0)
     n_train, n_blocks = options.n_train // 2, 8
     truth = SPEED[name](clean.shape[1:]).fit(read(path, 0, n_train)).denoise(z, SIGMA)
-    with dask.config.set({"distributed.admin.low-level-log-length": 10**6}), cluster(2) as client:
+    settings = {
+        "distributed.admin.low-level-log-length": 10**6,
+        # LocalCluster closes a restarted worker 15 s after the loss of its predecessor
+        "distributed.deploy.lost-worker-timeout": "1 hour",
+    }
+    with dask.config.set(settings), cluster(2) as client:
         for run in range(options.runs):
             client.wait_for_workers(2)
             model = fitted(client, SPEED[name](clean.shape[1:]), path, n_train, n_blocks)
