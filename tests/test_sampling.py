@@ -49,6 +49,19 @@ def test_rounded_levels_do_not_increase(schedule):
         assert (np.diff(sigmas) <= 0).all() and sigmas[-1] == low
 
 
+def test_second_order_steps_between_equal_levels():
+    """Without a slope between equal levels, a step is of first order."""
+
+    def denoise(z, sigma):
+        return z / (1 + sigma**2)
+
+    z, levels = torch.tensor([[2.0]]), [2.0, 2.0, 1.0]
+    torch.testing.assert_close(
+        torch.stack(list(dpmpp_2m(denoise, z, levels)))[1:2],
+        torch.stack(list(dpmpp_2m(denoise, z, levels[1:])))[:1],
+    )
+
+
 def test_edm_sigmas_are_those_of_the_table():
     sigmas = edm_sigmas(18)
     assert sigmas.dtype == np.float64

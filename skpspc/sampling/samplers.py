@@ -226,7 +226,8 @@ def dpmpp_2m(
     """
     for sigma, target in _steps(sigmas):
         x0 = mean = denoise(z, sigma)
-        if previous is not None and target > 0:
+        # equal levels, as of a range of a few rounding errors, give no slope
+        if previous is not None and target > 0 and previous[0] > sigma:
             before, x0_before = previous
             ratio = math.log(sigma / target) / math.log(before / sigma)
             mean = x0 + ratio / 2 * (x0 - x0_before)
