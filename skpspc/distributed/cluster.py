@@ -127,11 +127,11 @@ class Step:
         An `Each` among the arguments holds one argument for every shard.
         """
         memory = get_config()["working_memory"]
-        given = columns((function, memory, Each(self._shards), *args), len(self._shards))
+        arguments = columns((function, memory, Each(self._shards), *args), len(self._shards))
         futures = [None] * len(self._shards)
         # one message for all calls of a worker: a message takes as long as a call
         for home, numbers in _numbers_of(self.homes).items():
-            rows = ([column[i] for i in numbers] for column in given)
+            rows = ([column[i] for i in numbers] for column in arguments)
             calls = self._client.map(_logged, *rows, pure=False, **_at(home))
             self._futures.update(calls)
             for i, call in zip(numbers, calls, strict=True):

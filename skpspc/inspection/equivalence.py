@@ -18,6 +18,7 @@ from ..sampling import draw_noise, noise_seed
 from ..sampling.choice import patch_sizes as sizes_of
 from ..sampling.schedules import check_grid
 from ..support import clip_size
+from ..support.devices import added
 from ..support.holdout import different
 from ..support.memory import rows_that_fit
 from ._errors import standard_error
@@ -405,7 +406,7 @@ def _distances(crops, areas, z, sigma):
         noisy, normalisers = step.give((z, level, areas)), None
         if len(crops) > 1:
             normalisers = step.reduced(_normalisers, _merged, noisy)
-        sums = step.reduced(_differences, _added, noisy, normalisers)
+        sums = step.reduced(_differences, added, noisy, normalisers)
         (sums,) = step.values([sums])
     distances = []
     for shift, variation in sums:
@@ -430,11 +431,7 @@ def _normalisers(shard, noisy):
 
 def _merged(parts):
     """Merge lists of `Softmax`, which may be on several devices."""
-    device = parts[0][0].total.device
-    return [
-        Softmax.merged([Softmax(*(sums.to(device) for sums in one)) for one in shards])
-        for shards in zip(*parts, strict=True)
-    ]
+    return [Softmax.merged(shards) for shards in zip(*parts, strict=True)]
 
 
 def _differences(shard, noisy, normalisers):
@@ -449,7 +446,7 @@ def _differences(shard, noisy, normalisers):
             weights.append(dense_weights(*pair))
             continue
         weight, softmax = dense_shard_weights(*pair)
-        whole = Softmax(*(sums.to(weight.device) for sums in normalisers[i]))
+        whole = normalisers[i].to(weight.device)
         weights.append(weight.mul_(softmax.share(whole).to(weight)))
     whole, *of_patches = weights
     sums = []
@@ -461,16 +458,6 @@ def _differences(shard, noisy, normalisers):
             shift = shift + difference[:, rows] @ patch.take(rows, whole.dtype).flatten(1)
         sums.append((shift, difference.double().abs_().sum(1)))
     return sums
-
-
-def _added(parts):
-    """Return sums of pairs of tensors on several devices, by patch."""
-    return [
-        tuple(
-            sum(sums.to(column[0].device) for sums in column) for column in zip(*pairs, strict=True)
-        )
-        for pairs in zip(*parts, strict=True)
-    ]
 
 
 def _diameter(patches):

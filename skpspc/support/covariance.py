@@ -21,6 +21,7 @@ import torch
 from .._progress import progress
 from .._repr import short_repr
 from .._state import NumpyState
+from .devices import added
 from .memory import rows_that_fit
 
 # Largest side of an eigenproblem (1.2 GB in float64).
@@ -90,7 +91,7 @@ def exact_spectrum(training_set):
 def spectrum_of_rows(training_set):
     """Return the spectrum from the N x N products of the centred images.
 
-    Images in shards are fetched: the components are as large.
+    Images in shards are fetched: there are fewer than values, so the components are as large.
     """
     training_set = training_set.together()
     weights = _weights(training_set)
@@ -139,11 +140,11 @@ def spectrum_by_iteration(training_set, rank):
     basis = torch.randn(n_values, width, generator=generator, dtype=torch.float64).to(mean)
     for _ in progress(range(_POWER_ITERATIONS), "iterations"):
         basis = torch.linalg.qr(basis)[0]
-        image = training_set.reduced(_covariance_times, _added, mean, basis)
+        image = training_set.reduced(_covariance_times, added, mean, basis)
         projected, basis = basis, image
     eigenvalues, vectors = leading(projected.T @ image, n_values, rounding_variance(mean))
     components = (projected @ vectors).T[:rank].contiguous()
-    square, fourth = training_set.reduced(_centred_moments, _added, mean)
+    square, fourth = training_set.reduced(_centred_moments, added, mean)
     return Spectrum(
         mean,
         components,
@@ -323,7 +324,7 @@ def _mean(training_set):
     """Return the weighted mean, (D,) float64; exact at pixels where all images are equal."""
     # in stored units, as sums of integers are exact
     first = training_set.fetched(slice(0, 1)).flatten(1).to(torch.float64)
-    total = training_set.reduced(_total_offset, _added, first)
+    total = training_set.reduced(_total_offset, added, first)
     total = total / len(training_set) if training_set.log_weight is None else total
     return _in_image_units(first[0] + total, training_set)
 
@@ -336,13 +337,6 @@ def _total_offset(training_set, first):
         offset = training_set.stored(rows).flatten(1).to(torch.float64) - first
         total += offset.sum(0) if uniform else weights[rows] @ offset
     return total
-
-
-def _added(parts):
-    """Return the sum of results of shards, tensors or tuples of tensors on several devices."""
-    if isinstance(parts[0], tuple):
-        return tuple(map(_added, zip(*parts, strict=True)))
-    return sum(part.to(parts[0].device) for part in parts)
 
 
 def _columns(training_set, weights, mean):

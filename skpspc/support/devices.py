@@ -28,8 +28,14 @@ def given(step, args):
 
 
 def added(results):
-    """Return a list of sums from lists of Tensors, on the device of the first list."""
-    return [sum(one.to(group[0].device) for one in group) for group in zip(*results, strict=True)]
+    """Return the sum of results of shards, Tensors on the device of the first.
+
+    Tuples and lists of results are added entry by entry.
+    """
+    first = results[0]
+    if isinstance(first, (tuple, list)):
+        return type(first)(map(added, zip(*results, strict=True)))
+    return sum(result.to(first.device) for result in results)
 
 
 class Devices:
