@@ -115,7 +115,8 @@ class Scratch(NamedTuple):
     """Memory that one pass overwrites for every pair."""
 
     work: np.ndarray  # three slots for box sums
-    weights: np.ndarray  # three slots, each after a margin of zeros, for transposed box sums
+    weights: np.ndarray  # three slots, each after a margin of zeros, for transposed box sums;
+    # before them, in the first pass, two factors of each window of a chunk
     columns: np.ndarray  # float64 sums of one chunk
     margin: int
 
@@ -154,7 +155,7 @@ def _areas(sources, queries, plan):
     )
     scratch = Scratch(
         np.zeros(3 * slot, np.float32),
-        np.zeros(3 * (margin + _padded(n)), np.float32),
+        np.zeros(3 * max(margin + _padded(n), CHUNK), np.float32),
         np.zeros(CHUNK + plan.box[1], np.float64),
         margin,
     )
