@@ -1,5 +1,7 @@
 """Full disks, stopped workers and Ctrl-C, on clusters of their own."""
 
+import errno
+import operator
 import os
 import resource
 import signal
@@ -69,6 +71,28 @@ def test_full_disk(digits, noisy, truth, tmp_path):
         lazy.to_zarr(tmp_path / "answer.zarr", overwrite=True)
         written = da.from_zarr(tmp_path / "answer.zarr").compute()
         np.testing.assert_allclose(written, truth, rtol=0, atol=1e-12)
+
+
+def fail_once(shard, path):
+    if not path.exists():
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return shard
+
+
+def test_failed_shards(digits, tmp_path):
+    """A step computes shards again that failed, once the reason has passed."""
+    options = dict(n_workers=2, threads_per_worker=1, dashboard_address=None)
+    with LocalCluster(processes=False, **options) as cluster, Client(cluster) as client:
+        numbers = steps.Cluster(client, client.map(int, [1, 2, 3]))
+        shards = numbers.derived(fail_once, tmp_path / "failed")
+        with (
+            pytest.raises(RuntimeError, match="could not write to its disk"),
+            shards.step() as step,
+        ):
+            step.values(step.map(operator.neg))
+        with shards.step() as step:
+            assert step.values(step.map(operator.neg)) == [-1, -2, -3]
 
 
 def drop_after_five_seconds(dask_scheduler):

@@ -82,9 +82,7 @@ CALLS = {
         PatchDenoiser(6, verbose=v).fit(X).sensitivity(torch.zeros(90, 1, 6, 6), 0.5)
     ),
     "rows of the Jacobian": lambda v, path: (
-        LocalScoreDenoiser(3, equivariant=True, verbose=v)
-        .fit(X)
-        .jacobian(Z[:1], 0.5, pixels=[(0, 0), (1, 1)])
+        LocalScoreDenoiser(3, equivariant=True, verbose=v).fit(X).jacobian(Z[:4], 0.5)
     ),
     "blocks of training images": lambda v, path: nearest_training_distance(
         X[:2], np.repeat(X, 100, axis=0), verbose=v

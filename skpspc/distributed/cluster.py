@@ -78,7 +78,7 @@ class Cluster:
     def kept(self, value):
         """Return a future of a value that stays on the workers for the next steps."""
         kept = self._kept.get(id(value))  # other threads may remove it meanwhile
-        if kept is None:
+        if kept is None or kept[1].status == "error":
             with self.step() as step:
                 kept = value, step.give(value)
             for oldest in list(self._kept)[: 1 - _KEPT]:
@@ -109,6 +109,10 @@ class Step:
         self._client, self._shards, self._check = client, shards, check
         # weak: a worker may then drop a partial result after its merger
         self._futures: WeakSet[Any] = WeakSet()
+        # computed again, if they failed for a reason that may have passed, such as a full disk
+        failed = [shard for shard in shards if shard.status == "error"]
+        if failed:
+            client.retry(failed)
         holders = client.who_has(shards)
         self.homes = [
             tuple(holders.get(shard.key, ()))[:1] or home
