@@ -1,5 +1,7 @@
 """Three small networks for 32 x 32 colour images: a UNet, a transformer and an MLP-mixer.
 
+Two more are UNets for 64 x 64 images, which take each block of 2 x 2 pixels as one position.
+
 Each is the F of Karras et al., Eq. 7: it takes ``z / sqrt(sigma^2 + sigma_data^2)`` of shape
 (n, C, H, W) and ``log(sigma) / 4`` of shape (n,), which is what
 ``NetworkDenoiser(network, "edm")`` gives it. `train_networks.py` trains them and writes the
@@ -92,6 +94,17 @@ class UNet(nn.Module):
         return self.head(x)
 
 
+class FoldedUNet(nn.Module):
+    """A UNet on blocks of 2 x 2 pixels, whose values become channels."""
+
+    def __init__(self, n_channels):
+        super().__init__()
+        self.unet = UNet(4 * n_channels)
+
+    def forward(self, x, c):
+        return nn.functional.pixel_shuffle(self.unet(nn.functional.pixel_unshuffle(x, 2), c), 2)
+
+
 class Attention(nn.Module):
     """Mixing over tokens by attention, which distance dampens: the blocks of the transformer.
 
@@ -180,11 +193,13 @@ ARCHITECTURES = {
     "transformer": lambda: TokenNetwork(Attention),
     "mixer": lambda: TokenNetwork(TokenMLP, depth=8),
 }
+# For gray images of faces, and for Tiny ImageNet.
+LARGE = {"faces": lambda: FoldedUNet(1), "tiny-imagenet": lambda: FoldedUNet(3)}
 
 
 def load(name, folder=WEIGHTS):
-    """Return a trained network by its name in ARCHITECTURES, and the record of its training."""
-    network = ARCHITECTURES[name]()
+    """Return a trained network by its name, and the record of its training."""
+    network = {**ARCHITECTURES, **LARGE}[name]()
     with safe_open(Path(folder) / f"{name}.safetensors", "pt") as file:
         trained = json.loads(file.metadata()["training"])
     weights = load_file(Path(folder) / f"{name}.safetensors")
