@@ -72,11 +72,13 @@ def test_versions_are_compared_as_numbers(version, other):
 
 
 def test_edm_and_k_diffusion_need_no_library(monkeypatch, model):
+    z = torch.zeros(3, 1, 2, 2)
+    model.denoise(z, 0.7)  # whether numba is installed is decided once, at the first call
+
     def missing(module):
         raise ModuleNotFoundError(module)
 
     monkeypatch.setattr(_optional, "import_module", missing)
-    z = torch.zeros(3, 1, 2, 2)
     for wrap in (as_edm, adapters.as_kdiffusion):
         torch.testing.assert_close(wrap(model)(z, torch.tensor(0.7)), model.denoise(z, 0.7))
 

@@ -26,7 +26,7 @@ def four_threads():
 
 @pytest.fixture
 def no_numba(monkeypatch):
-    monkeypatch.setattr(engines, "available", lambda name: name != "numba")
+    monkeypatch.setitem(sys.modules, "numba", None)
     engines._has_numba.cache_clear()
     yield
     engines._has_numba.cache_clear()

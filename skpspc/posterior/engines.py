@@ -4,7 +4,7 @@ from functools import cache
 
 import torch
 
-from .._optional import available, load
+from .._optional import load
 from .._warnings import warn
 
 ENGINES = ("auto", "numba", "torch")
@@ -61,12 +61,13 @@ def _is_plain(z):
 
 @cache
 def _has_numba():
-    """Return True if numba is installed; warn once if it is missing."""
-    installed = available("numba")
-    if not installed:
+    """Return True if numba can be imported; warn once with the reason if it cannot."""
+    try:
+        load("numba")
+    except ImportError as error:
         warn(
-            "numba is not installed, so torch computes in place of compiled code, with equal "
-            'results but slower. Install numba with pip install "skpspc[cpu]", or pass '
-            'engine="torch" if the denoiser has this parameter.'
+            f"torch computes in place of compiled code, with equal results but slower: {error} "
+            'Or pass engine="torch" if the denoiser has this parameter.'
         )
-    return installed
+        return False
+    return True
