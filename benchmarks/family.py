@@ -39,7 +39,7 @@ import torch
 import skpspc
 from skpspc import EmpiricalDenoiser, FlexibleWindows, LocalScoreDenoiser, PSPCDenoiser
 from skpspc.datasets import load_edm_zip
-from skpspc.denoisers.blended import _simplex_weights
+from skpspc.denoisers.blend import simplex_weights
 from skpspc.sampling import draw_noise, paper_schedule
 
 # The noise levels that each network denoises well.
@@ -234,7 +234,7 @@ class Bench:
     def _blend(self, members, residual):
         """Return the weights, fitted on the images of choice, and the error of the blend."""
         flat = torch.stack([residual(*m, 0, self.n_choice).flatten() for m in members])
-        weights = _simplex_weights((flat @ flat.T).numpy())
+        weights = simplex_weights((flat @ flat.T).numpy())
         weights = weights * (weights >= 0.01) / weights[weights >= 0.01].sum()
         used = {m: float(w) for m, w in zip(members, weights, strict=True) if w > 0}
         rest = self.n_choice, None

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from . import saving as saving
     from . import support as support
     from .denoisers import (
+        AutoDenoiser,
         BlendedDenoiser,
         Divergence,
         EmpiricalDenoiser,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "AutoDenoiser",
     "BandwidthSchedule",
     "BlendedDenoiser",
     "Divergence",

@@ -474,3 +474,36 @@ def test_formula_of_the_cost_of_a_cluster(monkeypatch):
     windows, pixels = 32 * 900, 3072
     assert model.received_bytes(10, 2, 900, 3072) == 10 * (2 * windows + 4 * pixels + 8 * pixels)
     assert model.received_bytes(1, 64, 900, 3072) == (15 * windows + 4 * pixels + 14 * 8 * pixels)
+
+
+def test_held_out(photos, capsys, monkeypatch):
+    """Every row of both tables, on small images and a network that is linear."""
+    bench = script("held_out")
+    images = photos[:220, :, :8, :8]
+    sigma = 0.452
+    monkeypatch.setattr(bench, "SIGMAS", (sigma,))
+    monkeypatch.setattr(bench, "SIZES", {sigma: (2, 3)})
+    monkeypatch.setattr(bench, "LOCAL_SIZES", {sigma: 3})
+    monkeypatch.setattr(bench, "BLURS", {sigma: ((2, 0.5), (3, 0.5))})
+    monkeypatch.setattr(bench, "wide_blend", lambda: GaussianDenoiser(data_range=bench.UNIT))
+    rows = list(bench.held_out(bench.Images(images[:160], images[160:170], images[170:]), [sigma]))
+    assert [row["denoiser"] for row in rows] == list(bench.rows())
+    assert rows[0]["ratio"] == 1
+    for row in rows:
+        assert row["error"] > 0 and row["standard_error"] < row["error"]
+        assert row["ratio"] < 3, row
+    chosen = [row for row in rows if row["denoiser"] == "PSPC, squares"]
+    assert chosen[0]["setting"] in ("2", "3")
+
+
+def test_against_networks(photos, monkeypatch):
+    bench = script("held_out")
+    monkeypatch.setattr(bench, "NETWORK_SIZES", (2, 3))
+    monkeypatch.setattr(bench, "GLOBAL", ((3, 0.5),))
+    images = photos[:220, :, :8, :8]
+    gaussian = GaussianDenoiser().fit(images[:160])
+    named = {"linear": gaussian}
+    rows = list(bench.against_networks(images[:160], images[160:], [0.8], named, 8, 16))
+    assert len(rows) == 5
+    assert rows[0]["denoiser"] == "Gaussian" and rows[0]["error"] < 1e-12
+    assert all(row["error"] > 1e-6 for row in rows[1:])

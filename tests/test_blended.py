@@ -22,7 +22,7 @@ from skpspc import (
     PSPCDenoiser,
     SmoothedDenoiser,
 )
-from skpspc.denoisers.blended import _simplex_weights
+from skpspc.denoisers.blend import simplex_weights
 from skpspc.sampling import draw_noise, noise_seed
 from skpspc.support import TrainingSet
 from skpspc.support.holdout import hold_out
@@ -102,7 +102,7 @@ def test_quadratic_programme(seed, n, n_values, scale):
     errors = rng.standard_normal((n, n_values)) + rng.standard_normal(n_values)
     product = errors @ errors.T / n_values
     product *= scale
-    weights = _simplex_weights(product)
+    weights = simplex_weights(product)
     assert (weights >= 0).all()
     assert weights.sum() == pytest.approx(1)
     best = product.diagonal().min()
@@ -117,16 +117,16 @@ def test_quadratic_programme(seed, n, n_values, scale):
 
 
 def test_known_weights():
-    np.testing.assert_allclose(_simplex_weights(np.diag([1.0, 3.0])), [0.75, 0.25])
-    np.testing.assert_allclose(_simplex_weights(np.diag([0.0, 3.0])), [1, 0], atol=1e-12)
+    np.testing.assert_allclose(simplex_weights(np.diag([1.0, 3.0])), [0.75, 0.25])
+    np.testing.assert_allclose(simplex_weights(np.diag([0.0, 3.0])), [1, 0], atol=1e-12)
     # the second errs as the first does, only more
-    np.testing.assert_allclose(_simplex_weights(np.array([[1.0, 2.0], [2.0, 4.0]])), [1, 0])
+    np.testing.assert_allclose(simplex_weights(np.array([[1.0, 2.0], [2.0, 4.0]])), [1, 0])
     # opposite errors cancel
     np.testing.assert_allclose(
-        _simplex_weights(np.array([[1.0, -2.0], [-2.0, 4.0]])), [2 / 3, 1 / 3]
+        simplex_weights(np.array([[1.0, -2.0], [-2.0, 4.0]])), [2 / 3, 1 / 3]
     )
     for product in (np.zeros((2, 2)), np.ones((3, 3)), np.ones((1, 1))):
-        weights = _simplex_weights(product)
+        weights = simplex_weights(product)
         assert weights.sum() == pytest.approx(1)
         assert (weights >= 0).all()
 

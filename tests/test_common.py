@@ -13,6 +13,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import generators
 from skpspc import (
+    AutoDenoiser,
     BandwidthSchedule,
     BlendedDenoiser,
     EmpiricalDenoiser,
@@ -108,6 +109,7 @@ class LinearNetwork:
         BlendedDenoiser(
             [("pspc", PSPCDenoiser(1))], LocalScoreDenoiser(1), sigmas=[0.3, 2.0], n_images=2
         ),
+        AutoDenoiser(n_images=4, n_fitted=40),
         PosteriorMeanCollection(),
         PosteriorMeanCollection(SoftSquares(1.0), source="flips"),
         PosteriorMeanCollection(SoftSquares(0.5), SoftSquares(np.inf), source="translates"),
@@ -163,6 +165,7 @@ DENOISERS = {
         sigmas=[0.2, 1.0],
         n_images=3,
     ),
+    "auto": AutoDenoiser(2, n_images=4, n_fitted=40),
     "collection": PosteriorMeanCollection(),
     "collection-soft": PosteriorMeanCollection(SoftSquares(1.0), SoftSquares(np.inf)),
     "collection-flips": PosteriorMeanCollection(SoftSquares(0.5), source="flips"),
@@ -209,7 +212,7 @@ def Z(X):
 def rounding(model):
     """Error to expect where X comes in another dtype or with weights instead of copies."""
     # the weights of a blend are found in the dtype of X: float32, for uint8
-    return 1e-6 if isinstance(model, BlendedDenoiser) else 1e-12
+    return 1e-6 if isinstance(model, (AutoDenoiser, BlendedDenoiser)) else 1e-12
 
 
 def flat(images):

@@ -76,6 +76,7 @@ def test_broken_links_are_found(check_links, tmp_path, capsys):
 
 
 FITTED = [
+    skpspc.AutoDenoiser(n_images=4, n_fitted=40),
     skpspc.BlendedDenoiser([("gaussian", skpspc.GaussianDenoiser())], sigmas=[1.0], n_images=4),
     skpspc.EmpiricalDenoiser(bandwidth="calibrated"),
     skpspc.GaussianDenoiser(),

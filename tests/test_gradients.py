@@ -9,6 +9,7 @@ from scipy.stats import multivariate_normal
 from sklearn.base import clone
 
 from skpspc import (
+    AutoDenoiser,
     BlendedDenoiser,
     EmpiricalDenoiser,
     FlexibleWindows,
@@ -94,6 +95,7 @@ def denoisers():
         "smoothed": SmoothedDenoiser(PSPCDenoiser(patch_size=2), n_draws=3),
         "no sigma: bandwidth": EmpiricalDenoiser(bandwidth=0.5),
         "no sigma: own filters": PSPCDenoiser(patch_size=2, bandwidth=0.5),
+        "no sigma: auto": AutoDenoiser(2, n_images=4, n_fitted=40),
         "no sigma: blend": BlendedDenoiser(
             [("a", EmpiricalDenoiser()), ("b", PSPCDenoiser(patch_size=2))], n_images=4
         ),

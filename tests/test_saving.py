@@ -24,6 +24,7 @@ from sklearn.frozen import FrozenEstimator
 
 import skpspc
 from skpspc import (
+    AutoDenoiser,
     BandwidthSchedule,
     BlendedDenoiser,
     EmpiricalDenoiser,
@@ -81,6 +82,7 @@ DENOISERS = {
         n_images=3,
         random_state=np.random.RandomState(5),
     ),
+    "auto": AutoDenoiser(2, n_images=4, n_fitted=40),
     "collection": PosteriorMeanCollection(WINDOWS, source="translates"),
     "collection-tensor": PosteriorMeanCollection(torch.tensor(WINDOWS, dtype=torch.bfloat16)),
     "collection-flips": PosteriorMeanCollection(WINDOWS.tolist(), WINDOWS, source="flips"),

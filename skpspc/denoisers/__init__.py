@@ -1,6 +1,7 @@
 """Estimators, one in each module."""
 
 from ._checkpoint import load_network
+from .auto import AutoDenoiser
 from .blended import BlendedDenoiser
 from .collection import PosteriorMeanCollection
 from .derivatives import Divergence, LogLikelihood
@@ -17,6 +18,7 @@ from .smoothed import SmoothedDenoiser
 from .tiled import denoise_tiled
 
 __all__ = [
+    "AutoDenoiser",
     "BlendedDenoiser",
     "Divergence",
     "EmpiricalDenoiser",

@@ -51,7 +51,7 @@ def calibrated_sizes(denoiser, training_set):
     """
     seed = noise_seed(denoiser.random_state)
     held_out, fitted = trial_split(training_set, seed)
-    spread = _pixel_variance(fitted) ** 0.5 if len(fitted) else 0.0
+    spread = pixel_variance(fitted) ** 0.5 if len(fitted) else 0.0
     if spread <= _NO_SPREAD * training_set.abs_max:
         return denoiser._paper_schedule(training_set.image_shape)
     # `with_bandwidth` calibrates the bandwidth afterwards, with these sizes
@@ -64,7 +64,7 @@ def calibrated_sizes(denoiser, training_set):
     exact = replace(trial, search=None)
     means = (replace(exact, windows=squares_of_side(size, shape)).mean for size in tried)
     errors = held_out_errors(means, held_out, sigmas, seed)
-    chosen = least_total(errors @ _relative_weights(held_out))
+    chosen = least_total(errors @ relative_weights(held_out))
     return PatchSchedule(sigmas, [sizes[k] for k in chosen])
 
 
@@ -107,7 +107,7 @@ def calibrated_bandwidth(denoiser, prior, training_set):
 def _best_bandwidth(prior, held_out, sigma, seed):
     """Return the bandwidth of least squared error; stop after two in a row without improvement."""
     blocks = list(noisy_blocks(held_out, [sigma], seed))
-    weights = _relative_weights(held_out)
+    weights = relative_weights(held_out)
     least, best, n_worse = math.inf, 0.0, 0
     with torch.no_grad():
         means = [prior.means_by_bandwidth(noisy, sigma, _BANDWIDTHS) for _, _, noisy, _ in blocks]
@@ -124,13 +124,13 @@ def _best_bandwidth(prior, held_out, sigma, seed):
     return best
 
 
-def _relative_weights(training_set):
+def relative_weights(training_set):
     """Return sample weights with a sum of one, an array (n,)."""
     weight = training_set.sample_weight.cpu().numpy()
     return weight / weight.sum()
 
 
-def _pixel_variance(training_set):
+def pixel_variance(training_set):
     """Return the mean variance of a pixel."""
     weight = training_set.sample_weight / training_set.sample_weight.sum()
     row_bytes = 2 * 8 * training_set.n_values

@@ -7,7 +7,7 @@ import torch
 
 from .._units import checked_range
 from ..denoisers.base import Denoiser
-from ..denoisers.blended import Blend
+from ..denoisers.blend import Blend
 from ..denoisers.flexible import ResolvedWindows
 from ..denoisers.local_score import CentredBySigma, check_size
 from ..denoisers.patch import CropPriors

@@ -4,6 +4,7 @@ from sklearn.frozen import FrozenEstimator
 
 from .._validation import Layout
 from ..denoisers import (
+    AutoDenoiser,
     BlendedDenoiser,
     EmpiricalDenoiser,
     FlexibleWindows,
@@ -17,7 +18,7 @@ from ..denoisers import (
     SingleImageDenoiser,
     SmoothedDenoiser,
 )
-from ..denoisers.blended import Blend
+from ..denoisers.blend import Blend
 from ..denoisers.collection import GivenWindows
 from ..denoisers.flexible import MeasuredHeat, ResolvedWindows, StoredHeat, WienerHeat
 from ..denoisers.gaussian import GaussianPrior
@@ -52,6 +53,7 @@ CLASSES: dict[str, type] = {
     cls.__name__: cls
     for cls in (
         # estimators
+        AutoDenoiser,
         BlendedDenoiser,
         EmpiricalDenoiser,
         FlexibleWindows,

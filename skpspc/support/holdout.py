@@ -48,6 +48,11 @@ def different(training_set, n_images, rng):
     return _one_each(training_set, rank, min(n_images, n_groups))
 
 
+def n_distinct(training_set):
+    """Return the number of distinct images, an int."""
+    return _random_ranks(training_set, np.random.default_rng(0))[1]
+
+
 def n_different(training_set, codes, n_classes):
     """Return the number of distinct images of each class, (n_classes,), from class codes (N,)."""
     group = _groups(training_set, np.random.default_rng(0)).cpu().numpy()

@@ -1,0 +1,269 @@
+"""Errors of all denoisers on held-out images of CIFAR-10, without a network and against networks.
+
+    python benchmarks/held_out.py --train path/to/cifar10.zip --test path/to/cifar10-test.zip
+
+writes two tables. ``--only`` names one of them.
+
+``held-out.csv`` follows Wang's public benchmark of training-free denoisers: pixels in [0, 1],
+10,000 training images, held-out images with noise of SIGMAS, squared errors summed over the 3,072
+values of an image. Settings have the least error on 64 images of the training archive that are not
+in the training set. ``error`` is a mean over ``n`` test images, with its standard error, and
+``ratio`` is the error divided by the error of the Gaussian denoiser on the same images.
+
+``against-networks.csv`` has mean squared differences from the networks of `networks.py` on noisy
+test images, of pixels on [-1, 1]. `AutoDenoiser` sees no network. The other rows are better off:
+their settings have the least difference from the network itself on 16 other images.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+
+import _results
+import networks
+import numpy as np
+import torch
+
+from skpspc import (
+    AutoDenoiser,
+    BlendedDenoiser,
+    EmpiricalDenoiser,
+    FlexibleWindows,
+    GaussianDenoiser,
+    LocalScoreDenoiser,
+    NetworkDenoiser,
+    PatchSchedule,
+    PCALocalityDenoiser,
+    PSPCDenoiser,
+)
+from skpspc.datasets import load_edm_zip
+from skpspc.sampling import draw_noise
+
+UNIT = (0.0, 1.0)
+SIGMAS = (0.05, 0.127, 0.452, 0.853, 2.212)  # on [0, 1]
+SIZES = {
+    0.05: (1, 2, 3),
+    0.127: (3, 4, 5),
+    0.452: (7, 8, 9),
+    0.853: (9, 11, 13),
+    2.212: (17, 19, 23),
+}
+LOCAL_SIZES = dict(zip(SIGMAS, (1, 3, 7, 9, 19), strict=True))  # of the published table
+BLURS = {  # patch sizes and bandwidths
+    0.05: ((3, 0.3), (5, 0.5)),
+    0.127: ((5, 0.4), (7, 0.5)),
+    0.452: ((9, 0.4), (11, 0.5)),
+    0.853: ((11, 0.6), (15, 0.7)),
+    2.212: ((19, 0.85), (23, 0.9)),
+}
+FLEXIBLE = (0.3, 0.5, 0.7)  # fractions of the heat
+NETWORK_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # on [-1, 1]
+NETWORK_SIZES = (2, 3, 4, 5, 7, 9, 11, 13, 15, 19, 23, 27)
+GLOBAL = ((5, 0.7), (7, 0.85), (11, 0.85), (15, 0.85), (21, 0.85))
+GAUSSIAN, AUTO, WIDE = "Gaussian", "AutoDenoiser", "Blend with moved images"
+
+
+@dataclass
+class Row:
+    """A denoiser ``build(*setting)``, and the settings to choose from at a noise level.
+
+    ``cost``, in times of PSPC, decides how many images are denoised.
+    """
+
+    build: Callable
+    settings: Callable = lambda sigma: [()]
+    cost: int = 1
+
+
+def sizes_at(sizes):
+    """Return a function from noise levels to settings of one number."""
+    return lambda sigma: [(size,) for size in sizes[sigma]]
+
+
+def schedule(sizes):
+    """Return the schedule of a patch size for each of SIGMAS."""
+    return PatchSchedule(SIGMAS, sizes)
+
+
+def flexible(fraction):
+    """Return PSPC-Flex with the heat of the training images."""
+    return PSPCDenoiser(windows=FlexibleWindows("data", fraction, SIGMAS), data_range=UNIT)
+
+
+def wide_blend():
+    """Return a blend of the Gaussian and PSPC, whose smallest patches are moved by a pixel."""
+    pspc = {
+        "small": PSPCDenoiser(schedule([2, 3, 5, 9, 15]), flip=True, max_shift=1),
+        "medium": PSPCDenoiser(schedule([3, 4, 7, 11, 19]), flip=True, max_shift=1),
+        "large": PSPCDenoiser(schedule([4, 5, 11, 15, 27]), flip=True),
+    }
+    members = [("gaussian", GaussianDenoiser()), *pspc.items()]
+    return BlendedDenoiser(members, sigmas=SIGMAS, n_images=96, data_range=UNIT)
+
+
+def rows():
+    """Return the rows of the first table by name."""
+
+    def pspc(**parameters):
+        return lambda size: PSPCDenoiser(size, data_range=UNIT, **parameters)
+
+    def blurred(smoothing):
+        def build(size, bandwidth):
+            return PSPCDenoiser(size, bandwidth=bandwidth, smoothing=smoothing, data_range=UNIT)
+
+        return build
+
+    fractions = dict.fromkeys(SIGMAS, FLEXIBLE)
+    return {
+        GAUSSIAN: Row(lambda: GaussianDenoiser(data_range=UNIT)),
+        "Empirical": Row(lambda: EmpiricalDenoiser(data_range=UNIT)),
+        "Local scores": Row(
+            lambda size: LocalScoreDenoiser(size, data_range=UNIT),
+            lambda sigma: [(LOCAL_SIZES[sigma],)],
+        ),
+        "PCA locality": Row(lambda: PCALocalityDenoiser(data_range=UNIT), cost=4),
+        "PSPC, squares": Row(pspc(), sizes_at(SIZES)),
+        "PSPC, mirror images": Row(pspc(flip=True), sizes_at(SIZES), cost=2),
+        "PSPC, moved by a pixel": Row(pspc(max_shift=1), sizes_at(SIZES), cost=9),
+        "PSPC, tapered": Row(pspc(taper=0.5), sizes_at(SIZES)),
+        "PSPC, flexible": Row(flexible, sizes_at(fractions), cost=4),
+        "PSPC, blurred by window": Row(blurred("window"), BLURS.get, cost=40),
+        "PSPC, blurred globally": Row(blurred("global"), BLURS.get, cost=30),
+        AUTO: Row(lambda: AutoDenoiser(data_range=UNIT), cost=6),
+        WIDE: Row(wide_blend, cost=40),
+    }
+
+
+class Images:
+    """Training images, and noisy images that choose settings or are reported."""
+
+    def __init__(self, train, chosen, reported):
+        self.train = train
+        self.noisy = {
+            name: self._noisy(images) for name, images in (("c", chosen), ("r", reported))
+        }
+
+    @staticmethod
+    def _noisy(images):
+        clean = torch.from_numpy(images).float() / 255
+        return clean, draw_noise(clean.shape[1:], len(clean), random_state=0).to(clean)
+
+    def errors(self, model, sigma, which, n):
+        """Return the squared error of each of the first n images, summed over an image."""
+        clean, noise = (images[:n] for images in self.noisy[which])
+        return (model.denoise(clean + sigma * noise, sigma) - clean).square().sum((1, 2, 3))
+
+
+def held_out(images, sigmas):
+    """Yield the rows of the first table."""
+    gaussian = {}
+    for name, row in rows().items():
+        models = {}
+
+        def fitted(setting, row=row, models=models):
+            if setting not in models:
+                models.clear()  # one copy of what a denoiser learns
+                models[setting] = row.build(*setting).fit(images.train)
+            return models[setting]
+
+        n = len(images.noisy["r"][0]) // (1 if row.cost < 9 else 5 if row.cost < 20 else 10)
+        for sigma in sigmas:
+            candidates = row.settings(sigma)
+            tried = [
+                float(
+                    images.errors(fitted(setting), sigma, "c", 64 if row.cost < 20 else 16).mean()
+                )
+                for setting in (candidates if len(candidates) > 1 else [])
+            ]
+            chosen = candidates[int(np.argmin(tried)) if tried else 0]
+            errors = images.errors(fitted(chosen), sigma, "r", n).double()
+            gaussian.setdefault(sigma, errors)
+            yield {
+                "denoiser": name,
+                "sigma": sigma,
+                "setting": "/".join(map(str, chosen)),
+                "n": n,
+                "error": float(errors.mean()),
+                "standard_error": float(errors.std() / n**0.5),
+                "ratio": float(errors.mean() / gaussian[sigma][:n].mean()),
+            }
+
+
+def against_networks(train, test, sigmas, named, n_chosen=16, n_reported=48):
+    """Yield the rows of the second table."""
+    auto = AutoDenoiser().fit(train)
+    gaussian = GaussianDenoiser().fit(train)
+    clean = torch.from_numpy(test[: n_chosen + n_reported]).float() / 127.5 - 1
+    noise = draw_noise(clean.shape[1:], len(clean), random_state=0).to(clean)
+    choice, rest = slice(n_chosen), slice(n_chosen, None)
+    for sigma in sigmas:
+        z = clean + sigma * noise
+        squares = {size: PSPCDenoiser(size).fit(train).denoise(z, sigma) for size in NETWORK_SIZES}
+        blurred = {
+            setting: PSPCDenoiser(setting[0], bandwidth=setting[1], smoothing="global")
+            .fit(train)
+            .denoise(z, sigma)
+            for setting in GLOBAL
+        }
+        answers = {
+            GAUSSIAN: {"": gaussian.denoise(z, sigma)},
+            "PSPC, paper's sizes": {"": PSPCDenoiser().fit(train).denoise(z, sigma)},
+            "PSPC, best size": squares,
+            "PSPC, best size, blurred globally": blurred,
+            AUTO: {"": auto.denoise(z, sigma)},
+        }
+        for (network, net), (name, tried) in product(named.items(), answers.items()):
+            with torch.no_grad():
+                target = net.denoise(z, sigma)
+            off = {k: (answer - target).square().flatten(1).mean(1) for k, answer in tried.items()}
+            chosen = min(off, key=lambda setting: float(off[setting][choice].mean()))
+            yield {
+                "network": network,
+                "denoiser": name,
+                "sigma": sigma,
+                "setting": "/".join(map(str, np.atleast_1d(chosen))),
+                "error": float(off[chosen][rest].mean()),
+            }
+
+
+def load_networks():
+    """Return the trained networks by name."""
+    named = {}
+    for name in networks.ARCHITECTURES:
+        module, trained = networks.load(name)
+        network = NetworkDenoiser(module, "edm", sigma_data=trained["sigma_data"], batch_size=64)
+        named[name] = network.fit(np.zeros((1, 3, 32, 32), np.uint8))
+    return named
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--train", required=True, help="CIFAR-10 as a zip in the layout of EDM")
+    parser.add_argument("--test", required=True, help="test images in the same layout")
+    parser.add_argument("--only", choices=("held-out", "networks"), help="one table")
+    parser.add_argument("--n-train", type=int, default=10_000)
+    parser.add_argument("--n", type=int, default=1000, help="images of the errors")
+    parser.add_argument("--threads", type=int, default=1)
+    _results.add_argument(parser)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    archive, test = (load_edm_zip(path).images for path in (options.train, options.test))
+    order = np.random.default_rng(0).permutation(len(archive))
+    train, chosen = archive[order[: options.n_train]], archive[order[options.n_train :][:64]]
+    test = test[np.random.default_rng(0).permutation(len(test))]
+    facts = {"n_train": len(train)}
+    if options.only != "networks":
+        images = Images(train, chosen, test[: options.n])
+        table = _results.printed("Held-out images", held_out(images, SIGMAS))
+        _results.write(options.out, "held-out", table, **facts)
+    if options.only != "held-out":
+        against = against_networks(train, test, NETWORK_SIGMAS, load_networks())
+        _results.write(
+            options.out, "against-networks", _results.printed("Against networks", against), **facts
+        )
+
+
+if __name__ == "__main__":
+    main()

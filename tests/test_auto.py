@@ -1,0 +1,170 @@
+"""AutoDenoiser: sizes, mirror images and weights chosen on held-out training images."""
+
+import numpy as np
+import pytest
+import torch
+
+from skpspc import AutoDenoiser, GaussianDenoiser, PSPCDenoiser
+from skpspc.denoisers.auto_choice import _best_members, _continued
+from skpspc.sampling import PatchSchedule
+
+QUICK = dict(n_images=16, n_fitted=256)
+
+
+@pytest.fixture(scope="module")
+def mixed(digits):
+    """Digits in random order: the last digits of the file are of other writers."""
+    return digits[np.random.default_rng(0).permutation(len(digits))]
+
+
+@pytest.fixture(scope="module")
+def train(mixed):
+    return mixed[:1500]
+
+
+@pytest.fixture(scope="module")
+def fitted(train):
+    return AutoDenoiser(n_images=32).fit(train)
+
+
+def error(model, clean, sigma):
+    noise = np.random.default_rng(7).standard_normal(clean.shape).astype(np.float32)
+    return float(np.mean((model.denoise(clean + sigma * noise, sigma) - clean) ** 2))
+
+
+def test_no_single_denoiser_is_better(mixed, train, fitted):
+    """On images that no choice saw, against the best of what the blend consists of."""
+    clean = mixed[1500:] / np.float32(127.5) - 1
+    singles = [GaussianDenoiser(), *(PSPCDenoiser(size) for size in range(1, 9))]
+    singles = [model.fit(train) for model in singles]
+    ratios = []
+    for sigma in (0.1, 0.2, 0.4, 0.8, 1.6, 3.2):
+        least = min(error(model, clean, sigma) for model in singles)
+        ratios.append(error(fitted, clean, sigma) / least)
+    assert max(ratios) < 1.01
+    assert np.exp(np.mean(np.log(ratios))) < 0.96
+
+
+def test_the_answer_is_the_blend(digits, train, fitted):
+    z = digits[1500:1503] / 127.5 - 1 + 0.1
+    sigma = float(fitted.sigmas_[4])
+    sources = [GaussianDenoiser(), *(PSPCDenoiser(int(s)) for s in fitted.patch_sizes_[4])]
+    if fitted.flip_:
+        train = np.concatenate([train, train[..., ::-1]])
+    answers = [model.fit(train).denoise(z, sigma) for model in sources]
+    expected = np.tensordot(fitted.weights_[4], answers, 1)
+    np.testing.assert_allclose(fitted.denoise(z, sigma), expected, rtol=0, atol=1e-10)
+
+
+def test_attributes(fitted):
+    assert fitted.sigmas_.shape == (9,) and (np.diff(fitted.sigmas_) > 0).all()
+    assert fitted.weights_.shape == (9, 4)
+    np.testing.assert_allclose(fitted.weights_.sum(1), 1)
+    assert (fitted.weights_ >= 0).all()
+    assert fitted.patch_sizes_.shape == (9, 3)
+    assert (np.diff(fitted.patch_sizes_, axis=1) > 0).all()
+    assert isinstance(fitted.flip_, bool)
+
+
+def test_the_choice_has_the_least_error_of_all_blends():
+    """Against a search over a grid of weights and all pairs of members."""
+    rng = np.random.default_rng(0)
+    errors = rng.standard_normal((5, 40)) * np.array([3, 1, 2, 1.5, 1.2])[:, None] + 0.3
+    product = errors @ errors.T
+    members, weights = _best_members(product, 2)
+    least = np.inf
+    for i in range(1, 5):
+        for j in range(i + 1, 5):
+            part = product[np.ix_((0, i, j), (0, i, j))]
+            for a in np.linspace(0, 1, 101):
+                for b in np.linspace(0, 1 - a, 101):
+                    w = np.array([1 - a - b, a, b])
+                    if w @ part @ w < least:
+                        least, best = w @ part @ w, (i - 1, j - 1)
+    assert tuple(members) == best
+    chosen = np.ix_((0, *(m + 1 for m in members)), (0, *(m + 1 for m in members)))
+    assert weights @ product[chosen] @ weights <= least + 1e-9
+
+
+def test_errors_continue_as_powers_of_the_number_of_images():
+    correlation = np.array([[1, 0.5], [0.5, 1]])
+    powers = np.array([0.0, 0.3])
+
+    def product(n):
+        scale = n ** (-powers / 2)
+        return correlation * np.outer(scale, scale)
+
+    found = _continued(product(100), product(400), 3.0)
+    np.testing.assert_allclose(found, product(400 * 4**3))
+
+
+def test_errors_that_grow_are_kept():
+    """More images seldom raise the error; where chance does, nothing is concluded from it."""
+    more = np.array([[1.0, 0.2], [0.2, 1.1]])
+    np.testing.assert_array_equal(_continued(np.eye(2), more, 2.0), more)
+
+
+def test_mirror_images_are_used_where_they_help():
+    rng = np.random.default_rng(0)
+    ramps = np.linspace(-1, 1, 6) * np.where(rng.random((400, 1, 6, 1)) < 0.5, -1, 1)
+    either = rng.uniform(0.5, 1.5, (400, 1, 6, 1)) * ramps
+    slanted = np.abs(either) * np.sign(np.linspace(-1, 1, 6)) + 0.3 * np.arange(6)
+    assert not AutoDenoiser(**QUICK).fit(slanted).flip_
+    assert AutoDenoiser(**QUICK).fit(either).flip_
+
+
+@pytest.mark.parametrize("X", [np.full((1, 1, 2, 3), 0.5), np.ones((9, 1, 2, 3))])
+def test_equal_images(X):
+    """Without two different images, the result is that image."""
+    model = AutoDenoiser().fit(X)
+    np.testing.assert_allclose(model.denoise(X[:1] + 0.3, 0.5), X[:1])
+    assert model.patch_sizes_.shape == (9, 0)
+
+
+def test_two_images():
+    X = np.array([[0.0, 1.0], [1.0, 0.0]])
+    answer = AutoDenoiser().fit(X).denoise(X, 0.1)
+    assert np.isfinite(answer).all()
+
+
+def test_order_and_copies_do_not_matter(digits):
+    X = digits[:300]
+    z = digits[300:302] / 127.5 - 1
+    expected = AutoDenoiser(**QUICK).fit(X)
+    for other in (X[::-1].copy(), np.concatenate([X, X])):
+        model = AutoDenoiser(**QUICK).fit(other)
+        np.testing.assert_array_equal(model.patch_sizes_, expected.patch_sizes_)
+        np.testing.assert_allclose(model.weights_, expected.weights_, atol=1e-6)
+        np.testing.assert_allclose(model.denoise(z, 0.5), expected.denoise(z, 0.5), atol=1e-6)
+
+
+def test_seeds(digits):
+    first, again, other = (
+        AutoDenoiser(**QUICK, random_state=seed).fit(digits[:300]).weights_ for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("n_sizes", [1, 2, 12])
+def test_number_of_sizes(digits, n_sizes):
+    """More sizes than the image has are all sizes."""
+    model = AutoDenoiser(n_sizes, **QUICK).fit(digits[:300])
+    n = min(n_sizes, 8)
+    assert model.patch_sizes_.shape == (9, n)
+    assert model.weights_.shape == (9, n + 1)
+
+
+def test_sizes_between_levels(fitted):
+    member = fitted._prior.members[1]
+    schedule = PatchSchedule(fitted.sigmas_, fitted.patch_sizes_[:, 0].tolist())
+    for sigma in (0.01, 0.2, 0.33, 50.0):
+        assert min(schedule(sigma), 8) == member.windows_at(sigma).h
+
+
+def test_on_two_devices(digits):
+    X, z = digits[:200], torch.zeros(2, 1, 8, 8, dtype=torch.float64)
+    one = AutoDenoiser(**QUICK).fit(torch.from_numpy(X))
+    two = AutoDenoiser(**QUICK, device=["cpu", "cpu"]).fit(torch.from_numpy(X))
+    np.testing.assert_array_equal(one.patch_sizes_, two.patch_sizes_)
+    torch.testing.assert_close(one.denoise(z, 0.5), two.denoise(z, 0.5))
