@@ -126,7 +126,7 @@ def rows():
         "PSPC, squares": Row(pspc(), sizes_at(SIZES)),
         "PSPC, mirror images": Row(pspc(flip=True), sizes_at(SIZES), cost=2),
         "PSPC, moved by a pixel": Row(pspc(max_shift=1), sizes_at(SIZES), cost=9),
-        "PSPC, tapered": Row(pspc(taper=0.5), sizes_at(SIZES)),
+        "PSPC, tapered averages": Row(pspc(response_taper=0.5), sizes_at(SIZES)),
         "PSPC, flexible": Row(flexible, sizes_at(fractions), cost=4),
         "PSPC, blurred by window": Row(blurred("window"), BLURS.get, cost=40),
         "PSPC, blurred globally": Row(blurred("global"), BLURS.get, cost=30),
