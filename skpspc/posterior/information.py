@@ -1,0 +1,163 @@
+r"""Information of windows about the training image, in nats.
+
+A window k of a noisy image has posterior weights w over the training images, whose sample weights v
+sum to one. Its logits l are :math:`-|z_k - x_{ik}|^2 / 2 \sigma^2`. The window gains the
+information
+
+.. math::
+
+    \sum_i w_i^k \log \frac{w_i^k}{v_i} = \sum_i w_i^k l_i^k - \log \sum_i v_i \exp l_i^k ,
+
+the relative entropy of posterior and sample weights. With equal weights it is log N minus the
+entropy of the posterior. The mean logit is a tilt of the products of the derivative by the noise
+level (see `products`), and the log normaliser comes from the same pass over the training set.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+from .._progress import progress
+from ..support import Centred, Squares, SquaresAnywhere, Whole
+from ..support.sharded import ShardedTrainingSet
+from .batches import batches
+from .box import BOX_PRODUCT, compiled_information
+from .direction import Direction, Tilts
+from .engines import compiled_serves
+from .framed import frame_maps, frame_of
+from .products import kernel_for, n_windows
+from .softmax import Softmax, float32_serves, floored_sigma
+
+_STATE_BYTES = 24  # for a pair of a noisy and a training image
+
+
+class Information(NamedTuple):
+    """Information and log normaliser of K windows of n noisy images.
+
+    Attributes
+    ----------
+    gained : Tensor of shape (n, K), float64
+        Relative entropy of posterior and sample weights, in nats, non-negative.
+    log_norm : Tensor of shape (n, K), float64
+        Log of ``sum_i v_i exp(l_i)``, with sample weights v that sum to one.
+    """
+
+    gained: torch.Tensor
+    log_norm: torch.Tensor
+
+
+def information(z, sigma, source, windows):
+    """Return the `Information` of all windows.
+
+    Parameters
+    ----------
+    z, sigma, source, windows : see `select.compare`
+        The windows are not compared with patches at other positions.
+
+    Raises
+    ------
+    ValueError
+        If windows are compared with patches at all positions.
+    """
+    check_same_position(windows)
+    sigma = floored_sigma(sigma, z, source)
+    tilts = _over_shards if isinstance(source, ShardedTrainingSet) else _tilts
+    softmax, mean = tilts(source, (z, sigma), windows)
+    log_norm = (softmax.log_norm + source.log_uniform).to(z.device)
+    return Information((mean.to(z.device) - log_norm).clamp_min_(0.0), log_norm)
+
+
+def check_same_position(windows):
+    """Raise if windows are compared with patches at other positions."""
+    anywhere = isinstance(windows, Centred) and windows.boundary is not None
+    if anywhere or isinstance(windows, SquaresAnywhere):
+        raise ValueError(
+            "windows are compared with the patches at all positions of the training images, and "
+            "their posterior is over patches; pass a denoiser that compares equal positions, such "
+            "as PSPCDenoiser or LocalScoreDenoiser(equivariant=False)."
+        )
+
+
+def own_logits(z, x, sigma, windows):
+    """Return the logits (n, K), float64, of clean images x (n, C, H, W) given noisy images z."""
+    scaled = (z.double() - x.double()) / sigma.view(-1, 1, 1, 1)
+    squares = scaled.square_().mul_(-0.5)
+    if isinstance(windows, Whole):
+        return squares.flatten(1).sum(1, keepdim=True)
+    observed = getattr(windows, "observed", None)
+    if observed is not None:
+        squares = squares * observed
+    frame = frame_of(windows, z)
+    return frame.compare(frame_maps(frame, squares[:, None])).flatten(1)
+
+
+def pixel_map(values, windows, like):
+    """Return means over the windows that answer for each pixel, (n, H, W), of values (n, K)."""
+    if isinstance(windows, Whole):
+        return values[:, :, None].expand(len(values), *like.shape[2:])
+    frame = frame_of(windows, like)
+    maps = frame.spread_answer(values.view(-1, 1, *frame.grid))[:, 0]
+    return maps.mean(1) if frame.by_channel else maps
+
+
+def _over_shards(source, noisy, windows):
+    """Return the `Tilts` of the logits over the training images of all shards."""
+    windows = source.executor.kept(windows)
+    results = []
+    for images, levels in batches(source, _STATE_BYTES, *noisy):
+        with source.executor.step() as step:
+            own = step.map(_tilts, step.give((images, levels)), windows)
+            (tilts,) = step.values([step.merged(Tilts.merged, own)])
+        results.append(tilts)
+    return _joined(results)
+
+
+def _tilts(training_set, noisy, windows):
+    """Return the `Tilts` of the logits over the training images of a shard, or of all."""
+    z, sigma = (tensor.to(training_set.device) for tensor in noisy)
+    is_compiled = _is_compiled(z, sigma, training_set, windows)
+    of_block = _compiled_tilts if is_compiled else _kernel_tilts
+    kernel = BOX_PRODUCT if is_compiled else _kernel(z, sigma, training_set, windows)
+    n_images = kernel.n_images(z, training_set, windows)
+    blocks = list(zip(z.split(n_images), sigma.split(n_images), strict=True))
+    return _joined(
+        [of_block(*block, training_set, windows) for block in progress(blocks, "noisy images")]
+    )
+
+
+def _is_compiled(z, sigma, training_set, windows):
+    """Return True if compiled code computes the information of the windows."""
+    is_plain = compiled_serves(z) and training_set.images.dtype in (torch.uint8, torch.float32)
+    serves = is_plain and isinstance(windows, Squares)
+    return serves and bool(float32_serves(sigma, training_set).all())
+
+
+def _compiled_tilts(z, sigma, training_set, windows):
+    """Return the `Tilts` of the logits of square windows, by compiled code."""
+    window = windows.h, windows.w
+    softmax, gained = compiled_information(z, sigma, training_set, window)
+    return Tilts(softmax, gained.flatten(1) + softmax.log_norm)
+
+
+def _kernel_tilts(z, sigma, training_set, windows):
+    """Return the `Tilts` of the logits, by the kernel of products."""
+    direction = _by_logit(z, sigma, windows)
+    kernel = kernel_for(z, sigma, training_set, windows, direction)
+    return kernel.tilts(z, sigma, training_set, windows, direction)[0]
+
+
+def _kernel(z, sigma, training_set, windows):
+    """Return the `ProductKernel` of the windows."""
+    return kernel_for(z, sigma, training_set, windows, _by_logit(z, sigma, windows))
+
+
+def _by_logit(z, sigma, windows):
+    """Return the `Direction` whose tilts are the logits."""
+    shift = sigma.new_zeros(len(z), n_windows(windows, z.shape[1:]))
+    return Direction(torch.zeros_like(z), torch.ones_like(sigma), shift, False)
+
+
+def _joined(blocks):
+    """Return the `Tilts` of blocks of noisy images, a list of `Tilts`, together."""
+    softmax, means = zip(*blocks, strict=True)
+    return Tilts(Softmax(*map(torch.cat, zip(*softmax, strict=True))), torch.cat(means))
