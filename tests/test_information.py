@@ -5,9 +5,20 @@ import pytest
 import torch
 
 import oracle
+from skpspc import (
+    EmpiricalDenoiser,
+    FlexibleWindows,
+    GaussianDenoiser,
+    LocalScoreDenoiser,
+    PatchDenoiser,
+    PCALocalityDenoiser,
+    PSPCDenoiser,
+)
+from skpspc.datasets import load_digits_images
+from skpspc.inspection import information_curve, posterior_entropy
 from skpspc.posterior.information import information, own_logits, pixel_map
-from skpspc.support import Centred, Masks, Squares, TrainingSet, Whole
-from skpspc.support.windows import overlap_counts
+from skpspc.sampling import draw_noise, noise_seed
+from skpspc.support import Centred, Squares, TrainingSet, Whole
 
 SIGMAS = (0.02, 0.3, 1.0, 5.0)
 
@@ -54,3 +65,174 @@ def test_information_is_the_one_of_the_slow_formula(digits, windows, weighted, d
         tol = 2e-5 if dtype == torch.float32 else 1e-8
         np.testing.assert_allclose(found.gained, expected, rtol=tol, atol=tol)
         np.testing.assert_allclose(found.log_norm, log_norm, rtol=tol, atol=tol)
+
+
+@pytest.mark.parametrize("windows", [Squares(3, 3), Whole(), Centred(3)])
+def test_own_logits_and_maps_are_those_of_the_windows(digits, windows):
+    x, sigma = oracle.as_float(digits[:2]).reshape(2, 1, 8, 8), 0.4
+    Z = x + sigma * np.random.default_rng(0).standard_normal(x.shape)
+    masks, levels = masks_of(windows, (1, 8, 8)), torch.full((2,), sigma, dtype=torch.float64)
+    squares = ((Z - x) ** 2).reshape(2, -1)
+    expected = np.stack([-squares[:, mask].sum(1) / (2 * sigma**2) for mask in masks], 1)
+    found = own_logits(torch.from_numpy(Z), torch.from_numpy(x), levels, windows)
+    np.testing.assert_allclose(found, expected)
+    if isinstance(windows, Centred):  # each answers for its own pixel
+        spread = expected.reshape(2, 8, 8)
+    else:
+        covers = np.array(masks, dtype=float)
+        spread = (expected @ covers / covers.sum(0)).reshape(2, 8, 8)
+    np.testing.assert_allclose(pixel_map(found, windows, torch.from_numpy(Z)), spread)
+
+
+@pytest.mark.parametrize("name", ["squares", "mirrored", "whole", "flexible", "pca", "local", "patch"])
+def test_entropies_are_those_of_the_weights(digits, name):
+    X, sigma = digits[:150], 0.5
+    Z = noisy_digits(digits, sigma)
+    models = {
+        "squares": PSPCDenoiser(3),
+        "mirrored": PSPCDenoiser(4, flip=True),
+        "whole": EmpiricalDenoiser(),
+        "flexible": PSPCDenoiser(windows=FlexibleWindows("data", 0.7, [0.5])),
+        "pca": PCALocalityDenoiser(),
+        "local": LocalScoreDenoiser(5),
+        "patch": PatchDenoiser(3, location=(2, 1)),
+    }
+    model = models[name].fit(X)
+    found = posterior_entropy(model, Z, sigma, by="window")
+    share = model.attribute(Z, sigma, top=len(X) * (1 + (name == "mirrored")), by="window").share
+    terms = np.where(share > 0, share * np.log(np.where(share > 0, share, 1.0)), 0.0)
+    expected = -terms.sum(-1).reshape(len(Z), -1)
+    np.testing.assert_allclose(found.entropy, expected, atol=2e-4)
+    assert found.log_n == pytest.approx([np.log(len(X) * (1 + (name == "mirrored")))] * 3)
+    by_pixel = posterior_entropy(model, Z, sigma)
+    side = 3 if name == "patch" else 8
+    assert by_pixel.information.shape == (3, side, side)
+    if name in ("whole", "patch"):
+        expected = np.broadcast_to(expected[:, :, None], (3, side, side))
+        np.testing.assert_allclose(by_pixel.entropy, expected, atol=2e-4)
+
+
+def test_equal_images_have_the_entropy_log_n_and_no_information(rng):
+    X = np.repeat(rng.standard_normal((1, 1, 6, 6)), 20, axis=0)
+    Z = rng.standard_normal((2, 1, 6, 6))
+    for model in EmpiricalDenoiser(), PSPCDenoiser(3):
+        found = posterior_entropy(model.fit(X), Z, [0.01, 1.0])
+        np.testing.assert_allclose(found.information, 0, atol=1e-8)
+        np.testing.assert_allclose(found.entropy, np.log(20), atol=1e-8)
+
+
+def test_entropy_is_zero_at_small_noise_and_log_n_at_large_noise(digits):
+    X = digits[:100]
+    model = EmpiricalDenoiser().fit(X)
+    Z = oracle.as_float(X[:4]).reshape(4, 1, 8, 8)
+    found = posterior_entropy(model, np.concatenate([Z, 1e4 + Z]), [0.01] * 4 + [1e5] * 4)
+    np.testing.assert_allclose(found.entropy[:4], 0, atol=1e-6)
+    np.testing.assert_allclose(found.entropy[4:], np.log(100), rtol=1e-3)
+
+
+def test_classes_have_entropies_of_their_own(digits):
+    X, y = digits[:300], load_digits_images().target[:300]
+    Z = noisy_digits(X, 0.5)
+    model = PSPCDenoiser(4).fit(X, y)
+    found = posterior_entropy(model, Z, 0.5, y=[3, 1, 3])
+    for row, label in enumerate([3, 1, 3]):
+        alone = posterior_entropy(PSPCDenoiser(4).fit(X[y == label]), Z[row : row + 1], 0.5)
+        np.testing.assert_allclose(found.information[row], alone.information[0], atol=1e-5)
+        assert found.log_n[row] == pytest.approx(np.log((y == label).sum()))
+
+
+# Curves
+
+
+def test_a_curve_is_the_one_of_the_slow_formula(digits):
+    X, held, weight = digits[:120], digits[200:205], np.arange(120) % 3 + 1.0
+    curve = information_curve(X, [1.0, 0.2], [5, 2, 8], held_out=held, sample_weight=weight)
+    np.testing.assert_array_equal(curve.sigmas, [0.2, 1.0])
+    np.testing.assert_array_equal(curve.patch_sizes, [2, 5, 8])
+    prior = weight / weight.sum()
+    assert curve.log_n == pytest.approx(-(prior * np.log(prior)).sum())
+    variance = prior @ (oracle.as_float(X) - prior @ oracle.as_float(X)) ** 2
+    assert curve.pixel_variance == pytest.approx(variance.mean())
+    clean = oracle.as_float(held).reshape(5, 1, 8, 8)
+    rng = np.random.default_rng([0, 6])
+    noise = draw_noise((1, 8, 8), 5, noise_seed(rng)).numpy()
+    for j, sigma in enumerate(curve.sigmas):
+        Z = clean + sigma * noise
+        for k, size in enumerate(curve.patch_sizes):
+            masks = oracle.square_masks(size, (1, 8, 8))
+            gained, log_norm = slow_information(Z, X, sigma, masks, weight)
+            own = -0.5 * np.stack([(noise.reshape(5, -1)[:, m] ** 2).sum(1) for m in masks], 1)
+            excess = own - log_norm
+            close = dict(rtol=1e-5, atol=1e-4)
+            np.testing.assert_allclose(curve.image_information[j, k], excess.mean(1), **close)
+            entropy = (curve.log_n - gained).mean(1)
+            np.testing.assert_allclose(curve.image_entropies[j, k], entropy, **close)
+            coverage = 1 / (1 + np.exp(excess - curve.log_n))
+            np.testing.assert_allclose(curve.image_coverages[j, k], coverage.mean(1), **close)
+    np.testing.assert_allclose(curve.information, curve.image_information.mean(2))
+    np.testing.assert_allclose(curve.entropy, curve.image_entropies.mean(2))
+    np.testing.assert_allclose(curve.coverage, curve.image_coverages.mean(2))
+
+
+def normal_images(rng, n, side):
+    return rng.standard_normal((n, 1, side, side)).astype(np.float32)
+
+
+def test_normal_pixels_have_the_information_of_the_formula(rng):
+    """``d / 2 log(1 + s^2 / sigma^2)`` of d independent normal pixels, while it is below log N."""
+    X, held = normal_images(rng, 3000, 5), normal_images(rng, 200, 5)
+    sigmas = [2.0, 4.0, 8.0]
+    curve = information_curve(X, sigmas, [1, 2, 3, 4, 5], held_out=held)
+    expected = curve.patch_sizes**2 / 2 * np.log1p(1 / np.square(sigmas))[:, None]
+    assert expected.max() < 0.4 * np.log(3000)
+    error = 4 * curve.information_standard_error + 0.02
+    assert (abs(curve.information - expected) < error).all()
+    # the relation of the paper below the critical side
+    np.testing.assert_allclose(curve.entropy, curve.log_n - expected, atol=0.15)
+    assert (curve.coverage > 0.9).all()
+    assert (curve.critical_sizes == np.inf).all()
+    assert curve.edge_sizes.tolist() == [5, 5, 5]
+
+
+def test_critical_sides_grow_with_the_noise_and_the_root_of_log_n(rng):
+    X, held = normal_images(rng, 1000, 14), normal_images(rng, 24, 14)
+    sigmas = [1.5, 3.0]
+    options = dict(patch_sizes=range(2, 14), held_out=held)
+    curve = information_curve(X, sigmas, **options)
+    exact = np.sqrt(2 * np.log(1000) / np.log1p(1 / np.square(sigmas)))
+    np.testing.assert_allclose(curve.critical_sizes, exact, rtol=0.1)
+    np.testing.assert_allclose(curve.predicted_sizes, exact, rtol=0.15)
+    np.testing.assert_array_equal(curve.edge_sizes, np.floor(curve.critical_sizes))
+    few = information_curve(X[:30], sigmas, **options)
+    ratio = np.sqrt(np.log(1000) / np.log(30))
+    np.testing.assert_allclose(curve.critical_sizes / few.critical_sizes, ratio, rtol=0.1)
+
+
+def test_copies_and_weights_give_one_curve(digits):
+    X, count = digits[:90], np.arange(90) % 3 + 1
+    weighted = information_curve(X, [0.5], [2, 4], n_images=8, sample_weight=count)
+    copied = information_curve(np.repeat(X, count, axis=0), [0.5], [2, 4], n_images=8)
+    assert weighted.log_n == pytest.approx(copied.log_n)
+    np.testing.assert_allclose(weighted.information, copied.information, atol=1e-4)
+    np.testing.assert_allclose(weighted.entropy, copied.entropy, atol=1e-4)
+
+
+def test_bad_input_gets_a_remedy(digits):
+    X = digits[:100]
+    Z = noisy_digits(digits, 0.5)
+    model = PSPCDenoiser(patch_size=lambda sigma: 2 if sigma < 1 else 3).fit(X)
+    for call, message in [
+        (lambda: information_curve(X, [0.0, 1.0]), "sigmas must be positive"),
+        (lambda: information_curve(X, [1.0], [9]), "patch_sizes must be ints between 1 and 8"),
+        (lambda: information_curve(X, [1.0], n_images=100), "too few to hold out"),
+        (lambda: posterior_entropy(model, Z, 0.0), "sigma must be positive"),
+        (lambda: posterior_entropy(model, Z, 1.0, by="image"), "by must be"),
+        (lambda: posterior_entropy(model, Z, [0.5, 0.5, 2], by="window"), "numbers of windows"),
+        (lambda: posterior_entropy(GaussianDenoiser().fit(X), Z, 1.0), "no attribution"),
+        (lambda: posterior_entropy(LocalScoreDenoiser(3, equivariant=True).fit(X), Z, 1.0),
+         "patches at all positions"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()
+    with pytest.raises(TypeError, match="must be a fitted denoiser"):
+        posterior_entropy(np.mean, Z, 1.0)

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,14 +14,13 @@ from .._units import checked_range, half_width
 from ..posterior import dense_shard_weights, dense_weights
 from ..posterior.softmax import Softmax
 from ..sampling import draw_noise, noise_seed
-from ..sampling.choice import patch_sizes as sizes_of
 from ..sampling.schedules import check_grid
 from ..support import clip_size
 from ..support.devices import added
 from ..support.holdout import different
 from ..support.memory import rows_that_fit
 from ._errors import standard_error
-from ._images import check_count
+from ._images import check_count, check_sizes
 from ._training import checked_training_set
 
 if TYPE_CHECKING:
@@ -368,20 +366,6 @@ def suggest_patch_size(
     first = too_large[-1] + 1 if len(too_large) else 0
     sizes = estimates.patch_sizes.tolist()
     return (sizes[first] if first < len(sizes) else max(estimates.image_shape[1:])), estimates
-
-
-def check_sizes(sizes, image_shape, name):
-    """Return distinct patch sizes as an int array, increasing; for None, `patch_sizes`."""
-    if sizes is None:
-        return np.array(sizes_of(image_shape))
-    longest = max(image_shape[1:])
-    listed = [] if isinstance(sizes, str) else list(np.atleast_1d(np.asarray(sizes, dtype=object)))
-    if not listed or not all(isinstance(s, Integral) and 1 <= int(s) <= longest for s in listed):
-        raise ValueError(
-            f"{name} must be ints between 1 and {longest}, the longer side of images of shape "
-            f"{image_shape}, and at least one; got {sizes!r}."
-        )
-    return np.unique(np.array(listed, dtype=int))
 
 
 def _central(image_shape, size):

@@ -25,6 +25,7 @@ from .box import BOX_PRODUCT, compiled_information
 from .direction import Direction, Tilts
 from .engines import compiled_serves
 from .framed import frame_maps, frame_of
+from .posterior import gathered_tensors
 from .products import kernel_for, n_windows
 from .softmax import Softmax, float32_serves, floored_sigma
 
@@ -40,10 +41,13 @@ class Information(NamedTuple):
         Relative entropy of posterior and sample weights, in nats, non-negative.
     log_norm : Tensor of shape (n, K), float64
         Log of ``sum_i v_i exp(l_i)``, with sample weights v that sum to one.
+    log_n : float
+        Entropy of the sample weights: log N for N equal weights.
     """
 
     gained: torch.Tensor
     log_norm: torch.Tensor
+    log_n: float
 
 
 def information(z, sigma, source, windows):
@@ -64,7 +68,13 @@ def information(z, sigma, source, windows):
     tilts = _over_shards if isinstance(source, ShardedTrainingSet) else _tilts
     softmax, mean = tilts(source, (z, sigma), windows)
     log_norm = (softmax.log_norm + source.log_uniform).to(z.device)
-    return Information((mean.to(z.device) - log_norm).clamp_min_(0.0), log_norm)
+    return Information((mean.to(z.device) - log_norm).clamp_min_(0.0), log_norm, _log_n(source))
+
+
+def _log_n(source):
+    """Return the entropy of the sample weights, log N for N equal weights."""
+    log_weight = source.log_weight
+    return -source.log_uniform if log_weight is None else -float(log_weight.exp() @ log_weight)
 
 
 def check_same_position(windows):
@@ -115,21 +125,38 @@ def _over_shards(source, noisy, windows):
 def _tilts(training_set, noisy, windows):
     """Return the `Tilts` of the logits over the training images of a shard, or of all."""
     z, sigma = (tensor.to(training_set.device) for tensor in noisy)
-    is_compiled = _is_compiled(z, sigma, training_set, windows)
-    of_block = _compiled_tilts if is_compiled else _kernel_tilts
-    kernel = BOX_PRODUCT if is_compiled else _kernel(z, sigma, training_set, windows)
-    n_images = kernel.n_images(z, training_set, windows)
-    blocks = list(zip(z.split(n_images), sigma.split(n_images), strict=True))
-    return _joined(
-        [of_block(*block, training_set, windows) for block in progress(blocks, "noisy images")]
-    )
+    compiled = _compiled_serves(z, sigma, training_set, windows)
+    results = []
+    for mask, of_block in ((compiled, _compiled_tilts), (~compiled, _kernel_tilts)):
+        if not mask.any():
+            continue
+        of_code, levels = z[mask], sigma[mask]
+        n_images = _n_images(of_block, of_code, levels, training_set, windows)
+        blocks = list(zip(of_code.split(n_images), levels.split(n_images), strict=True))
+        tilts = [
+            of_block(*block, training_set, windows)
+            for block in progress(blocks, "blocks of noisy images")
+        ]
+        joined = _joined(tilts)
+        results.append((mask, (*joined.softmax, joined.mean)))
+    *softmax, mean = gathered_tensors(results, len(z))
+    return Tilts(Softmax(*softmax), mean)
 
 
-def _is_compiled(z, sigma, training_set, windows):
-    """Return True if compiled code computes the information of the windows."""
+def _compiled_serves(z, sigma, training_set, windows):
+    """Return a mask (n,), True where compiled code computes the information of the windows."""
     is_plain = compiled_serves(z) and training_set.images.dtype in (torch.uint8, torch.float32)
-    serves = is_plain and isinstance(windows, Squares)
-    return serves and bool(float32_serves(sigma, training_set).all())
+    if not (is_plain and isinstance(windows, Squares)):
+        return torch.zeros_like(sigma, dtype=torch.bool)
+    return float32_serves(sigma, training_set)
+
+
+def _n_images(of_block, z, sigma, training_set, windows):
+    """Return the number of noisy images of one block."""
+    if of_block is _compiled_tilts:
+        return BOX_PRODUCT.n_images(z, training_set, windows)
+    kernel = kernel_for(z, sigma, training_set, windows, _by_logit(z, sigma, windows))
+    return kernel.n_images(z, training_set, windows)
 
 
 def _compiled_tilts(z, sigma, training_set, windows):
@@ -144,11 +171,6 @@ def _kernel_tilts(z, sigma, training_set, windows):
     direction = _by_logit(z, sigma, windows)
     kernel = kernel_for(z, sigma, training_set, windows, direction)
     return kernel.tilts(z, sigma, training_set, windows, direction)[0]
-
-
-def _kernel(z, sigma, training_set, windows):
-    """Return the `ProductKernel` of the windows."""
-    return kernel_for(z, sigma, training_set, windows, _by_logit(z, sigma, windows))
 
 
 def _by_logit(z, sigma, windows):
