@@ -7,6 +7,7 @@ from ._plot.equivalence import LocalEquivalenceDisplay
 from ._plot.error_curve import ErrorCurveDisplay
 from ._plot.image_grid import ImageGridDisplay
 from ._plot.information import EntropyMapDisplay, InformationCurveDisplay
+from ._plot.risk import MemorisationRiskDisplay
 from ._plot.sample_grid import SampleGridDisplay
 from ._plot.sensitivity import SensitivityDisplay
 from ._plot.trajectory import TrajectoryDisplay
@@ -20,6 +21,7 @@ from .information import EntropyMap, InformationCurve, information_curve, poster
 from .locality import locality_radius, spread_heat_maps
 from .memorisation import memorised_fraction, nearest_training_distance, nearest_training_images
 from .metrics import Measurement, cosine, mse, pearson_r, psnr, r2_score, ssim
+from .risk import MemorisationRisk, memorisation_risk
 from .sensitivity import heat_maps, save_heat_maps
 from .tables import ComparisonTable, ErrorTable
 
@@ -40,6 +42,8 @@ __all__ = [
     "LocalEquivalence",
     "LocalEquivalenceDisplay",
     "Measurement",
+    "MemorisationRisk",
+    "MemorisationRiskDisplay",
     "SampleGridDisplay",
     "SensitivityDisplay",
     "TrajectoryDisplay",
@@ -56,6 +60,7 @@ __all__ = [
     "leave_out",
     "local_equivalence",
     "locality_radius",
+    "memorisation_risk",
     "memorised_fraction",
     "mse",
     "nearest_training_distance",

@@ -192,7 +192,7 @@ def posterior_entropy(
     """
     if by not in ("pixel", "window"):
         raise ValueError(f"by must be 'pixel' or 'window', got {by!r}.")
-    _check_weights(denoiser)
+    check_weights(denoiser)
     now = denoiser._now()
     z, levels, _ = now._checked(Z, sigma)
     if (levels == 0).any():
@@ -215,7 +215,7 @@ def posterior_entropy(
     return EntropyMap(np.concatenate(gained)[np.argsort(order)], log_n)
 
 
-def _check_weights(denoiser):
+def check_weights(denoiser):
     """Raise unless a denoiser learns from training images, whose weights it has."""
     if not isinstance(denoiser, Denoiser):
         raise TypeError(
@@ -511,7 +511,6 @@ def _measured(held, training_set, sigmas, sizes, seed, log_n):
             numbers = excess, log_n - found.gained, torch.sigmoid(log_n - excess)
             for array, values in zip(out, numbers, strict=True):
                 array[:, k, rows] = values.mean(1).view(len(sigmas), -1).cpu().numpy()
-    out[1] = np.maximum(out[1], 0.0)
     return out
 
 
