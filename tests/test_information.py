@@ -84,7 +84,9 @@ def test_own_logits_and_maps_are_those_of_the_windows(digits, windows):
     np.testing.assert_allclose(pixel_map(found, windows, torch.from_numpy(Z)), spread)
 
 
-@pytest.mark.parametrize("name", ["squares", "mirrored", "whole", "flexible", "pca", "local", "patch"])
+@pytest.mark.parametrize(
+    "name", ["squares", "mirrored", "whole", "flexible", "pca", "local", "patch"]
+)
 def test_entropies_are_those_of_the_weights(digits, name):
     X, sigma = digits[:150], 0.5
     Z = noisy_digits(digits, sigma)
@@ -229,8 +231,10 @@ def test_bad_input_gets_a_remedy(digits):
         (lambda: posterior_entropy(model, Z, 1.0, by="image"), "by must be"),
         (lambda: posterior_entropy(model, Z, [0.5, 0.5, 2], by="window"), "numbers of windows"),
         (lambda: posterior_entropy(GaussianDenoiser().fit(X), Z, 1.0), "no attribution"),
-        (lambda: posterior_entropy(LocalScoreDenoiser(3, equivariant=True).fit(X), Z, 1.0),
-         "patches at all positions"),
+        (
+            lambda: posterior_entropy(LocalScoreDenoiser(3, equivariant=True).fit(X), Z, 1.0),
+            "patches at all positions",
+        ),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

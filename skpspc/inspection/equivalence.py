@@ -412,7 +412,7 @@ def suggest_patch_size(
 
     >>> sigmas = (0.1, 1.0, 100.0)
     >>> {sigma: suggest_patch_size(X, sigma, criterion="edge")[0] for sigma in sigmas}
-    {0.1: 1, 1.0: 4, 100.0: 8}
+    {0.1: 2, 1.0: 7, 100.0: 8}
     """
     if criterion not in ("equivalence", "edge"):
         raise ValueError(f"criterion must be 'equivalence' or 'edge', got {criterion!r}.")

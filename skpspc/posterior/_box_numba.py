@@ -448,7 +448,8 @@ class _Job:
     def over_sources(self, softmax, state, vector, mean, composes, pool):
         """Return mass and total (B, windows), and composite, summed over all sources.
 
-        See `second_pass` for them. ``vector`` (B, 0) adds information. ``softmax`` is (nearest, top, total) of all shards.
+        See `second_pass` for them; ``vector`` (B, 0) adds information. ``softmax`` is (nearest,
+        top, total) of all shards.
         """
         queries = state.queries
         _, softmax, hits = self.shared(softmax, state)

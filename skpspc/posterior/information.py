@@ -134,8 +134,8 @@ def _tilts(training_set, noisy, windows):
         n_images = _n_images(of_block, of_code, levels, training_set, windows)
         blocks = list(zip(of_code.split(n_images), levels.split(n_images), strict=True))
         tilts = [
-            of_block(*block, training_set, windows)
-            for block in progress(blocks, "blocks of noisy images")
+            of_block(images, levels, training_set, windows)
+            for images, levels in progress(blocks, "blocks of noisy images")
         ]
         joined = _joined(tilts)
         results.append((mask, (*joined.softmax, joined.mean)))

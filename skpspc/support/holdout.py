@@ -62,7 +62,9 @@ def weights_with_copies(training_set):
     """
     group = _groups(training_set, np.random.default_rng(0))
     weight = training_set.sample_weight
-    weight = torch.ones_like(group, dtype=torch.float64) if weight is None else weight.to(group.device)
+    weight = (
+        torch.ones_like(group, dtype=torch.float64) if weight is None else weight.to(group.device)
+    )
     total = weight.new_zeros(int(group.max()) + 1).index_add_(0, group, weight)
     return total[group] / weight.sum()
 

@@ -52,7 +52,7 @@ class EntropyMapDisplay:
     >>> Z = X[:2] / 127.5 - 1 + 0.5 * np.random.default_rng(0).standard_normal((2, 1, 8, 8))
     >>> display = EntropyMapDisplay.from_estimator(model, Z, 0.5, images=model.denoise(Z, 0.5))
     >>> display.entropies.entropy.mean((1, 2)).round(1)  # of the two panels
-    array([4.4, 3.9])
+    array([5. , 4.9])
     """
 
     __repr__ = short_repr
@@ -239,9 +239,9 @@ class InformationCurveDisplay:
     >>> from skpspc.datasets import load_digits_images
     >>> from skpspc.inspection import InformationCurveDisplay
     >>> model = PSPCDenoiser().fit(load_digits_images().images)
-    >>> display = InformationCurveDisplay.from_estimator(model, [0.3, 1.0], [2, 4, 8])
+    >>> display = InformationCurveDisplay.from_estimator(model, [0.2, 0.5], [2, 4, 8])
     >>> display.curve.critical_sizes.round(1)  # where the curves cross log N
-    array([2.7, 5.4])
+    array([3. , 5.4])
     """
 
     __repr__ = short_repr
@@ -311,7 +311,9 @@ class InformationCurveDisplay:
         return cls.from_predictions(curve, ax=ax)
 
     @classmethod
-    def from_predictions(cls, curve: InformationCurve, *, ax: Any = None) -> InformationCurveDisplay:
+    def from_predictions(
+        cls, curve: InformationCurve, *, ax: Any = None
+    ) -> InformationCurveDisplay:
         """Return a drawn display of a result of `information_curve`.
 
         Parameters

@@ -49,7 +49,7 @@ class MemorisationRiskDisplay:
     >>> model = PSPCDenoiser(3).fit(load_digits_images().images)
     >>> display = MemorisationRiskDisplay.from_estimator(model, [0.05, 0.2, 1.0])
     >>> display.line_.get_ydata().round(2)  # the medians
-    array([0.6 , 0.32, 0.  ])
+    array([0.85, 0.31, 0.  ])
     """
 
     __repr__ = short_repr
