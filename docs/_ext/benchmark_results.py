@@ -385,6 +385,27 @@ def look(network):
     return by_sigma(rows.assign(shown=shown), "denoiser", "Denoiser", "shown", str)
 
 
+_IMAGES = {"mnist": "MNIST", "cifar": "CIFAR-10", "faces": "faces, 64 x 64"}
+_SIZES = {
+    "calibrated": ("best size", plain),
+    "edge": ("edge", plain),
+    "predicted": ("critical side by the variance", two_digits),
+    "ratio": ("error at the edge / at the best size", two_digits),
+    "information": ("information at the best size / log N", two_digits),
+}
+
+
+def edge_sizes():
+    """Return sizes at the edge of memorisation beside the best ones, by images and noise level."""
+    rows = read("memorisation")
+    shown = [
+        rows.assign(name=rows.images.map(_IMAGES) + f", {words}", shown=rows[column].map(show))
+        for column, (words, show) in _SIZES.items()
+    ]
+    order = [f"{images}, {words}" for images in _IMAGES.values() for words, _ in _SIZES.values()]
+    return by_sigma(pd.concat(shown), "name", "Images", "shown", str, order)
+
+
 def accuracy():
     """Return errors of float32 answers over all seeds: medians, and the largest."""
     rows = read("accuracy")
@@ -541,6 +562,7 @@ TABLES = {
         for source, short in _SOURCES.items()
     },
     **{f"look-{network}": Table("locality", partial(look, network)) for network in _NETWORKS},
+    "memorisation": Table("memorisation", edge_sizes),
     "excluded": columns(
         "excluded", {"σ": ("sigma", plain), "Fraction of pairs excluded": ("excluded", plain)}
     ),

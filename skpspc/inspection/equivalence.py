@@ -213,9 +213,9 @@ def local_equivalence(
     noisy image, noise level and size.
 
     Against the noise level, ``gap`` is the curve of the locality gap: what a denoiser loses by
-    seeing a patch alone. On images drawn from the training set, its mean square equals the
-    difference of the mean squared errors of the two denoisers on the patch, since the error of the
-    posterior mean given the image is orthogonal to every function of the image.
+    seeing a patch alone. The mean of ``image_gaps ** 2`` over all training images and noise equals
+    the difference of the mean squared errors of the two denoisers on the patch: the error of the
+    posterior mean given the image is orthogonal to every function of the noisy image.
 
     References
     ----------
