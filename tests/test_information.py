@@ -15,7 +15,7 @@ from skpspc import (
     PSPCDenoiser,
 )
 from skpspc.datasets import load_digits_images
-from skpspc.inspection import information_curve, posterior_entropy
+from skpspc.inspection import information_curve, posterior_entropy, suggest_patch_size
 from skpspc.posterior.information import information, own_logits, pixel_map
 from skpspc.sampling import draw_noise, noise_seed
 from skpspc.support import Centred, Squares, TrainingSet, Whole
@@ -65,6 +65,24 @@ def test_information_is_the_one_of_the_slow_formula(digits, windows, weighted, d
         tol = 2e-5 if dtype == torch.float32 else 1e-8
         np.testing.assert_allclose(found.gained, expected, rtol=tol, atol=tol)
         np.testing.assert_allclose(found.log_norm, log_norm, rtol=tol, atol=tol)
+
+
+def test_levels_too_small_for_compiled_code_are_exact_too(digits):
+    X, sigmas = digits[:100], [1e-5, 0.3, 1e-5, 2.0]
+    Z = oracle.as_float(digits[:4]).reshape(4, 1, 8, 8)
+    Z = Z + 0.3 * np.random.default_rng(0).standard_normal(Z.shape)
+    Z = Z.astype(np.float32).astype(np.float64)
+    training_set = TrainingSet(torch.from_numpy(X.copy()))
+    found = information(
+        torch.from_numpy(Z).float(),
+        torch.tensor(sigmas, dtype=torch.float64),
+        training_set,
+        Squares(3, 3),
+    )
+    for row, sigma in enumerate(sigmas):
+        masks = oracle.square_masks(3, (1, 8, 8))
+        expected, _ = slow_information(Z[row : row + 1], X, sigma, masks)
+        np.testing.assert_allclose(found.gained[row], expected[0], atol=1e-4)
 
 
 @pytest.mark.parametrize("windows", [Squares(3, 3), Whole(), Centred(3)])
@@ -219,6 +237,46 @@ def test_copies_and_weights_give_one_curve(digits):
     np.testing.assert_allclose(weighted.entropy, copied.entropy, atol=1e-4)
 
 
+def test_noise_levels_are_in_the_units_of_the_range(digits):
+    X = digits[:100]
+    right = information_curve(X, [0.2, 1.0], [2, 8], n_images=8)
+    other = information_curve(X, [25.5, 127.5], [2, 8], n_images=8, data_range=(0, 255))
+    np.testing.assert_allclose(other.information, right.information, rtol=1e-4)
+    np.testing.assert_allclose(other.predicted_sizes, right.predicted_sizes)
+    assert other.pixel_variance == pytest.approx(right.pixel_variance * 127.5**2)
+    usual = [
+        information_curve(X[:9], None, [2], n_images=2, data_range=r).sigmas for r in (None, (0, 1))
+    ]
+    np.testing.assert_allclose(usual[1], usual[0] / 2)
+
+
+def test_the_edge_is_the_largest_size_below_log_n(digits):
+    X = digits[:300]
+    for sigma in (0.1, 0.5, 1.0):
+        size, curve = suggest_patch_size(X, sigma, criterion="edge")
+        below = curve.information[0] <= curve.log_n
+        assert size == curve.edge_sizes[0] == max(curve.patch_sizes[below])
+        assert size <= curve.critical_sizes[0]
+    size, curve = suggest_patch_size(X, 0.01, criterion="edge", patch_sizes=[4, 8])
+    assert size == 4 and curve.information[0, 0] > curve.log_n
+    assert suggest_patch_size(X, 100.0, criterion="edge")[0] == 8
+    for options, message in (
+        (dict(criterion="border"), "criterion must be"),
+        (dict(criterion="edge", tol=0.1), "omit it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            suggest_patch_size(X, 0.5, **options)
+
+
+def test_equal_images_and_no_held_out_variety(rng):
+    """Training images that are equal hold no information, at any size."""
+    X = np.repeat(rng.standard_normal((1, 1, 6, 6)), 20, axis=0)
+    curve = information_curve(X, [0.5], [1, 6], held_out=X[:1])
+    np.testing.assert_allclose(curve.information, 0, atol=1e-8)
+    np.testing.assert_allclose(curve.coverage, 0.5)  # it would be one of two equal images
+    assert curve.log_n == pytest.approx(0, abs=1e-12)
+
+
 def test_bad_input_gets_a_remedy(digits):
     X = digits[:100]
     Z = noisy_digits(digits, 0.5)
@@ -234,6 +292,14 @@ def test_bad_input_gets_a_remedy(digits):
         (
             lambda: posterior_entropy(LocalScoreDenoiser(3, equivariant=True).fit(X), Z, 1.0),
             "patches at all positions",
+        ),
+        (
+            lambda: posterior_entropy(PCALocalityDenoiser(softmax="batchwise").fit(X), Z, 1.0),
+            "softmax='exact'",
+        ),
+        (
+            lambda: posterior_entropy(PatchDenoiser(3, location="all").fit(X), Z, 1.0),
+            "location",
         ),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import torch
 
 from .._progress import progress
-from ..support import Centred, Squares, SquaresAnywhere, Whole
+from ..support import Centred, Masks, Squares, SquaresAnywhere, TranslatedTrainingSet, Whole
 from ..support.sharded import ShardedTrainingSet
 from .batches import batches
 from .box import BOX_PRODUCT, compiled_information
@@ -61,9 +61,9 @@ def information(z, sigma, source, windows):
     Raises
     ------
     ValueError
-        If windows are compared with patches at all positions.
+        If windows are compared with moved images, with patches at all positions or in batches.
     """
-    check_same_position(windows)
+    _check(source, windows)
     sigma = floored_sigma(sigma, z, source)
     tilts = _over_shards if isinstance(source, ShardedTrainingSet) else _tilts
     softmax, mean = tilts(source, (z, sigma), windows)
@@ -77,8 +77,18 @@ def _log_n(source):
     return -source.log_uniform if log_weight is None else -float(log_weight.exp() @ log_weight)
 
 
-def check_same_position(windows):
-    """Raise if windows are compared with patches at other positions."""
+def _check(source, windows):
+    """Raise if windows have no posterior over the training images at equal positions."""
+    if isinstance(windows, Masks) and windows.batch_size is not None:
+        raise ValueError(
+            "softmax='batchwise' averages posteriors of batches, which have no common entropy; use "
+            "softmax='exact'."
+        )
+    if isinstance(source, TranslatedTrainingSet):
+        raise ValueError(
+            "source='translates' compares windows with moved training images, and not all of them "
+            "cover a window; use source='images' or 'flips'."
+        )
     anywhere = isinstance(windows, Centred) and windows.boundary is not None
     if anywhere or isinstance(windows, SquaresAnywhere):
         raise ValueError(
