@@ -356,8 +356,8 @@ class InformationCurve:
     def predicted_sizes(self) -> np.ndarray:
         r"""Critical side by :math:`\sigma \sqrt{2 \ln N / (C s^2)}`, (L,), without a limit.
 
-        C is the number of channels, :math:`s^2` is ``pixel_variance``. The formula holds where the
-        noise exceeds the spread of the images; see the notes of `information_curve`.
+        C is the number of channels, :math:`s^2` is ``pixel_variance``. Images of correlated pixels
+        have larger critical sides at small noise levels; see the notes of `information_curve`.
         """
         values = self.image_shape[0] * self.pixel_variance
         with np.errstate(divide="ignore"):
@@ -443,10 +443,12 @@ def information_curve(
     the two densities, which is small below the critical side and large above it. Held-out images
     matter: for a training image, the logarithm is at most log N.
 
-    To first order in :math:`\sigma^{-2}` the information is half the variance of the window over
-    :math:`\sigma^2`, whether or not pixels are correlated. Equality with log N gives the critical
-    side :math:`\sigma \sqrt{2 \log N / (C s^2)}` for C channels and a mean variance :math:`s^2`
-    of a pixel, the attribute ``predicted_sizes``. It grows as :math:`\sigma \sqrt{\log N}`.
+    The mutual information is at most half the variance of the window over :math:`\sigma^2`, and
+    near it where :math:`\sigma^2` exceeds the variance of the window along every direction.
+    Equality with log N gives the side :math:`\sigma \sqrt{2 \log N / (C s^2)}` for C channels and a
+    mean variance :math:`s^2` of a pixel, the attribute ``predicted_sizes``, which grows as
+    :math:`\sigma \sqrt{\log N}`. Correlated pixels repeat one another's information at smaller
+    noise levels, where the critical side is larger and grows less with :math:`\sigma`.
 
     The coverage of a window is the posterior weight :math:`1 / (1 + e^{I} / N)`, with the
     information I of the single window, that the training images would keep if the clean image were
