@@ -390,7 +390,7 @@ _SIZES = {
     "calibrated": ("best size", plain),
     "edge": ("edge", plain),
     "predicted": ("critical side by the variance", two_digits),
-    "ratio": ("error at the edge / at the best size", two_digits),
+    "ratio": ("error at the edge / at the best size", text),
     "information": ("information at the best size / log N", two_digits),
 }
 
@@ -616,6 +616,7 @@ def numbers():
     answers = read("index-tolerance")
     tolerance = answers.set_index("sigma").speedup
     drawn, kernel_facts = facts("kernels-sample"), facts("kernels")
+    edges = read("memorisation")
     ratios, to_best = family_summary().loc[BLEND], family_summary(PAPER).loc[BEST]
     accuracies = read("accuracy")
     held_out = accuracies[accuracies.noisy == "held-out"]
@@ -682,6 +683,10 @@ def numbers():
         "2M to Heun, 35 calls": span(sampler_ratios(35, 35)),
         "blend gain": span(100 * (1 - ratios)),
         "best size gain": span(100 * (1 - to_best)),
+        "edges": plain(len(edges)),
+        "equal edges": plain(int((edges.edge == edges.calibrated).sum())),
+        "edge ratio": text(edges.ratio[edges.sigma > 0.3].max()),
+        "edge ratio at little noise": text(edges.ratio.max()),
         "PCA ratio": span(family_summary().loc["PCA locality"]),
         "median rounding": text(medians.max()),
         "squares rounding": text(largest[largest.index.str.startswith("squares")].max(), 2),
