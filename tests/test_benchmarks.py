@@ -127,6 +127,21 @@ def test_locality(digits, tmp_path):
     assert {row["denoiser"] for row in rows} == {"network", "PSPC", "Gaussian", "empirical"}
 
 
+def test_memorisation(digits, tmp_path):
+    memorisation = script("memorisation")
+    case = "cifar", digits[:300], digits[300:320]
+    memorisation.main(["--sigmas", "0.2", "0.5", "--out", str(tmp_path)], [case])
+    rows = results(tmp_path, "memorisation")
+    assert [(row["images"], row["n_train"], row["sigma"]) for row in rows] == [
+        ("cifar", "300", "0.2"),
+        ("cifar", "300", "0.5"),
+    ]
+    for row in rows:
+        assert 1 <= int(row["edge"]) <= float(row["critical"])
+        assert float(row["ratio"]) >= 0.99
+        assert 0 < float(row["coverage"]) < 1
+
+
 def test_startup(monkeypatch, tmp_path):
     startup = script("startup")
     programs = {"floor": ["-c", ""], "version": ["-m", "skpspc", "--version"]}
@@ -223,6 +238,7 @@ def test_numbers_of_pages(docs_extension, value, expected):
         ("benchmarks", "benchmark_results"),
         ("evidence", "evidence_results"),
         ("user_guide/clusters_cost", "cluster_results"),
+        ("user_guide/choosing", "benchmark_results"),
     ],
 )
 def test_pages_have_their_tables_and_charts(docs_extension, page, name):

@@ -18,15 +18,21 @@ from skpspc.inspection import (
     CalibrationCurveDisplay,
     CalibrationTable,
     ComparisonDisplay,
+    EntropyMapDisplay,
     ErrorCurveDisplay,
     ImageGridDisplay,
+    InformationCurveDisplay,
     LocalEquivalenceDisplay,
+    MemorisationRiskDisplay,
     attribute,
     calibrate_patch_size,
     calibrate_thresholds,
     compare,
     error_curve,
+    information_curve,
     local_equivalence,
+    memorisation_risk,
+    posterior_entropy,
     show_images,
 )
 from skpspc.posterior.posterior import converted
@@ -334,6 +340,69 @@ def test_local_equivalences_are_curves(digits):
     assert not display.bound_lines_
     title = " ".join(display.ax_.get_title().split())
     assert title.endswith("against σ; 8 noisy training images")
+
+
+def test_entropies_are_maps_below_their_images(models, digits):
+    Z = digits[:3] / 127.5 - 1
+    found = posterior_entropy(models["pspc"], Z, 0.5)
+    display = found.plot(images=Z)
+    assert isinstance(display, EntropyMapDisplay)
+    assert display.axes_.shape == (2, 3)
+    for panel, entropy in zip(display.axes_[1], found.entropy, strict=True):
+        np.testing.assert_array_equal(panel.images[0].get_array(), entropy)
+        assert panel.images[0].get_clim() == (0, pytest.approx(found.log_n[0]))
+    title = " ".join(display.figure_.get_suptitle().split())
+    assert (
+        title == f"Entropy of the posterior over training images; log N = {found.log_n[0]:.3g} nats"
+    )
+    _, axes = pyplot.subplots(1, 3)
+    given = EntropyMapDisplay.from_estimator(models["pspc"], Z, 0.5, ax=axes, colorbar=False)
+    assert given.axes_.tolist() == [axes.tolist()]
+    with pytest.raises(ValueError, match="ax must hold 2 x 3 axes"):
+        found.plot(axes, images=Z)
+    with pytest.raises(ValueError, match="one image for each of 3 maps"):
+        found.plot(images=Z[:2])
+    by_window = posterior_entropy(models["pspc"], Z, 0.5, by="window")
+    for wrong, message in ((by_window, "must be by pixel"), (Z, "must be an EntropyMap")):
+        with pytest.raises(ValueError, match=message):
+            EntropyMapDisplay.from_predictions(wrong)
+
+
+def test_entropies_of_signals_are_lines(rng):
+    X = rng.standard_normal((20, 12))
+    model = PSPCDenoiser(4, image_shape=(1, 1, 12)).fit(X)
+    display = EntropyMapDisplay.from_estimator(model, X[:2], 0.5, images=X[:2])
+    found = posterior_entropy(model, X[:2], 0.5).entropy
+    for panel, entropy in zip(display.axes_[1], found, strict=True):
+        np.testing.assert_array_equal(panel.lines[0].get_ydata(), entropy.ravel())
+
+
+def test_information_is_a_curve_for_each_noise_level(digits):
+    curve = information_curve(digits[:100], [0.1, 1.0], [1, 2, 4, 8], n_images=8)
+    display = curve.plot()
+    assert isinstance(display, InformationCurveDisplay)
+    for line, values in zip(display.lines_, curve.information, strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), [1, 2, 4, 8])
+        np.testing.assert_array_equal(line.get_ydata(), values)
+    np.testing.assert_allclose(display.log_n_line_.get_ydata(), curve.log_n)
+    assert display.ax_.get_title().endswith("8 held-out images")
+    model = PSPCDenoiser().fit(digits[:100])
+    options = dict(patch_sizes=[1, 2, 4, 8], n_images=8)
+    other = InformationCurveDisplay.from_estimator(model, [0.1, 1.0], **options)
+    np.testing.assert_array_equal(other.curve.information, curve.information)
+    with pytest.raises(ValueError, match="must be an InformationCurve"):
+        InformationCurveDisplay.from_predictions(digits)
+
+
+def test_risk_is_a_median_with_a_band(models):
+    risks = memorisation_risk(models["pspc"], [0.1, 0.5, 2.0], n_images=20)
+    display = risks.plot()
+    assert isinstance(display, MemorisationRiskDisplay)
+    np.testing.assert_allclose(display.line_.get_ydata(), np.median(risks.risk, axis=1))
+    mean = risks.risk.mean(0)
+    for line, row in zip(display.extreme_lines_, (mean.argmax(), mean.argmin()), strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), risks.risk[:, row])
+        assert line.get_label() == f"image no. {risks.images[row]}"
 
 
 @pytest.mark.parametrize("name", ["posterior", "error", "compare", "attribution", "show", "sizes"])

@@ -22,7 +22,9 @@ from skpspc.inspection import (
     compare,
     error_curve,
     heat_maps,
+    information_curve,
     local_equivalence,
+    memorisation_risk,
     memorised_fraction,
     nearest_training_distance,
     save_heat_maps,
@@ -65,6 +67,12 @@ CALLS = {
         path / f"{v}.npy", MODEL, X, [0.1], n_images=2, verbose=v
     ),
     "noise levels of patches": lambda v, path: local_equivalence(X, [0.1, 1.0], [2], verbose=v),
+    "patch sizes of a curve": lambda v, path: information_curve(
+        X, [0.1, 1.0], [2, 3], n_images=8, verbose=v
+    ),
+    "noise levels of a risk": lambda v, path: memorisation_risk(
+        EmpiricalDenoiser().fit(X), [0.1, 1.0], n_images=8, verbose=v
+    ),
     "noise levels of the bandwidth": lambda v, path: EmpiricalDenoiser(
         bandwidth="calibrated", verbose=v
     ).fit(X),

@@ -18,16 +18,22 @@ from skpspc._repr import described, extent, number, numbers, three_digits
 from skpspc.datasets import load_digits_images, load_photo_patches
 from skpspc.inspection import (
     AttributionDisplay,
+    EntropyMapDisplay,
+    InformationCurveDisplay,
     LocalEquivalenceDisplay,
+    MemorisationRiskDisplay,
     SensitivityDisplay,
     TrajectoryDisplay,
     attribute,
     calibrate_patch_size,
     compare,
     error_curve,
+    information_curve,
     leave_out,
     local_equivalence,
+    memorisation_risk,
     mse,
+    posterior_entropy,
 )
 from skpspc.inspection._plot.error_curve import ErrorCurveDisplay
 from skpspc.inspection._plot.sample_grid import SampleGridDisplay
@@ -48,6 +54,8 @@ def public_objects():
     sources = attribute(local, Z, 0.5)
     table = error_curve({"empirical": model}, held, sigmas=[0.5, 1.0])
     equivalence = local_equivalence(X, sigmas=[0.5, 1.0], patch_sizes=[2, 4], n_images=4)
+    curve = information_curve(X, sigmas=[0.5, 1.0], patch_sizes=[2, 4], n_images=4)
+    entropies, risks = posterior_entropy(local, Z, 0.5), memorisation_risk(local, [0.5, 1.0])
     heat = np.abs(np.random.default_rng(0).standard_normal((1, 2, 8, 8)))
     return {
         "Posterior": model.posterior(Z, 0.5),
@@ -73,6 +81,12 @@ def public_objects():
             PSPCDenoiser(), X, sigmas=[0.5], sizes=[2, 4], n_images=4
         )[1],
         "LocalEquivalence": equivalence,
+        "EntropyMap": entropies,
+        "InformationCurve": curve,
+        "MemorisationRisk": risks,
+        "EntropyMapDisplay": EntropyMapDisplay(entropies),
+        "InformationCurveDisplay": InformationCurveDisplay(curve),
+        "MemorisationRiskDisplay": MemorisationRiskDisplay(risks),
         "Measurement": mse(held, held),
         "load_digits_images": bunch,
         "load_photo_patches": load_photo_patches(n_images=4),

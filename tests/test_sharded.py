@@ -27,9 +27,12 @@ from skpspc.inspection import (
     calibrate_patch_size,
     calibrate_thresholds,
     error_curve,
+    information_curve,
     local_equivalence,
+    memorisation_risk,
     memorised_fraction,
     nearest_training_images,
+    posterior_entropy,
 )
 from skpspc.support import TrainingSet, covariance
 from skpspc.support.devices import Devices
@@ -279,6 +282,27 @@ def test_inspection_of_shards(digits, devices, dtype):
     np.testing.assert_allclose(b.image_gaps, a.image_gaps, rtol=0, atol=tolerance)
     np.testing.assert_allclose(b.image_variations, a.image_variations, rtol=0, atol=tolerance)
     np.testing.assert_array_equal(b.diameters, a.diameters)
+    a, b = (
+        information_curve(
+            model.training_set_.images,
+            [0.1, 1.0],
+            [1, 3, 8],
+            n_images=8,
+            sample_weight=model.training_set_.sample_weight,
+        )
+        for model in (one, many)
+    )
+    assert b.log_n == pytest.approx(a.log_n)
+    assert b.pixel_variance == pytest.approx(a.pixel_variance)
+    close = dict(rtol=1e-5 if dtype == np.float32 else 1e-9, atol=10 * tolerance)
+    np.testing.assert_allclose(b.image_information, a.image_information, **close)
+    np.testing.assert_allclose(b.image_entropies, a.image_entropies, **close)
+    a, b = (posterior_entropy(model, test, [0.1, 0.1, 1, 1]) for model in (one, many))
+    np.testing.assert_allclose(b.information, a.information, **close)
+    np.testing.assert_allclose(b.log_n, a.log_n)
+    a, b = (memorisation_risk(model, [0.1, 1.0], n_images=8) for model in (one, many))
+    np.testing.assert_array_equal(b.images, a.images)
+    np.testing.assert_allclose(b.maps, a.maps, **close)
     options = dict(n_images=10, sample_weight=weight)
     tables = [
         calibrate_patch_size(model, X, [0.3, 1.0], sizes=[2, 5], **options)[1]

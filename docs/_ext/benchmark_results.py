@@ -385,6 +385,27 @@ def look(network):
     return by_sigma(rows.assign(shown=shown), "denoiser", "Denoiser", "shown", str)
 
 
+_IMAGES = {"mnist": "MNIST", "cifar": "CIFAR-10", "faces": "faces, 64 x 64"}
+_SIZES = {
+    "calibrated": ("best size", plain),
+    "edge": ("edge", plain),
+    "predicted": ("critical side by the variance", two_digits),
+    "ratio": ("error at the edge / at the best size", text),
+    "information": ("information at the best size / log N", two_digits),
+}
+
+
+def edge_sizes():
+    """Return sizes at the edge of memorisation beside the best ones, by images and noise level."""
+    rows = read("memorisation")
+    shown = [
+        rows.assign(name=rows.images.map(_IMAGES) + f", {words}", shown=rows[column].map(show))
+        for column, (words, show) in _SIZES.items()
+    ]
+    order = [f"{images}, {words}" for images in _IMAGES.values() for words, _ in _SIZES.values()]
+    return by_sigma(pd.concat(shown), "name", "Images", "shown", str, order)
+
+
 def accuracy():
     """Return errors of float32 answers over all seeds: medians, and the largest."""
     rows = read("accuracy")
@@ -541,6 +562,7 @@ TABLES = {
         for source, short in _SOURCES.items()
     },
     **{f"look-{network}": Table("locality", partial(look, network)) for network in _NETWORKS},
+    "memorisation": Table("memorisation", edge_sizes),
     "excluded": columns(
         "excluded", {"σ": ("sigma", plain), "Fraction of pairs excluded": ("excluded", plain)}
     ),
@@ -594,6 +616,7 @@ def numbers():
     answers = read("index-tolerance")
     tolerance = answers.set_index("sigma").speedup
     drawn, kernel_facts = facts("kernels-sample"), facts("kernels")
+    edges = read("memorisation")
     ratios, to_best = family_summary().loc[BLEND], family_summary(PAPER).loc[BEST]
     accuracies = read("accuracy")
     held_out = accuracies[accuracies.noisy == "held-out"]
@@ -660,6 +683,10 @@ def numbers():
         "2M to Heun, 35 calls": span(sampler_ratios(35, 35)),
         "blend gain": span(100 * (1 - ratios)),
         "best size gain": span(100 * (1 - to_best)),
+        "edges": plain(len(edges)),
+        "equal edges": plain(int((edges.edge == edges.calibrated).sum())),
+        "edge ratio": text(edges.ratio[edges.sigma > 0.3].max()),
+        "edge ratio at little noise": text(edges.ratio.max()),
         "PCA ratio": span(family_summary().loc["PCA locality"]),
         "median rounding": text(medians.max()),
         "squares rounding": text(largest[largest.index.str.startswith("squares")].max(), 2),

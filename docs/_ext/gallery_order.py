@@ -18,6 +18,7 @@ ORDER = (
     "plot_leave_one_out",
     "plot_network_sensitivity",
     "plot_local_equivalence",
+    "plot_memorisation_edge",
     # examples/restoration
     "plot_inverse_problems",
     "plot_gradients",

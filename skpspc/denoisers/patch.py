@@ -146,6 +146,11 @@ class CropPriors(BasePrior):
         top_row, left = self.corners[0]
         return replace(of_crop, row=of_crop.row + top_row, column=of_crop.column + left)
 
+    def information(self, z, sigma):
+        """Return windows and `Information` of the crop."""
+        (prior,) = self._single()
+        return prior.information(self.answered(z), sigma)
+
     def means_without(self, z, sigma, groups):
         """Return means (G, n, C, h, w) of the crop without groups (G, N) of training images."""
         (prior,) = self._single()

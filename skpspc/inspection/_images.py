@@ -8,6 +8,7 @@ import torch
 from sklearn.utils import check_array
 
 from .._validation import as_container, as_tensor
+from ..sampling.choice import patch_sizes as sizes_of
 from ..support.training_set import DEFAULT_RANGE, to_compute
 
 
@@ -53,6 +54,20 @@ def check_count(count, name, least=1):
     """Raise unless a count is an int of at least ``least``."""
     if not (isinstance(count, Integral) and int(count) >= least):
         raise ValueError(f"{name} must be an int of at least {least}, got {count!r}.")
+
+
+def check_sizes(sizes, image_shape, name):
+    """Return distinct patch sizes as an int array, increasing; for None, `patch_sizes`."""
+    if sizes is None:
+        return np.array(sizes_of(image_shape))
+    longest = max(image_shape[1:])
+    listed = [] if isinstance(sizes, str) else list(np.atleast_1d(np.asarray(sizes, dtype=object)))
+    if not listed or not all(isinstance(s, Integral) and 1 <= int(s) <= longest for s in listed):
+        raise ValueError(
+            f"{name} must be ints between 1 and {longest}, the longer side of images of shape "
+            f"{image_shape}, and at least one; got {sizes!r}."
+        )
+    return np.unique(np.array(listed, dtype=int))
 
 
 def shared_range(denoisers, images):

@@ -21,9 +21,8 @@ from ..sampling.schedules import check_grid
 from ..support.held_out import held_out_errors
 from ..support.holdout import hold_out
 from ._errors import answer_of, standard_error
-from ._images import check_count
+from ._images import check_count, check_sizes
 from ._training import checked_training_set
-from .equivalence import check_sizes
 from .tables import Table
 
 if TYPE_CHECKING:

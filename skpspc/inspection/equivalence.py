@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -15,15 +14,15 @@ from .._units import checked_range, half_width
 from ..posterior import dense_shard_weights, dense_weights
 from ..posterior.softmax import Softmax
 from ..sampling import draw_noise, noise_seed
-from ..sampling.choice import patch_sizes as sizes_of
 from ..sampling.schedules import check_grid
 from ..support import clip_size
 from ..support.devices import added
 from ..support.holdout import different
 from ..support.memory import rows_that_fit
 from ._errors import standard_error
-from ._images import check_count
+from ._images import check_count, check_sizes
 from ._training import checked_training_set
+from .information import InformationCurve, information_curve
 
 if TYPE_CHECKING:
     from ._plot.equivalence import LocalEquivalenceDisplay
@@ -213,9 +212,15 @@ def local_equivalence(
     middle of the range of each value. The function computes one posterior over patches for each
     noisy image, noise level and size.
 
+    Against the noise level, ``gap`` is the curve of the locality gap: what a denoiser loses by
+    seeing a patch alone. The mean of ``image_gaps ** 2`` over all training images and noise equals
+    the difference of the mean squared errors of the two denoisers on the patch: the error of the
+    posterior mean given the image is orthogonal to every function of the noisy image.
+
     References
     ----------
-    Niedoba et al., ICML 2025, arXiv:2411.19339.
+    - Niedoba et al., ICML 2025, arXiv:2411.19339.
+    - arXiv:2605.04830: the locality gap. The definition here follows from the two posteriors.
 
     Examples
     --------
@@ -255,11 +260,13 @@ def local_equivalence(
     return LocalEquivalence(grid, sizes, shape, gaps, variations, diameters, weight)
 
 
+@overload
 def suggest_patch_size(
     X: ArrayLike,
     sigma: float,
     *,
-    tol: float = 0.1,
+    criterion: Literal["equivalence"] = "equivalence",
+    tol: float | None = None,
     patch_sizes: Sequence[int] | None = None,
     n_images: int = 64,
     sample_weight: ArrayLike | None = None,
@@ -267,12 +274,42 @@ def suggest_patch_size(
     data_range: DataRange | None = None,
     random_state: RandomState | None = 0,
     verbose: int = 0,
-) -> tuple[int, LocalEquivalence]:
-    r"""Return the smallest patch whose posterior mean must equal that of the whole image.
+) -> tuple[int, LocalEquivalence]: ...
+@overload
+def suggest_patch_size(
+    X: ArrayLike,
+    sigma: float,
+    *,
+    criterion: Literal["edge"],
+    tol: float | None = None,
+    patch_sizes: Sequence[int] | None = None,
+    n_images: int = 64,
+    sample_weight: ArrayLike | None = None,
+    image_shape: ImageShape | None = None,
+    data_range: DataRange | None = None,
+    random_state: RandomState | None = 0,
+    verbose: int = 0,
+) -> tuple[int, InformationCurve]: ...
+def suggest_patch_size(
+    X,
+    sigma,
+    *,
+    criterion="equivalence",
+    tol=None,
+    patch_sizes=None,
+    n_images=64,
+    sample_weight=None,
+    image_shape=None,
+    data_range=None,
+    random_state=0,
+    verbose=0,
+):
+    r"""Return the patch size that acts as the whole image, or the one at the edge of memorisation.
 
-    A patch denoiser of this size or larger equals, on its patch, the optimal denoiser of the
-    training set, up to ``tol``. The returned size is the smallest for which it and all larger ones
-    of ``patch_sizes`` satisfy
+    ``criterion="equivalence"`` returns the smallest patch whose posterior mean must equal that of
+    the whole image. A patch denoiser of this size or larger equals, on its patch, the optimal
+    denoiser of the training set, up to ``tol``. The returned size is the smallest for which it and
+    all larger ones of ``patch_sizes`` satisfy
 
     .. math::
 
@@ -281,23 +318,38 @@ def suggest_patch_size(
 
     The left side bounds the mean distance of the two posterior means on the patch (see Notes).
     Smaller patches may agree with the image as well, but only smaller patches can generalise at
-    this noise level, and not repeat training images. :func:`calibrate_patch_size` measures which
-    size denoises best.
+    this noise level, and not repeat training images.
+
+    ``criterion="edge"`` returns the largest patch that does not memorise: the returned size is the
+    largest for which it and all smaller ones of ``patch_sizes`` satisfy
+
+    .. math::
+
+        I_P(\sigma) = \operatorname{E}_{x, z} \Bigl[ \log p(z_P \mid x_P)
+        - \log \frac1N \sum_{i=1}^N p(z_P \mid x_{iP}) \Bigr] \le \log N ,
+
+    with held-out images x. A window with more information than log N singles out one of the N
+    training images, and copies it. The sizes that denoise held-out images best are close to this
+    edge; :func:`calibrate_patch_size` measures them.
 
     Parameters
     ----------
     X : array, Tensor or dask array of shape (N, C, H, W) or (N, d)
         Training images.
     sigma : float
-        Noise level, finite and non-negative, in the units of the images.
-    tol : float, default 0.1
-        Admissible distance, positive: a root mean square over the values of the patch, in the
-        units of the images.
+        Noise level, finite and non-negative, in the units of the images; positive for "edge".
+    criterion : {"equivalence", "edge"}, default "equivalence"
+        "equivalence": the smallest patch with the posterior mean of the whole image. "edge": the
+        largest patch that does not memorise.
+    tol : float, default None
+        Admissible distance of ``criterion="equivalence"``, positive: a root mean square over the
+        values of the patch, in the units of the images. None: 0.1.
     patch_sizes : sequence of int, default None
         Candidates, at least 1 and at most the longer side of the image. None: up to 15 sizes
         from 1 to the longer side, evenly spaced in their logarithm.
     n_images : int, default 64
-        Number of different training images to which noise is added; all if there are fewer.
+        Number of different training images to which noise is added; all if there are fewer. For
+        "edge", number of different images to hold out, fewer than there are.
     sample_weight : array of shape (N,), default None
         Weights of the training images; None: equal weights.
     image_shape : tuple of (C, H, W), default None
@@ -314,15 +366,22 @@ def suggest_patch_size(
     Returns
     -------
     size : int
-        Side of the patch; the longer side of the image if the bound of every smaller size exceeds
-        ``tol``.
-    estimates : LocalEquivalence
-        Total variation, bound and measured distance of all sizes, at this one noise level.
+        Side of the patch. For "equivalence", the longer side of the image if the bound of every
+        smaller size exceeds ``tol``. For "edge", the smallest candidate if no candidate satisfies
+        the inequality.
+    estimates : LocalEquivalence or InformationCurve
+        Measurements of all sizes at this one noise level: total variation, bound and distance, or
+        information, entropy and coverage.
 
     Raises
     ------
     ValueError
-        For an invalid noise level, ``tol`` or size, or float images outside ``data_range``.
+        For an invalid noise level, criterion, ``tol`` or size, ``tol`` with "edge", float images
+        outside ``data_range``, or, with "edge", too few images to hold out ``n_images``.
+
+    See Also
+    --------
+    information_curve : Information of windows, with the edge at many noise levels.
 
     Notes
     -----
@@ -332,9 +391,14 @@ def suggest_patch_size(
     two points in the convex hull of the training patches. The diameter of the hull is the diameter
     of the patches.
 
-    The suggestion rises and falls with sigma. As :math:`\sigma \to \infty` a single pixel is
-    enough; as :math:`\sigma \to 0`, any patch in which no two training images are equal is enough.
-    The size that denoises best is another one, which keeps growing with sigma.
+    With "equivalence" the suggestion rises and falls with sigma. As :math:`\sigma \to \infty` a
+    single pixel is enough; as :math:`\sigma \to 0`, any patch in which no two training images are
+    equal is enough. With "edge" it grows with sigma, as does the size that denoises best.
+
+    References
+    ----------
+    - Niedoba et al., ICML 2025, arXiv:2411.19339.
+    - Hunt, Kamb and Ganguli, 2026, arXiv:2607.08041: the edge, where the information is log N.
 
     Examples
     --------
@@ -343,7 +407,18 @@ def suggest_patch_size(
     >>> X = load_digits_images().images[:300]
     >>> {sigma: suggest_patch_size(X, sigma)[0] for sigma in (0.1, 1.0, 100.0)}
     {0.1: 3, 1.0: 8, 100.0: 1}
+
+    The largest patches that do not memorise:
+
+    >>> sigmas = (0.1, 1.0, 100.0)
+    >>> {sigma: suggest_patch_size(X, sigma, criterion="edge")[0] for sigma in sigmas}
+    {0.1: 2, 1.0: 7, 100.0: 8}
     """
+    if criterion not in ("equivalence", "edge"):
+        raise ValueError(f"criterion must be 'equivalence' or 'edge', got {criterion!r}.")
+    if criterion == "edge" and tol is not None:
+        raise ValueError("tol belongs to criterion='equivalence'; omit it with criterion='edge'.")
+    tol = 0.1 if tol is None else tol
     if not (np.ndim(tol) == 0 and not isinstance(tol, str) and tol > 0):
         raise ValueError(f"tol must be a positive float, got {tol!r}.")
     try:
@@ -353,10 +428,7 @@ def suggest_patch_size(
             "sigma must be one noise level, a float, finite and non-negative, got "
             f"{sigma!r}; call the function once for each noise level."
         ) from None
-    estimates = local_equivalence(
-        X,
-        [sigma],
-        patch_sizes,
+    parameters = dict(
         n_images=n_images,
         sample_weight=sample_weight,
         image_shape=image_shape,
@@ -364,24 +436,14 @@ def suggest_patch_size(
         random_state=random_state,
         verbose=verbose,
     )
+    if criterion == "edge":
+        curve = information_curve(X, [sigma], patch_sizes, **parameters)
+        return int(curve.edge_sizes[0]), curve
+    estimates = local_equivalence(X, [sigma], patch_sizes, **parameters)
     too_large = np.flatnonzero(estimates.bound[0] > tol)
     first = too_large[-1] + 1 if len(too_large) else 0
     sizes = estimates.patch_sizes.tolist()
     return (sizes[first] if first < len(sizes) else max(estimates.image_shape[1:])), estimates
-
-
-def check_sizes(sizes, image_shape, name):
-    """Return distinct patch sizes as an int array, increasing; for None, `patch_sizes`."""
-    if sizes is None:
-        return np.array(sizes_of(image_shape))
-    longest = max(image_shape[1:])
-    listed = [] if isinstance(sizes, str) else list(np.atleast_1d(np.asarray(sizes, dtype=object)))
-    if not listed or not all(isinstance(s, Integral) and 1 <= int(s) <= longest for s in listed):
-        raise ValueError(
-            f"{name} must be ints between 1 and {longest}, the longer side of images of shape "
-            f"{image_shape}, and at least one; got {sizes!r}."
-        )
-    return np.unique(np.array(listed, dtype=int))
 
 
 def _central(image_shape, size):

@@ -95,7 +95,7 @@ class Hits(NamedTuple):
 class Tilting(NamedTuple):
     """Tilts, a linear function of the sources for every window, and sums over the sources."""
 
-    vector: np.ndarray  # (B, C, H, W) float32, factors of the pixels
+    vector: np.ndarray  # (B, C, H, W) float32, factors of the pixels; empty: no tilts
     mean: np.ndarray  # (B, windows) float64, to subtract from the tilts
     mass: np.ndarray  # (B, windows) float64, sums of the weights
     total: np.ndarray  # (B, windows) float64, sums of weighted tilts, or of tilted logits
@@ -665,13 +665,26 @@ def _add_levels(levels, scratch, at, scale, first, size):
 
 
 @jit
+def _add_information(total, scratch, log_weight, first, size):
+    """Add ``w log(w / v)`` of ``size`` windows to the sums."""
+    weights = scratch.weights
+    b = np.uint64(first)
+    o = np.uint64(scratch.margin)
+    for i in range(np.uint64(size)):
+        weight = weights[o + i]
+        if weight > _ZERO:
+            total[b + i] += np.float64(weight * (np.log(weight) - log_weight))
+
+
+@jit
 def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting):
     """Add the sources of a block to their composite (B, C, H, W).
 
     Each source is multiplied by the transposed box filter of its softmax weights. With a `Tilting`
     (not None), the weights are multiplied by tilts minus their means, and their products with the
     logits are added to ``total``. A tilting without a composite (an empty array) adds weights and
-    weighted tilts to ``mass`` and ``total``, from which the means follow.
+    weighted tilts to ``mass`` and ``total``, from which the means follow. Without a vector as well,
+    it adds ``w log(w / v)`` to ``total``, with weights w and v.
     """
     begin, end = block
     log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
@@ -722,6 +735,9 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
                             _refine(images, columns, pair, plan.box, lead + j)
                             _rewrite_weights(scratch, at, pair, deepest, softmax, first, chunk)
                     if tilting is not None:
+                        if vector.size == 0:
+                            _add_information(total, scratch, pair.log_weight, first, size)
+                            continue
                         _tilt_map(images, vector, tilts, pair, lead, full)
                         below = _sum_windows(tilts, stages, n_down, size, width)
                         if not composes:

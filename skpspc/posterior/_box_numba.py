@@ -197,6 +197,27 @@ def compiled_box_tilted(z, x, sigma, size, vector, mean, *, softmax, state, n_th
         return job.tilted(vector, mean, softmax, state, pool)
 
 
+def compiled_box_information(z, x, sigma, size, *, n_threads=1, **options):
+    """Return sums of the weights of all windows of one size, and their information, for one batch.
+
+    Parameters
+    ----------
+    z, x, sigma, size, n_threads, options : see `compiled_box_sums`
+
+    Returns
+    -------
+    nearest, top, total, squares
+        See `compiled_box_sums`.
+    information : float64 array (B, H - h + 1, W - w + 1)
+        ``sum_i w_i log(w_i / v_i)`` with the weights w, which sum to one, and the sample weights v,
+        all 1 without ``log_weight``.
+    """
+    job = _Job.of(x, size, False, **options)
+    with _pool(n_threads) as pool:
+        *sums, state = job.sums(z, sigma, pool)
+        return *sums, job.information(state, pool)
+
+
 def _sources(x, log_weight, flip, pad):
     """Return the `Sources` of a training set, in tiles that stay in the cache."""
     x = np.asarray(x).view()
@@ -410,6 +431,14 @@ class _Job:
         mass, total, _ = self.over_sources(own, state, vector, unmoved, False, pool)
         return self.grid(total / np.where(mass > 0, mass, 1))
 
+    def information(self, state, pool):
+        """Return the information (B, H - h + 1, W - w + 1); see `compiled_box_information`."""
+        own = state.nearest, -state.left_out, state.total
+        without = np.zeros((len(state.total), 0), np.float32)
+        unmoved = np.zeros((len(without), self.length))
+        _, total, _ = self.over_sources(own, state, without, unmoved, False, pool)
+        return self.grid(total)
+
     def tilted(self, vector, mean, softmax, state, pool):
         """Return composite and levels of tilted weights; see `compiled_box_tilted`."""
         mean = self.flat(mean, 0.0)
@@ -419,7 +448,8 @@ class _Job:
     def over_sources(self, softmax, state, vector, mean, composes, pool):
         """Return mass and total (B, windows), and composite, summed over all sources.
 
-        See `second_pass` for them. ``softmax`` is (nearest, top, total) of all shards.
+        See `second_pass` for them; ``vector`` (B, 0) adds information. ``softmax`` is (nearest,
+        top, total) of all shards.
         """
         queries = state.queries
         _, softmax, hits = self.shared(softmax, state)

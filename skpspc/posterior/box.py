@@ -97,6 +97,12 @@ def _compiled_means(z, sigma, training_set, window, softmax, state):
     return torch.from_numpy(_compiled("means", z, sigma, training_set, window, **options))
 
 
+def compiled_information(z, sigma, training_set, window):
+    """Return the `Softmax` and the information (n, h', w'), by compiled code."""
+    *sums, information = _compiled("information", z, sigma, training_set, window)
+    return Softmax.of(*map(torch.from_numpy, sums)), torch.from_numpy(information)
+
+
 def _n_products(z, training_set, windows):
     return n_compiled(z, training_set, (windows.h, windows.w))
 

@@ -25,6 +25,7 @@ from .attribution import attribution, in_pixels, means_without
 from .blur import Blur, shared_levels
 from .cells import CellSearch
 from .dense import posterior_variance
+from .information import information
 from .jacobian import jacobian
 from .posterior import gathered
 from .softmax import floored_sigma
@@ -84,6 +85,10 @@ class BasePrior:
 
     def attribution(self, z, sigma, top, by_window=False):
         """Return the `Attribution` of noisy images of one noise level."""
+        raise ValueError(self.no_attribution)
+
+    def information(self, z, sigma):
+        """Return windows and `Information` of noisy images of one noise level."""
         raise ValueError(self.no_attribution)
 
     def means_without(self, z, sigma, groups):
@@ -285,6 +290,16 @@ class Prior(BasePrior):
         result = attribution(z, sigma, self.source, windows, top, by_window)
         block = (1, 1) if self.operator is None else self.operator.block
         return result if block == (1, 1) else in_pixels(result, block, by_window)
+
+    def information(self, z, sigma):
+        """Return windows and `Information` of noisy images of one noise level."""
+        windows = self._plain_windows(float(sigma[0]))
+        if self.operator is not None:
+            raise ValueError(
+                "noisy images are measurements of the training images; pass a denoiser without "
+                "operator."
+            )
+        return windows, information(z, sigma, self.source, windows)
 
     def means_without(self, z, sigma, groups):
         """Return means (G, n, C, H, W) at one noise level without groups (G, N) of images."""

@@ -60,6 +60,28 @@ def n_different(training_set, codes, n_classes):
     return np.bincount(pairs[:, 0], minlength=n_classes)
 
 
+def weights_with_copies(training_set):
+    """Return the sample weight of each image and its copies together, (N,) float64.
+
+    The weights of distinct images sum to one.
+    """
+    group = _groups(training_set, np.random.default_rng(0))
+    weight = training_set.sample_weight
+    weight = (
+        torch.ones_like(group, dtype=torch.float64) if weight is None else weight.to(group.device)
+    )
+    total = weight.new_zeros(int(group.max()) + 1).index_add_(0, group, weight)
+    return total[group] / weight.sum()
+
+
+def log_n_distinct(training_set):
+    """Return the entropy of the sample weights of distinct images, log N if they are equal."""
+    own = training_set.sample_weight
+    total = weights_with_copies(training_set)
+    own = torch.ones_like(total) if own is None else own.to(total)
+    return -float((own / own.sum()) @ total.log())
+
+
 def _one_each(training_set, rank, n_images):
     """Return one image of each group of equal images with a rank below ``n_images``, by rank."""
     rows = (rank < n_images).nonzero().squeeze(1)
