@@ -13,6 +13,7 @@ from sklearn.utils._param_validation import Interval, StrOptions
 import skpspc
 from helpers import FEW, few_digits
 from skpspc import (
+    AutoDenoiser,
     BlendedDenoiser,
     EmpiricalDenoiser,
     GaussianDenoiser,
@@ -28,6 +29,7 @@ from skpspc.cli._commands import commands
 from skpspc.cli._parameters import _NO_OPTION, all_denoisers, denoisers, option_name
 
 CLASSES = {
+    "auto": AutoDenoiser,
     "blended": BlendedDenoiser,
     "collection": PosteriorMeanCollection,
     "empirical": EmpiricalDenoiser,
@@ -204,7 +206,7 @@ def test_samples_of_several_patches(run):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--denoiser", "magic"], "'magic' is not one of blended, collection, empirical"),
+        (["--denoiser", "magic"], "'magic' is not one of auto, blended, collection, empirical"),
         (["--denoiser", "network"], "NetworkDenoiser needs the parameter network, which no option"),
         (
             ["--index", "Flat"],

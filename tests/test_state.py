@@ -46,6 +46,8 @@ OTHER_VALUES = {
     "denoisers": [[("only", GaussianDenoiser(2))]],
     "device": ["meta"],
     "dtype": ["float32"],
+    "n_fitted": [30],
+    "n_sizes": [1],
     "engine": ["torch"],
     "equivariant": [True, False],
     "flip": [True, False],
