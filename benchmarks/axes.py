@@ -19,7 +19,7 @@ from skpspc import NetworkDenoiser, PSPCDenoiser
 from skpspc.datasets import load_edm_zip
 from skpspc.sampling import draw_noise, paper_schedule
 
-SIGMAS = (0.3, 0.6, 1.1, 1.9, 3.3)
+SIGMAS = (0.3, 0.7, 1.5, 3.3)
 SIZES = (2, 3, 4, 5, 7, 9, 11, 13, 15, 19, 23, 27)
 TAPERS = (0.5, 1.0)
 PLAIN, FLIPS, SHIFTS = "Square patches", "Mirror images", "Moved by 1 pixel"
@@ -43,9 +43,11 @@ class Bench:
         with torch.no_grad():
             self.targets = {name: net.denoise(self.z, sigma) for name, net in named.items()}
 
-    def row(self, axis, sizes, tapers=(0.0,), **source):
-        """Yield the setting of least error on the images of choice, and its error on the others."""
-        settings = [(size, taper) for size in sizes for taper in tapers]
+    def row(self, axis, settings, **source):
+        """Yield the setting of least error on the images of choice, and its error on the others.
+
+        ``settings`` are pairs of a size and a taper.
+        """
         models = {
             setting: PSPCDenoiser(setting[0], taper=setting[1], **source).fit(self.train)
             for setting in settings
@@ -73,18 +75,25 @@ class Bench:
             return {row["size"] for row in rows}
 
         paper = paper_schedule(self.train.shape[1:])(self.sigma)
-        plain = list(self.row(PLAIN, [s for s in SIZES if paper / 2 <= s <= 1.6 * paper]))
+        sizes = [size for size in SIZES if paper / 2 <= size <= 1.6 * paper]
+        plain = list(self.row(PLAIN, settings(sizes)))
         yield from plain
-        near = larger(sizes_of(plain), 1)
+        near = settings(larger(sizes_of(plain), 1))
         yield from self.row(FLIPS, near, flip=True)
-        tapered = list(self.row(TAPER, larger(sizes_of(plain), 3), TAPERS))
+        tapered = list(self.row(TAPER, settings(larger(sizes_of(plain), 3), TAPERS)))
         yield from tapered
         moved = list(self.row(SHIFTS, near, max_shift=1))
         yield from moved
+        sizes = sizes_of(moved)
         tapers = sorted({row["taper"] for row in tapered})
-        larger_sizes = larger(sizes_of(moved), 1)
-        yield from self.row(ALL, larger_sizes, tapers, flip=True, max_shift=1)
-        yield from self.row(FARTHER, sorted(sizes_of(moved)), max_shift=2)
+        every = settings(sizes) + settings(larger(sizes, 1)[-1:], tapers)
+        yield from self.row(ALL, every, flip=True, max_shift=1)
+        yield from self.row(FARTHER, settings(sizes), max_shift=2)
+
+
+def settings(sizes, tapers=(0.0,)):
+    """Return all pairs of a size and a taper."""
+    return [(size, taper) for size in sorted(sizes) for taper in tapers]
 
 
 def mean_square(residual):

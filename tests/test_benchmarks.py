@@ -474,3 +474,32 @@ def test_formula_of_the_cost_of_a_cluster(monkeypatch):
     windows, pixels = 32 * 900, 3072
     assert model.received_bytes(10, 2, 900, 3072) == 10 * (2 * windows + 4 * pixels + 8 * pixels)
     assert model.received_bytes(1, 64, 900, 3072) == (15 * windows + 4 * pixels + 14 * 8 * pixels)
+
+
+def test_axes(tmp_path, rng):
+    """Every axis has an error against every network, at its best setting."""
+    axes = script("axes")
+    images = rng.integers(0, 256, (60, 1, 12, 12)).astype(np.uint8)
+
+    class Shrinkage:
+        def denoise(self, z, sigma):
+            return z / (1 + 2 * sigma**2)
+
+    named = {"shrinkage": Shrinkage(), "twice": Shrinkage()}
+    options = ["--n-choice", "2", "--n-reported", "3", "--sigmas", "0.7", "--out", str(tmp_path)]
+    axes.main(options, (images[:50], images[50:55]), named)
+    rows = results(tmp_path, "axes")
+    names = [axes.PLAIN, axes.FLIPS, axes.TAPER, axes.SHIFTS, axes.ALL, axes.FARTHER]
+    assert [row["axis"] for row in rows if row["network"] == "twice"] == names
+    clean = torch.from_numpy(images[50:55]).float() / 127.5 - 1
+    z = clean + 0.7 * draw_noise(clean.shape[1:], 5, random_state=0).float()
+    target = named["twice"].denoise(z, 0.7)
+    sources = {axes.FLIPS: {"flip": True}, axes.FARTHER: {"max_shift": 2}}
+    for row in rows:
+        if row["axis"] not in (axes.PLAIN, axes.TAPER, *sources):
+            continue
+        source = sources.get(row["axis"], {})
+        model = PSPCDenoiser(int(row["size"]), taper=float(row["taper"]), **source)
+        error = (model.fit(images[:50]).denoise(z, 0.7) - target)[2:].square().mean()
+        np.testing.assert_allclose(float(row["error"]), error, rtol=1e-3)
+    assert all(float(row["ratio"]) == 1 for row in rows if row["axis"] == axes.PLAIN)

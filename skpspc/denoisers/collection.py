@@ -173,7 +173,8 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
     See Also
     --------
     tapered_windows : Soft squares, for ``query`` and ``response``.
-    PSPCDenoiser, LocalScoreDenoiser, PCALocalityDenoiser : Special cases, much faster.
+    PSPCDenoiser : Squares, soft ones (``taper``) and moved images (``max_shift``) included; faster.
+    LocalScoreDenoiser, PCALocalityDenoiser : Special cases, much faster.
 
     Notes
     -----

@@ -270,7 +270,8 @@ def square_corners(window, image_shape):
 
 def overlap_counts(window, image_shape):
     """Return the number of h x w windows that cover each pixel, (H, W) float64."""
-    return Squares(*window).counts(image_shape)
+    h, w = window
+    return Squares(h, w).counts(image_shape)
 
 
 def centred_counts(size, image_shape):
