@@ -2,13 +2,14 @@
 
     python benchmarks/axes.py --train path/to/cifar10.zip --test path/to/cifar10-test.zip
 
-writes ``axes.csv``: errors of PSPC with square patches, with mirror images, with images moved by 1
-or 2 pixels, with tapered patches, and with all of them, against each network of `networks.py`.
-Noisy images are held-out images, and errors are on pixels in [-1, 1]. Patch size and taper of every
-row have the least error against the network on other held-out images.
+writes ``axes.csv``: errors of PSPC against each network of `networks.py`, with square patches, soft
+queries, soft responses, mirror images, images moved by 1 or 2 pixels, and several of them. Noisy
+images are held-out images, and errors are on pixels in [-1, 1]. Patch size and tapers of every row
+have the least error against the network on other held-out images.
 """
 
 import argparse
+from itertools import product
 
 import _results
 import networks
@@ -22,8 +23,9 @@ from skpspc.sampling import draw_noise, paper_schedule
 SIGMAS = (0.3, 0.7, 1.5, 3.3)
 SIZES = (2, 3, 4, 5, 7, 9, 11, 13, 15, 19, 23, 27)
 TAPERS = (0.5, 1.0)
-PLAIN, FLIPS, SHIFTS = "Square patches", "Mirror images", "Moved by 1 pixel"
-FARTHER, TAPER, ALL = "Moved by up to 2 pixels", "Tapered patches", "All, moved by 1 pixel"
+PLAIN, QUERIES, RESPONSES = "Square patches", "Soft queries", "Soft responses"
+FLIPS, SHIFTS, FARTHER = "Mirror images", "Moved by 1 pixel", "Moved by up to 2 pixels"
+TOGETHER = "Soft responses, mirror images, moved by 1 pixel"
 
 
 def larger(sizes, n):
@@ -46,12 +48,12 @@ class Bench:
     def row(self, axis, settings, **source):
         """Yield the setting of least error on the images of choice, and its error on the others.
 
-        ``settings`` are pairs of a size and a taper.
+        ``settings`` are triples of `settings_of`.
         """
-        models = {
-            setting: PSPCDenoiser(setting[0], taper=setting[1], **source).fit(self.train)
-            for setting in settings
-        }
+        models = {}
+        for size, query, response in settings:
+            model = PSPCDenoiser(size, query_taper=query, response_taper=response, **source)
+            models[size, query, response] = model.fit(self.train)
         choice, rest = slice(0, self.n_choice), slice(self.n_choice, None)
         tried = {}
         if len(settings) > 1:
@@ -64,36 +66,37 @@ class Bench:
             if chosen not in answers:
                 answers[chosen] = models[chosen].denoise(self.z[rest], self.sigma)
             error = mean_square(answers[chosen] - target[rest])
-            size, taper = chosen
-            yield dict(network=network, sigma=self.sigma, axis=axis, size=size, taper=taper,
-                       error=error)  # fmt: skip
+            names = "size", "query_taper", "response_taper"
+            setting = dict(zip(names, chosen, strict=True))
+            yield dict(network=network, sigma=self.sigma, axis=axis, **setting, error=error)
 
     def rows(self):
         """Yield the rows of every axis; later axes try the sizes that earlier ones chose."""
 
-        def sizes_of(rows):
-            return {row["size"] for row in rows}
+        def chosen(rows, name):
+            return sorted({row[name] for row in rows})
 
         paper = paper_schedule(self.train.shape[1:])(self.sigma)
         sizes = [size for size in SIZES if paper / 2 <= size <= 1.6 * paper]
-        plain = list(self.row(PLAIN, settings(sizes)))
+        plain = list(self.row(PLAIN, settings_of(sizes)))
         yield from plain
-        near = settings(larger(sizes_of(plain), 1))
-        yield from self.row(FLIPS, near, flip=True)
-        tapered = list(self.row(TAPER, settings(larger(sizes_of(plain), 3), TAPERS)))
-        yield from tapered
-        moved = list(self.row(SHIFTS, near, max_shift=1))
+        best = chosen(plain, "size")
+        near = larger(best, 1)
+        yield from self.row(QUERIES, settings_of(larger(best, 3), queries=TAPERS))
+        soft = list(self.row(RESPONSES, settings_of(near, responses=TAPERS)))
+        yield from soft
+        yield from self.row(FLIPS, settings_of(near), flip=True)
+        moved = list(self.row(SHIFTS, settings_of(near), max_shift=1))
         yield from moved
-        sizes = sizes_of(moved)
-        tapers = sorted({row["taper"] for row in tapered})
-        every = settings(sizes) + settings(larger(sizes, 1)[-1:], tapers)
-        yield from self.row(ALL, every, flip=True, max_shift=1)
-        yield from self.row(FARTHER, settings(sizes), max_shift=2)
+        yield from self.row(FARTHER, settings_of(chosen(moved, "size")), max_shift=2)
+        tapers = [0.0, *chosen(soft, "response_taper")]
+        every = settings_of(chosen(moved, "size"), responses=tapers)
+        yield from self.row(TOGETHER, every, flip=True, max_shift=1)
 
 
-def settings(sizes, tapers=(0.0,)):
-    """Return all pairs of a size and a taper."""
-    return [(size, taper) for size in sorted(sizes) for taper in tapers]
+def settings_of(sizes, queries=(0.0,), responses=(0.0,)):
+    """Return all triples of a size, a query taper and a response taper."""
+    return list(product(sizes, queries, responses))
 
 
 def mean_square(residual):

@@ -139,7 +139,7 @@ def moved_copies(images, max_shift):
     )
 
 
-def soft_collection(Z, copies, sigma, precisions, sample_weight=None):
+def soft_collection(Z, copies, sigma, precisions, responses, sample_weight=None):
     """Collection of soft windows, each compared with the copies (M, N, D) that cover it.
 
     Returns mean (n, D), the composite evidence (n,) and the mean effective sample size (n,).
@@ -149,7 +149,7 @@ def soft_collection(Z, copies, sigma, precisions, sample_weight=None):
     mean, evidence, sizes = [], [], []
     for z in as_float(Z):
         total, count, per_number, ess = np.zeros(n_values), np.zeros(n_values), [], []
-        for precision in precisions:
+        for precision, response in zip(precisions, responses, strict=True):
             seen = precision > 0
             x = np.concatenate([copy for copy in copies[:, :, seen] if not np.isnan(copy).any()])
             v = np.tile(prior, len(x) // n_images)
@@ -162,8 +162,8 @@ def soft_collection(Z, copies, sigma, precisions, sample_weight=None):
             per_number.append(log_density / precision.sum())
             weight /= weight.sum()
             ess.append(1 / (weight**2).sum())
-            total[seen] += precision[seen] * (weight @ x)
-            count += precision
+            total[seen] += response[seen] * (weight @ x)
+            count += response
         mean.append(total / count)
         evidence.append(n_values * np.mean(per_number))
         sizes.append(np.mean(ess))

@@ -11,11 +11,11 @@ from skpspc.posterior.box import window_spread, window_sum
 from skpspc.support import Squares, TrainingSet, TranslatedTrainingSet, squares_of_side
 
 AXES = {
-    "tapered": {"taper": 1.0},
-    "half tapered, mirrored": {"taper": 0.5, "flip": True},
+    "soft queries": {"query_taper": 1.0},
+    "soft responses, mirrored": {"response_taper": 0.5, "flip": True},
     "moved": {"max_shift": 1},
     "moved farther, mirrored": {"max_shift": 2, "flip": True},
-    "all": {"taper": 1.0, "flip": True, "max_shift": 1},
+    "all": {"query_taper": 0.5, "response_taper": 1.0, "flip": True, "max_shift": 1},
 }
 
 
@@ -34,13 +34,16 @@ def noisy(X, sigma, dtype, n=2, seed=1):
     return (clean + sigma * np.random.default_rng(seed).normal(size=clean.shape)).astype(dtype)
 
 
-def slow(Z, X, sigma, size, taper=0.0, flip=False, max_shift=0, weight=None):
+def slow(
+    Z, X, sigma, size, query_taper=0.0, response_taper=0.0, flip=False, max_shift=0, weight=None
+):
     """Mean, evidence and sample size, by plain loops over windows."""
     if flip:
         X = np.concatenate([X, X[..., ::-1]])
         weight = None if weight is None else np.tile(weight, 2)
-    precisions = oracle.tapered_squares(size, X.shape[1:], taper)
-    return oracle.soft_collection(Z, oracle.moved_copies(X, max_shift), sigma, precisions, weight)
+    tapers = query_taper, response_taper
+    windows = [oracle.tapered_squares(size, X.shape[1:], taper) for taper in tapers]
+    return oracle.soft_collection(Z, oracle.moved_copies(X, max_shift), sigma, *windows, weight)
 
 
 def assert_close(posterior, expected, exact):
@@ -133,9 +136,10 @@ def test_the_collection_of_the_same_windows():
     """`PosteriorMeanCollection` computes tapered windows and moved images by matrix products."""
     X, weight = data((2, 8, 7), np.float64)
     Z = noisy(X, 0.6, np.float64)
-    precisions = np.stack(oracle.tapered_squares(5, (2, 8, 7), 1.0))
-    collection = PosteriorMeanCollection(precisions, source="translates", max_shift=2)
-    model = PSPCDenoiser(5, taper=1.0, max_shift=2).fit(X, sample_weight=weight)
+    windows = [np.stack(oracle.tapered_squares(5, (2, 8, 7), taper)) for taper in (0.5, 1.0)]
+    collection = PosteriorMeanCollection(*windows, source="translates", max_shift=2)
+    model = PSPCDenoiser(5, query_taper=0.5, response_taper=1.0, max_shift=2)
+    model.fit(X, sample_weight=weight)
     collection.fit(X, sample_weight=weight)
     expected, found = collection.posterior(Z, 0.6), model.posterior(Z, 0.6)
     for field in ("mean", "log_evidence", "effective_sample_size"):
@@ -175,18 +179,19 @@ def test_products_with_the_jacobian(name, stored):
     np.testing.assert_allclose(z.grad.ravel(), (rise - fall) / (2 * step), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("taper", [0.5, 1.0])
-def test_attributions_sum_to_the_mean(taper):
+@pytest.mark.parametrize("tapers", [(0.5, 0.0), (0.0, 1.0), (1.0, 0.5)])
+def test_attributions_sum_to_the_mean(tapers):
     """The shares of all images give back the denoised image."""
     X, weight = data((1, 6, 6), np.float64, n=8)
     Z = noisy(X, 0.6, np.float64)
-    model = PSPCDenoiser(4, taper=taper).fit(X, sample_weight=weight)
+    options = dict(zip(("query_taper", "response_taper"), tapers, strict=True))
+    model = PSPCDenoiser(4, **options).fit(X, sample_weight=weight)
     shares = model.attribute(Z, 0.6, top=8)  # (n, 1, H, W, 8)
     values = X.reshape(8, 36)[shares.index[:, 0], np.arange(36).reshape(6, 6, 1)]
     mean = (shares.share[:, 0] * values).sum(-1)
     np.testing.assert_allclose(mean, model.denoise(Z, 0.6)[:, 0], atol=1e-10)
     without = model.denoise_without(Z, 0.6, [[0]])
-    alone = PSPCDenoiser(4, taper=taper).fit(X[1:], sample_weight=weight[1:])
+    alone = PSPCDenoiser(4, **options).fit(X[1:], sample_weight=weight[1:])
     np.testing.assert_allclose(without[0], alone.denoise(Z, 0.6), atol=1e-10)
 
 
@@ -225,7 +230,7 @@ def test_global_bandwidth_compares_tapered_patches_of_filtered_images():
     X, _ = data((1, 6, 6), np.float64, n=30)
     Z = noisy(X, 0.5, np.float64)
     options = dict(bandwidth=0.5, smoothing="global")
-    hard, soft = (PSPCDenoiser(3, taper=t, **options).fit(X) for t in (0.0, 1.0))
+    hard, soft = (PSPCDenoiser(3, query_taper=t, **options).fit(X) for t in (0.0, 1.0))
     assert abs(hard.denoise(Z, 0.5) - soft.denoise(Z, 0.5)).max() > 1e-3
     ends = np.stack([soft.denoise(Z + s * 1e-5 * np.ones_like(Z), 0.5) for s in (1, -1)])
     slope = (ends[0] - ends[1]) / 2e-5
@@ -233,22 +238,24 @@ def test_global_bandwidth_compares_tapered_patches_of_filtered_images():
 
 
 def test_calibrated_sizes_are_for_tapered_patches(digits):
-    hard, soft = (PSPCDenoiser("calibrated", taper=taper).fit(digits[:300]) for taper in (0.0, 1.0))
+    hard, soft = (
+        PSPCDenoiser("calibrated", query_taper=taper).fit(digits[:300]) for taper in (0.0, 1.0)
+    )
     assert np.mean(soft.patch_schedule_.sizes) > np.mean(hard.patch_schedule_.sizes)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(taper=0.5, windows=FlexibleWindows("data", 0.9, [0.5])), "leave taper at 0"),
-        (dict(taper=0.5, bandwidth=0.5), "pass smoothing='global', or taper=0"),
-        (dict(taper=0.5, tol=0.1), "taper=0.5 is given; leave tol at None"),
+        (dict(query_taper=0.5, windows=FlexibleWindows("data", 0.9, [0.5])), "leave query_taper"),
+        (dict(response_taper=0.5, bandwidth=0.5), "smoothing='global', or response_taper=0"),
+        (dict(response_taper=0.5, tol=0.1), "response_taper=0.5 is given; leave tol at None"),
         (dict(max_shift=1, windows=FlexibleWindows("data", 0.9, [0.5])), "source='translates'"),
         (dict(max_shift=1, bandwidth=0.5), "lack pixels at their edges"),
         (dict(max_shift=1, bandwidth="calibrated", smoothing="global"), "lack pixels"),
         (dict(max_shift=1, algorithm="kd_tree"), "max_shift=1 is given; leave tol at None"),
         (dict(max_shift=1, device=["cpu", "cpu"]), "in one place.*fit on one device"),
-        (dict(taper=1.5), "The 'taper' parameter of PSPCDenoiser"),
+        (dict(query_taper=1.5), "The 'query_taper' parameter of PSPCDenoiser"),
         (dict(max_shift=-1), "The 'max_shift' parameter of PSPCDenoiser"),
     ],
 )
@@ -262,30 +269,31 @@ def test_parameters_that_contradict_each_other(options, message):
 
 
 @pytest.mark.parametrize("side", [2, 3, 4, 7, 8])
-@pytest.mark.parametrize("taper", [0.0, 0.3, 0.5, 1.0])
-def test_windows_are_the_masks_of_their_precisions(side, taper):
+@pytest.mark.parametrize("tapers", [(0.0, 0.0), (0.3, 1.0), (1.0, 0.5)])
+def test_windows_are_the_masks_of_their_numbers(side, tapers):
     shape = 2, 9, 8
-    windows = squares_of_side(side, shape, taper)
-    precisions = np.stack(oracle.tapered_squares(side, shape, taper))
+    windows = squares_of_side(side, shape, *tapers)
+    query, response = (np.stack(oracle.tapered_squares(side, shape, taper)) for taper in tapers)
     masks = windows.masks(shape)
-    query = masks.query.double().expand(-1, *shape).flatten(1)
-    np.testing.assert_allclose(query, precisions, atol=1e-15)
-    assert windows.n_values(shape) == pytest.approx(precisions[0].sum())
-    np.testing.assert_allclose(windows.counts(shape).ravel(), precisions.sum(0)[:72], atol=1e-12)
+    for found, expected in ((masks.query, query), (masks.response, response)):
+        found = found.double().expand(-1, *shape).flatten(1)
+        np.testing.assert_allclose(found, expected, atol=1e-15)
+    assert windows.n_values(shape) == pytest.approx(query[0].sum())
+    np.testing.assert_allclose(windows.counts(shape).ravel(), response.sum(0)[:72], atol=1e-12)
     maps = torch.rand(3, 9, 8, dtype=torch.float64)
-    sums = window_sum(maps, windows)
-    per_pixel = torch.from_numpy(precisions[:, :72])
-    np.testing.assert_allclose(sums.flatten(1), maps.flatten(1) @ per_pixel.T, rtol=1e-12)
-    weight = torch.rand_like(sums)
-    np.testing.assert_allclose(
-        window_spread(weight, windows).flatten(1), weight.flatten(1) @ per_pixel, rtol=1e-12
-    )
+    for ramp, numbers in ((windows.query_ramp, query), (windows.response_ramp, response)):
+        by_pixel = torch.from_numpy(numbers[:, :72])
+        sums = window_sum(maps, windows, ramp)
+        np.testing.assert_allclose(sums.flatten(1), maps.flatten(1) @ by_pixel.T, rtol=1e-12)
+        weight = torch.rand_like(sums)
+        spread = window_spread(weight, windows, ramp)
+        np.testing.assert_allclose(spread.flatten(1), weight.flatten(1) @ by_pixel, rtol=1e-12)
 
 
 def test_squares_of_equal_ramps_are_equal():
     assert squares_of_side(3, (1, 9, 9), 0.0) == squares_of_side(3, (1, 9, 9), 0.4) == Squares(3, 3)
     assert squares_of_side(5, (1, 9, 9), 1.0) == Squares(5, 5, (3, 3))
-    assert squares_of_side(9, (1, 9, 20), 1.0) == Squares(9, 9, (1, 5))
+    assert squares_of_side(9, (1, 9, 20), 0.0, 1.0) == Squares(9, 9, (1, 1), (1, 5))
 
 
 def test_covered_squares():

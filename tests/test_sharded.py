@@ -43,7 +43,7 @@ DENOISERS = {
     "patches": PatchDenoiser(7, location="all"),
     "squares": PSPCDenoiser(3),
     "squares and mirror images": PSPCDenoiser(4, flip=True),
-    "tapered squares": PSPCDenoiser(4, taper=1.0),
+    "tapered squares": PSPCDenoiser(4, query_taper=0.5, response_taper=1.0),
     "squares, torch": PSPCDenoiser(3, engine="torch"),
     "local scores": LocalScoreDenoiser(3),
     "equivariant": LocalScoreDenoiser(3, equivariant=True, boundary="circular"),

@@ -411,7 +411,7 @@ def axes():
 def axes_errors():
     """Return errors in thousandths, with size and taper, for every network."""
     rows = read("axes")
-    settings = zip(rows.error, rows["size"], rows.taper, strict=True)
+    settings = zip(rows.error, rows["size"], rows.query_taper + rows.response_taper, strict=True)
     shown = [
         f"{thousandths(error)} ({size}{f', {taper:g}' if taper else ''})"
         for error, size, taper in settings

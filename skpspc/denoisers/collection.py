@@ -173,7 +173,7 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
     See Also
     --------
     tapered_windows : Soft squares, for ``query`` and ``response``.
-    PSPCDenoiser : Squares, soft ones (``taper``) and moved images (``max_shift``) included; faster.
+    PSPCDenoiser : Square windows, hard or tapered, and moved images; much faster.
     LocalScoreDenoiser, PCALocalityDenoiser : Special cases, much faster.
 
     Notes

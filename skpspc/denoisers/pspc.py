@@ -36,12 +36,13 @@ class SquaresBySigma:
     """Square windows whose side depends on the noise level.
 
     ``schedule`` maps a float sigma to the side, an int of at least 1, clipped to the image. For
-    ``taper`` see `PSPCDenoiser`.
+    the tapers see `PSPCDenoiser`.
     """
 
     schedule: Callable
     image_shape: tuple[int, int, int]
-    taper: float = 0.0
+    query_taper: float = 0.0
+    response_taper: float = 0.0
 
     def __call__(self, sigma):
         """Return the windows at a noise level, `Squares` or `Whole`."""
@@ -51,7 +52,8 @@ class SquaresBySigma:
                 f"patch_size must return an int of at least 1 at every sigma, got {size!r} at "
                 f"sigma = {sigma}."
             )
-        return squares_of_side(int(size), self.image_shape, self.taper)
+        tapers = self.query_taper, self.response_taper
+        return squares_of_side(int(size), self.image_shape, *tapers)
 
 
 class PSPCDenoiser(TrainingSetDenoiser):
@@ -79,12 +81,15 @@ class PSPCDenoiser(TrainingSetDenoiser):
         training images at 9 noise levels (see Notes).
     windows : FlexibleWindows, default None
         Windows of any shape, one for each pixel (PSPC-Flex), instead of ``patch_size``.
-    taper : float, default 0.0
-        Softness of the edges of the patches, in [0, 1]. 0: all pixels of a patch count equally. 1:
-        the factor of the squared difference of a pixel, and its weight in the average of the
-        patches, fall off from 1 in the middle of a patch to the edges, as a triangle along each
-        axis. Between: a trapezoid (see Notes). Does not change the work. Patches as large as the
-        image are not tapered.
+    query_taper : float, default 0.0
+        Softness of the edges of patches in the comparison, in [0, 1]. 0: the squared differences of
+        all pixels count equally. 1: their factors (query precisions) fall off from 1 in the middle
+        of a patch to its edges, as a triangle along each axis. Between: a trapezoid (see Notes).
+        Patches as large as the image are not tapered.
+    response_taper : float, default 0.0
+        Softness of the edges of patches in the average, in [0, 1]: the weights (responses) of a
+        patch at its pixels fall off in the same way. Pixels near the middle of a patch, whose
+        surroundings it compares, then count more. Costs little.
     flip : bool, default False
         Add the left-right mirror image of every training image, with its weight, without copies.
         Doubles the work.
@@ -109,7 +114,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
         Blur of ``bandwidth``. "window": by the covariance of each window, which costs a product of
         its matrix with all training images. "global": by the covariance of whole images, so that
         windows compare filtered images. "global" is faster, and required with ``windows`` and with
-        ``taper``.
+        tapers.
     algorithm : {"auto", "exact", "kd_tree"}, default "auto"
         "exact": compare every patch with the patches of all training images. "kd_tree": compare it
         only with nearby training patches, which k-d trees find, for square patches and float32 on
@@ -163,12 +168,12 @@ class PSPCDenoiser(TrainingSetDenoiser):
     Raises
     ------
     ValueError
-        While fitting: if ``windows`` is combined with ``patch_size``, ``taper`` or ``max_shift``,
-        or with a bandwidth and ``smoothing="window"``; if ``taper`` is combined with a bandwidth
-        and ``smoothing="window"``; if ``max_shift`` is combined with a bandwidth, or with training
+        While fitting: if ``windows`` is combined with ``patch_size``, a taper or ``max_shift``, or
+        with a bandwidth and ``smoothing="window"``; if a taper is combined with a bandwidth and
+        ``smoothing="window"``; if ``max_shift`` is combined with a bandwidth, or with training
         images on several devices or workers; if a parameter of `FlexibleWindows` is invalid; if
         ``tol`` is combined with ``algorithm="exact"``; if ``tol`` or ``algorithm="kd_tree"`` is
-        combined with ``windows``, ``taper``, ``max_shift``, a bandwidth or ``engine="torch"``, or
+        combined with ``windows``, a taper, ``max_shift``, a bandwidth or ``engine="torch"``, or
         ``algorithm="kd_tree"`` with images on a GPU. In :meth:`attribute` and
         :meth:`denoise_without`: with ``max_shift``, for patches smaller than the image.
     ImportError
@@ -193,10 +198,10 @@ class PSPCDenoiser(TrainingSetDenoiser):
         \min\bigl(1, \tfrac{j + 1}{r}, \tfrac{s - j}{r}\bigr), \qquad
         r = 1 + \bigl\lfloor t \lfloor (s - 1) / 2 \rfloor + \tfrac12 \bigr\rfloor
 
-    with t the taper; the factor of a pixel in a patch is the product over both axes. It multiplies
-    the squared difference in the distance, and weighs the posterior mean of the patch in the
-    average over patches. An axis that the patch spans entirely has the factor 1. The distance of a
-    tapered patch sums to less, as that of a smaller patch does, so tapered patches may be larger.
+    with t the taper; the factor of a pixel in a patch is the product over both axes. With
+    ``query_taper`` it multiplies the squared difference in the distance, and with
+    ``response_taper`` it weighs the posterior mean of the patch in the average over patches. An
+    axis that the patch spans entirely has the factor 1.
 
     With ``smoothing="window"``, the patches are the patches of `PatchDenoiser` with this bandwidth,
     Gaussian denoisers at h = 1. With ``smoothing="global"``,
@@ -298,7 +303,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
             callable,
         ],
         "windows": [FlexibleWindows, None],
-        "taper": [Interval(numbers.Real, 0, 1, closed="both")],
+        "query_taper": [Interval(numbers.Real, 0, 1, closed="both")],
+        "response_taper": [Interval(numbers.Real, 0, 1, closed="both")],
         "flip": ["boolean"],
         "max_shift": [Interval(numbers.Integral, 0, None, closed="left")],
         "engine": [StrOptions(set(ENGINES))],
@@ -313,7 +319,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
         patch_size: int | BySigma | Literal["paper", "calibrated"] = "paper",
         *,
         windows: FlexibleWindows | None = None,
-        taper: float = 0.0,
+        query_taper: float = 0.0,
+        response_taper: float = 0.0,
         flip: bool = False,
         max_shift: int = 0,
         engine: Literal["auto", "numba", "torch"] = "auto",
@@ -330,7 +337,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
     ) -> None:
         self.patch_size = patch_size
         self.windows = windows
-        self.taper = taper
+        self.query_taper = query_taper
+        self.response_taper = response_taper
         self.flip = flip
         self.max_shift = max_shift
         self.engine = engine
@@ -367,18 +375,20 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     def _check_taper(self):
         """Raise if tapered patches contradict other parameters."""
-        if self.taper == 0:
-            return
-        if self.windows is not None:
-            raise ValueError(
-                f"taper={self.taper!r} softens square patches, but windows of other shapes are "
-                "given; leave taper at 0, and pass FlexibleWindows(soft=True)."
-            )
-        if self.bandwidth != 0 and self.smoothing == "window":
-            raise ValueError(
-                f"taper={self.taper!r} is given with a bandwidth, and smoothing='window' blurs "
-                "patches whose pixels count equally; pass smoothing='global', or taper=0."
-            )
+        for name in ("query_taper", "response_taper"):
+            taper = getattr(self, name)
+            if taper == 0:
+                continue
+            if self.windows is not None:
+                raise ValueError(
+                    f"{name}={taper!r} softens square patches, but windows of other shapes are "
+                    f"given; leave {name} at 0, and pass FlexibleWindows(soft=True)."
+                )
+            if self.bandwidth != 0 and self.smoothing == "window":
+                raise ValueError(
+                    f"{name}={taper!r} is given with a bandwidth, and smoothing='window' blurs "
+                    f"patches whose pixels count equally; pass smoothing='global', or {name}=0."
+                )
 
     def _check_moves(self, training_set):
         """Raise if moved training images contradict other parameters or the training set."""
@@ -418,7 +428,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
                 f"{given} searches square patches, but windows of other shapes are given; leave "
                 "tol at None and algorithm at 'auto', or windows at None."
             )
-        for name in ("taper", "max_shift"):
+        for name in ("query_taper", "response_taper", "max_shift"):
             if getattr(self, name) != 0:
                 raise ValueError(
                     f"{given} searches training patches whose pixels count equally at their own "
@@ -485,9 +495,10 @@ class PSPCDenoiser(TrainingSetDenoiser):
             return self.windows.resolve(source)
         if isinstance(size, str):  # `_learn` replaces "calibrated" by a schedule
             size = self._paper_schedule(shape)
+        tapers = self.query_taper, self.response_taper
         if callable(size):
-            return SquaresBySigma(size, shape, self.taper)
-        return squares_of_side(size, shape, self.taper)
+            return SquaresBySigma(size, shape, *tapers)
+        return squares_of_side(size, shape, *tapers)
 
     def _paper_schedule(self, image_shape):
         """Return the patch sizes of the paper, for the image shape and the data range."""

@@ -62,6 +62,8 @@ class Plan(NamedTuple):
     profiles: tuple  # multiples of each row and of each column of a window in its sums, float64
     stages: np.ndarray  # (S, 4) int64: k, r of `_add_stage`, rest, and 1 if the stage begins a box
     n_down: int  # stages down the columns
+    tilt: tuple  # stages and n_down of the sums of tilts
+    spread: tuple  # stages and n_down of the transposed sums
     band: int  # number of rows of windows per bit of `hits`
     cuts: Cuts
 
@@ -741,6 +743,8 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
     log_weight, n_tile = sources.log_weight, sources.n_tile
     scale, bits, deep = queries.scale, hits.bits, hits.deep
     stages, n_down, deepest = plan.stages, plan.n_down, plan.cuts.deepest
+    spread, n_spread_down = plan.spread
+    tilt, n_tilt_down = plan.tilt
     softmax = Normalised(softmax.m.reshape(-1), softmax.r.reshape(-1))
     composes = composite.size > 0
     composite = composite.reshape(-1)
@@ -793,13 +797,14 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
                     _fill_uncovered(weights, margin, rows, sides, plan.box, move, _ZERO)
                     if tilting is not None:
                         _tilt_map(images, vector, tilts, pair, lead, full)
-                        below = _sum_windows(tilts, stages, n_down, size, width)
+                        below = _sum_windows(tilts, tilt, n_tilt_down, size, width)
                         if not composes:
                             _add_tilts((mass, total), scratch, tilts, below, first, size)
                             continue
                         _tilt_weights(scratch, tilts, below, mean, first, size)
                         _add_levels(total, scratch, at, scale[b], first, size)
-                    at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
+                    n_rows_hit = bottom - top
+                    at = _spread_windows(weights, spread, n_spread_down, margin, n_rows_hit, width)
                     _accumulate(composite, images, weights, pair, at, lead, full)
 
 

@@ -19,8 +19,8 @@ subtracted from every map, which removes the term that the noise adds to all log
 still large are summed again in float64 if they have weight, which is rare.
 
 Tapered windows weigh their pixels by a trapezoid along each axis, which is a box sum of box sums:
-their plans have the stages of two boxes along each axis. All maps are then summed by multiples of
-the precisions, and the scale of the logits is divided by the largest multiple.
+their plans have the stages of two boxes along each axis. Maps are then summed by multiples of the
+precisions, and the scale of the logits is divided by the largest multiple.
 
 Training images may be moved by whole pixels. Windows that a moved image does not cover get logits
 below all others in the first pass, and zero weight in the second.
@@ -96,6 +96,7 @@ def _stages(*sizes):
 
 
 _UNMOVED = ((0, 0),)
+_HARD = ((1, 1),) * 3
 
 
 def compiled_box_sums(z, x, sigma, size, *, centred=False, n_threads=1, **options):
@@ -123,9 +124,10 @@ def compiled_box_sums(z, x, sigma, size, *, centred=False, n_threads=1, **option
         Finite log weights of the training images.
     flip : bool
         Also use the left-right mirror image of every training image.
-    ramp : (h, w)
-        Rows and columns over which the precisions of a window rise from its edges; see `Squares`.
-        Without ``centred``.
+    ramps : tuple of three (h, w)
+        Rows and columns over which the numbers of a window rise from its edges, see `Squares`: the
+        precisions of its logits, the factors of its tilts, and the factors by which its mean is
+        spread. Without ``centred``.
     moves : sequence of (down, right)
         Rows and columns by which all training images are moved, with (0, 0) first; each move
         counts as further images. Windows are compared with the moved images that cover them.
@@ -281,6 +283,32 @@ def _n_images(most, n_sources, floats, memory):
     return int(np.clip(min(hits, _STATE_FRACTION * memory // (4 * floats)), 1, most))
 
 
+class Taper:
+    """Numbers of the pixels of windows that rise from the edges over a ramp, as integer multiples.
+
+    They are the box sum of a box: boxes of the sizes ``flat`` and ``ramp``.
+    """
+
+    def __init__(self, size, ramp):
+        self.ramp = tuple(map(int, ramp))
+        self.flat = tuple(side - rise + 1 for side, rise in zip(size, self.ramp, strict=True))
+        self.peak = math.prod(map(min, self.flat, self.ramp))  # the largest multiple
+
+    def profiles(self):
+        """Return the multiples down a column and along a row, float64 arrays."""
+        boxes = zip(self.flat, self.ramp, strict=True)
+        return [np.convolve(np.ones(flat), np.ones(rise)) for flat, rise in boxes]
+
+    def stages(self):
+        """Return the stages of the sums, (S, 4) int64, and how many are down the columns."""
+        down, along = (_stages(*sides) for sides in zip(self.flat, self.ramp, strict=True))
+        return np.array(down + along, dtype=np.int64).reshape(-1, 4), len(down)
+
+    def sums(self, maps):
+        """Return the sums over every window of (B, H, W) non-negative float64 maps."""
+        return _box_sums(_box_sums(maps, self.flat), self.ramp)
+
+
 class _Job:
     """Tiles, blocks and the two passes for one training set and windows of one size.
 
@@ -295,7 +323,7 @@ class _Job:
         return cls(sources, size, centred, **options)
 
     def __init__(
-        self, sources, size, centred, data_range, memory, moments, log_weight_range, ramp=(1, 1)
+        self, sources, size, centred, data_range, memory, moments, log_weight_range, ramps=_HARD
     ):
         self.memory, self.sources = memory, sources
         x = sources.x
@@ -320,19 +348,15 @@ class _Job:
         ends = position.reshape(-1, CHUNK)[:, [0, -1]] // width // band
         last = (n_rows - 1) // band
         bits = [sum(1 << v for v in range(a, min(b, last) + 1)) for a, b in ends]
-        self.ramp = ramp = tuple(map(int, ramp))
-        flat = tuple(side - rise + 1 for side, rise in zip(size, ramp, strict=True))
-        self.peak = math.prod(map(min, flat, ramp))  # largest multiple of a precision
-        self.boxes = flat, ramp
-        down, along = (_stages(*sides) for sides in zip(flat, ramp, strict=True))
+        self.compared, self.tilted_by, self.spread_by = tapers = [Taper(size, r) for r in ramps]
+        (stages, n_down), tilt, spread = (taper.stages() for taper in tapers)
         self.plan = Plan(
             box=size,
-            profiles=tuple(
-                np.convolve(np.ones(side), np.ones(rise))
-                for side, rise in zip(flat, ramp, strict=True)
-            ),
-            stages=np.array(down + along, dtype=np.int64).reshape(-1, 4),
-            n_down=len(down),
+            profiles=tuple(self.compared.profiles()),
+            stages=stages,
+            n_down=n_down,
+            tilt=tilt,
+            spread=spread,
             band=band,
             cuts=Cuts(
                 bands=np.array(bits, dtype=np.uint32),
@@ -351,10 +375,11 @@ class _Job:
         far = np.maximum(sigma, _SIGMA_MAX)  # at sigma = inf, z does not count
         z = (z.astype(np.float64) + self.zero) * (_SIGMA_MAX / far * self.unit)[:, None, None, None]
         sigma = np.minimum(sigma, _SIGMA_MAX) * self.unit
-        scale = 0.5 / sigma**2 / self.peak
+        scale = 0.5 / sigma**2 / self.compared.peak
         # The limit keeps squares finite in float32 for any z.
         largest = np.sqrt(1e36 / (z[0].size * scale))
-        limit = np.minimum(1e15, largest)[:, None, None, None] / math.sqrt(self.peak)
+        limit = np.minimum(1e15, largest)[:, None, None, None]
+        limit = limit / math.sqrt(self.compared.peak)
         exact = np.clip(z, -limit, limit)
         z = exact.astype(np.float32)
         low = exact - z
@@ -362,7 +387,7 @@ class _Job:
         estimate = (z - self.centre) * shrink[:, None, None, None]
         level = np.square(estimate).sum(1).astype(np.float32)
         z, low, level = (self.padded(array) for array in (z, low, level))
-        left_out = self.window_sums(level.astype(np.float64)) * scale[:, None, None]
+        left_out = self.compared.sums(level.astype(np.float64)) * scale[:, None, None]
         queries = Queries(_aligned(z), _aligned(low), _aligned(level), scale.astype(np.float32))
         return queries, left_out
 
@@ -408,7 +433,9 @@ class _Job:
                 sums += composite
         mean = sums / (self.counts() * self.unit)
         if self.zero:
-            mean -= self.zero * (self.spread_windows(share) / self.counts())[:, None]
+            around = [(0, 0), *((side - 1, side - 1) for side in self.plan.box)]
+            share = self.spread_by.sums(np.pad(share, around))
+            mean -= self.zero * (share / self.counts())[:, None]
         return mean
 
     def shared(self, softmax, state):
@@ -445,7 +472,7 @@ class _Job:
         """Return composite and levels of tilted weights; see `compiled_box_tilted`."""
         mean = self.flat(mean, 0.0)
         _, levels, composite = self.over_sources(softmax, state, vector, mean, True, pool)
-        return composite / (self.unit * self.peak), self.grid(levels)
+        return composite / (self.unit * self.spread_by.peak), self.grid(levels)
 
     def over_sources(self, softmax, state, vector, mean, composes, pool):
         """Return mass and total (B, windows), and composite, summed over all sources.
@@ -454,7 +481,7 @@ class _Job:
         """
         queries = state.queries
         _, softmax, hits = self.shared(softmax, state)
-        vector = _aligned(vector / (self.unit * self.peak))
+        vector = _aligned(vector / (self.unit * self.tilted_by.peak))
         count, shape = len(vector), vector.shape if composes else (len(vector), 0, 0, 0)
         sums = np.zeros((2, count, self.length))
         composite = np.zeros(shape)
@@ -504,20 +531,9 @@ class _Job:
         return m, s, q, values, bits
 
     def counts(self):
-        """Return the sum over windows of the multiples of their precisions, (H, W)."""
-        pairs = zip(self.sides, self.plan.profiles, strict=True)
+        """Return the sum over windows of the factors by which they are spread, (H, W)."""
+        pairs = zip(self.sides, self.spread_by.profiles(), strict=True)
         return np.outer(*(np.convolve(np.ones(side - len(rise) + 1), rise) for side, rise in pairs))
-
-    def window_sums(self, maps):
-        """Return the sums over every window of (B, H, W) non-negative float64 maps."""
-        for box in self.boxes:
-            maps = _box_sums(maps, box)
-        return maps
-
-    def spread_windows(self, windows):
-        """Return the sums of (B, H - h + 1, W - w + 1) windows over the windows of every pixel."""
-        around = [(0, 0), *((side - 1, side - 1) for side in self.plan.box)]
-        return self.window_sums(np.pad(windows, around))
 
     def grid(self, array):
         """Return the view (B, H - h + 1, W - w + 1) of the windows in an array (B, length)."""

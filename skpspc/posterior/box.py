@@ -75,7 +75,8 @@ def _means(z, sigma, training_set, windows, engine, softmax, state):
         # not exp(logit - log_norm), a difference of large numbers at small sigma
         relative = softmax.relative(pairs.logits(rows, x), training_set.prior(rows))
         weight = relative.exp_().div_(total)  # (b, m, h', w')
-        mean += torch.einsum("bmhw,mchw->bchw", window_spread(weight, windows), x.to(z.dtype))
+        spread = window_spread(weight, windows, windows.response_ramp)
+        mean += torch.einsum("bmhw,mchw->bchw", spread, x.to(z.dtype))
     mean /= torch.as_tensor(windows.counts(z.shape[1:])).to(mean)
     return mean
 
@@ -97,13 +98,15 @@ def _compiled_means(z, sigma, training_set, windows, softmax, state):
     return torch.from_numpy(_compiled("means", z, sigma, training_set, window, **options))
 
 
-def _options(training_set, windows):
-    """Return the tapers of windows and the moves of images, for compiled code."""
+def _options(training_set, windows, backward=False):
+    """Return the ramps of windows and the moves of images, for compiled code."""
+    query, response = windows.query_ramp, windows.response_ramp
+    options = {"ramps": (query, response, query) if backward else (query, query, response)}
     if not isinstance(training_set, TranslatedTrainingSet):
-        return {"ramp": windows.ramp}
+        return options
     covering = training_set.covers(windows).flatten(1).any(1).tolist()
     moves = [move for move, covers in zip(training_set.moves, covering, strict=True) if covers]
-    return {"ramp": windows.ramp, "moves": moves}
+    return {**options, "moves": moves}
 
 
 def _n_products(z, training_set, windows):
@@ -111,10 +114,12 @@ def _n_products(z, training_set, windows):
 
 
 def _tilts(z, sigma, training_set, windows, direction):
-    vector, options = _spread_vector(direction, windows), _options(training_set, windows)
+    vector = _spread_vector(direction, windows)
+    options = _options(training_set, windows, direction.backward)
     arrays = (windows.h, windows.w), vector.numpy()
     *sums, state, mean = _compiled("tilts", z, sigma, training_set, *arrays, **options)
-    mean = torch.from_numpy(mean) - _tilts_of_z(z, vector, training_set, windows)
+    ramp = _tilt_ramp(windows, direction)
+    mean = torch.from_numpy(mean) - _tilts_of_z(z, vector, training_set, windows, ramp)
     tilts = Tilts(Softmax.of(*map(torch.from_numpy, sums)), mean.flatten(1))
     return tilts, (tilts, state)
 
@@ -127,16 +132,18 @@ def _values(z, sigma, training_set, windows, direction, tilts, state):
     share = 1.0 if tilts is own else own.softmax.share(softmax)
     weight = (share * (own.mean - mean + shift)).view(grid)
     vector = _spread_vector(direction, windows)
-    mean = (mean - shift).view(grid) + _tilts_of_z(z, vector, training_set, windows)
+    ramp = _tilt_ramp(windows, direction)
+    mean = (mean - shift).view(grid) + _tilts_of_z(z, vector, training_set, windows, ramp)
     options = dict(softmax=_numpy_softmax(softmax, state), state=state)
-    options |= _options(training_set, windows)
+    options |= _options(training_set, windows, direction.backward)
     arrays = (windows.h, windows.w), vector.numpy(), mean.numpy()
     composite, levels = map(
         torch.from_numpy, _compiled("tilted", z, sigma, training_set, *arrays, **options)
     )
     levels = levels - weight * torch.from_numpy(state.left_out)
     if direction.backward:
-        composite += window_spread(weight, windows)[:, None] * (training_set.zero - z.double())
+        spread = window_spread(weight, windows, windows.query_ramp)
+        composite += spread[:, None] * (training_set.zero - z.double())
     else:  # the tilted weights of all shards sum to zero: so does what a constant adds
         composite /= torch.as_tensor(windows.counts(z.shape[1:]))
     return composite, levels.sum((1, 2))
@@ -154,9 +161,14 @@ def _spread_vector(direction, windows):
     return vector / torch.as_tensor(windows.counts(vector.shape[1:])).to(vector)
 
 
-def _tilts_of_z(z, vector, training_set, windows):
+def _tilt_ramp(windows, direction):
+    """Return the ramp of the factors of pixels in the tilts of windows."""
+    return windows.response_ramp if direction.backward else windows.query_ramp
+
+
+def _tilts_of_z(z, vector, training_set, windows, ramp):
     """Return the tilts of noisy images in place of training images, (n, h', w') float64."""
-    return window_sum((vector * (z.double() - training_set.zero)).sum(1), windows)
+    return window_sum((vector * (z.double() - training_set.zero)).sum(1), windows, ramp)
 
 
 def _numpy_softmax(softmax, state):
@@ -231,27 +243,27 @@ class _Pairs:
         difference = self._scaled - self._scale * x  # (b, m, C, H, W)
         # float32 sums over a wide window would be the largest error of the logits
         squares = difference.square_().sum(2).double()
-        logits = window_sum(squares, self._windows).mul_(-self._factor)
+        windows = self._windows
+        logits = window_sum(squares, windows, windows.query_ramp).mul_(-self._factor)
         if self._covers is None:
             return logits
         return logits.masked_fill_(~self._covers[self._training_set.moves_of(rows)], -torch.inf)
 
 
-def window_sum(maps, windows):
-    """Return the sums over every window of `Squares`, by the precisions of its pixels.
+def window_sum(maps, windows, ramp):
+    """Return the sums over every window of `Squares`, by numbers that rise over a ramp.
 
     The sums map (..., H, W) to (..., H - h + 1, W - w + 1).
     """
-    if not windows.is_tapered:
-        return box_sum(maps, windows.flat)
-    return box_sum(box_sum(maps, windows.flat), windows.ramp) / math.prod(windows.ramp)
+    sums = box_sum(maps, windows.flat(ramp))
+    return sums if ramp == (1, 1) else box_sum(sums, ramp) / math.prod(ramp)
 
 
-def window_spread(weight, windows):
-    """Add the value of each window to its pixels, by their precisions: `window_sum` transposed."""
-    if not windows.is_tapered:
-        return box_spread(weight, windows.flat)
-    return box_spread(box_spread(weight, windows.ramp), windows.flat) / math.prod(windows.ramp)
+def window_spread(weight, windows, ramp):
+    """Add the value of each window to its pixels: the transpose of `window_sum`."""
+    if ramp != (1, 1):
+        weight = box_spread(weight, ramp) / math.prod(ramp)
+    return box_spread(weight, windows.flat(ramp))
 
 
 def box_sum(maps, window):

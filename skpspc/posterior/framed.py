@@ -54,10 +54,10 @@ def _squares_frame(windows, image_shape, device):
         windows,
         False,
         _grid((windows.h, windows.w), image_shape),
-        partial(window_sum, windows=windows),
-        partial(window_spread, windows=windows),
-        lambda maps: window_sum(maps / count, windows),
-        lambda numbers: window_spread(numbers, windows) / count,
+        partial(window_sum, windows=windows, ramp=windows.query_ramp),
+        partial(window_spread, windows=windows, ramp=windows.query_ramp),
+        lambda maps: window_sum(maps / count, windows, windows.response_ramp),
+        lambda numbers: window_spread(numbers, windows, windows.response_ramp) / count,
     )
 
 

@@ -44,33 +44,26 @@ class Squares:
     ----------
     h, w : int
         Height and width of the windows.
-    ramp : tuple of (int, int), default (1, 1)
-        Rows and columns over which the precision, which is also the response, rises from each edge
-        of a window: by equal steps, from ``1 / ramp`` to 1. At most half of the side, rounded up.
-        (1, 1): all pixels of a window count equally.
+    query_ramp : tuple of (int, int), default (1, 1)
+        Rows and columns over which the precision rises from each edge of a window: by equal steps,
+        from ``1 / ramp`` to 1. At most half of the side, rounded up. (1, 1): all pixels of a window
+        are compared equally.
+    response_ramp : tuple of (int, int), default (1, 1)
+        Rows and columns over which the weight of the window's mean rises, in the same way.
     """
 
     h: int
     w: int
-    ramp: tuple[int, int] = (1, 1)
+    query_ramp: tuple[int, int] = (1, 1)
+    response_ramp: tuple[int, int] = (1, 1)
 
-    @property
-    def is_tapered(self):
-        """True if the pixels of a window count differently."""
-        return self.ramp != (1, 1)
+    def flat(self, ramp):
+        """Return height and width of the box whose box sums over a ramp are the tapered window."""
+        return self.h - ramp[0] + 1, self.w - ramp[1] + 1
 
-    @property
-    def flat(self):
-        """Height and width of the box whose box sums over a ramp are the tapered window."""
-        return self.h - self.ramp[0] + 1, self.w - self.ramp[1] + 1
-
-    @property
-    def profiles(self):
-        """Precisions along the height and along the width, two float64 arrays.
-
-        Their outer product are the precisions of a window.
-        """
-        boxes = zip(self.flat, self.ramp, strict=True)
+    def profiles(self, ramp):
+        """Return the numbers that rise over a ramp, along height and width, two float64 arrays."""
+        boxes = zip(self.flat(ramp), ramp, strict=True)
         return [np.convolve(np.ones(flat), np.ones(rise)) / rise for flat, rise in boxes]
 
     def n_values(self, image_shape):
@@ -78,24 +71,30 @@ class Squares:
 
         A tapered window counts the sum of its precisions, which is an int as well.
         """
-        return image_shape[0] * math.prod(self.flat)
+        return image_shape[0] * math.prod(self.flat(self.query_ramp))
 
     def counts(self, image_shape):
         """Return the sum of the responses of all windows at each pixel, (H, W) float64."""
-        sides = zip(self.profiles, image_shape[1:], strict=True)
+        sides = zip(self.profiles(self.response_ramp), image_shape[1:], strict=True)
         return np.outer(
             *(np.convolve(profile, np.ones(side - len(profile) + 1)) for profile, side in sides)
         )
 
     def masks(self, image_shape, device="cpu"):
         """Return the windows as `Masks` for images of shape (C, H, W)."""
+        ramps = self.query_ramp, self.response_ramp
+        query, response = (self._squares(ramp, image_shape, device) for ramp in ramps)
+        return Masks(self, query, response)
+
+    def _squares(self, ramp, image_shape, device):
+        """Return the windows (K, 1, H, W) with numbers that rise over a ramp."""
         corners = square_corners((self.h, self.w), image_shape)
-        dtype = torch.float64 if self.is_tapered else torch.bool
+        dtype = torch.bool if ramp == (1, 1) else torch.float64
         squares = torch.zeros(len(corners), 1, *image_shape[1:], dtype=dtype, device=device)
-        precisions = torch.from_numpy(np.outer(*self.profiles)).to(squares)
+        numbers = torch.from_numpy(np.outer(*self.profiles(ramp))).to(squares)
         for square, (top, left) in zip(squares, corners, strict=True):
-            square[..., top : top + self.h, left : left + self.w] = precisions
-        return Masks(self, squares, squares)
+            square[..., top : top + self.h, left : left + self.w] = numbers
+        return squares
 
 
 @dataclass(frozen=True)
@@ -241,19 +240,24 @@ class SquaresAnywhere:
 Windows = Whole | Squares | Masks | Centred | SquaresAnywhere
 
 
-def squares_of_side(size, image_shape, taper=0.0):
+def squares_of_side(size, image_shape, query_taper=0.0, response_taper=0.0):
     """Return the square windows of side ``size`` in images (C, H, W), as `Squares` or `Whole`.
 
-    ``taper`` in [0, 1] is the length of the ramps of precisions, relative to the longest ones.
-    Windows that span an axis of the image have no ramps along the axis.
+    The tapers in [0, 1] are the lengths of the ramps, relative to the longest ones. Windows that
+    span an axis of the image have no ramps along the axis.
     """
     sides = clip_size(size, image_shape)
     if sides == image_shape[1:]:
         return Whole()
     axes = zip(sides, image_shape[1:], strict=True)
     longest = [0 if side == whole else (side - 1) // 2 for side, whole in axes]
-    down, along = (1 + math.floor(taper * length + 0.5) for length in longest)
-    return Squares(*sides, (down, along))
+
+    def ramp(taper):
+        down, along = (1 + math.floor(taper * length + 0.5) for length in longest)
+        return down, along
+
+    h, w = sides
+    return Squares(h, w, ramp(query_taper), ramp(response_taper))
 
 
 def clip_size(size, image_shape):
