@@ -104,3 +104,67 @@ def composite_evidence(answer, queries):
     """Log-likelihood of the image from those of its windows: D * mean_k(log p_k / d_k)."""
     sizes = np.array([query.sum() for query in queries])
     return len(queries[0]) * (answer.log_evidence / sizes).mean(1)
+
+
+def tapered_squares(size, shape, taper):
+    """Precisions of every square that fits the image, which fall off linearly towards its edges."""
+    _, height, width = shape
+    h, w = min(size, height), min(size, width)
+
+    def along(side, whole):
+        rise = 1 if side == whole else 1 + int(np.floor(taper * ((side - 1) // 2) + 0.5))
+        return [min(1, (j + 1) / rise, (side - j) / rise) for j in range(side)]
+
+    windows = []
+    for top in range(height - h + 1):
+        for left in range(width - w + 1):
+            window = np.zeros(shape)
+            window[:, top : top + h, left : left + w] = np.outer(along(h, height), along(w, width))
+            windows.append(window.ravel())
+    return windows
+
+
+def moved_copies(images, max_shift):
+    """Images (N, C, H, W) moved by up to max_shift pixels, NaN where they have none: (M, N, D)."""
+    x = as_float(images).reshape(np.shape(images))
+    r, (height, width) = max_shift, x.shape[2:]
+    frame = np.pad(x, ((0, 0), (0, 0), (r, r), (r, r)), constant_values=np.nan)
+    shifts = range(2 * r + 1)
+    return np.stack(
+        [
+            frame[..., a : a + height, b : b + width].reshape(len(x), -1)
+            for a in shifts
+            for b in shifts
+        ]
+    )
+
+
+def soft_collection(Z, copies, sigma, precisions, responses, sample_weight=None):
+    """Collection of soft windows, each compared with the copies (M, N, D) that cover it.
+
+    Returns mean (n, D), the composite evidence (n,) and the mean effective sample size (n,).
+    """
+    _, n_images, n_values = copies.shape
+    prior = np.ones(n_images) if sample_weight is None else np.asarray(sample_weight, float)
+    mean, evidence, sizes = [], [], []
+    for z in as_float(Z):
+        total, count, per_number, ess = np.zeros(n_values), np.zeros(n_values), [], []
+        for precision, response in zip(precisions, responses, strict=True):
+            seen = precision > 0
+            x = np.concatenate([copy for copy in copies[:, :, seen] if not np.isnan(copy).any()])
+            v = np.tile(prior, len(x) // n_images)
+            squares = precision[seen] * (z[seen] - x) ** 2
+            logit = -squares.sum(1) / (2 * sigma**2) + np.log(v / v.sum())
+            peak = logit.max()
+            weight = np.exp(logit - peak)
+            log_density = peak + np.log(weight.sum())
+            log_density -= precision.sum() / 2 * np.log(2 * np.pi * sigma**2)
+            per_number.append(log_density / precision.sum())
+            weight /= weight.sum()
+            ess.append(1 / (weight**2).sum())
+            total[seen] += response[seen] * (weight @ x)
+            count += response
+        mean.append(total / count)
+        evidence.append(n_values * np.mean(per_number))
+        sizes.append(np.mean(ess))
+    return np.array(mean), np.array(evidence), np.array(sizes)

@@ -523,3 +523,36 @@ def test_against_networks(photos, monkeypatch):
     assert len(rows) == 5
     assert rows[0]["denoiser"] == "Gaussian" and rows[0]["error"] < 1e-12
     assert all(row["error"] > 1e-6 for row in rows[1:])
+
+
+def test_axes(tmp_path, rng):
+    """Every axis has an error against every network, at its best setting."""
+    axes = script("axes")
+    images = rng.integers(0, 256, (60, 1, 12, 12)).astype(np.uint8)
+
+    class Shrinkage:
+        def denoise(self, z, sigma):
+            return z / (1 + 2 * sigma**2)
+
+    named = {"shrinkage": Shrinkage(), "twice": Shrinkage()}
+    options = ["--n-choice", "2", "--n-reported", "3", "--sigmas", "0.7", "--out", str(tmp_path)]
+    axes.main(options, (images[:50], images[50:55]), named)
+    rows = results(tmp_path, "axes")
+    names = [axes.PLAIN, axes.QUERIES, axes.RESPONSES, axes.FLIPS, axes.SHIFTS, axes.FARTHER]
+    names.append(axes.TOGETHER)
+    assert [row["axis"] for row in rows if row["network"] == "twice"] == names
+    clean = torch.from_numpy(images[50:55]).float() / 127.5 - 1
+    z = clean + 0.7 * draw_noise(clean.shape[1:], 5, random_state=0).float()
+    target = named["twice"].denoise(z, 0.7)
+    sources = {
+        axes.FLIPS: {"flip": True},
+        axes.SHIFTS: {"max_shift": 1},
+        axes.FARTHER: {"max_shift": 2},
+        axes.TOGETHER: {"flip": True, "max_shift": 1},
+    }
+    for row in rows:
+        options = {name: float(row[name]) for name in ("query_taper", "response_taper")}
+        model = PSPCDenoiser(int(row["size"]), **options, **sources.get(row["axis"], {}))
+        error = (model.fit(images[:50]).denoise(z, 0.7) - target)[2:].square().mean()
+        np.testing.assert_allclose(float(row["error"]), error, rtol=1e-3)
+    assert all(float(row["ratio"]) == 1 for row in rows if row["axis"] == axes.PLAIN)

@@ -115,6 +115,10 @@ def test_the_help_describes_the_options_of_one_denoiser(run, name):
     [
         (["--patch-size", 5, "--bandwidth", 0.3], PSPCDenoiser(5, bandwidth=0.3)),
         (
+            ["--response-taper", 0.5, "--max-shift", 1],
+            PSPCDenoiser(response_taper=0.5, max_shift=1),
+        ),
+        (
             ["--flip", "--smoothing", "global", "--bandwidth", 0.2, "--engine", "torch"],
             PSPCDenoiser(flip=True, smoothing="global", bandwidth=0.2, engine="torch"),
         ),

@@ -60,6 +60,10 @@ def denoisers():
         "empirical": EmpiricalDenoiser(),
         "squares": PSPCDenoiser(patch_size=2),
         "one size per sigma": PSPCDenoiser(patch_size=lambda sigma: 2 if sigma < 0.8 else 3),
+        "tapered squares": PSPCDenoiser(patch_size=3, query_taper=1.0),
+        "squares and moved images": PSPCDenoiser(
+            patch_size=3, response_taper=1.0, flip=True, max_shift=1
+        ),
         "patch": PatchDenoiser(patch_size=2, location=(1, 1)),
         "all patches": PatchDenoiser(patch_size=2, location="all"),
         "local scores": LocalScoreDenoiser(patch_size=3),

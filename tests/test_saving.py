@@ -67,6 +67,8 @@ DENOISERS = {
     "pspc": PSPCDenoiser(2),
     "pspc-paper": PSPCDenoiser(),
     "pspc-schedule": PSPCDenoiser(SCHEDULE, flip=True),
+    "pspc-tapered": PSPCDenoiser(3, query_taper=1.0),
+    "pspc-moved": PSPCDenoiser(SCHEDULE, response_taper=0.5, flip=True, max_shift=1),
     "pspc-calibrated": PSPCDenoiser("calibrated", bandwidth="calibrated"),
     "pspc-global": PSPCDenoiser(SCHEDULE, bandwidth=0.6, smoothing="global", flip=True),
     "pspc-flexible": PSPCDenoiser(windows=FlexibleWindows("data", [0.6, 0.9], [0.1, 1.0])),

@@ -46,6 +46,7 @@ DENOISERS = {
     "patches": PatchDenoiser(7, location="all"),
     "squares": PSPCDenoiser(3),
     "squares and mirror images": PSPCDenoiser(4, flip=True),
+    "tapered squares": PSPCDenoiser(4, query_taper=0.5, response_taper=1.0),
     "squares, torch": PSPCDenoiser(3, engine="torch"),
     "local scores": LocalScoreDenoiser(3),
     "equivariant": LocalScoreDenoiser(3, equivariant=True, boundary="circular"),
@@ -477,6 +478,7 @@ def test_calls_that_need_all_images_in_one_place(digits, noisy, call):
     [
         (EmpiricalDenoiser(tol=0.1), "an index"),
         (PSPCDenoiser(3, tol=0.1), "an index"),
+        (PSPCDenoiser(3, max_shift=1), "in one place"),
         (PCALocalityDenoiser(softmax="batchwise"), "in one place"),
         (LocalScoreDenoiser(operator=lambda x: x[..., ::2]), "in one place"),
         (PosteriorMeanCollection(tapered_windows((1, 8, 8), 3), source="translates"), "one place"),

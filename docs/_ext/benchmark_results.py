@@ -31,6 +31,7 @@ _NETWORKS = {
     "mnist_flow_vit": "ViT, MNIST",
     "gray_bf_dncnn": "DnCNN, gray CIFAR-10",
 }
+_ARCHITECTURES = {"unet": "UNet", "transformer": "Transformer", "mixer": "MLP-mixer"}
 _SOURCES = {"training images": "training", "held-out images": "held-out"}
 PAPER, BEST, BLEND = "PSPC-Square, paper's sizes", "PSPC-Square, best size", "Blend"
 
@@ -421,6 +422,26 @@ def accuracy():
     return pd.DataFrame({"Denoiser": names, **body})
 
 
+def axes():
+    """Return ratios to square patches: geometric means over the networks, at every noise level."""
+    rows = read("axes")
+    means = np.exp(np.log(rows.ratio).groupby([rows.axis, rows.sigma], sort=False).mean())
+    return by_sigma(means.reset_index(), "axis", "PSPC", "ratio", "{:.2f}".format)
+
+
+def axes_errors():
+    """Return errors in thousandths, with size and taper, for every network."""
+    rows = read("axes")
+    settings = zip(rows.error, rows["size"], rows.query_taper + rows.response_taper, strict=True)
+    shown = [
+        f"{thousandths(error)} ({size}{f', {taper:g}' if taper else ''})"
+        for error, size, taper in settings
+    ]
+    names = rows.network.map(_ARCHITECTURES) + ": " + rows.axis.str.lower()
+    rows = rows.assign(shown=shown, row=names).sort_values("network", kind="stable")
+    return by_sigma(rows, "row", "Network and PSPC", "shown", str)
+
+
 def accuracy_of_seeds(noisy="unrelated"):
     """Return the largest error of each seed for a kind of noisy images."""
     rows = read("accuracy").query("noisy == @noisy")
@@ -561,6 +582,8 @@ TABLES = {
         for network in _NETWORKS
         for source, short in _SOURCES.items()
     },
+    "axes": Table("axes", axes),
+    "axes-errors": Table("axes", axes_errors),
     **{f"look-{network}": Table("locality", partial(look, network)) for network in _NETWORKS},
     "memorisation": Table("memorisation", edge_sizes),
     "excluded": columns(

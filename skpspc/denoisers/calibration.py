@@ -62,7 +62,9 @@ def calibrated_sizes(denoiser, training_set):
     sigmas = [spread * level for level in _SIZE_LEVELS]
     tried = progress(sizes, "patch sizes")
     exact = replace(trial, search=None)
-    means = (replace(exact, windows=squares_of_side(size, shape)).mean for size in tried)
+    tapers = denoiser.query_taper, denoiser.response_taper
+    squares = (squares_of_side(size, shape, *tapers) for size in tried)
+    means = (replace(exact, windows=windows).mean for windows in squares)
     errors = held_out_errors(means, held_out, sigmas, seed)
     chosen = least_total(errors @ relative_weights(held_out))
     return PatchSchedule(sigmas, [sizes[k] for k in chosen])

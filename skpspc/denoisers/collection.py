@@ -173,7 +173,8 @@ class PosteriorMeanCollection(TrainingSetDenoiser):
     See Also
     --------
     tapered_windows : Soft squares, for ``query`` and ``response``.
-    PSPCDenoiser, LocalScoreDenoiser, PCALocalityDenoiser : Special cases, much faster.
+    PSPCDenoiser : Square windows, hard or tapered, and moved images; much faster.
+    LocalScoreDenoiser, PCALocalityDenoiser : Special cases, much faster.
 
     Notes
     -----

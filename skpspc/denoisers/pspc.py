@@ -15,7 +15,8 @@ from .._validation import warn_if_clipped
 from ..posterior import ENGINES, Gaussian, Prior, TreeCache, TreeSearch
 from ..posterior.tree import check_size
 from ..sampling import BandwidthSchedule, PatchSchedule, paper_schedule
-from ..support import squares_of_side
+from ..support import TranslatedTrainingSet, squares_of_side
+from ..support.sharded import ShardedTrainingSet
 from ..support.training_set import DEFAULT_RANGE
 from .base import Denoiser
 from .calibration import (
@@ -34,11 +35,14 @@ _TOL = 2e-3  # default of algorithm="kd_tree"
 class SquaresBySigma:
     """Square windows whose side depends on the noise level.
 
-    ``schedule`` maps a float sigma to the side, an int of at least 1, clipped to the image.
+    ``schedule`` maps a float sigma to the side, an int of at least 1, clipped to the image. For
+    the tapers see `PSPCDenoiser`.
     """
 
     schedule: Callable
     image_shape: tuple[int, int, int]
+    query_taper: float = 0.0
+    response_taper: float = 0.0
 
     def __call__(self, sigma):
         """Return the windows at a noise level, `Squares` or `Whole`."""
@@ -48,7 +52,8 @@ class SquaresBySigma:
                 f"patch_size must return an int of at least 1 at every sigma, got {size!r} at "
                 f"sigma = {sigma}."
             )
-        return squares_of_side(int(size), self.image_shape)
+        tapers = self.query_taper, self.response_taper
+        return squares_of_side(int(size), self.image_shape, *tapers)
 
 
 class PSPCDenoiser(TrainingSetDenoiser):
@@ -76,9 +81,24 @@ class PSPCDenoiser(TrainingSetDenoiser):
         training images at 9 noise levels (see Notes).
     windows : FlexibleWindows, default None
         Windows of any shape, one for each pixel (PSPC-Flex), instead of ``patch_size``.
+    query_taper : float, default 0.0
+        Softness of the edges of patches in the comparison, in [0, 1]. 0: the squared differences of
+        all pixels count equally. 1: their factors (query precisions) fall off from 1 in the middle
+        of a patch to its edges, as a triangle along each axis. Between: a trapezoid (see Notes).
+        Patches as large as the image are not tapered.
+    response_taper : float, default 0.0
+        Softness of the edges of patches in the average, in [0, 1]: the weights (responses) of a
+        patch at its pixels fall off in the same way. Pixels near the middle of a patch, whose
+        surroundings it compares, then count more. Costs little.
     flip : bool, default False
         Add the left-right mirror image of every training image, with its weight, without copies.
         Doubles the work.
+    max_shift : int, default 0
+        Add the copies of every training image that are moved by up to ``max_shift`` rows and
+        columns, without storing them. A moved copy has no pixels beyond the edges of the original,
+        and is compared with the patches that it covers: patches at an edge of the image have fewer
+        copies, and a patch as large as the image has one. The copies that cover a patch share the
+        weight of the image evenly. Multiplies the work by up to (2 * max_shift + 1)^2.
     engine : {"auto", "numba", "torch"}, default "auto"
         "numba": compiled code for float32 on the CPU (the extra ``cpu``). "torch": every dtype and
         device. "auto": the faster one available. :ref:`accuracy` lists the errors of both. Torch
@@ -93,7 +113,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
     smoothing : {"window", "global"}, default "window"
         Blur of ``bandwidth``. "window": by the covariance of each window, which costs a product of
         its matrix with all training images. "global": by the covariance of whole images, so that
-        windows compare filtered images. "global" is faster, and required with ``windows``.
+        windows compare filtered images. "global" is faster, and required with ``windows`` and with
+        tapers.
     algorithm : {"auto", "exact", "kd_tree"}, default "auto"
         "exact": compare every patch with the patches of all training images. "kd_tree": compare it
         only with nearby training patches, which k-d trees find, for square patches and float32 on
@@ -147,11 +168,14 @@ class PSPCDenoiser(TrainingSetDenoiser):
     Raises
     ------
     ValueError
-        While fitting: if ``windows`` is combined with ``patch_size``, or with a bandwidth and
-        ``smoothing="window"``; if a parameter of `FlexibleWindows` is invalid; if ``tol`` is
-        combined with ``algorithm="exact"``; if ``tol`` or ``algorithm="kd_tree"`` is combined with
-        ``windows``, a bandwidth or ``engine="torch"``, or ``algorithm="kd_tree"`` with images on a
-        GPU.
+        While fitting: if ``windows`` is combined with ``patch_size``, a taper or ``max_shift``, or
+        with a bandwidth and ``smoothing="window"``; if a taper is combined with a bandwidth and
+        ``smoothing="window"``; if ``max_shift`` is combined with a bandwidth, or with training
+        images on several devices or workers; if a parameter of `FlexibleWindows` is invalid; if
+        ``tol`` is combined with ``algorithm="exact"``; if ``tol`` or ``algorithm="kd_tree"`` is
+        combined with ``windows``, a taper, ``max_shift``, a bandwidth or ``engine="torch"``, or
+        ``algorithm="kd_tree"`` with images on a GPU. In :meth:`attribute` and
+        :meth:`denoise_without`: with ``max_shift``, for patches smaller than the image.
     ImportError
         While fitting with ``algorithm="kd_tree"``: if numba is missing.
     MemoryError
@@ -166,6 +190,19 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     Notes
     -----
+    *Tapered patches.* Along an axis of the image, pixel j = 0, ..., s - 1 of a patch of side s has
+    the factor
+
+    .. math::
+
+        \min\bigl(1, \tfrac{j + 1}{r}, \tfrac{s - j}{r}\bigr), \qquad
+        r = 1 + \bigl\lfloor t \lfloor (s - 1) / 2 \rfloor + \tfrac12 \bigr\rfloor
+
+    with t the taper; the factor of a pixel in a patch is the product over both axes. With
+    ``query_taper`` it multiplies the squared difference in the distance, and with
+    ``response_taper`` it weighs the posterior mean of the patch in the average over patches. An
+    axis that the patch spans entirely has the factor 1.
+
     With ``smoothing="window"``, the patches are the patches of `PatchDenoiser` with this bandwidth,
     Gaussian denoisers at h = 1. With ``smoothing="global"``,
 
@@ -216,7 +253,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
     References
     ----------
     Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model Generalization",
-    ICML 2025, arXiv:2411.19339, Sec. 5 (PSPC-Square, PSPC-Flex).
+    ICML 2025, arXiv:2411.19339, Sec. 5 (PSPC-Square, PSPC-Flex). Niedoba et al., "Filtered
+    Posterior Mean Collections", 2026, arXiv:2605.24192 (soft windows, augmented sources).
 
     Examples
     --------
@@ -265,7 +303,10 @@ class PSPCDenoiser(TrainingSetDenoiser):
             callable,
         ],
         "windows": [FlexibleWindows, None],
+        "query_taper": [Interval(numbers.Real, 0, 1, closed="both")],
+        "response_taper": [Interval(numbers.Real, 0, 1, closed="both")],
         "flip": ["boolean"],
+        "max_shift": [Interval(numbers.Integral, 0, None, closed="left")],
         "engine": [StrOptions(set(ENGINES))],
         "bandwidth": BANDWIDTH_CONSTRAINT,
         "smoothing": [StrOptions({"window", "global"})],
@@ -278,7 +319,10 @@ class PSPCDenoiser(TrainingSetDenoiser):
         patch_size: int | BySigma | Literal["paper", "calibrated"] = "paper",
         *,
         windows: FlexibleWindows | None = None,
+        query_taper: float = 0.0,
+        response_taper: float = 0.0,
         flip: bool = False,
+        max_shift: int = 0,
         engine: Literal["auto", "numba", "torch"] = "auto",
         bandwidth: float | BySigma | Literal["calibrated"] = 0.0,
         smoothing: Literal["window", "global"] = "window",
@@ -293,7 +337,10 @@ class PSPCDenoiser(TrainingSetDenoiser):
     ) -> None:
         self.patch_size = patch_size
         self.windows = windows
+        self.query_taper = query_taper
+        self.response_taper = response_taper
         self.flip = flip
+        self.max_shift = max_shift
         self.engine = engine
         self.bandwidth = bandwidth
         self.smoothing = smoothing
@@ -322,7 +369,49 @@ class PSPCDenoiser(TrainingSetDenoiser):
             warn_if_unusual(self, "the patch sizes of the paper")
         if isinstance(self.patch_size, numbers.Integral):
             warn_if_clipped(self.patch_size, training_set.image_shape)
+        self._check_taper()
+        self._check_moves(training_set)
         self._check_search(training_set)
+
+    def _check_taper(self):
+        """Raise if tapered patches contradict other parameters."""
+        for name in ("query_taper", "response_taper"):
+            taper = getattr(self, name)
+            if taper == 0:
+                continue
+            if self.windows is not None:
+                raise ValueError(
+                    f"{name}={taper!r} softens square patches, but windows of other shapes are "
+                    f"given; leave {name} at 0, and pass FlexibleWindows(soft=True)."
+                )
+            if self.bandwidth != 0 and self.smoothing == "window":
+                raise ValueError(
+                    f"{name}={taper!r} is given with a bandwidth, and smoothing='window' blurs "
+                    f"patches whose pixels count equally; pass smoothing='global', or {name}=0."
+                )
+
+    def _check_moves(self, training_set):
+        """Raise if moved training images contradict other parameters or the training set."""
+        if self.max_shift == 0:
+            return
+        if self.windows is not None:
+            raise ValueError(
+                f"max_shift={self.max_shift!r} moves training images behind square patches, but "
+                "windows of other shapes are given; leave max_shift at 0, or use a "
+                "PosteriorMeanCollection with source='translates'."
+            )
+        if self.bandwidth != 0:
+            raise ValueError(
+                f"bandwidth={self.bandwidth!r} blurs whole images along their covariance, but "
+                f"images moved by max_shift={self.max_shift!r} lack pixels at their edges; leave "
+                "max_shift at 0, or bandwidth at 0."
+            )
+        if isinstance(training_set, ShardedTrainingSet):
+            raise ValueError(
+                f"max_shift={self.max_shift!r} needs all training images in one place, and they "
+                "are in shards on several devices or workers; leave max_shift at 0, or fit on one "
+                "device (a dask array: pass X.compute())."
+            )
 
     def _check_search(self, training_set):
         """Raise if a search contradicts other parameters or the training set."""
@@ -339,6 +428,13 @@ class PSPCDenoiser(TrainingSetDenoiser):
                 f"{given} searches square patches, but windows of other shapes are given; leave "
                 "tol at None and algorithm at 'auto', or windows at None."
             )
+        for name in ("query_taper", "response_taper", "max_shift"):
+            if getattr(self, name) != 0:
+                raise ValueError(
+                    f"{given} searches training patches whose pixels count equally at their own "
+                    f"positions, but {name}={getattr(self, name)!r} is given; leave tol at None "
+                    f"and algorithm at 'auto', or {name} at 0."
+                )
         if self.bandwidth != 0:
             raise ValueError(
                 f"bandwidth={self.bandwidth!r} blurs all training images, but {given} compares a "
@@ -367,7 +463,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     def _source(self, training_set):
         """Return the training images to compare."""
-        return training_set.mirrored() if self.flip else training_set
+        source = training_set.mirrored() if self.flip else training_set
+        return TranslatedTrainingSet(source, self.max_shift) if self.max_shift else source
 
     def _learn(self, training_set):
         if self.windows is None and self.patch_size == "calibrated":
@@ -398,7 +495,10 @@ class PSPCDenoiser(TrainingSetDenoiser):
             return self.windows.resolve(source)
         if isinstance(size, str):  # `_learn` replaces "calibrated" by a schedule
             size = self._paper_schedule(shape)
-        return SquaresBySigma(size, shape) if callable(size) else squares_of_side(size, shape)
+        tapers = self.query_taper, self.response_taper
+        if callable(size):
+            return SquaresBySigma(size, shape, *tapers)
+        return squares_of_side(size, shape, *tapers)
 
     def _paper_schedule(self, image_shape):
         """Return the patch sizes of the paper, for the image shape and the data range."""

@@ -24,14 +24,16 @@ _ONE = np.float32(1.0)
 _ABYSS = -(2.0**22)
 _ZERO = np.float32(0.0)
 _TINY = np.float32(1e-16)  # weights too small for their rounding to show
+_HIDDEN = np.float32(-2e37)  # logits of windows that a moved image does not cover, below `LOWEST`
 
 
 class Sources(NamedTuple):
-    """Training images; each may be followed by its mirror image."""
+    """Training images; each may be followed by its mirror image, and all by moved copies of all."""
 
     x: np.ndarray  # (N, C, H, W), uint8 or float32
     log_weight: np.ndarray  # (N,) float32
     n_flips: int  # 2 with mirror images, else 1
+    moves: np.ndarray  # (M, 2) int64, rows and columns by which images are moved, down and right
     n_tile: int  # sources that are converted and compared together
     pad: tuple  # rows of zeros above and below each image, and columns at its sides
 
@@ -57,8 +59,11 @@ class Plan(NamedTuple):
     """Windows of one size, and the stages of additions that sum a map over each window."""
 
     box: tuple  # height and width of a window
-    stages: np.ndarray  # (S, 3) int64: (k, r, rest) of `_add_stage`, first down the columns
+    profiles: tuple  # multiples of each row and of each column of a window in its sums, float64
+    stages: np.ndarray  # (S, 4) int64: k, r of `_add_stage`, rest, and 1 if the stage begins a box
     n_down: int  # stages down the columns
+    tilt: tuple  # stages and n_down of the sums of tilts
+    spread: tuple  # stages and n_down of the transposed sums
     band: int  # number of rows of windows per bit of `hits`
     cuts: Cuts
 
@@ -163,27 +168,75 @@ def _areas(sources, queries, plan):
 
 
 @jit
+def _image_of(sources, i):
+    """Return the number of the image of which the i-th source is a copy."""
+    return i % (len(sources.x) * sources.n_flips) // sources.n_flips
+
+
+@jit
+def _move_of(sources, i):
+    """Return rows and columns by which the i-th source is moved."""
+    k = i // (len(sources.x) * sources.n_flips)
+    return sources.moves[k, 0], sources.moves[k, 1]
+
+
+@jit
+def _fill_uncovered(array, at, rows, sides, box, move, value):
+    """Overwrite the windows in range(*rows) that a moved image does not cover.
+
+    ``array`` has the first of these rows at position ``at``; ``sides`` are of the image.
+    """
+    down, right = move
+    if down == 0 and right == 0:
+        return
+    height, width = sides
+    top, bottom = rows
+    first, last = max(_I0, down), height + min(_I0, down) - box[0]
+    left, stop = max(_I0, right), width + min(_I0, right) - box[1] + 1
+    for y in range(top, bottom):
+        start = at + (y - top) * width
+        covered = first <= y <= last and left < stop
+        for j in range(start, start + (left if covered else width)):
+            array[j] = value
+        if covered:
+            for j in range(start + stop, start + width):
+                array[j] = value
+
+
+@jit
+def _hidden(scale):
+    """Return the box sum of windows that a moved image does not cover."""
+    return _HIDDEN / max(scale, _ONE)
+
+
+@jit
 def _load_source(sources, i, tile, slot):
-    """Copy the i-th source into a slot of the tile, whose padding stays zero."""
+    """Copy the i-th source into a slot of the tile, whose padding stays zero.
+
+    Pixels that a moved image lacks keep the values of an earlier source.
+    """
     x = sources.x
     n_channels, n_rows, length = x.shape[1:]
-    image = x[i // sources.n_flips].reshape(-1)
+    image = x[_image_of(sources, i)].reshape(-1)
     mirrored = i % sources.n_flips == 1
+    down, right = _move_of(sources, i)
     above, beside = sources.pad
-    if not mirrored and above + beside == 0:  # all at once
+    if not mirrored and above + beside == 0 and down == 0 and right == 0:  # all at once
         n_channels, n_rows, length = 1, 1, image.size
     width = length + 2 * beside
     height = n_rows + 2 * above
-    last = np.uint64(length - 1)
+    count = np.uint64(length - abs(right))
+    left = max(_I0, right)  # of the moved image; its original begins at left - right
+    start = length - 1 - (left - right) if mirrored else left - right
     for c in range(n_channels):
-        for y in range(n_rows):
-            a = np.uint64(((slot * n_channels + c) * height + above + y) * width + beside)
-            b = np.uint64((c * n_rows + y) * length)
+        for y in range(max(_I0, down), n_rows + min(_I0, down)):
+            a = np.uint64(((slot * n_channels + c) * height + above + y) * width + beside + left)
+            b = np.uint64((c * n_rows + y - down) * length + start)
             if mirrored:
-                for j in range(np.uint64(length)):
-                    tile[a + j] = image[b + last - j]
+                for j in range(count):
+                    tile[a + j] = image[b - j]
             else:
-                for j in range(np.uint64(length)):
+                for j in range(count):
                     tile[a + j] = image[b + j]
 
 
@@ -274,19 +327,19 @@ def _sum_windows(work, stages, n_down, n, width):
     """Write the box sums of a map at its first n positions; return their offset in work.
 
     ``work`` has three slots, with the map in the first. ``rest`` of a stage is the number of values
-    that later stages along its axis add.
+    that later stages along its axis add. Stages sum over one box after the other: boxes down the
+    columns, then boxes along the rows.
     """
     slot = len(work) // 3
     source = sums = _I0
     out = slot
     size = _I1
-    for stage in range(n_down, len(stages)):
-        size = size * stages[stage, 0] + stages[stage, 1]
-    reach = n + size - 1
-    size = _I1
+    reach = n
+    if n_down < len(stages):
+        reach += stages[n_down, 0] + stages[n_down, 1] + stages[n_down, 2] - 1
     for stage in range(len(stages)):
         k, r, rest = stages[stage, 0], stages[stage, 1], stages[stage, 2]
-        if stage == n_down:  # along the rows, from the sums down the columns
+        if stages[stage, 3] == 1:  # a box is summed from the sums of the box before
             source = sums
             out = slot if source == 0 else 3 * slot - source
             size = _I1
@@ -317,16 +370,22 @@ def _spread_windows(work, stages, n_down, margin, n_rows, width):
     n = n_rows * width
     for stage in range(n_down, len(stages)):
         k, r = stages[stage, 0], stages[stage, 1]
+        if stages[stage, 3] == 1:
+            source = sums
+            out = second if source == margin else margin
+            size = _I1
         offsets = sums - (k - 1) * size, source - 2 * k * size, out
         _add_stage(work, offsets, n, size, k, r)
         size = size * k + r
         sums = out
         out = all_three - source - sums
-    source = sums  # down the columns, from the sums along the rows
-    out = second if source == margin else margin
     step = width
     for stage in range(n_down):
         k, r = stages[stage, 0], stages[stage, 1]
+        if stages[stage, 3] == 1:
+            source = sums
+            out = second if source == margin else margin
+            step = width
         more = (k - 1) * step + r * width
         for i in range(np.uint64(sums + n), np.uint64(sums + n + more)):
             work[i] = _ZERO  # windows of this stage do not reach these rows
@@ -340,29 +399,31 @@ def _spread_windows(work, stages, n_down, margin, n_rows, width):
 
 
 @jit
-def _refine(images, columns, pair, box, begin):
+def _refine(images, columns, pair, plan, begin):
     """Write columns[j] = box sums in float64 at positions begin + j, j < CHUNK."""
     tile, z, low, level = images.tile, images.z, images.low, images.level
     n_channels, height, width = images.shape
     n = height * width
-    h, w = box
+    h, w = plan.box
+    down, along = plan.profiles
     reach = np.uint64(min(CHUNK + w - 1, n - (h - 1) * width - begin))
     columns[:] = 0.0
     for y in range(h):
         at = begin + y * width
         a = np.uint64(pair.query * n + at)
+        factor = down[y]
         for j in range(reach):
-            columns[j] += level[a + j]
+            columns[j] += factor * level[a + j]
         for c in range(n_channels):
             a = np.uint64((pair.query * n_channels + c) * n + at)
             b = np.uint64((pair.slot * n_channels + c) * n + at)
             for j in range(reach):
                 d = (np.float64(z[a + j]) - np.float64(tile[b + j])) + np.float64(low[a + j])
-                columns[j] -= d * d
+                columns[j] -= factor * (d * d)
     for j in range(np.uint64(CHUNK)):
-        total = columns[j]
+        total = along[0] * columns[j]
         for i in range(_U1, np.uint64(w)):
-            total += columns[j + i]
+            total += along[i] * columns[j + i]
         columns[j] = total
 
 
@@ -458,7 +519,8 @@ def _logit(rough, fine, pair, deepest):
     """
     v = fine * pair.scale + pair.log_weight
     # Below _ABYSS, float64 may exceed the float32 maximum by more than the range of exp.
-    if rough * pair.scale < deepest and v > _ABYSS:
+    covered = rough > _hidden(pair.scale) / 2
+    if rough * pair.scale < deepest and v > _ABYSS and covered:
         return v
     # Rounded once, as by the fused multiply-add of the loops over windows.
     return np.float64(np.float32(np.float64(rough) * pair.scale + pair.log_weight))
@@ -501,13 +563,14 @@ def first_pass(sources, queries, plan, block, running, bits, centres):
     `Centres` (not None), the means of the central pixels are complete after this pass.
     """
     begin, end = block
-    log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
+    log_weight, n_tile = sources.log_weight, sources.n_tile
     scale, cuts = queries.scale, plan.cuts
     stages, n_down, n_chunks = plan.stages, plan.n_down, len(cuts.bands)
     running = Running(running.m.reshape(-1), running.s.reshape(-1), running.q.reshape(-1))
     images, scratch = _areas(sources, queries, plan)
     tile, work, columns = images.tile, scratch.work, scratch.columns
     height, width = images.shape[1:]
+    rows = _I0, height - plan.box[0] + 1
     for start in range(begin, end, n_tile):
         count = min(n_tile, end - start)
         for t in range(count):
@@ -515,12 +578,15 @@ def first_pass(sources, queries, plan, block, running, bits, centres):
         for b in range(len(scale)):
             for t in range(count):
                 i = start + t
-                pair = Pair(t, b, scale[b], log_weight[i // n_flips])
+                pair = Pair(t, b, scale[b], log_weight[_image_of(sources, i)])
+                move = _move_of(sources, i)
                 _squared_map(images, work, pair, _I0, height * width)
                 at = _sum_windows(work, stages, n_down, n_chunks * CHUNK, width)
+                hidden = _hidden(scale[b])
+                _fill_uncovered(work, at, rows, images.shape[1:], plan.box, move, hidden)
                 mask, k = _scan(scratch, at, pair, cuts, running, _I0, centres, images)
                 while k < n_chunks:
-                    _refine(images, columns, pair, plan.box, k * CHUNK)
+                    _refine(images, columns, pair, plan, k * CHUNK)
                     _add_refined(scratch, at, pair, cuts, running, k, centres, images)
                     more, k = _scan(scratch, at, pair, cuts, running, k + 1, centres, images)
                     mask |= more
@@ -687,9 +753,11 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
     it adds ``w log(w / v)`` to ``total``, with weights w and v.
     """
     begin, end = block
-    log_weight, n_flips, n_tile = sources.log_weight, sources.n_flips, sources.n_tile
+    log_weight, n_tile = sources.log_weight, sources.n_tile
     scale, bits, deep = queries.scale, hits.bits, hits.deep
     stages, n_down, deepest = plan.stages, plan.n_down, plan.cuts.deepest
+    spread, n_spread_down = plan.spread
+    tilt, n_tilt_down = plan.tilt
     softmax = Normalised(softmax.m.reshape(-1), softmax.r.reshape(-1))
     composes = composite.size > 0
     composite = composite.reshape(-1)
@@ -715,7 +783,8 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
         for b in range(len(scale)):
             for t in range(count):
                 i = start + t
-                pair = Pair(t, b, scale[b], log_weight[i // n_flips])
+                pair = Pair(t, b, scale[b], log_weight[_image_of(sources, i)])
+                move = _move_of(sources, i)
                 bottom = _I0
                 while bits[b, i] != 0:
                     top, bottom = _next_run(bits[b, i], bottom, plan.band, tall, n_rows)
@@ -728,24 +797,30 @@ def second_pass(sources, queries, plan, block, softmax, hits, composite, tilting
                     first = b * length + lead
                     _squared_map(images, work, pair, lead, full)
                     at = _sum_windows(work, stages, n_down, size, width)
+                    rows, sides = (top, bottom), (height, width)
+                    hidden = _hidden(scale[b])
+                    _fill_uncovered(work, at, rows, sides, plan.box, move, hidden)
                     _write_weights(scratch, at, pair, softmax, first, size)
                     for j in range(0, size if deep[b] else 0, CHUNK):
                         chunk = j, min(j + CHUNK, size)
                         if _rounding_shows(scratch, at, scale[b], deepest, chunk):
-                            _refine(images, columns, pair, plan.box, lead + j)
+                            _refine(images, columns, pair, plan, lead + j)
                             _rewrite_weights(scratch, at, pair, deepest, softmax, first, chunk)
+                    # exp_negative of a hidden logit is not zero
+                    _fill_uncovered(weights, margin, rows, sides, plan.box, move, _ZERO)
                     if tilting is not None:
                         if vector.size == 0:
                             _add_information(total, scratch, pair.log_weight, first, size)
                             continue
                         _tilt_map(images, vector, tilts, pair, lead, full)
-                        below = _sum_windows(tilts, stages, n_down, size, width)
+                        below = _sum_windows(tilts, tilt, n_tilt_down, size, width)
                         if not composes:
                             _add_tilts((mass, total), scratch, tilts, below, first, size)
                             continue
                         _tilt_weights(scratch, tilts, below, mean, first, size)
                         _add_levels(total, scratch, at, scale[b], first, size)
-                    at = _spread_windows(weights, stages, n_down, margin, bottom - top, width)
+                    n_rows_hit = bottom - top
+                    at = _spread_windows(weights, spread, n_spread_down, margin, n_rows_hit, width)
                     _accumulate(composite, images, weights, pair, at, lead, full)
 
 

@@ -17,6 +17,13 @@ Box sums are built by additions alone (sums of q, then of k q + r, ...), as subt
 cancel at small sigma. Two measures make float32 exact enough. The map of a Wiener estimate of z is
 subtracted from every map, which removes the term that the noise adds to all logits. Logits that are
 still large are summed again in float64 if they have weight, which is rare.
+
+Tapered windows weigh their pixels by a trapezoid along each axis, which is a box sum of box sums:
+their plans have the stages of two boxes along each axis. Maps are then summed by multiples of the
+precisions, and the scale of the logits is divided by the largest multiple.
+
+Training images may be moved by whole pixels. Windows that a moved image does not cover get logits
+below all others in the first pass, and zero weight in the second.
 """
 
 import math
@@ -71,19 +78,25 @@ def _cheapest(size):
     return min(options)
 
 
-def _stages(size):
-    """Return the stages (k, r, rest) to sums of ``size`` values; a stage maps q to k q + r."""
-    stages, reached = [], 1
-    for k, r in _cheapest(size)[1]:
-        reached = k * reached + r
-        stages.append((k, r, size - reached))
+def _stages(*sizes):
+    """Return the stages (k, r, rest, first) to sums over boxes of several sizes along an axis.
+
+    Each box is summed from the sums of the box before. A stage maps sums of q values to sums of
+    k q + r; ``first`` is 1 if it is the first of its box.
+    """
+    stages, rest = [], sum(size - 1 for size in sizes)
+    for size in sizes:
+        reached = 1
+        for k, r in _cheapest(size)[1]:
+            first, before = int(reached == 1), reached
+            reached = k * reached + r
+            rest -= reached - before
+            stages.append((k, r, rest, first))
     return stages
 
 
-def _counts(length, size):
-    """Return the number of windows of ``size`` that cover each of ``length`` positions."""
-    i = np.arange(length)
-    return np.minimum(i, length - size) - np.maximum(i - size + 1, 0) + 1
+_UNMOVED = ((0, 0),)
+_HARD = ((1, 1),) * 3
 
 
 def compiled_box_sums(z, x, sigma, size, *, centred=False, n_threads=1, **options):
@@ -111,6 +124,14 @@ def compiled_box_sums(z, x, sigma, size, *, centred=False, n_threads=1, **option
         Finite log weights of the training images.
     flip : bool
         Also use the left-right mirror image of every training image.
+    ramps : tuple of three (h, w)
+        Rows and columns over which the numbers of a window rise from its edges, see `Squares`: the
+        precisions of its logits, the factors of its tilts, and the factors by which its mean is
+        spread. Without ``centred``.
+    moves : sequence of (down, right)
+        Rows and columns by which all training images are moved, with (0, 0) first; each move
+        counts as further images. Windows are compared with the moved images that cover them.
+        Without ``centred``.
     memory : int
         Bytes for the state between the passes; at least the state of one noisy image.
     moments, log_weight_range
@@ -218,7 +239,7 @@ def compiled_box_information(z, x, sigma, size, *, n_threads=1, **options):
         return *sums, job.information(state, pool)
 
 
-def _sources(x, log_weight, flip, pad):
+def _sources(x, log_weight, flip, moves, pad):
     """Return the `Sources` of a training set, in tiles that stay in the cache."""
     x = np.asarray(x).view()
     x.flags.writeable = False  # numba compiles for writable and read-only arrays separately
@@ -226,7 +247,8 @@ def _sources(x, log_weight, flip, pad):
         log_weight = np.zeros(len(x))
     n_values = x.shape[1] * math.prod(np.add(x.shape[2:], 2 * np.array(pad)).tolist())
     n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * n_values), 1, 16))
-    return Sources(x, log_weight.astype(np.float32), 2 if flip else 1, n_tile, pad)
+    moves = np.array(moves, dtype=np.int64).reshape(-1, 2)
+    return Sources(x, log_weight.astype(np.float32), 2 if flip else 1, moves, n_tile, pad)
 
 
 @contextmanager
@@ -282,6 +304,32 @@ def _n_images(most, n_sources, floats, memory):
     return int(np.clip(min(hits, _STATE_FRACTION * memory // (4 * floats)), 1, most))
 
 
+class Taper:
+    """Numbers of the pixels of windows that rise from the edges over a ramp, as integer multiples.
+
+    They are the box sum of a box: boxes of the sizes ``flat`` and ``ramp``.
+    """
+
+    def __init__(self, size, ramp):
+        self.ramp = tuple(map(int, ramp))
+        self.flat = tuple(side - rise + 1 for side, rise in zip(size, self.ramp, strict=True))
+        self.peak = math.prod(map(min, self.flat, self.ramp))  # the largest multiple
+
+    def profiles(self):
+        """Return the multiples down a column and along a row, float64 arrays."""
+        boxes = zip(self.flat, self.ramp, strict=True)
+        return [np.convolve(np.ones(flat), np.ones(rise)) for flat, rise in boxes]
+
+    def stages(self):
+        """Return the stages of the sums, (S, 4) int64, and how many are down the columns."""
+        down, along = (_stages(*sides) for sides in zip(self.flat, self.ramp, strict=True))
+        return np.array(down + along, dtype=np.int64).reshape(-1, 4), len(down)
+
+    def sums(self, maps):
+        """Return the sums over every window of (B, H, W) non-negative float64 maps."""
+        return _box_sums(_box_sums(maps, self.flat), self.ramp)
+
+
 class _Job:
     """Tiles, blocks and the two passes for one training set and windows of one size.
 
@@ -289,13 +337,15 @@ class _Job:
     """
 
     @classmethod
-    def of(cls, x, size, centred, data_range, memory, log_weight, flip, moments, log_weight_range):
+    def of(cls, x, size, centred, log_weight, flip, moves=_UNMOVED, **options):
         """Return the job of a training set; see `compiled_box_sums` for the parameters."""
         pad = tuple(side // 2 for side in size) if centred else (0, 0)
-        sources, size = _sources(x, log_weight, flip, pad), tuple(map(int, size))
-        return cls(data_range, sources, size, centred, memory, moments, log_weight_range)
+        sources, size = _sources(x, log_weight, flip, moves, pad), tuple(map(int, size))
+        return cls(sources, size, centred, **options)
 
-    def __init__(self, data_range, sources, size, centred, memory, moments, log_weight_range):
+    def __init__(
+        self, sources, size, centred, data_range, memory, moments, log_weight_range, ramps=_HARD
+    ):
         self.memory, self.sources = memory, sources
         x = sources.x
         above, beside = self.pad = sources.pad
@@ -305,7 +355,7 @@ class _Job:
         self.unit, self.zero = 1.0, 0.0
         if x.dtype == np.uint8:
             self.unit, self.zero = steps_per_unit(data_range), -data_range[0]
-        self.n_sources = len(x) * sources.n_flips
+        self.n_sources = len(x) * sources.n_flips * len(sources.moves)
         self.centre, self.spread = moments
 
         # Windows that wrap around the right edge of a flat map are masked.
@@ -319,11 +369,15 @@ class _Job:
         ends = position.reshape(-1, CHUNK)[:, [0, -1]] // width // band
         last = (n_rows - 1) // band
         bits = [sum(1 << v for v in range(a, min(b, last) + 1)) for a, b in ends]
-        down, along = _stages(size[0]), _stages(size[1])
+        self.compared, self.tilted_by, self.spread_by = tapers = [Taper(size, r) for r in ramps]
+        (stages, n_down), tilt, spread = (taper.stages() for taper in tapers)
         self.plan = Plan(
             box=size,
-            stages=np.array(down + along, dtype=np.int64).reshape(-1, 3),
-            n_down=len(down),
+            profiles=tuple(self.compared.profiles()),
+            stages=stages,
+            n_down=n_down,
+            tilt=tilt,
+            spread=spread,
             band=band,
             cuts=Cuts(
                 bands=np.array(bits, dtype=np.uint32),
@@ -342,9 +396,11 @@ class _Job:
         far = np.maximum(sigma, _SIGMA_MAX)  # at sigma = inf, z does not count
         z = (z.astype(np.float64) + self.zero) * (_SIGMA_MAX / far * self.unit)[:, None, None, None]
         sigma = np.minimum(sigma, _SIGMA_MAX) * self.unit
-        scale = 0.5 / sigma**2
+        scale = 0.5 / sigma**2 / self.compared.peak
         # The limit keeps squares finite in float32 for any z.
-        limit = np.minimum(1e15, np.sqrt(1e36 / (z[0].size * scale)))[:, None, None, None]
+        largest = np.sqrt(1e36 / (z[0].size * scale))
+        limit = np.minimum(1e15, largest)[:, None, None, None]
+        limit = limit / math.sqrt(self.compared.peak)
         exact = np.clip(z, -limit, limit)
         z = exact.astype(np.float32)
         low = exact - z
@@ -352,7 +408,7 @@ class _Job:
         estimate = (z - self.centre) * shrink[:, None, None, None]
         level = np.square(estimate).sum(1).astype(np.float32)
         z, low, level = (self.padded(array) for array in (z, low, level))
-        left_out = _box_sums(level.astype(np.float64), self.plan.box) * scale[:, None, None]
+        left_out = self.compared.sums(level.astype(np.float64)) * scale[:, None, None]
         queries = Queries(_aligned(z), _aligned(low), _aligned(level), scale.astype(np.float32))
         return queries, left_out
 
@@ -398,7 +454,9 @@ class _Job:
                 sums += composite
         mean = sums / (self.counts() * self.unit)
         if self.zero:
-            mean -= self.zero * (_spread(share, self.plan.box) / self.counts())[:, None]
+            around = [(0, 0), *((side - 1, side - 1) for side in self.plan.box)]
+            share = self.spread_by.sums(np.pad(share, around))
+            mean -= self.zero * (share / self.counts())[:, None]
         return mean
 
     def shared(self, softmax, state):
@@ -443,7 +501,7 @@ class _Job:
         """Return composite and levels of tilted weights; see `compiled_box_tilted`."""
         mean = self.flat(mean, 0.0)
         _, levels, composite = self.over_sources(softmax, state, vector, mean, True, pool)
-        return composite / self.unit, self.grid(levels)
+        return composite / (self.unit * self.spread_by.peak), self.grid(levels)
 
     def over_sources(self, softmax, state, vector, mean, composes, pool):
         """Return mass and total (B, windows), and composite, summed over all sources.
@@ -453,7 +511,7 @@ class _Job:
         """
         queries = state.queries
         _, softmax, hits = self.shared(softmax, state)
-        vector = _aligned(vector / self.unit)
+        vector = _aligned(vector / (self.unit * self.tilted_by.peak))
         count, shape = len(vector), vector.shape if composes else (len(vector), 0, 0, 0)
         sums = np.zeros((2, count, self.length))
         composite = np.zeros(shape)
@@ -503,9 +561,9 @@ class _Job:
         return m, s, q, values, bits
 
     def counts(self):
-        """Return the number of windows that cover each pixel, (H, W)."""
-        pairs = zip(self.sides, self.plan.box, strict=True)
-        return np.outer(*(_counts(side, length) for side, length in pairs))
+        """Return the sum over windows of the factors by which they are spread, (H, W)."""
+        pairs = zip(self.sides, self.spread_by.profiles(), strict=True)
+        return np.outer(*(np.convolve(np.ones(side - len(rise) + 1), rise) for side, rise in pairs))
 
     def grid(self, array):
         """Return the view (B, H - h + 1, W - w + 1) of the windows in an array (B, length)."""
@@ -558,19 +616,13 @@ def _aligned(array):
 
 
 def _box_sums(maps, size):
-    """Return the sums over every window of (B, H, W) non-negative float64 maps."""
+    """Return the sums over every box (h, w) of (B, H, W) non-negative float64 maps."""
     for axis, side in zip((1, 2), size, strict=True):
         sums = np.cumsum(maps, axis=axis)
         sums = np.insert(sums, 0, 0.0, axis=axis)
         n = sums.shape[axis] - side
         maps = np.take(sums, np.arange(side, side + n), axis) - np.take(sums, np.arange(n), axis)
     return maps
-
-
-def _spread(windows, size):
-    """Return the sum of (B, H - h + 1, W - w + 1) windows over the windows of every pixel."""
-    around = [(0, 0), *((side - 1, side - 1) for side in size)]
-    return _box_sums(np.pad(windows, around), size)
 
 
 def _each(pool, function, n_blocks, groups):

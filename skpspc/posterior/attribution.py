@@ -199,8 +199,8 @@ def _check_attributable(source, windows):
         )
     if isinstance(source, TranslatedTrainingSet):
         raise ValueError(
-            "source='translates' compares windows with moved training images, for which there is "
-            "no attribution; use source='images' or 'flips'."
+            "windows are compared with moved training images, for which there is no attribution; "
+            "use max_shift=0, or source='images' or 'flips' of a PosteriorMeanCollection."
         )
 
 

@@ -13,8 +13,7 @@ import torch
 
 from ..support import Centred, Masks, Squares, TranslatedTrainingSet
 from ..support.memory import rows_that_fit
-from ..support.windows import overlap_counts
-from .box import box_spread, box_sum
+from .box import box_sum, window_spread, window_sum
 from .direction import ProductKernel, Tilts
 from .softmax import RunningSoftmax, difference_dtype, exact_scale, precision_root
 
@@ -50,16 +49,15 @@ def frame_of(windows, z):
 
 
 def _squares_frame(windows, image_shape, device):
-    window = windows.h, windows.w
-    count = torch.as_tensor(overlap_counts(window, image_shape)).to(device)
+    count = torch.as_tensor(windows.counts(image_shape)).to(device)
     return Frame(
         windows,
         False,
-        _grid(window, image_shape),
-        partial(box_sum, window=window),
-        partial(box_spread, window=window),
-        lambda maps: box_sum(maps / count, window),
-        lambda numbers: box_spread(numbers, window) / count,
+        _grid((windows.h, windows.w), image_shape),
+        partial(window_sum, windows=windows, ramp=windows.query_ramp),
+        partial(window_spread, windows=windows, ramp=windows.query_ramp),
+        lambda maps: window_sum(maps / count, windows, windows.response_ramp),
+        lambda numbers: window_spread(numbers, windows, windows.response_ramp) / count,
     )
 
 

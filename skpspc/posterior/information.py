@@ -86,8 +86,8 @@ def _check(source, windows):
         )
     if isinstance(source, TranslatedTrainingSet):
         raise ValueError(
-            "source='translates' compares windows with moved training images, and not all of them "
-            "cover a window; use source='images' or 'flips'."
+            "windows are compared with moved training images, and not all of them cover a window; "
+            "use max_shift=0, or source='images' or 'flips'."
         )
     anywhere = isinstance(windows, Centred) and windows.boundary is not None
     if anywhere or isinstance(windows, SquaresAnywhere):
@@ -171,8 +171,7 @@ def _n_images(of_block, z, sigma, training_set, windows):
 
 def _compiled_tilts(z, sigma, training_set, windows):
     """Return the `Tilts` of the logits of square windows, by compiled code."""
-    window = windows.h, windows.w
-    softmax, gained = compiled_information(z, sigma, training_set, window)
+    softmax, gained = compiled_information(z, sigma, training_set, windows)
     return Tilts(softmax, gained.flatten(1) + softmax.log_norm)
 
 

@@ -63,7 +63,7 @@ def _has_no_covariance(source, windows, blur):
     This is so for windows that are compared with patches at other positions or with moved images,
     that average the means of batches, or that have blurs of their own; and for images in shards.
     """
-    if isinstance(source, ShardedTrainingSet):
+    if isinstance(source, (ShardedTrainingSet, TranslatedTrainingSet)):
         return True
     if isinstance(windows, SquaresAnywhere):
         return True
@@ -71,9 +71,7 @@ def _has_no_covariance(source, windows, blur):
         return windows.boundary is not None
     if isinstance(windows, Squares):
         return blur is not None and blur.by_window
-    if isinstance(windows, Masks) and windows.batch_size is not None:
-        return True
-    return isinstance(source, TranslatedTrainingSet)
+    return isinstance(windows, Masks) and windows.batch_size is not None
 
 
 def _jacobian_by_products(z, sigma, source, windows, pixels, blur, operator):

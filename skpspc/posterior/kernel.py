@@ -80,6 +80,7 @@ class Kernel(NamedTuple):
             softmax, state = self.sums(*arguments)
             mean = self.means(*arguments, softmax, state).to(z.dtype)
             log_norm = softmax.log_norm + training_set.log_uniform
+            log_norm = log_norm - training_set.log_covered(windows)
             ess = softmax.effective_sample_size.to(z.dtype)
             results.append((block.rows, (mean, log_norm, ess)))
         return PerWindow(*gathered_tensors(results, len(z)))

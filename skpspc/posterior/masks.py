@@ -59,8 +59,7 @@ def masked(z, sigma, training_set, windows, engine="torch"):
     ]
     mean, log_norm, ess = (torch.stack(column) for column in zip(*results, strict=True))
     log_norm = log_norm.double() + training_set.log_uniform
-    if covers is not None:  # a window counts only moves that cover it
-        log_norm -= covers.double().mean(0).log()
+    log_norm -= training_set.log_covered(windows)
     return PerWindow(mean, log_norm, ess.to(z.dtype))
 
 

@@ -175,13 +175,20 @@ class Prior(BasePrior):
         bandwidth = self.bandwidth_at(sigma)
         return Blur(self.gaussian, bandwidth, self.by_window) if bandwidth else None
 
+    def _seen(self, windows):
+        """Return the training images with which windows are compared.
+
+        No moved image covers a window as large as the image.
+        """
+        return self.source.unmoved if isinstance(windows, Whole) else self.source
+
     def posterior(self, z, sigma):
         """Return the `Posterior` of noisy images (n, C, H, W) at noise levels (n,), float64."""
         self = self._for_size(tuple(z.shape[1:]))
         groups = []
         for rows, levels, windows, blur in self._groups(z, sigma):
             options = dict(engine=self.engine, search=self.search, blur=blur)
-            group = select.posterior(z[rows], levels, self.source, windows, **options)
+            group = select.posterior(z[rows], levels, self._seen(windows), windows, **options)
             groups.append((rows, group))
         result = gathered(groups, len(z))
         if self.operator is None:
@@ -245,7 +252,8 @@ class Prior(BasePrior):
             rows = sigma == level
             windows, blur = self.windows_at(level), self.blur_at(level)
             noisy = z[rows], sigma[rows]
-            out[rows] = jacobian(*noisy, self.source, windows, pixels, blur, self.operator)
+            source = self._seen(windows)
+            out[rows] = jacobian(*noisy, source, windows, pixels, blur, self.operator)
         return out
 
     def vjp(self, z, sigma, mean, evidence):
@@ -256,7 +264,8 @@ class Prior(BasePrior):
         of_z, of_sigma = torch.zeros_like(z), torch.zeros_like(sigma)
         for rows, levels, windows, blur in self._groups(z, sigma):
             cotangents = mean[rows], evidence[rows]
-            group = derivative.vjp(z[rows], levels, self.source, windows, blur, *cotangents)
+            source = self._seen(windows)
+            group = derivative.vjp(z[rows], levels, source, windows, blur, *cotangents)
             of_z[rows], of_sigma[rows] = group
         return of_z, of_sigma
 
@@ -267,7 +276,8 @@ class Prior(BasePrior):
         mean, evidence = z.new_zeros(len(z), n_channels, *z.shape[2:]), torch.zeros_like(sigma)
         for rows, levels, windows, blur in self._groups(z, sigma):
             tangents = dz[rows], dsigma[rows]
-            group = derivative.jvp(z[rows], levels, self.source, windows, blur, *tangents)
+            source = self._seen(windows)
+            group = derivative.jvp(z[rows], levels, source, windows, blur, *tangents)
             mean[rows], evidence[rows] = group
         return mean if self.operator is None else self.operator.placed(mean), evidence
 
@@ -277,17 +287,16 @@ class Prior(BasePrior):
         if not all(isinstance(windows, Whole) and blur is None for *_, windows, blur in groups):
             return None
         out = torch.zeros_like(sigma)
+        source = self.source.unmoved  # no moved image covers a window as large as the image
         for rows, levels, _, _ in groups:
-            variance = posterior_variance(
-                z[rows], floored_sigma(levels, z[rows], self.source), self.source
-            )
+            variance = posterior_variance(z[rows], floored_sigma(levels, z[rows], source), source)
             out[rows] = variance / levels.square()
         return out
 
     def attribution(self, z, sigma, top, by_window=False):
         """Return the `Attribution` of noisy images of one noise level."""
         windows = self._plain_windows(float(sigma[0]))
-        result = attribution(z, sigma, self.source, windows, top, by_window)
+        result = attribution(z, sigma, self._seen(windows), windows, top, by_window)
         block = (1, 1) if self.operator is None else self.operator.block
         return result if block == (1, 1) else in_pixels(result, block, by_window)
 
@@ -304,7 +313,7 @@ class Prior(BasePrior):
     def means_without(self, z, sigma, groups):
         """Return means (G, n, C, H, W) at one noise level without groups (G, N) of images."""
         windows = self._plain_windows(float(sigma[0]))
-        means = means_without(z, sigma, self.source, windows, groups)
+        means = means_without(z, sigma, self._seen(windows), windows, groups)
         return means if self.operator is None else self.operator.placed(means)
 
     def _plain_windows(self, sigma):

@@ -76,6 +76,11 @@ def _check_windows(windows, shape):
         sides = windows.h, windows.w
         _check(all(isinstance(side, numbers.Integral) for side in sides), "squares have no sides")
         _check(1 <= windows.h <= height and 1 <= windows.w <= width, "squares do not fit images")
+        for name in ("query_ramp", "response_ramp"):
+            ramp = getattr(windows, name, (1, 1))
+            _check(all(isinstance(rise, int) for rise in ramp), "squares have no ramps")
+            fits = (1 <= rise <= (own + 1) // 2 for rise, own in zip(ramp, sides, strict=True))
+            _check(all(fits), "ramps do not fit squares")
         stride = getattr(windows, "stride", 1)
         _check(isinstance(stride, int) and stride >= 1, "squares have no distance")
     elif isinstance(windows, SquaresAnywhereBySigma):

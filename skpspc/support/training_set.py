@@ -12,6 +12,7 @@ from .._repr import dtype_name
 from .._state import NumpyState
 from .devices import Devices, given
 from .memory import rows_that_fit
+from .windows import Squares
 
 # Values of the uint8 pixels 0 and 255, unless an estimator has a `data_range`.
 DEFAULT_RANGE = (-1.0, 1.0)
@@ -183,6 +184,18 @@ class TrainingSet(NumpyState):
     def first_images(self):
         """Number of the first image of each shard, a list of int."""
         return np.cumsum([0, *self.sizes[:-1]]).tolist()
+
+    @property
+    def unmoved(self):
+        """The training set without moved copies of its images."""
+        return self
+
+    def log_covered(self, windows):
+        """Return the log of the fraction of copies of an image that each window compares.
+
+        0.0, or a Tensor (K,), float64, for K windows that do not compare all moved images.
+        """
+        return 0.0
 
     @property
     def answers(self):
@@ -506,9 +519,10 @@ class TranslatedTrainingSet(TrainingSet):
 
     Images are moved on a canvas ``image_shape`` (C, H, W), by default of their own size. Moves are
     along rows and columns; ``moves`` lists them as (down, right), with (0, 0) first. Row
-    ``k * n + i`` is image i of n, moved by ``moves[k]``. A moved image has no pixels beyond the
-    edges of the original: a window is compared only for moves that cover the window, see `covers`.
-    Moved images are computed in chunks when they are read.
+    ``k * n + i`` is row i of the n rows of the training set, which may have mirror images, moved by
+    ``moves[k]``. A moved image has no pixels beyond the edges of the original: a window is compared
+    only for moves that cover the window, see `covers`. Moved images are computed in chunks when
+    they are read.
     """
 
     def __init__(self, training_set, max_shift, image_shape=None):
@@ -540,18 +554,25 @@ class TranslatedTrainingSet(TrainingSet):
         return TranslatedTrainingSet(self._plain, self._max_shift, image_shape)
 
     def __len__(self):
-        return len(self.moves) * len(self.images)
+        return len(self.moves) * len(self._plain)
+
+    @property
+    def unmoved(self):
+        """The training set without moved copies of its images."""
+        return self._plain
 
     def moves_of(self, rows):
         """Return the index of the move of each row (a slice or indices), (m,) int64."""
-        return torch.arange(len(self), device=self.device)[rows] // len(self.images)
+        return torch.arange(len(self), device=self.device)[rows] // len(self._plain)
 
     def covers(self, windows):
-        """Return a mask (n_moves, K) that is True if a move covers a window of `Masks`.
+        """Return a mask that is True if a move covers a window.
 
-        A move covers a window if the moved image has pixels at all coordinates of the window's
-        query and response.
+        It is (n_moves, K) for `Masks`, and (n_moves, rows, columns) for `Squares`. A move covers a
+        window if the moved image has pixels at all coordinates of the window's query and response.
         """
+        if isinstance(windows, Squares):
+            return self._covers_squares(windows)
         used = (windows.query > 0) | (windows.response > 0)
         used = used.any(1)  # (K, H, W)
         inside = torch.zeros(len(self.moves), *used.shape[1:], dtype=torch.bool, device=used.device)
@@ -559,11 +580,27 @@ class TranslatedTrainingSet(TrainingSet):
             area[self._areas(*move)[0]] = True
         return ~torch.einsum("khw,mhw->mk", used.double(), (~inside).double()).bool()
 
+    def _covers_squares(self, windows):
+        """Return the mask of `covers` for `Squares`."""
+        sides = windows.h, windows.w
+        grid = [side - own + 1 for side, own in zip(self.image_shape[1:], sides, strict=True)]
+        mask = torch.zeros(len(self.moves), *grid, dtype=torch.bool, device=self.device)
+        for covered, move in zip(mask, self.moves, strict=True):
+            (_, *area), _ = self._areas(*move)
+            # an area smaller than a window has no corners
+            ends = [max(a.start, a.stop - n + 1) for a, n in zip(area, sides, strict=True)]
+            covered[tuple(slice(a.start, end) for a, end in zip(area, ends, strict=True))] = True
+        return mask
+
+    def log_covered(self, windows):
+        """Return the log of the fraction of moves that cover each window, (K,) float64."""
+        return self.covers(windows).flatten(1).double().mean(0).log()
+
     def stored(self, rows):
         """Return the images ``rows`` (a slice or indices), (m, C, H, W), in the stored dtype."""
         moves = self.moves_of(rows)
-        numbers = torch.arange(len(self), device=self.device)[rows] % len(self.images)
-        images = self.images[numbers]
+        numbers = torch.arange(len(self), device=self.device)[rows] % len(self._plain)
+        images = self._plain.stored(numbers)
         moved = images.new_zeros(len(images), *self.image_shape)
         for number in moves.unique().tolist():
             target, origin = self._areas(*self.moves[number])

@@ -38,22 +38,63 @@ class Whole:
 
 @dataclass(frozen=True)
 class Squares:
-    """All windows of h x w pixels that fit the image; each denoises its own pixels."""
+    """All windows of h x w pixels that fit the image; each denoises its own pixels.
+
+    Attributes
+    ----------
+    h, w : int
+        Height and width of the windows.
+    query_ramp : tuple of (int, int), default (1, 1)
+        Rows and columns over which the precision rises from each edge of a window: by equal steps,
+        from ``1 / ramp`` to 1. At most half of the side, rounded up. (1, 1): all pixels of a window
+        are compared equally.
+    response_ramp : tuple of (int, int), default (1, 1)
+        Rows and columns over which the weight of the window's mean rises, in the same way.
+    """
 
     h: int
     w: int
+    query_ramp: tuple[int, int] = (1, 1)
+    response_ramp: tuple[int, int] = (1, 1)
+
+    def flat(self, ramp):
+        """Return height and width of the box whose box sums over a ramp are the tapered window."""
+        return self.h - ramp[0] + 1, self.w - ramp[1] + 1
+
+    def profiles(self, ramp):
+        """Return the numbers that rise over a ramp, along height and width, two float64 arrays."""
+        boxes = zip(self.flat(ramp), ramp, strict=True)
+        return [np.convolve(np.ones(flat), np.ones(rise)) / rise for flat, rise in boxes]
 
     def n_values(self, image_shape):
-        """Return the number of values of an image (C, H, W) that each window compares."""
-        return image_shape[0] * self.h * self.w
+        """Return the number of values of an image (C, H, W) that each window compares.
+
+        A tapered window counts the sum of its precisions, which is an int as well.
+        """
+        return image_shape[0] * math.prod(self.flat(self.query_ramp))
+
+    def counts(self, image_shape):
+        """Return the sum of the responses of all windows at each pixel, (H, W) float64."""
+        sides = zip(self.profiles(self.response_ramp), image_shape[1:], strict=True)
+        return np.outer(
+            *(np.convolve(profile, np.ones(side - len(profile) + 1)) for profile, side in sides)
+        )
 
     def masks(self, image_shape, device="cpu"):
         """Return the windows as `Masks` for images of shape (C, H, W)."""
+        ramps = self.query_ramp, self.response_ramp
+        query, response = (self._squares(ramp, image_shape, device) for ramp in ramps)
+        return Masks(self, query, response)
+
+    def _squares(self, ramp, image_shape, device):
+        """Return the windows (K, 1, H, W) with numbers that rise over a ramp."""
         corners = square_corners((self.h, self.w), image_shape)
-        squares = torch.zeros(len(corners), 1, *image_shape[1:], dtype=torch.bool, device=device)
+        dtype = torch.bool if ramp == (1, 1) else torch.float64
+        squares = torch.zeros(len(corners), 1, *image_shape[1:], dtype=dtype, device=device)
+        numbers = torch.from_numpy(np.outer(*self.profiles(ramp))).to(squares)
         for square, (top, left) in zip(squares, corners, strict=True):
-            square[..., top : top + self.h, left : left + self.w] = True
-        return Masks(self, squares, squares)
+            square[..., top : top + self.h, left : left + self.w] = numbers
+        return squares
 
 
 @dataclass(frozen=True)
@@ -199,10 +240,24 @@ class SquaresAnywhere:
 Windows = Whole | Squares | Masks | Centred | SquaresAnywhere
 
 
-def squares_of_side(size, image_shape):
-    """Return the square windows of side ``size`` in images (C, H, W), as `Squares` or `Whole`."""
-    h, w = clip_size(size, image_shape)
-    return Whole() if (h, w) == image_shape[1:] else Squares(h, w)
+def squares_of_side(size, image_shape, query_taper=0.0, response_taper=0.0):
+    """Return the square windows of side ``size`` in images (C, H, W), as `Squares` or `Whole`.
+
+    The tapers in [0, 1] are the lengths of the ramps, relative to the longest ones. Windows that
+    span an axis of the image have no ramps along the axis.
+    """
+    sides = clip_size(size, image_shape)
+    if sides == image_shape[1:]:
+        return Whole()
+    axes = zip(sides, image_shape[1:], strict=True)
+    longest = [0 if side == whole else (side - 1) // 2 for side, whole in axes]
+
+    def ramp(taper):
+        down, along = (1 + math.floor(taper * length + 0.5) for length in longest)
+        return down, along
+
+    h, w = sides
+    return Squares(h, w, ramp(query_taper), ramp(response_taper))
 
 
 def clip_size(size, image_shape):
@@ -219,8 +274,8 @@ def square_corners(window, image_shape):
 
 def overlap_counts(window, image_shape):
     """Return the number of h x w windows that cover each pixel, (H, W) float64."""
-    sides = zip(window, image_shape[1:], strict=True)
-    return np.outer(*(np.convolve(np.ones(n), np.ones(side - n + 1)) for n, side in sides))
+    h, w = window
+    return Squares(h, w).counts(image_shape)
 
 
 def centred_counts(size, image_shape):
