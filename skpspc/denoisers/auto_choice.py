@@ -69,11 +69,11 @@ def choose(training_set, gaussian_of, n_sizes, n_images, n_fitted, rng):
     for j, sigma in enumerate(progress(sigmas.tolist(), "noise levels")):
         first = max(0, min(best[j] - _BELOW, len(sizes) - n_sizes))
         tried = sizes[first : max(best[j] + _ABOVE + 1, first + n_sizes)]
-        products = [
+        before, after = (
             _error_products([gaussian, *_squares(part, tried)], held_out, sigma, seed + 1 + j)
             for part in sets
-        ]
-        members, of_level = _best_members(_continued(*products, n_growths), n_sizes)
+        )
+        members, of_level = _best_members(_continued(before, after, n_growths), n_sizes)
         chosen.append([tried[m] for m in members])
         weights.append(of_level)
     return Choice(sigmas, np.array(chosen), np.array(weights), flip)
@@ -110,8 +110,8 @@ def _error_products(priors, held_out, sigma, seed):
     product = np.zeros((len(priors), len(priors)))
     for rows, clean, z, levels in noisy_blocks(held_out, [sigma], seed):
         with torch.no_grad():
-            errors = [(prior.posterior(z, levels).mean - clean).double() for prior in priors]
-        errors = torch.stack(errors).flatten(2)
+            means = torch.stack([prior.posterior(z, levels).mean for prior in priors])
+        errors = (means - clean).double().flatten(2)
         scaled = errors * weight[rows, None]
         product += torch.einsum("mid,nid->mn", scaled, errors).cpu().numpy()
     return product / held_out.n_values

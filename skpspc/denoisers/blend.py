@@ -23,15 +23,15 @@ class Blend(NumpyState, BasePrior):
         Noise levels, increasing.
     weights : ndarray of shape (L, M)
         Weights at the noise levels; interpolated in between, linearly in log sigma.
-    errors : ndarray of shape (L, M + 1)
-        Mean squared errors of members and blend on held-out images.
+    errors : ndarray of shape (L, M + 1), or None
+        Mean squared errors of members and blend on held-out images, if they were measured.
     device : torch.device
     """
 
     members: list[BasePrior]
     sigmas: np.ndarray
     weights: np.ndarray
-    errors: np.ndarray
+    errors: np.ndarray | None
     device: Any
 
     no_attribution = (
