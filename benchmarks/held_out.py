@@ -58,6 +58,7 @@ BLURS = {  # patch sizes and bandwidths
     2.212: ((19, 0.85), (23, 0.9)),
 }
 FLEXIBLE = (0.3, 0.5, 0.7)  # fractions of the heat
+THRESHOLDS = (0.05, 0.1, 0.2, 0.4)  # of PCA locality
 NETWORK_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # on [-1, 1]
 NETWORK_SIZES = (2, 3, 4, 5, 7, 9, 11, 13, 15, 19, 23, 27)
 GLOBAL = ((5, 0.7), (7, 0.85), (11, 0.85), (15, 0.85), (21, 0.85))
@@ -95,11 +96,11 @@ def wide_blend():
     """Return a blend of the Gaussian and PSPC, whose smallest patches are moved by a pixel."""
     pspc = {
         "small": PSPCDenoiser(schedule([2, 3, 5, 9, 15]), flip=True, max_shift=1),
-        "medium": PSPCDenoiser(schedule([3, 4, 7, 11, 19]), flip=True, max_shift=1),
+        "medium": PSPCDenoiser(schedule([3, 4, 7, 11, 19]), flip=True),
         "large": PSPCDenoiser(schedule([4, 5, 11, 15, 27]), flip=True),
     }
     members = [("gaussian", GaussianDenoiser()), *pspc.items()]
-    return BlendedDenoiser(members, sigmas=SIGMAS, n_images=96, data_range=UNIT)
+    return BlendedDenoiser(members, sigmas=SIGMAS, n_images=48, data_range=UNIT)
 
 
 def rows():
@@ -122,7 +123,11 @@ def rows():
             lambda size: LocalScoreDenoiser(size, data_range=UNIT),
             lambda sigma: [(LOCAL_SIZES[sigma],)],
         ),
-        "PCA locality": Row(lambda: PCALocalityDenoiser(data_range=UNIT), cost=4),
+        "PCA locality": Row(
+            lambda threshold: PCALocalityDenoiser(threshold, data_range=UNIT),
+            sizes_at(dict.fromkeys(SIGMAS, THRESHOLDS)),
+            cost=4,
+        ),
         "PSPC, squares": Row(pspc(), sizes_at(SIZES)),
         "PSPC, mirror images": Row(pspc(flip=True), sizes_at(SIZES), cost=2),
         "PSPC, moved by a pixel": Row(pspc(max_shift=1), sizes_at(SIZES), cost=9),
@@ -131,7 +136,7 @@ def rows():
         "PSPC, blurred by window": Row(blurred("window"), BLURS.get, cost=40),
         "PSPC, blurred globally": Row(blurred("global"), BLURS.get, cost=30),
         AUTO: Row(lambda: AutoDenoiser(data_range=UNIT), cost=6),
-        WIDE: Row(wide_blend, cost=40),
+        WIDE: Row(wide_blend, cost=22),
     }
 
 
@@ -167,7 +172,7 @@ def held_out(images, sigmas):
                 models[setting] = row.build(*setting).fit(images.train)
             return models[setting]
 
-        n = len(images.noisy["r"][0]) // (1 if row.cost < 9 else 5 if row.cost < 20 else 10)
+        n = len(images.noisy["r"][0]) // min(10, max(1, row.cost // 2))
         for sigma in sigmas:
             candidates = row.settings(sigma)
             tried = [
@@ -253,16 +258,20 @@ def main():
     order = np.random.default_rng(0).permutation(len(archive))
     train, chosen = archive[order[: options.n_train]], archive[order[options.n_train :][:64]]
     test = test[np.random.default_rng(0).permutation(len(test))]
-    facts = {"n_train": len(train)}
+
+    def write(name, title, rows):
+        """Print rows, and write all rows so far after each: an hour is long."""
+        table = []
+        for row in rows:
+            table += _results.printed(title, [row])
+            _results.write(options.out, name, table, n_train=len(train))
+
     if options.only != "networks":
         images = Images(train, chosen, test[: options.n])
-        table = _results.printed("Held-out images", held_out(images, SIGMAS))
-        _results.write(options.out, "held-out", table, **facts)
+        write("held-out", "Held-out image", held_out(images, SIGMAS))
     if options.only != "held-out":
-        against = against_networks(train, test, NETWORK_SIGMAS, load_networks())
-        _results.write(
-            options.out, "against-networks", _results.printed("Against networks", against), **facts
-        )
+        rows_of = against_networks(train, test, NETWORK_SIGMAS, load_networks())
+        write("against-networks", "Against a network", rows_of)
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ DENOISERS = {
         sigmas=[0.2, 1.0],
         n_images=3,
     ),
-    "auto": AutoDenoiser(2, n_images=4, n_fitted=40),
+    "auto": AutoDenoiser(1, n_images=4, n_fitted=40),
     "collection": PosteriorMeanCollection(),
     "collection-soft": PosteriorMeanCollection(SoftSquares(1.0), SoftSquares(np.inf)),
     "collection-flips": PosteriorMeanCollection(SoftSquares(0.5), source="flips"),

@@ -84,7 +84,7 @@ DENOISERS = {
         n_images=3,
         random_state=np.random.RandomState(5),
     ),
-    "auto": AutoDenoiser(2, n_images=4, n_fitted=40),
+    "auto": AutoDenoiser(1, n_images=4, n_fitted=40),
     "collection": PosteriorMeanCollection(WINDOWS, source="translates"),
     "collection-tensor": PosteriorMeanCollection(torch.tensor(WINDOWS, dtype=torch.bfloat16)),
     "collection-flips": PosteriorMeanCollection(WINDOWS.tolist(), WINDOWS, source="flips"),

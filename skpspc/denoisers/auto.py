@@ -1,23 +1,44 @@
 """A denoiser whose patch sizes, flips and weights the training images choose."""
 
 import numbers
+from dataclasses import dataclass
 
 import numpy as np
 from sklearn.utils._param_validation import Interval
 
 from .._typing import DataRange, Devices, ImageShape, RandomState
 from ..posterior import Prior
-from ..sampling import PatchSchedule, noise_seed
-from ..support import covariance
+from ..sampling import noise_seed
+from ..support import covariance, squares_of_side
 from .auto_choice import choose
 from .base import Denoiser
 from .blend import Blend
 from .gaussian import GaussianPrior
-from .pspc import SquaresBySigma
 from .training_set_denoiser import DEVICES, TrainingSetDenoiser
 
 _DRAW = 3  # added to the seed, so that the draws differ from the noise of `score` and `sample`
 _RANK = 512  # of the Gaussian, where all directions are too many
+
+
+@dataclass(frozen=True, eq=False)
+class AutoBlend(Blend):
+    """The Gaussian denoiser and PSPC of several patch sizes, blended.
+
+    Attributes
+    ----------
+    sizes : ndarray of shape (S,), int
+        Patch sizes of the members after the first.
+    flip : bool
+        True if mirror images are training images, too.
+    """
+
+    sizes: np.ndarray
+    flip: bool
+
+    no_attribution = (
+        "AutoDenoiser blends a Gaussian denoiser, which weighs images negatively, so it has no "
+        "attribution; call the method of a PSPCDenoiser with one of its patch_sizes_."
+    )
 
 
 class AutoDenoiser(TrainingSetDenoiser):
@@ -26,21 +47,24 @@ class AutoDenoiser(TrainingSetDenoiser):
     .. math::
 
         D(z; \sigma) = w_0(\sigma)\, D^{\text{Gauss}}(z; \sigma)
-        + \sum_{k=1}^{K} w_k(\sigma)\, D^{\text{PSPC}(s_k(\sigma))}(z; \sigma),
-        \qquad w \ge 0, \quad \sum_{k=0}^{K} w_k = 1
+        + \sum_s w_s(\sigma)\, D^{\text{PSPC}(s)}(z; \sigma),
+        \qquad w \ge 0, \quad w_0(\sigma) + \sum_s w_s(\sigma) = 1
 
-    Patch sizes :math:`s_k` and weights w have the least error on held-out training images at nine
-    noise levels. No network and no choice of the user is needed. A call costs at most K times a
-    call of `PSPCDenoiser`.
+    Patch sizes s and weights w have the least error on held-out training images at nine noise
+    levels. No network and no choice of the user is needed.
 
     Parameters
     ----------
-    n_sizes : int, default 3
-        Number K of patch sizes at each noise level.
+    n_sizes : int, default 2
+        Largest number of patch sizes with weight at each of the nine noise levels. A noise level
+        between two of them uses the sizes of both. Each size costs a call of `PSPCDenoiser`, with
+        mirror images if ``flip_``.
     n_images : int, default 64
-        Largest number of different training images to hold out, at most a tenth of them.
+        Largest number of different training images to hold out, at most a tenth of them, rounded
+        up.
     n_fitted : int, default 4096
-        Largest number of the other images that are compared with the held-out images.
+        Largest number of other images that are compared with the held-out images. Fewer images
+        make :meth:`fit` faster and the choice worse.
     verbose : int, default 0
         Above 0, show progress bars with the elapsed and the remaining time.
     sigma : float, default 0.5
@@ -63,11 +87,11 @@ class AutoDenoiser(TrainingSetDenoiser):
     sigmas_ : ndarray of shape (L,)
         Noise levels at which sizes and weights were chosen, increasing: 0.05, 0.1, 0.2, ..., 12.8
         standard deviations of a pixel.
-    patch_sizes_ : ndarray of shape (L, K), int
-        Patch sizes at these noise levels, increasing. Between two levels, the sizes of the nearer.
-    weights_ : ndarray of shape (L, K + 1)
+    patch_sizes_ : ndarray of shape (S,), int
+        Patch sizes with weight at a noise level, increasing.
+    weights_ : ndarray of shape (L, S + 1)
         Weights of the Gaussian denoiser and of the patch sizes, non-negative; each row sums to
-        one. Between two levels, weights are linear in log sigma.
+        one. Between two levels, weights are linear in log sigma; beyond the ends they are constant.
     flip_ : bool
         True if the left-right mirror images are training images, too.
     image_shape_ : tuple of (C, H, W)
@@ -93,24 +117,31 @@ class AutoDenoiser(TrainingSetDenoiser):
 
     Notes
     -----
-    The choice has two trials, with different held-out noise at each noise level. In the first,
-    a quarter of ``n_fitted`` training images is compared with the held-out images, with and without
-    mirror images, through patches of all sizes (1, 2, 3, 4, 6, 7, 9, 12, ... pixels). The mirror
-    images are used if they lower the geometric mean of the least errors over noise levels. In the
-    second, ``n_fitted`` images are compared, through up to six sizes around the best.
+    *The choice.* A quarter of ``n_fitted`` training images denoises the held-out images through
+    patches of all sizes (1, 2, 3, 4, 6, 7, 9, 12, ... pixels). Then all ``n_fitted`` images denoise
+    them through up to six sizes around the best, with new noise at each noise level. Both are done
+    with and without mirror images, which are used if they lower the geometric mean over noise
+    levels of the error of the blends. Mirror images of held-out images are never fitted.
 
-    More training images favour larger patches, and more weight of PSPC. Let
-    :math:`A_{mn}` be the mean product of the errors of members m and n. A is measured with
-    ``n_fitted`` images and with a quarter, and continued linearly in the logarithm of the number of
-    images to the N images of the fit. The sizes and weights minimise :math:`w^T A w`. The Gaussian
-    denoiser is fitted on all images but the held-out ones.
+    More training images favour larger patches, and more weight of PSPC. Let :math:`A_{mn}(n)` be
+    the mean product of the errors of two members fitted on n images. It is measured for n and for
+    n / 4, and continued to the N images of the fit:
 
-    The blend keeps the parts of the Gaussian denoiser and of PSPC that generalise: at large sigma
-    the Gaussian denoiser has the smaller error on held-out images, because PSPC has few images
-    for large patches. ``log_evidence`` and ``effective_sample_size`` are weighted means of the
-    members' values. With too few different training images to hold one out, the result is the
-    Gaussian denoiser. :meth:`partial_fit` chooses again, and so does every class on its own images.
-    Where both the number of images and of values exceed 12,288, the Gaussian denoiser has rank 512.
+    .. math::
+
+        A_{mn}(N) = A_{mn}(n) \sqrt{\rho_m \rho_n}^{\,\log_4 (N / n)}, \qquad
+        \rho_m = \min\Bigl(1, \frac{A_{mm}(n)}{A_{mm}(n / 4)}\Bigr)
+
+    Sizes and weights minimise :math:`w^T A(N)\, w`. The Gaussian denoiser is fitted on all images
+    but the held-out ones.
+
+    For N = 50,000 images of CIFAR-10, :meth:`fit` compares about as many pairs of images as it
+    takes to denoise 50 images. :meth:`partial_fit` chooses again, and so does every class on its
+    own images, at its first use. With fewer than about 100 images the choice rests on a few
+    held-out images. Without two different images the result is the Gaussian denoiser.
+
+    ``log_evidence`` and ``effective_sample_size`` are weighted means of the members' values. Where
+    both the number of images and of values exceed 12,288, the Gaussian denoiser has rank 512.
 
     References
     ----------
@@ -119,15 +150,17 @@ class AutoDenoiser(TrainingSetDenoiser):
 
     Examples
     --------
-    Patch sizes and weights for digits, at a noise level of 0.8 standard deviations of a pixel. The
+    Patch sizes for digits, and weights at a noise level of 0.8 standard deviations of a pixel. The
     first weight is the weight of the Gaussian denoiser.
 
     >>> from skpspc import AutoDenoiser
     >>> from skpspc.datasets import load_digits_images
     >>> X = load_digits_images().images
     >>> model = AutoDenoiser().fit(X[100:])
-    >>> model.patch_sizes_[4].tolist(), model.weights_[4].round(1).tolist()
-    ([4, 6, 7], [0.1, 0.7, 0.1, 0.1])
+    >>> model.patch_sizes_.tolist()
+    [1, 2, 3, 4, 5, 6, 7, 8]
+    >>> model.weights_[4].round(1).tolist()
+    [0.1, 0.0, 0.0, 0.0, 0.7, 0.0, 0.2, 0.0, 0.0]
     """
 
     weights_: np.ndarray
@@ -146,7 +179,7 @@ class AutoDenoiser(TrainingSetDenoiser):
 
     def __init__(
         self,
-        n_sizes: int = 3,
+        n_sizes: int = 2,
         *,
         n_images: int = 64,
         n_fitted: int = 4096,
@@ -169,23 +202,26 @@ class AutoDenoiser(TrainingSetDenoiser):
 
     def _learn(self, training_set):
         rng = np.random.default_rng([noise_seed(self.random_state), _DRAW])
-        numbers_of_images = self.n_images, self.n_fitted
-        choice = choose(training_set, _gaussian, self.n_sizes, *numbers_of_images, rng)
+        choice = choose(training_set, _gaussian, self.n_sizes, self.n_images, self.n_fitted, rng)
         source = training_set.mirrored() if choice.flip else training_set
-        members = [_gaussian(training_set)] + [
-            Prior(source, SquaresBySigma(PatchSchedule(choice.sigmas, sizes), source.image_shape))
-            for sizes in choice.sizes.T.tolist()
-        ]
-        self._flip = choice.flip
-        return Blend(members, choice.sigmas, choice.weights, None, training_set.device)
+        shape = source.image_shape
+        squares = [Prior(source, squares_of_side(size, shape)) for size in choice.sizes.tolist()]
+        return AutoBlend(
+            [_gaussian(training_set), *squares],
+            choice.sigmas,
+            choice.weights,
+            None,
+            training_set.device,
+            choice.sizes,
+            choice.flip,
+        )
 
     def _attributes(self, prior):
-        sizes = [member.windows.schedule.sizes for member in prior.members[1:]]
         return {
             "sigmas_": prior.sigmas,
-            "patch_sizes_": np.array(sizes, int).reshape(-1, len(prior.sigmas)).T,
+            "patch_sizes_": prior.sizes,
             "weights_": prior.weights,
-            "flip_": self._flip,
+            "flip_": prior.flip,
         }
 
 

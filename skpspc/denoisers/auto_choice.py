@@ -1,7 +1,7 @@
 """The choice of patch sizes, mirror images and weights on held-out training images.
 
-The errors of two trials, with few and with more images, say how errors fall with the number of
-images, and so what is best for all of them.
+The errors of two trials, with a quarter of the images and with all of them, say how errors fall
+with the number of images, and so what is best for a larger training set.
 """
 
 import math
@@ -18,20 +18,33 @@ from ..sampling.choice import least_total, patch_sizes
 from ..support import squares_of_side
 from ..support.held_out import held_out_errors, noisy_blocks
 from ..support.holdout import different, hold_out, n_distinct
+from ..support.memory import rows_that_fit
 from .blend import simplex_weights
 from .calibration import pixel_variance, relative_weights
 
 # In standard deviations of a pixel. Below the first, all denoisers return about the noisy image; at
 # the last, about the mean image.
 _LEVELS = 0.05 * 2.0 ** np.arange(9)
-_GROWTH = 4  # images of the second trial for each one of the first
-_EQUAL = 1e-9  # relative differences of errors that are rounding
+_QUARTER = 4
 _BELOW, _ABOVE = 2, 3  # candidates around the best size of the first trial
+_EQUAL = 1e-9  # relative differences of errors that are rounding
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Noise levels (L,), patch sizes (L, K) and weights (L, K + 1), of the Gaussian first."""
+    """Sizes and weights of a blend.
+
+    Attributes
+    ----------
+    sigmas : ndarray of shape (L,)
+        Noise levels, increasing.
+    sizes : ndarray of shape (S,), int
+        Patch sizes that have weight at a noise level, increasing.
+    weights : ndarray of shape (L, S + 1)
+        Weights of the Gaussian, and of the sizes.
+    flip : bool
+        True if mirror images are training images, too.
+    """
 
     sigmas: np.ndarray
     sizes: np.ndarray
@@ -54,48 +67,67 @@ def choose(training_set, gaussian_of, n_sizes, n_images, n_fitted, rng):
     """
     n = n_distinct(training_set)
     if n < 2:
-        return Choice(_LEVELS, np.empty((len(_LEVELS), 0), int), np.ones((len(_LEVELS), 1)), False)
+        return Choice(_LEVELS, np.empty(0, int), np.ones((len(_LEVELS), 1)), False)
     kept, held_out = hold_out(training_set, min(n_images, math.ceil(n / 10)), rng)
     fitted = different(kept, n_fitted, rng)
-    few = fitted.subset(slice(math.ceil(len(fitted) / _GROWTH)))
+    quarter = fitted.subset(slice(math.ceil(len(fitted) / _QUARTER)))
     spread = pixel_variance(different(training_set, n_fitted, rng)) ** 0.5
     sigmas, seed = spread * _LEVELS, noise_seed(rng)
-    sizes = patch_sizes(training_set.image_shape)
-    flip, best = _first_trial(few, held_out, sizes, sigmas, seed)
-    gaussian = gaussian_of(kept)
-    sets = [part.mirrored() if flip else part for part in (few, fitted)]
-    n_growths = math.log((n - len(held_out)) / len(fitted)) / math.log(_GROWTH)
-    chosen, weights = [], []
+    growth = max(1.0, (n - len(held_out)) / len(fitted)) if len(fitted) == n_fitted else 1.0
+    gaussian, trials = gaussian_of(kept), []
+    for flip in (False, True):
+        parts = [part.mirrored() if flip else part for part in (quarter, fitted)]
+        trials.append(_trial(parts, growth, gaussian, held_out, sigmas, n_sizes, seed))
+    flip = _total(trials[True]) < _total(trials[False])
+    return Choice(sigmas, *_united([(sizes, w) for sizes, w, _ in trials[flip]]), bool(flip))
+
+
+def _trial(parts, growth, gaussian, held_out, sigmas, n_sizes, seed):
+    """Return sizes, weights and continued error of the best blend at each noise level.
+
+    ``parts`` are training sets, a quarter and the whole of the images to fit; the training set of
+    the fit is ``growth`` times as large as the latter.
+    """
+    sizes = patch_sizes(held_out.image_shape)
+    best = _best_sizes(parts[0], held_out, sizes, sigmas, seed)
+    steps = math.log(growth) / math.log(len(parts[1]) / len(parts[0])) if growth > 1 else 0.0
+    blends = []
     for j, sigma in enumerate(progress(sigmas.tolist(), "noise levels")):
         first = max(0, min(best[j] - _BELOW, len(sizes) - n_sizes))
         tried = sizes[first : max(best[j] + _ABOVE + 1, first + n_sizes)]
-        before, after = (
+        quarter, whole = (
             _error_products([gaussian, *_squares(part, tried)], held_out, sigma, seed + 1 + j)
-            for part in sets
+            for part in parts
         )
-        members, of_level = _best_members(_continued(before, after, n_growths), n_sizes)
-        chosen.append([tried[m] for m in members])
-        weights.append(of_level)
-    return Choice(sigmas, np.array(chosen), np.array(weights), flip)
+        members, weights, error = _best_members(_continued(quarter, whole, steps), n_sizes)
+        blends.append(([tried[m - 1] for m in members], weights, error))
+    return blends
 
 
-def _first_trial(few, held_out, sizes, sigmas, seed):
-    """Return whether to use mirror images, and the index of the best size at each noise level."""
-    weight = relative_weights(held_out)
-    tiny = np.finfo(np.float64).tiny  # errors are divided and taken to their logarithm
-    errors = [
-        np.maximum(held_out_errors(_answers(part, sizes), held_out, sigmas, seed) @ weight, tiny)
-        for part in (few, few.mirrored())
-    ]
-    least = [np.log(of_part.min(1)).mean() for of_part in errors]
-    flip = bool(least[1] < least[0])
-    of_levels = errors[flip]
-    return flip, least_total(of_levels / of_levels.min(1, keepdims=True))
+def _total(blends):
+    """Return the sum over noise levels of the logarithm of the error of the best blend."""
+    return sum(math.log(max(error, np.finfo(np.float64).tiny)) for _, _, error in blends)
 
 
-def _answers(training_set, sizes):
-    """Return functions from noisy images and noise levels to posterior means."""
-    return [prior.mean for prior in _squares(training_set, sizes)]
+def _united(blends):
+    """Return the sizes of all noise levels, (S,), and the weights (L, S + 1)."""
+    used = {size for sizes, w in blends for size, each in zip(sizes, w[1:], strict=True) if each}
+    column = {size: k for k, size in enumerate(sorted(used), 1)}
+    weights = np.zeros((len(blends), len(used) + 1))
+    for row, (sizes, of_level) in zip(weights, blends, strict=True):
+        row[0] = of_level[0]
+        for size, weight in zip(sizes, of_level[1:], strict=True):
+            if weight:
+                row[column[size]] = weight
+    return np.array(sorted(used), int), weights
+
+
+def _best_sizes(training_set, held_out, sizes, sigmas, seed):
+    """Return the index of the size of least error at each noise level."""
+    means = [prior.mean for prior in _squares(training_set, sizes)]
+    errors = held_out_errors(means, held_out, sigmas, seed) @ relative_weights(held_out)
+    errors = np.maximum(errors, np.finfo(np.float64).tiny)
+    return least_total(errors / errors.min(1, keepdims=True))
 
 
 def _squares(training_set, sizes):
@@ -108,38 +140,51 @@ def _error_products(priors, held_out, sigma, seed):
     """Return the mean products per pixel of the errors of priors on noisy images, (M, M)."""
     weight = torch.from_numpy(relative_weights(held_out)).to(held_out.device)
     product = np.zeros((len(priors), len(priors)))
+    row_bytes = 3 * 8 * held_out.n_values * len(priors)
     for rows, clean, z, levels in noisy_blocks(held_out, [sigma], seed):
-        with torch.no_grad():
-            means = torch.stack([prior.posterior(z, levels).mean for prior in priors])
-        errors = (means - clean).double().flatten(2)
-        scaled = errors * weight[rows, None]
-        product += torch.einsum("mid,nid->mn", scaled, errors).cpu().numpy()
+        n_rows = rows_that_fit(row_bytes, len(z), what="One noisy image in all denoisers")
+        blocks = (tensor.split(n_rows) for tensor in (clean, z, levels, weight[rows]))
+        for x, noisy, level, share in zip(*blocks, strict=True):
+            with torch.no_grad():
+                means = torch.stack([prior.posterior(noisy, level).mean for prior in priors])
+            errors = (means - x).double().flatten(2)
+            product += torch.einsum("mid,nid,i->mn", errors, errors, share).cpu().numpy()
     return product / held_out.n_values
 
 
-def _continued(few, more, n_growths):
-    """Return error products (M, M) for training sets that are ``_GROWTH ** n_growths`` as large.
+def _continued(quarter, whole, steps):
+    """Return error products (M, M) of larger training sets, by a power law.
 
-    Errors are powers of the number of images, and correlations of errors are constant.
+    A step multiplies the number of images as from the quarter to the whole, and every mean squared
+    error by the same ratio, which is at most 1. Correlations of errors stay.
     """
-    before, after = few.diagonal(), more.diagonal()
+    before, after = quarter.diagonal(), whole.diagonal()
     ratio = np.divide(after, before, out=np.ones_like(after), where=before > 0)
-    scale = np.minimum(ratio, 1) ** (n_growths / 2)
-    return more * np.outer(scale, scale)
+    scale = np.minimum(ratio, 1) ** (steps / 2)
+    return whole * np.outer(scale, scale)
 
 
 def _best_members(product, n_sizes):
-    """Return the sizes of the blend of least error, and weights (n_sizes + 1,).
+    """Return the members besides member 0 of the blend of least error, its weights and error.
 
-    Member 0 always takes part; the others are numbered from 0.
+    Parameters
+    ----------
+    product : ndarray of shape (M, M)
+        Mean products of errors.
+    n_sizes : int
+        Number of members besides member 0.
+
+    Returns
+    -------
+    members : tuple of int, from 1 to M - 1
+    weights : ndarray of shape (n_sizes + 1,)
+    error : float
     """
-    n_sizes = min(n_sizes, len(product) - 1)
     tried = []
-    for members in combinations(range(1, len(product)), n_sizes):
+    for members in combinations(range(1, len(product)), min(n_sizes, len(product) - 1)):
         part = product[np.ix_((0, *members), (0, *members))]
         weights = simplex_weights(part)
-        tried.append((weights @ part @ weights, members, weights))
-    # the first of equals: a size without weight here may have weight at another noise level
-    least = min(error for error, _, _ in tried) * (1 + _EQUAL)
-    members, weights = next((m, w) for error, m, w in tried if error <= least)
-    return [m - 1 for m in members], weights
+        tried.append((members, weights, weights @ part @ weights))
+    # the first of equals: they differ by rounding alone
+    least = min(error for _, _, error in tried) * (1 + _EQUAL)
+    return next(blend for blend in tried if blend[2] <= least)

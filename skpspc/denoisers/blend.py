@@ -34,10 +34,7 @@ class Blend(NumpyState, BasePrior):
     errors: np.ndarray | None
     device: Any
 
-    no_attribution = (
-        "a blend of denoisers has no attribution; call the method of one of its members, such as a "
-        "PSPCDenoiser."
-    )
+    no_attribution = "BlendedDenoiser mixes its members; call the method of one of its denoisers_."
 
     def weights_at(self, sigma):
         """Return weights (n, M), float64, at noise levels (n,)."""
@@ -102,7 +99,7 @@ def posterior_of(member, z, sigma):
 def simplex_weights(product):
     r"""Return the non-negative w with sum one that minimises w^T A w.
 
-    With u = t w, :math:`u^T A u + (\sum u - 1)^2` is least over t at :math:`q / (1 + q)` with
+    With u = t w, :math:`u^T A u + (\sum u - 1)^2` has the minimum :math:`q / (1 + q)` over t, with
     q = w^T A w, which grows with q: least squares over u >= 0 find w, whatever the scale of A.
 
     Parameters

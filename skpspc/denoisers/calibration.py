@@ -13,7 +13,7 @@ from ..sampling import BandwidthSchedule, PatchSchedule, edm_sigmas, noise_seed
 from ..sampling.choice import least_total, patch_sizes
 from ..support import squares_of_side
 from ..support.held_out import held_out_errors, noisy_blocks
-from ..support.holdout import different
+from ..support.holdout import different, without_mirrors
 from ..support.memory import rows_that_fit
 
 BANDWIDTH_CONSTRAINT = [
@@ -41,7 +41,9 @@ def trial_split(training_set, seed):
     rng = np.random.default_rng(seed)
     drawn = different(training_set, _HELD_OUT + _FITTED, rng)
     n_held_out = min(_HELD_OUT, math.ceil(len(drawn) / 10))
-    return drawn.subset(slice(n_held_out)), drawn.subset(slice(n_held_out, None))
+    held_out = drawn.subset(slice(n_held_out))
+    fitted = drawn.subset(slice(n_held_out, None))
+    return held_out, without_mirrors(fitted, held_out) if len(fitted) else fitted
 
 
 def calibrated_sizes(denoiser, training_set):

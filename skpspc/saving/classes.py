@@ -18,6 +18,7 @@ from ..denoisers import (
     SingleImageDenoiser,
     SmoothedDenoiser,
 )
+from ..denoisers.auto import AutoBlend
 from ..denoisers.blend import Blend
 from ..denoisers.collection import GivenWindows
 from ..denoisers.flexible import MeasuredHeat, ResolvedWindows, StoredHeat, WienerHeat
@@ -72,6 +73,7 @@ CLASSES: dict[str, type] = {
         NearestStep,
         PatchSchedule,
         # what they learn
+        AutoBlend,
         Blend,
         CellSearch,
         CellsByWindow,

@@ -19,7 +19,7 @@ def hold_out(training_set, n_images, rng):
     Returns
     -------
     kept : TrainingSet
-        All other images, in their order.
+        All other images, in their order, `without_mirrors`.
     held : TrainingSet
         ``n_images`` distinct images in random order; the number of copies becomes the weight.
 
@@ -35,7 +35,29 @@ def hold_out(training_set, n_images, rng):
             f"n_images={n_images} and to fit on the rest; fit with more images, or lower n_images."
         )
     kept = training_set.subset((rank >= n_images).nonzero().squeeze(1))
-    return kept, _one_each(training_set, rank, n_images)
+    held = _one_each(training_set, rank, n_images)
+    return without_mirrors(kept, held), held
+
+
+def without_mirrors(training_set, held):
+    """Return a training set without the left-right mirror images of held-out images.
+
+    A denoiser that adds mirror images would otherwise be fitted on held-out images. If nothing
+    would be left, all images stay.
+    """
+    direction = _direction(training_set, np.random.default_rng(0))
+    mirrored = TrainingSet(held.images.flip(-1), None, held.data_range)
+    own = training_set.by_image(_projections, direction)
+    others = mirrored.by_image(_projections, direction).to(own.device).sort().values
+    after = torch.searchsorted(others, own)
+    distance = torch.minimum(
+        (own - others[(after - 1).clamp_min(0)]).abs(),
+        (own - others[after.clamp_max(len(others) - 1)]).abs(),
+    )
+    stays = distance > _tolerance(training_set)
+    if stays.all() or not stays.any():
+        return training_set
+    return training_set.subset(stays.nonzero().squeeze(1))
 
 
 def different(training_set, n_images, rng):
@@ -107,14 +129,22 @@ def _groups(training_set, rng):
 
     Images count as equal if their projections on a random direction are equal.
     """
-    direction = torch.from_numpy(rng.standard_normal(training_set.n_values))
-    direction /= direction.norm()
-    direction = direction.to(training_set.device)
+    direction = _direction(training_set, rng)
     projection, order = training_set.by_image(_projections, direction).sort()
-    tolerance = _TOLERANCE * training_set.abs_max * training_set.n_values**0.5
     group = torch.zeros_like(order)
-    group[order[1:]] = (projection.diff() > tolerance).cumsum(0)
+    group[order[1:]] = (projection.diff() > _tolerance(training_set)).cumsum(0)
     return group
+
+
+def _direction(training_set, rng):
+    """Return a random direction (D,), float64."""
+    direction = torch.from_numpy(rng.standard_normal(training_set.n_values))
+    return (direction / direction.norm()).to(training_set.device)
+
+
+def _tolerance(training_set):
+    """Return the largest difference of the projections of equal images."""
+    return _TOLERANCE * training_set.abs_max * training_set.n_values**0.5
 
 
 def _projections(training_set, direction):
