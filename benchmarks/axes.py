@@ -16,7 +16,7 @@ import networks
 import numpy as np
 import torch
 
-from skpspc import NetworkDenoiser, PSPCDenoiser
+from skpspc import PSPCDenoiser
 from skpspc.datasets import load_edm_zip
 from skpspc.sampling import draw_noise, paper_schedule
 
@@ -109,16 +109,6 @@ def with_ratios(rows):
     return [{**row, "ratio": row["error"] / plain[row["network"]]} for row in rows]
 
 
-def load_networks():
-    """Return the trained networks by name."""
-    named = {}
-    for name in networks.ARCHITECTURES:
-        module, trained = networks.load(name)
-        network = NetworkDenoiser(module, "edm", sigma_data=trained["sigma_data"], batch_size=64)
-        named[name] = network.fit(np.zeros((1, 3, 32, 32), np.uint8))
-    return named
-
-
 def load_images(path, n):
     """Return n images in a random order: archives are sorted by class."""
     images = load_edm_zip(path).images
@@ -139,7 +129,7 @@ def main(arguments=None, images=None, named=None):
     n_noisy = options.n_choice + options.n_reported
     if images is None:
         images = load_images(options.train, options.n_train), load_images(options.test, n_noisy)
-    named, rows = load_networks() if named is None else named, []
+    named, rows = networks.denoisers() if named is None else named, []
     for sigma in options.sigmas:
         bench = Bench(*images, named, sigma, options.n_choice)
         rows += with_ratios(_results.printed(f"sigma {sigma:g}", bench.rows()))

@@ -32,7 +32,6 @@ from skpspc import (
     FlexibleWindows,
     GaussianDenoiser,
     LocalScoreDenoiser,
-    NetworkDenoiser,
     PatchSchedule,
     PCALocalityDenoiser,
     PSPCDenoiser,
@@ -232,16 +231,6 @@ def against_networks(train, test, sigmas, named, n_chosen=16, n_reported=48):
             }
 
 
-def load_networks():
-    """Return the trained networks by name."""
-    named = {}
-    for name in networks.ARCHITECTURES:
-        module, trained = networks.load(name)
-        network = NetworkDenoiser(module, "edm", sigma_data=trained["sigma_data"], batch_size=64)
-        named[name] = network.fit(np.zeros((1, 3, 32, 32), np.uint8))
-    return named
-
-
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -270,7 +259,7 @@ def main():
         images = Images(train, chosen, test[: options.n])
         write("held-out", "Held-out image", held_out(images, SIGMAS))
     if options.only != "held-out":
-        rows_of = against_networks(train, test, NETWORK_SIGMAS, load_networks())
+        rows_of = against_networks(train, test, NETWORK_SIGMAS, networks.denoisers())
         write("against-networks", "Against a network", rows_of)
 
 

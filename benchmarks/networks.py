@@ -12,10 +12,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import nn
+
+from skpspc import NetworkDenoiser
 
 WEIGHTS = Path(__file__).parent / "weights"
 
@@ -205,3 +208,13 @@ def load(name, folder=WEIGHTS):
     weights = load_file(Path(folder) / f"{name}.safetensors")
     network.load_state_dict({key: value.float() for key, value in weights.items()})
     return network.eval().requires_grad_(False), trained
+
+
+def denoisers():
+    """Return a fitted `NetworkDenoiser` of each network for 32 x 32 images, by name."""
+    named = {}
+    for name in ARCHITECTURES:
+        module, trained = load(name)
+        network = NetworkDenoiser(module, "edm", sigma_data=trained["sigma_data"], batch_size=64)
+        named[name] = network.fit(np.zeros((1, 3, 32, 32), np.uint8))
+    return named

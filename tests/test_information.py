@@ -306,3 +306,8 @@ def test_bad_input_gets_a_remedy(digits):
             call()
     with pytest.raises(TypeError, match="must be a fitted denoiser"):
         posterior_entropy(np.mean, Z, 1.0)
+
+
+def test_held_out_images_that_are_training_images(digits):
+    with pytest.warns(UserWarning, match="3 of 5 held-out images are training images"):
+        information_curve(digits[:100], [0.5], [2], held_out=digits[97:102])

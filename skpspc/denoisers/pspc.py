@@ -85,7 +85,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
         Softness of the edges of patches in the comparison, in [0, 1]. 0: the squared differences of
         all pixels count equally. 1: their factors (query precisions) fall off from 1 in the middle
         of a patch to its edges, as a triangle along each axis. Between: a trapezoid (see Notes).
-        Patches as large as the image are not tapered.
+        An edge falls off over whole pixels, so patches of 1 or 2 pixels are not tapered, nor are
+        patches as large as the image.
     response_taper : float, default 0.0
         Softness of the edges of patches in the average, in [0, 1]: the weights (responses) of a
         patch at its pixels fall off in the same way. Pixels near the middle of a patch, whose
@@ -98,7 +99,8 @@ class PSPCDenoiser(TrainingSetDenoiser):
         columns, without storing them. A moved copy has no pixels beyond the edges of the original,
         and is compared with the patches that it covers: patches at an edge of the image have fewer
         copies, and a patch as large as the image has one. The copies that cover a patch share the
-        weight of the image evenly. Multiplies the work by up to (2 * max_shift + 1)^2.
+        weight of the image evenly. Multiplies the work by up to (2 * max_shift + 1)^2. Shifts that
+        leave no pixel of the image are left out.
     engine : {"auto", "numba", "torch"}, default "auto"
         "numba": compiled code for float32 on the CPU (the extra ``cpu``). "torch": every dtype and
         device. "auto": the faster one available. :ref:`accuracy` lists the errors of both. Torch

@@ -13,6 +13,7 @@ from .._repr import described, short_repr
 from .._threads import torch_threads
 from .._typing import ArrayLike, DataRange, ImageShape, NoiseLevel, RandomState
 from .._units import checked_range, half_width
+from .._warnings import warn
 from ..denoisers.base import Denoiser
 from ..denoisers.training_set_denoiser import TrainingSetDenoiser
 from ..posterior.information import information, own_logits, pixel_map
@@ -20,7 +21,7 @@ from ..sampling import noise_seed
 from ..sampling.schedules import check_grid
 from ..support import squares_of_side
 from ..support.held_out import noisy_blocks
-from ..support.holdout import hold_out, log_n_distinct
+from ..support.holdout import hold_out, log_n_distinct, n_shared
 from ..support.memory import rows_that_fit
 from ._errors import standard_error
 from ._images import check_count, check_sizes
@@ -44,9 +45,9 @@ class EntropyMap:
     Attributes
     ----------
     information : ndarray of shape (n, H, W), or (n, K) by window
-        Relative entropy of the posterior and the sample weights, from 0 to ``log_n``: information
-        of a window about which training image it shows. A pixel has the mean over the windows that
-        answer for it.
+        Relative entropy of the posterior and the sample weights, non-negative: information of a
+        window about which training image it shows. With equal weights it is at most ``log_n``. A
+        pixel has the mean over the windows that answer for it.
     log_n : ndarray of shape (n,)
         Entropy of the sample weights: log N for N training images with equal weights.
 
@@ -72,9 +73,10 @@ class EntropyMap:
 
     @property
     def entropy(self) -> np.ndarray:
-        """Entropy of the posterior, ``log_n - information``, at least 0, shaped as ``information``.
+        """``log_n - information``, at least 0, shaped as ``information``.
 
-        With unequal sample weights it is the entropy in the mean over noisy training images.
+        With equal sample weights this is the entropy of the posterior, 0 where it has identified
+        one training image. With unequal weights it is not: there, use ``information``.
         """
         log_n = self.log_n.reshape(-1, *[1] * (self.information.ndim - 1))
         return np.maximum(log_n - self.information, 0.0)
@@ -154,9 +156,9 @@ def posterior_entropy(
     TypeError
         For an object that is not a skpspc denoiser.
     ValueError
-        For a noise level of 0, for windows that are compared with patches at all positions, and if
-        the answers are not means of training images; with ``by="window"``, if noise levels have
-        different numbers of windows.
+        For a noise level of 0, for windows that are compared with patches at all positions, with
+        moved images (``max_shift``) or in batches, and if the answers are not means of training
+        images; with ``by="window"``, if noise levels have different numbers of windows.
 
     See Also
     --------
@@ -403,7 +405,8 @@ def information_curve(
         Number of different images of X to hold out, with all their copies. The posterior is over
         the other images.
     held_out : array or Tensor of shape (m, C, H, W) or (m, d), default None
-        Clean images to use instead; the posterior is then over all of X.
+        Clean images to use instead; the posterior is then over all of X. A warning counts images
+        that are in X, whose information is too small.
     sample_weight : array of shape (N,), default None
         Weights of the images of X; None: equal weights.
     image_shape : tuple of (C, H, W), default None
@@ -443,12 +446,13 @@ def information_curve(
     the two densities, which is small below the critical side and large above it. Held-out images
     matter: for a training image, the logarithm is at most log N.
 
-    The mutual information is at most half the variance of the window over :math:`\sigma^2`, and
-    near it where :math:`\sigma^2` exceeds the variance of the window along every direction.
-    Equality with log N gives the side :math:`\sigma \sqrt{2 \log N / (C s^2)}` for C channels and a
-    mean variance :math:`s^2` of a pixel, the attribute ``predicted_sizes``, which grows as
-    :math:`\sigma \sqrt{\log N}`. Correlated pixels repeat one another's information at smaller
-    noise levels, where the critical side is larger and grows less with :math:`\sigma`.
+    The mutual information is at most half the variance of the window over :math:`\sigma^2`. If all
+    pixels have the variance :math:`s^2`, in C channels, this bound is log N at the side
+    :math:`\sigma \sqrt{2 \log N / (C s^2)}`, which grows as :math:`\sigma \sqrt{\log N}`. With the
+    mean variance of a pixel it is the attribute ``predicted_sizes``, a rough lower estimate of the
+    critical side. Correlated pixels repeat one another's information: at small noise levels the
+    critical side is several times larger, and grows less with :math:`\sigma`. Pixels in the middle,
+    which more windows cover, may vary more than the mean pixel and make it smaller.
 
     The coverage of a window is the posterior weight :math:`1 / (1 + e^{I} / N)`, with the
     information I of the single window, that the training images would keep if the clean image were
@@ -489,6 +493,12 @@ def information_curve(
     else:
         shared["image_shape"] = shape
         held = checked_training_set(held_out, **shared).together()
+        n = n_shared(training_set, held)
+        if n:
+            warn(
+                f"{n} of {len(held)} held-out images are training images, whose information never "
+                "exceeds log N; pass images that are not in X."
+            )
     log_n = log_n_distinct(training_set)
     with torch.no_grad(), torch_threads(), showing(verbose):
         measured = _measured(held, training_set, grid, sizes, noise_seed(rng), log_n)

@@ -143,8 +143,8 @@ def memorisation_risk(
         For an object that is not a skpspc denoiser.
     ValueError
         For noise levels that are not positive, for rows that are no training images, for windows
-        that are compared with patches at all positions, and if the answers are not means of
-        training images.
+        that are compared with patches at all positions, with moved images (``max_shift``) or in
+        batches, and if the answers are not means of training images.
 
     See Also
     --------
@@ -156,7 +156,7 @@ def memorisation_risk(
     -----
     An image and its copies in the training set have one weight together: copies make an image more
     likely to be repeated. Images that are equal within a window only, such as blank corners, count
-    as other images there, and so do mirror images and translates.
+    as other images there, and so do mirror images.
 
     Merger and Goldt predict memorisation where few training images are near, in terms of a kernel
     density estimate and the number of training images. The risk is our reading of this criterion:
@@ -193,7 +193,7 @@ def memorisation_risk(
     rows = _rows(images, now.training_rows_, n_images, rng)
     with torch.no_grad(), torch_threads(), showing(verbose):
         weight = weights_with_copies(training_set)[torch.from_numpy(rows)].log()
-        # mirror images and translates share the weight of an image
+        # mirror images share the weight of an image
         weight -= math.log(len(getattr(prior, "source", training_set)) / len(training_set))
         clean = training_set.fetched(torch.from_numpy(rows).to(training_set.device))
         maps = _maps(prior, training_set, clean, weight, grid, n_noise, noise_seed(rng))

@@ -87,7 +87,7 @@ def _check(source, windows):
     if isinstance(source, TranslatedTrainingSet):
         raise ValueError(
             "windows are compared with moved training images, and not all of them cover a window; "
-            "use max_shift=0, or source='images' or 'flips'."
+            "use max_shift=0, or source='images' or 'flips' of a PosteriorMeanCollection."
         )
     anywhere = isinstance(windows, Centred) and windows.boundary is not None
     if anywhere or isinstance(windows, SquaresAnywhere):

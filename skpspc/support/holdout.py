@@ -45,19 +45,28 @@ def without_mirrors(training_set, held):
     A denoiser that adds mirror images would otherwise be fitted on held-out images. If nothing
     would be left, all images stay.
     """
+    stays = ~_is_one_of(training_set, TrainingSet(held.images.flip(-1), None, held.data_range))
+    if stays.all() or not stays.any():
+        return training_set
+    return training_set.subset(stays.nonzero().squeeze(1))
+
+
+def n_shared(training_set, held):
+    """Return the number of held-out images that are training images, an int."""
+    return int(_is_one_of(held, training_set).sum())
+
+
+def _is_one_of(training_set, others):
+    """Return a mask (N,), True for images that equal one of the images of another training set."""
     direction = _direction(training_set, np.random.default_rng(0))
-    mirrored = TrainingSet(held.images.flip(-1), None, held.data_range)
     own = training_set.by_image(_projections, direction)
-    others = mirrored.by_image(_projections, direction).to(own.device).sort().values
+    others = others.by_image(_projections, direction).to(own.device).sort().values
     after = torch.searchsorted(others, own)
     distance = torch.minimum(
         (own - others[(after - 1).clamp_min(0)]).abs(),
         (own - others[after.clamp_max(len(others) - 1)]).abs(),
     )
-    stays = distance > _tolerance(training_set)
-    if stays.all() or not stays.any():
-        return training_set
-    return training_set.subset(stays.nonzero().squeeze(1))
+    return distance <= _tolerance(training_set)
 
 
 def different(training_set, n_images, rng):
