@@ -47,7 +47,7 @@ OTHER_VALUES = {
     "device": ["meta"],
     "dtype": ["float32"],
     "n_fitted": [30],
-    "n_sizes": [1],
+    "n_sizes": [2],
     "engine": ["torch"],
     "equivariant": [True, False],
     "flip": [True, False],

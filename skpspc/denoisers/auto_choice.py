@@ -79,7 +79,8 @@ def choose(training_set, gaussian_of, n_sizes, n_images, n_fitted, rng):
         parts = [part.mirrored() if flip else part for part in (quarter, fitted)]
         trials.append(_trial(parts, growth, gaussian, held_out, sigmas, n_sizes, seed))
     flip = _total(trials[True]) < _total(trials[False])
-    return Choice(sigmas, *_united([(sizes, w) for sizes, w, _ in trials[flip]]), bool(flip))
+    sizes, weights = _united([(sizes, of_level) for sizes, of_level, _ in trials[flip]])
+    return Choice(sigmas, sizes, weights, flip)
 
 
 def _trial(parts, growth, gaussian, held_out, sigmas, n_sizes, seed):
@@ -186,5 +187,5 @@ def _best_members(product, n_sizes):
         weights = simplex_weights(part)
         tried.append((members, weights, weights @ part @ weights))
     # the first of equals: they differ by rounding alone
-    least = min(error for _, _, error in tried) * (1 + _EQUAL)
-    return next(blend for blend in tried if blend[2] <= least)
+    least = min(error for _, _, error in tried)
+    return next(blend for blend in tried if blend[2] <= least + _EQUAL * abs(least))
