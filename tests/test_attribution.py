@@ -456,7 +456,7 @@ def test_an_approximate_denoiser_is_attributed_exactly(X, Z):
         (PSPCDenoiser(2, bandwidth=0.5), "use bandwidth=0"),
         (PatchDenoiser(2, location="all"), "pass the location of one"),
         (PCALocalityDenoiser(softmax="batchwise"), "use softmax='exact'"),
-        (PosteriorMeanCollection(source="translates"), "use source='images'"),
+        (PosteriorMeanCollection(source="translates"), "use max_shift=0, or source='images'"),
     ],
 )
 def test_denoisers_without_attribution_say_why(model, reason, X, Z):
