@@ -13,6 +13,7 @@ from skpspc import (
     PCALocalityDenoiser,
     PSPCDenoiser,
 )
+from skpspc.inspection import posterior_entropy
 
 # channels, height, width: single pixels, rows, columns, and sizes around a chunk of 32 windows
 SHAPES = [(1, 1, 1), (1, 1, 5), (3, 5, 1), (2, 4, 5), (1, 1, 31), (4, 3, 11), (1, 6, 6), (3, 1, 33)]
@@ -24,6 +25,7 @@ def calls(X, Z, weight, size):
     odd = size | 1
     models = [
         PSPCDenoiser(size, flip=size == 2),
+        PSPCDenoiser(size, query_taper=1.0, response_taper=0.5, max_shift=1, flip=size == 2),
         PatchDenoiser(size),
         LocalScoreDenoiser(odd),
         LocalScoreDenoiser(odd, equivariant=True, boundary="broken"),
@@ -32,9 +34,10 @@ def calls(X, Z, weight, size):
         model.fit(X, sample_weight=weight)
         model.denoise(Z, SIGMAS)
         model.posterior(Z, SIGMAS)
-    models[0].denoise(Z, SIGMAS)
-    models[0].vjp(Z, SIGMAS, torch.ones_like(Z))
-    models[0].jvp(Z, SIGMAS, torch.ones_like(Z))
+    for model in models[:2]:
+        model.vjp(Z, SIGMAS, torch.ones_like(Z))
+        model.jvp(Z, SIGMAS, torch.ones_like(Z))
+    posterior_entropy(models[0], Z, SIGMAS)
 
 
 def main():
