@@ -176,9 +176,9 @@ if __name__ == "__main__":
             0, 256, (2000, 3, 32, 32), dtype=np.uint8, chunks=(250, 3, 32, 32)
         )
         model = PSPCDenoiser(7).fit(X)
-        Z = np.random.default_rng(1).standard_normal((4000, 3, 32, 32), dtype=np.float32)
+        Z = np.random.default_rng(1).standard_normal((1500, 3, 32, 32), dtype=np.float32)
         model.denoise(Z[:1], 0.4)  # loads the kernels
-        lazy = da.from_array(Z, chunks=(100, 3, 32, 32))
+        lazy = da.from_array(Z, chunks=(50, 3, 32, 32))
         print(*client.run(os.getpid).values(), flush=True)
         try:
             model.denoise(lazy, 0.4).compute() if sys.argv[1] == "lazy" else model.denoise(Z, 0.4)

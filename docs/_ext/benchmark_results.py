@@ -422,50 +422,6 @@ def accuracy():
     return pd.DataFrame({"Denoiser": names, **body})
 
 
-# Wang's table: CIFAR-10, squared errors summed over an image, at the noise levels of held_out.py.
-_PUBLISHED = {
-    "Gaussian": (2.612, 8.408, 29.17, 47.50, 86.64),
-    "Local scores": (5.394, 9.820, 32.07, 51.05, 91.99),
-    "PCA locality": (3.416, 9.327, 29.73, 48.49, 87.84),
-    "A trained network (EDM)": (1.386, 4.625, 19.99, 37.72, 81.01),
-}
-
-
-def held_out():
-    """Return errors on held-out images, and in brackets their ratios to the Gaussian denoiser."""
-    rows = read("held-out")
-    shown = [f"{text(e)} ({r:.2f})" for e, r in zip(rows.error, rows.ratio, strict=True)]
-    here = by_sigma(rows.assign(shown=shown), "denoiser", "Denoiser", "shown", str)
-    sigmas = sorted(rows.sigma.unique())
-    base = _PUBLISHED["Gaussian"]
-    published = pd.DataFrame(
-        [
-            {"denoiser": f"published: {name}", "sigma": sigma, "shown": f"{text(e)} ({e / b:.2f})"}
-            for name, errors in _PUBLISHED.items()
-            for sigma, e, b in zip(sigmas, errors, base, strict=True)
-        ]
-    )
-    return pd.concat([here, by_sigma(published, "denoiser", "Denoiser", "shown", str)])
-
-
-def held_out_settings():
-    """Return the settings of the table `held_out`, and the number of images of each row."""
-    rows = read("held-out").fillna({"setting": ""})
-    chosen = by_sigma(rows, "denoiser", "Denoiser", "setting", str)
-    return chosen.assign(Images=rows.groupby("denoiser", sort=False).n.first().map(plain).tolist())
-
-
-def against_networks():
-    """Return differences from networks, divided by the difference of the Gaussian denoiser."""
-    rows = read("against-networks")
-    rows = rows.assign(ratio=over(rows, "Gaussian", ["network", "sigma"]))
-    means = np.exp(np.log(rows.ratio).groupby([rows.denoiser, rows.sigma], sort=False).mean())
-    means = means.reset_index()
-    total = np.exp(np.log(means.ratio).groupby(means.denoiser, sort=False).mean())
-    table = by_sigma(means, "denoiser", "Denoiser", "ratio", "{:.2f}".format)
-    return table.assign(**{"all levels": [f"{ratio:.2f}" for ratio in total]})
-
-
 def axes():
     """Return ratios to square patches: geometric means over the networks, at every noise level."""
     rows = read("axes")
@@ -626,9 +582,6 @@ TABLES = {
         for network in _NETWORKS
         for source, short in _SOURCES.items()
     },
-    "held-out": Table("held-out", held_out),
-    "held-out-settings": Table("held-out", held_out_settings),
-    "against-networks": Table("against-networks", against_networks),
     "axes": Table("axes", axes),
     "axes-errors": Table("axes", axes_errors),
     **{f"look-{network}": Table("locality", partial(look, network)) for network in _NETWORKS},
