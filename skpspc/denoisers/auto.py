@@ -135,8 +135,9 @@ class AutoDenoiser(TrainingSetDenoiser):
     Sizes and weights minimise :math:`w^T A(N)\, w`. The Gaussian denoiser is fitted on all images
     but the held-out ones.
 
-    For N = 50,000 images of CIFAR-10, :meth:`fit` compares about as many pairs of images as it
-    takes to denoise 50 images. :meth:`partial_fit` chooses again, and so does every class on its
+    For images of 32 x 32 pixels and at least 4,096 images, :meth:`fit` compares about 75 million
+    pairs of images; `PSPCDenoiser` compares N pairs for every noisy image. A smaller ``n_fitted``
+    makes it faster. :meth:`partial_fit` chooses again, and so does every class on its
     own images, at its first use. With fewer than about 100 images the choice rests on a few
     held-out images. Without two different images the result is the Gaussian denoiser.
 
