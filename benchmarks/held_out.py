@@ -249,7 +249,7 @@ def main():
     test = test[np.random.default_rng(0).permutation(len(test))]
 
     def write(name, title, rows):
-        """Print rows, and write all rows so far after each: an hour is long."""
+        """Print rows, and write all rows so far after each."""
         table = []
         for row in rows:
             table += _results.printed(title, [row])

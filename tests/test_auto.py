@@ -25,7 +25,7 @@ def train(mixed):
 
 @pytest.fixture(scope="module")
 def fitted(train):
-    return AutoDenoiser(n_images=32).fit(train)
+    return AutoDenoiser().fit(train)
 
 
 def error(model, clean, sigma):

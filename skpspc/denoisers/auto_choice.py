@@ -16,11 +16,12 @@ from ..posterior import Prior
 from ..sampling import noise_seed
 from ..sampling.choice import least_total, patch_sizes
 from ..support import squares_of_side
+from ..support.covariance import pixel_variance
 from ..support.held_out import held_out_errors, noisy_blocks
 from ..support.holdout import different, hold_out, n_distinct
 from ..support.memory import rows_that_fit
 from .blend import simplex_weights
-from .calibration import pixel_variance, relative_weights
+from .calibration import relative_weights
 
 # In standard deviations of a pixel. Below the first, all denoisers return about the noisy image; at
 # the last, about the mean image.
@@ -71,8 +72,7 @@ def choose(training_set, gaussian_of, n_sizes, n_images, n_fitted, rng):
     kept, held_out = hold_out(training_set, min(n_images, math.ceil(n / 10)), rng)
     fitted = different(kept, n_fitted, rng)
     quarter = fitted.subset(slice(math.ceil(len(fitted) / _QUARTER)))
-    spread = pixel_variance(different(training_set, n_fitted, rng)) ** 0.5
-    sigmas, seed = spread * _LEVELS, noise_seed(rng)
+    sigmas, seed = pixel_variance(training_set) ** 0.5 * _LEVELS, noise_seed(rng)
     growth = max(1.0, (n - len(held_out)) / len(fitted)) if len(fitted) == n_fitted else 1.0
     gaussian, trials = gaussian_of(kept), []
     for flip in (False, True):

@@ -12,9 +12,9 @@ from .._progress import progress
 from ..sampling import BandwidthSchedule, PatchSchedule, edm_sigmas, noise_seed
 from ..sampling.choice import least_total, patch_sizes
 from ..support import squares_of_side
+from ..support.covariance import pixel_variance
 from ..support.held_out import held_out_errors, noisy_blocks
 from ..support.holdout import different, without_mirrors
-from ..support.memory import rows_that_fit
 
 BANDWIDTH_CONSTRAINT = [
     Interval(numbers.Real, 0, 1, closed="both"),
@@ -132,17 +132,3 @@ def relative_weights(training_set):
     """Return sample weights with a sum of one, an array (n,)."""
     weight = training_set.sample_weight.cpu().numpy()
     return weight / weight.sum()
-
-
-def pixel_variance(training_set):
-    """Return the mean variance of a pixel."""
-    weight = training_set.sample_weight / training_set.sample_weight.sum()
-    row_bytes = 2 * 8 * training_set.n_values
-    n_rows = rows_that_fit(row_bytes, len(training_set), what="One training image")
-    mean, variance = 0.0, 0.0
-    for rows in training_set.slices(n_rows):
-        mean = mean + weight[rows] @ training_set.take(rows, torch.float64).flatten(1)
-    for rows in training_set.slices(n_rows):
-        images = training_set.take(rows, torch.float64).flatten(1)
-        variance += float(weight[rows] @ (images - mean).square().mean(1))
-    return variance

@@ -20,9 +20,9 @@ from ..posterior.information import information, own_logits, pixel_map
 from ..sampling import noise_seed
 from ..sampling.schedules import check_grid
 from ..support import squares_of_side
+from ..support.covariance import pixel_variance
 from ..support.held_out import noisy_blocks
 from ..support.holdout import hold_out, log_n_distinct, n_shared
-from ..support.memory import rows_that_fit
 from ._errors import standard_error
 from ._images import check_count, check_sizes
 from ._training import checked_training_set
@@ -512,7 +512,7 @@ def information_curve(
         image_entropies=measured[1],
         image_coverages=measured[2],
         log_n=log_n,
-        pixel_variance=_pixel_variance(training_set),
+        pixel_variance=pixel_variance(training_set),
         weight=weight / weight.sum(),
     )
 
@@ -543,31 +543,3 @@ def _crossing(sides, values, level):
         return 0.0
     fraction = (level - values[last - 1]) / (values[last] - values[last - 1])
     return sides[last - 1] + fraction * (sides[last] - sides[last - 1])
-
-
-def _pixel_variance(training_set):
-    """Return the mean variance of a value of the training images."""
-    total, mean, square = training_set.reduced(_moments, _added)
-    mean, square = mean / total, square / total
-    return max(float((square - mean.square()).mean()), 0.0)
-
-
-def _moments(training_set):
-    """Return the sums of weights, weighted images and their squares, over a shard, float64."""
-    zero = torch.zeros((), dtype=torch.float64, device=training_set.device)
-    total, mean, square = zero, zero, zero
-    n_rows = rows_that_fit(3 * 8 * training_set.n_values, len(training_set), what="One image")
-    for rows in training_set.slices(n_rows):
-        x = training_set.take(rows, torch.float64).flatten(1)
-        weight = training_set.sample_weight
-        weight = torch.ones_like(x[:, 0]) if weight is None else weight[rows].to(x)
-        total = total + weight.sum()
-        mean = mean + weight @ x
-        square = square + weight @ x.square()
-    return total, mean, square
-
-
-def _added(parts):
-    """Add the sums of shards, which may be on several devices."""
-    device = parts[0][0].device
-    return tuple(sum(part.to(device) for part in column) for column in zip(*parts, strict=True))

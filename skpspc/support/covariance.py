@@ -372,6 +372,12 @@ def _centred_moments(training_set, mean):
     return weights @ lengths, weights @ lengths.square()
 
 
+def pixel_variance(training_set):
+    """Return the mean variance of a value of the images."""
+    square, _ = training_set.reduced(_centred_moments, added, _mean(training_set))
+    return float(square) / training_set.n_values
+
+
 def rounding_variance(mean):
     """Return the variance that rounding errors of images with this mean (D,) can cause."""
     return float(_ROUNDING**2 * mean.square().sum())
