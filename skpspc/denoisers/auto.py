@@ -159,9 +159,9 @@ class AutoDenoiser(TrainingSetDenoiser):
     >>> X = load_digits_images().images
     >>> model = AutoDenoiser().fit(X[100:])
     >>> model.patch_sizes_.tolist()
-    [1, 2, 3, 4, 5, 6, 7, 8]
+    [1, 2, 3, 4, 5, 6, 8]
     >>> model.weights_[4].round(1).tolist()
-    [0.1, 0.0, 0.0, 0.0, 0.7, 0.0, 0.2, 0.0, 0.0]
+    [0.1, 0.0, 0.0, 0.0, 0.6, 0.0, 0.3, 0.0]
     """
 
     weights_: np.ndarray
