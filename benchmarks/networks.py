@@ -210,11 +210,16 @@ def load(name, folder=WEIGHTS):
     return network.eval().requires_grad_(False), trained
 
 
-def denoisers():
-    """Return a fitted `NetworkDenoiser` of each network for 32 x 32 images, by name."""
+def denoisers(names=tuple(ARCHITECTURES), images=None, folder=WEIGHTS, device="cpu"):
+    """Return a fitted `NetworkDenoiser` of each network, by name.
+
+    ``images`` have the shape of the training images; None: 3 x 32 x 32.
+    """
     named = {}
-    for name in ARCHITECTURES:
-        module, trained = load(name)
-        network = NetworkDenoiser(module, "edm", sigma_data=trained["sigma_data"], batch_size=64)
-        named[name] = network.fit(np.zeros((1, 3, 32, 32), np.uint8))
+    for name in names:
+        module, trained = load(name, folder)
+        network = NetworkDenoiser(
+            module.to(device), "edm", sigma_data=trained["sigma_data"], batch_size=64
+        )
+        named[name] = network.fit(np.zeros((1, 3, 32, 32), np.uint8) if images is None else images)
     return named

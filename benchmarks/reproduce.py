@@ -3,8 +3,14 @@
     python benchmarks/reproduce.py --data path/to/cifar10.zip --out docs/reproduction
 
 writes tables as CSV, and heat maps and samples as npz, into a folder; the page docs/evidence.rst
-draws them. ``--only`` names some of the parts. The networks are the three of `networks.py`, whose
-weights are in ``benchmarks/weights``.
+draws them. ``--only`` names some of the parts. The networks are the three for 32 x 32 images of
+`networks.py`, whose weights are in ``benchmarks/weights``. For 64 x 64 images:
+
+    python benchmarks/reproduce.py --network tiny-imagenet --data path/to/tiny-imagenet-64x64.zip \
+        --out docs/reproduction/tiny-imagenet
+
+``--only schedules`` chooses patch sizes for many noise levels, and ``--only classes`` draws samples
+of classes.
 
 The tables follow Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model
 Generalization", ICML 2025, arXiv:2411.19339. Noisy images are training images with noise (the
@@ -13,6 +19,8 @@ forward process), or the states of the network's sampler (the reverse process).
 
 import argparse
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -21,12 +29,12 @@ import _results
 import networks
 import numpy as np
 import torch
+from train_networks import divided
 
 from skpspc import (
     EmpiricalDenoiser,
     FlexibleWindows,
     GaussianDenoiser,
-    NetworkDenoiser,
     PSPCDenoiser,
 )
 from skpspc.datasets import load_edm_zip
@@ -40,41 +48,76 @@ from skpspc.inspection import (
     locality_radius,
     memorised_fraction,
     nearest_training_distance,
+    nearest_training_images,
     pearson_r,
     spread_heat_maps,
 )
-from skpspc.sampling import edm_sigmas
+from skpspc.sampling import edm_sigmas, paper_schedule
 
 SIGMAS = (0.3, 0.6, 1.1, 1.9, 3.3)
-SIZES = (2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 19, 23, 27, 32)
+SIZES = (2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 19, 23, 27, 32, 39, 47, 64)
+LEVELS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)  # of schedules
 # Of the heat, in flexible windows. Finest where a step is a third of the pixels or more.
 FRACTIONS = (0.3, 0.325, 0.35, 0.375, 0.4, 0.45, 0.5, 0.6)
 N_HELD_OUT = 16  # training images on which sizes and fractions are chosen
 N_SEARCHED = 10_000  # training images of PSPC-Flex while fractions are chosen, for speed
 N_DRAWN = 10  # samples in the picture
-# Rows and columns of pixels whose heat represents all pixels: every place in tokens of 4.
+GUIDANCES = (1.0, 2.0)
+# Rows and columns of 32 x 32 images, of pixels whose heat represents all pixels: every place in
+# tokens of 4.
 PLACES = (2, 5, 8, 11, 16, 19, 26, 29)
+SEEN = ((16, 16), (16, 6), (6, 16), (24, 24))  # whose heat maps are measured
 OPTIMAL, GAUSSIAN, PAPER = "Optimal", "Gaussian", "PSPC-Square, paper's sizes"
 
 
+@dataclass
 class Study:
-    """Images, networks, and the denoisers that are compared with them, each fitted once."""
+    """Images, networks, and the denoisers that are compared with them, each fitted once.
 
-    def __init__(self, train, out, *, n=64, weights=networks.WEIGHTS, device="cpu"):
-        self.train, self.out, self.n, self.device = train, out, n, device
-        # Choices are made on the held-out images, errors reported on the others.
-        self.held_out, self.reported = train[-N_HELD_OUT:], train[:-N_HELD_OUT]
-        self.networks = {}
-        for name in networks.ARCHITECTURES:
-            module, trained = networks.load(name, weights)
-            network = NetworkDenoiser(
-                module.to(device), "edm", sigma_data=trained["sigma_data"], batch_size=64
-            )
-            self.networks[name] = network.fit(train[:1])
+    Attributes
+    ----------
+    train : ndarray of shape (N, C, H, W), uint8
+        The last N_HELD_OUT images choose sizes and fractions; errors are reported on others.
+    out : Path
+        Folder of the results.
+    n : int
+        Noisy images at each noise level.
+    names : sequence of str
+        Networks, trained on ``train``.
+    labels : ndarray of shape (N,) or None
+        Classes of the images.
+    unseen : ndarray of shape (m, C, H, W) or None
+        Images on which nothing is trained or fitted.
+    pictures : bool
+        False: only tables are written.
+    """
+
+    train: np.ndarray
+    out: Path
+    n: int = 64
+    names: Sequence[str] = tuple(networks.ARCHITECTURES)
+    labels: np.ndarray | None = None
+    unseen: np.ndarray | None = None
+    pictures: bool = True
+    weights: Path = networks.WEIGHTS
+    device: str = "cpu"
+
+    def __post_init__(self):
+        self.held_out, self.reported = self.train[-N_HELD_OUT:], self.train[:-N_HELD_OUT]
+        self.networks = networks.denoisers(self.names, self.train[:1], self.weights, self.device)
+
+    def scaled(self, places):
+        """Return rows and columns of 32 x 32 images in these images, an int array."""
+        return np.array(places) * self.train.shape[-1] // 32
 
     def square(self, patch_size="paper"):
         """Return PSPC-Square, not fitted."""
         return PSPCDenoiser(patch_size, device=self.device)
+
+    @property
+    def sizes(self):
+        """Patch sizes to choose from."""
+        return [size for size in SIZES if size <= self.train.shape[-1]]
 
     @cached_property
     def whole(self):
@@ -93,11 +136,11 @@ class Study:
             self.square(),
             self.train,
             SIGMAS,
-            sizes=[size for size in SIZES if size <= self.train.shape[-1]],
+            sizes=self.sizes,
             against=network,
             held_out=self.held_out,
         )
-        pixels = list(product(PLACES, PLACES))
+        pixels = list(product(self.scaled(PLACES).tolist(), repeat=2))
         heat = heat_maps(network, self.held_out, SIGMAS, pixels=pixels)
         heat = spread_heat_maps(heat, pixels)
         square = self.square(schedule).fit(self.train)
@@ -126,6 +169,13 @@ class Study:
     def write(self, name, rows):
         """Write a CSV file."""
         _results.write(self.out, name, rows, n=self.n, n_train=len(self.train))
+
+    def draw(self, name, images, n):
+        """Write the first n images of each denoiser, unless no picture may leave."""
+        if self.pictures:
+            shown = np.stack([x[:n] for x in images.values()])
+            pixels = np.rint((shown + 1) * 127.5).astype(np.uint8)
+            np.savez_compressed(self.out / f"{name}.npz", images=pixels, denoisers=list(images))
 
 
 def curve(study):
@@ -198,9 +248,34 @@ def difference_rows(network, process, errors, settings):
     ]
 
 
+def schedules(study):
+    """Choose patch sizes by the networks and by clean images that no denoiser is fitted on."""
+    held_out = {name: (network, study.held_out) for name, network in study.networks.items()}
+    if study.unseen is not None:
+        held_out["clean images"] = "clean", study.unseen[: 2 * N_HELD_OUT]
+    paper, rows = paper_schedule(study.train.shape[1:]), []
+    sizes = sorted({*study.sizes, *map(paper, LEVELS)})
+    for name, (target, images) in held_out.items():
+        chosen, table = calibrate_patch_size(
+            study.square(), study.train, LEVELS, sizes=sizes, against=target, held_out=images
+        )
+        rows += [
+            {
+                "chosen_for": name,
+                "sigma": sigma,
+                "size": chosen(sigma),
+                "error": float(errors[sizes.index(chosen(sigma))]),
+                "paper_size": paper(sigma),
+                "paper_error": float(errors[sizes.index(paper(sigma))]),
+            }
+            for sigma, errors in zip(LEVELS, table.errors, strict=True)
+        ]
+    study.write("schedules", rows)
+
+
 def locality(study, levels=(0.1, 0.3, 0.6, 1.1, 1.9, 3.3, 8.4)):
     """Measure heat maps of pixels, and their sizes at each noise level."""
-    pixels = [(16, 16), (16, 6), (6, 16), (24, 24)]
+    pixels = study.scaled(SEEN).tolist()
     models = {**study.networks, PAPER: study.square().fit(study.train[:2000])}
     models[GAUSSIAN] = study.whole[GAUSSIAN]
     rows, maps = [], []
@@ -217,13 +292,14 @@ def locality(study, levels=(0.1, 0.3, 0.6, 1.1, 1.9, 3.3, 8.4)):
         )
     study.write("heat-maps", rows)
     scaled = np.stack(maps) / np.max(maps, axis=(2, 3), keepdims=True)
-    np.savez_compressed(
-        study.out / "heat-maps.npz",
-        heat=scaled.astype(np.float16),
-        denoisers=list(models),
-        sigmas=levels,
-        pixel=pixels[0],
-    )
+    if study.pictures:
+        np.savez_compressed(
+            study.out / "heat-maps.npz",
+            heat=scaled.astype(np.float16),
+            denoisers=list(models),
+            sigmas=levels,
+            pixel=pixels[0],
+        )
 
 
 def samples(study, n=32):
@@ -247,12 +323,42 @@ def samples(study, n=32):
         for name, x in images.items()
     ]
     study.write("samples", rows)
-    shown = np.stack([x[:N_DRAWN] for x in images.values()])
-    pixels = np.rint((shown + 1) * 127.5).astype(np.uint8)
-    np.savez_compressed(study.out / "samples.npz", images=pixels, denoisers=list(images))
+    study.draw("samples", images, N_DRAWN)
+
+
+def classes(study, wanted=8, n=4):
+    """Draw images of classes, and compare them with their nearest training images.
+
+    Classes are the first ones, ``wanted`` of them, with ``n`` images each.
+    """
+    y = np.tile(np.unique(study.labels)[:wanted], n)
+    models = {PAPER: study.square(), GAUSSIAN: GaussianDenoiser(device=study.device)}
+    rows, images = [], {}
+    for name, model in models.items():
+        model.fit(study.train, study.labels)
+        for guidance in GUIDANCES:
+            started = time.perf_counter()
+            drawn = model.sample(y=y, guidance=guidance, random_state=0, sampler="heun")
+            x = np.asarray(drawn, np.float32).clip(-1, 1)
+            print(name, guidance, f"{time.perf_counter() - started:.0f} s", flush=True)
+            nearest = nearest_training_images(x, study.train)[1][:, 0]
+            rows.append(
+                {
+                    "denoiser": name,
+                    "guidance": guidance,
+                    "distance": float(nearest_training_distance(x, study.train)),
+                    "memorised": float(memorised_fraction(x, study.train)),
+                    "of_class": float(np.mean(study.labels[nearest] == y)),
+                    "n_samples": len(y),
+                }
+            )
+            images[f"{name}, guidance {guidance:g}"] = x
+    study.write("classes", rows)
+    study.draw("classes", images, len(y))
 
 
 PARTS = {part.__name__: part for part in (curve, tables, locality, samples)}
+ON_DEMAND = {part.__name__: part for part in (schedules, classes)}
 
 
 def main():
@@ -262,7 +368,9 @@ def main():
     )
     parser.add_argument("--data", type=Path, required=True, help="zip in EDM layout")
     parser.add_argument("--out", type=Path, required=True, help="folder for CSV and npz files")
-    parser.add_argument("--only", choices=sorted(PARTS), action="append")
+    parser.add_argument("--network", choices=sorted(networks.LARGE), help="for 64 x 64 images")
+    parser.add_argument("--only", choices=[*PARTS, *ON_DEMAND], action="append")
+    parser.add_argument("--no-pictures", action="store_true", help="no npz files")
     parser.add_argument("--max-images", type=int, help="of the training images")
     parser.add_argument("--n", type=int, default=64, help="noisy images at each noise level")
     parser.add_argument("--weights", type=Path, default=networks.WEIGHTS)
@@ -271,12 +379,28 @@ def main():
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
-    images = load_edm_zip(given.data).images
+    data = load_edm_zip(given.data)
     # the archive is sorted by class
-    train = images[np.random.default_rng(0).permutation(len(images))[: given.max_images]]
-    study = Study(train, given.out, n=given.n, weights=given.weights, device=given.device)
+    order = np.random.default_rng(0).permutation(len(data.images))
+    unseen = None
+    if given.network:
+        of_training, of_others = divided(np.arange(len(order)))
+        unseen = data.images[order[np.isin(order, of_others)]]
+        order = order[np.isin(order, of_training)]
+    order = order[: given.max_images]
+    study = Study(
+        data.images[order],
+        given.out,
+        given.n,
+        [given.network] if given.network else tuple(networks.ARCHITECTURES),
+        data.target[order],
+        unseen,
+        not given.no_pictures,
+        given.weights,
+        given.device,
+    )
     for name in given.only or PARTS:
-        PARTS[name](study)
+        {**PARTS, **ON_DEMAND}[name](study)
 
 
 if __name__ == "__main__":

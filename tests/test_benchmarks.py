@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from skpspc import GaussianDenoiser, PSPCDenoiser
+from skpspc import EmpiricalDenoiser, GaussianDenoiser, PSPCDenoiser
 from skpspc.datasets import load_photo_patches
 from skpspc.sampling import draw_noise
 
@@ -556,3 +556,48 @@ def test_axes(tmp_path, rng):
         error = (model.fit(images[:50]).denoise(z, 0.7) - target)[2:].square().mean()
         np.testing.assert_allclose(float(row["error"]), error, rtol=1e-3)
     assert all(float(row["ratio"]) == 1 for row in rows if row["axis"] == axes.PLAIN)
+
+
+def test_latents(photos):
+    bench = script("latents")
+    images, others = photos[:120], photos[120:140]
+    codec = bench.Codec(bench.train(images, n_steps=40), images)
+    X = codec.encode(bench.scaled(images))
+    assert X.shape == (120, 8, 4, 4)
+    np.testing.assert_allclose(X.mean((0, 2, 3)), 0, atol=1e-3)
+    np.testing.assert_allclose(X.std((0, 2, 3)), 1, atol=1e-3)
+    decoded = codec.decode(X)
+    clean = bench.scaled(images).numpy()
+    assert np.square(decoded - clean).mean() < clean.var()
+
+    models = {"Gaussian": GaussianDenoiser().fit(X), "Empirical": EmpiricalDenoiser().fit(X)}
+    # at little noise the Empirical denoiser returns the training image
+    rows = list(bench.errors(models, "latents", X[:5], images[:5], codec.decode, [0.01]))
+    assert [row["ratio"] == 1 for row in rows] == [True, False]
+    assert rows[1]["error"] == pytest.approx(0, abs=1e-6)
+    lost = np.square(decoded[:5] - clean[:5]).mean()
+    assert rows[1]["image_error"] == pytest.approx(lost, rel=1e-3)
+
+    pixel_models = {"Empirical": EmpiricalDenoiser().fit(images)}
+    drawn, rows = bench.samples(models, pixel_models, codec, X, images, others, 0.5, 6)
+    assert {name: x.shape for name, x in drawn.items()} == dict.fromkeys(drawn, (6, 3, 16, 16))
+    memorised = {(row["space"], row["denoiser"]): row["memorised"] for row in rows}
+    assert memorised["latents", "Empirical"] == memorised["pixels", "Empirical"] == 1
+    assert memorised["latents", "Gaussian"] < 1
+
+
+def test_mirror_images_of_latents(photos):
+    bench = script("latents")
+    images, held_out = photos[:60], photos[60:70]
+
+    class Folded:  # mirror images of these latents differ from latents of mirror images
+        def encode(self, x):
+            return torch.nn.functional.pixel_unshuffle(torch.as_tensor(x), 4).numpy()
+
+    codec = Folded()
+    X, Z = (codec.encode(bench.scaled(part)) for part in (images, held_out))
+    rows = list(bench.mirrored(codec, images, X, Z, [0.3]))
+    assert [row["mirrors"] for row in rows] == ["none", "of latents", "of images"]
+    assert len({row["difference"] for row in rows}) == 1 and rows[0]["difference"] > 0
+    none, of_latents, of_images = (row["error"] for row in rows)
+    assert of_images < none and of_images != of_latents

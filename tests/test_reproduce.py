@@ -107,6 +107,41 @@ def test_locality_keeps_the_maps_that_it_measures(scripts, photos, tmp_path):
         assert abs(heat[row - 2 : row + 3, column - 2 : column + 3]).max() == 1
 
 
+def test_schedules_beside_the_sizes_of_the_paper(scripts, photos, tmp_path, monkeypatch):
+    reproduce = scripts("reproduce")
+    monkeypatch.setattr(reproduce, "SIZES", (1, 4, 32))
+    monkeypatch.setattr(reproduce, "LEVELS", (0.1, 3.2))
+    study = reproduce.Study(photos[:64], tmp_path, names=["unet"], unseen=photos[64:])
+    reproduce.schedules(study)
+    rows = results(tmp_path, "schedules")
+    assert [(row["chosen_for"], float(row["sigma"])) for row in rows] == [
+        (name, sigma) for name in ("unet", "clean images") for sigma in (0.1, 3.2)
+    ]
+    assert all(int(row["size"]) in (1, 3, 4, 15, 32) for row in rows)
+    assert [int(row["paper_size"]) for row in rows] == 2 * [3, 15]
+    for name in ("unet", "clean images"):  # chosen jointly, so that sizes do not fall
+        mine = [row for row in rows if row["chosen_for"] == name]
+        assert int(mine[0]["size"]) <= int(mine[1]["size"])
+        total, paper = (np.sum([float(row[k]) for row in mine]) for k in ("error", "paper_error"))
+        assert total <= paper
+
+
+@pytest.mark.parametrize("pictures", [True, False])
+def test_classes_have_samples_near_their_images(scripts, photos, tmp_path, pictures, monkeypatch):
+    reproduce = scripts("reproduce")
+    monkeypatch.setattr(reproduce, "GUIDANCES", (1.0,))
+    labels = (photos.mean((1, 2, 3)) > np.median(photos.mean((1, 2, 3)))).astype(int)
+    study = reproduce.Study(photos, tmp_path, names=[], labels=labels, pictures=pictures)
+    reproduce.classes(study, n=2)
+    rows = results(tmp_path, "classes")
+    assert [row["denoiser"] for row in rows] == [reproduce.PAPER, reproduce.GAUSSIAN]
+    assert float(rows[0]["of_class"]) == 1
+    assert all(int(row["n_samples"]) == 4 for row in rows)
+    assert (tmp_path / "classes.npz").is_file() == pictures
+    if pictures:
+        assert np.load(tmp_path / "classes.npz")["images"].shape == (2, 4, 3, 32, 32)
+
+
 def test_attention_is_dampened_by_displacement_alone(scripts):
     attention = scripts("networks").Attention(8, 9, n_heads=2)
     bias = attention.bias[:, attention.between].detach().view(2, 3, 3, 3, 3)
