@@ -51,7 +51,8 @@ def test_the_answer_is_the_blend(digits, train, fitted, level):
     """At a level with its weights, between two levels with the mean of both."""
     z = digits[1500:1503] / 127.5 - 1 + 0.1
     sigma = float(np.exp(np.interp(level, range(9), np.log(fitted.sigmas_))))
-    sources = [GaussianDenoiser(), *(PSPCDenoiser(int(s)) for s in fitted.patch_sizes_)]
+    sizes = fitted.patch_sizes_.tolist()
+    sources = [GaussianDenoiser(), *(PSPCDenoiser(size, response_taper=0.5) for size in sizes)]
     if fitted.flip_:
         train = np.concatenate([train, train[..., ::-1]])
     answers = [model.fit(train).denoise(z, sigma) for model in sources]

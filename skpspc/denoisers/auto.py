@@ -7,10 +7,9 @@ import numpy as np
 from sklearn.utils._param_validation import Interval
 
 from .._typing import DataRange, Devices, ImageShape, RandomState
-from ..posterior import Prior
 from ..sampling import noise_seed
-from ..support import covariance, squares_of_side
-from .auto_choice import choose
+from ..support import covariance
+from .auto_choice import choose, squares
 from .base import Denoiser
 from .blend import Blend
 from .gaussian import GaussianPrior
@@ -51,7 +50,8 @@ class AutoDenoiser(TrainingSetDenoiser):
         \qquad w \ge 0, \quad w_0(\sigma) + \sum_s w_s(\sigma) = 1
 
     Patch sizes s and weights w have the least error on held-out training images at nine noise
-    levels. No network and no choice of the user is needed.
+    levels. No network and no choice of the user is needed. Responses of patches are tapered
+    (``response_taper=0.5`` of `PSPCDenoiser`).
 
     Parameters
     ----------
@@ -205,10 +205,8 @@ class AutoDenoiser(TrainingSetDenoiser):
         rng = np.random.default_rng([noise_seed(self.random_state), _DRAW])
         choice = choose(training_set, _gaussian, self.n_sizes, self.n_images, self.n_fitted, rng)
         source = training_set.mirrored() if choice.flip else training_set
-        shape = source.image_shape
-        squares = [Prior(source, squares_of_side(size, shape)) for size in choice.sizes.tolist()]
         return AutoBlend(
-            [_gaussian(training_set), *squares],
+            [_gaussian(training_set), *squares(source, choice.sizes.tolist())],
             choice.sigmas,
             choice.weights,
             None,
