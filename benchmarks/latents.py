@@ -2,26 +2,29 @@
 
     python benchmarks/latents.py --train path/to/cifar10.zip --test path/to/cifar10-test.zip
 
-trains a small autoencoder (six minutes of one core), writes the latents of the training images
-to ``latents.npz`` in the folder ``--work``, and fits denoisers to them. Latents have 8 channels of
-8 x 8 positions, 512 values for the 3,072 of an image, and mean 0 and standard deviation 1 in
-each channel.
+trains a small autoencoder and writes the latents of the training images to ``latents.npz`` in the
+folder ``--work``, with a picture of samples. Latents have 8 channels of 8 x 8 positions, 512 values
+for the 3,072 of an image, and mean 0 and standard deviation 1 in each channel.
 
-``latents.csv`` has mean squared errors on held-out latents, and of the decoded images from the
-clean ones, on [-1, 1]. In the rows "pixels", pixels are denoised instead; their noise level is the
-standard deviation of a pixel times that of the latents. ``latents-samples.csv`` compares decoded
-samples with images: the Fréchet distance of features, means of the latents over blocks of 4 x 4
-positions, from the held-out images; the distance from the nearest training image; and the fraction
-of memorised samples. Training images of latents are decoded latents there. ``latents-mirror.csv``
-has errors with mirror images of latents, and with latents of mirror images, and their mean squared
-difference. The folder ``--work`` also gets a picture of samples.
+``latents.csv`` has mean squared errors of denoised latents, and of their images, which are on
+[-1, 1]. In the rows "pixels", pixels are denoised instead. Noise levels are in standard deviations
+of a latent or of a pixel, and so is ``error``. ``latents-samples.csv`` compares samples with
+images: the Fréchet distance of features of the UNet of `networks.py` from those of the test images;
+the distance from the nearest training image; and the fraction of memorised samples. Training images
+of latents are decoded latents there. ``latents-mirror.csv`` has errors with mirror images of
+latents, and with latents of mirror images, and their mean squared difference.
+
+Patch sizes are chosen on 64 images of the training archive that are not fitted; errors are of ``n``
+test images.
 """
 
 import argparse
+import math
 import time
 from pathlib import Path
 
 import _results
+import networks
 import numpy as np
 import torch
 from torch import nn
@@ -42,7 +45,7 @@ N_CHANNELS = 8
 
 
 class Autoencoder(nn.Module):
-    """Convolutions that halve 32 x 32 images twice, and their mirror image."""
+    """Convolutions that halve 32 x 32 images twice, and a decoder that doubles them twice."""
 
     def __init__(self, width=48):
         super().__init__()
@@ -77,7 +80,7 @@ class Autoencoder(nn.Module):
 
 
 def train(images, n_steps, batch_size=64, rate=2e-3):
-    """Return an autoencoder of least squared error."""
+    """Return an autoencoder, trained on the squared error of its images."""
     torch.manual_seed(0)
     model, rng = Autoencoder(), np.random.default_rng(0)
     optimizer = torch.optim.AdamW(model.parameters(), rate)
@@ -132,7 +135,7 @@ def denoisers(X, held_out, sigmas):
 
 
 def errors(models, space, clean, images, decode, sigmas, scale=1.0):
-    """Yield errors of denoised latents or pixels, ``clean``, and of their images."""
+    """Yield mean squared errors of denoised ``clean``, latents or pixels, and of their images."""
     noise = draw_noise(clean.shape[1:], len(clean), random_state=0).numpy().astype(np.float32)
     x0, gaussian = scaled(images).numpy(), {}
     for name, model in {"Gaussian": models["Gaussian"], **models}.items():
@@ -149,23 +152,38 @@ def errors(models, space, clean, images, decode, sigmas, scale=1.0):
             }
 
 
-def samples(models, pixel_models, codec, X, images, test_images, scale, n):
-    """Return samples as images, by name, and their rows."""
+def features():
+    """Return a function from images on [-1, 1] to features (n, 96), of the UNet's lowest scale."""
+    unet, trained = networks.load("unet")
+    sigma, of_data = 0.1, trained["sigma_data"]
 
     def feature(x):
-        latents = torch.from_numpy(codec.encode(x.clamp(-1, 1)))
-        return nn.functional.adaptive_avg_pool2d(latents, 2).flatten(1)
+        kept = []
+        hook = unet.middle.register_forward_hook(lambda *call: kept.append(call[-1].mean((2, 3))))
+        level = torch.full((len(x),), math.log(sigma) / 4)
+        unet(x.clamp(-1, 1) / math.hypot(sigma, of_data), level)
+        hook.remove()
+        return kept[0]
 
-    drawn, rows = {}, []
-    for space, members, decode, nearest, unit in (
-        ("latents", models, codec.decode, codec.decode(X), 1.0),
-        ("pixels", pixel_models, lambda x: x.clip(-1, 1), images, scale),
-    ):
-        for name, model in members.items():
-            started = time.perf_counter()
-            x = model.sample(n, random_state=0, sigma_min=0.004 * unit, sigma_max=160 * unit)
-            seconds = time.perf_counter() - started
-            x = drawn[f"{name}, {space}"] = decode(np.asarray(x, np.float32))
+    return feature
+
+
+def samples(spaces, test_images, n):
+    """Return samples as images, by name, and their rows.
+
+    ``spaces`` are denoisers, a decoder, decoded training images, and the standard deviation of a
+    value, by name. Before the samples of a space come n of its training images.
+    """
+    feature, drawn, rows = features(), {}, []
+    for space, (members, decode, nearest, unit) in spaces.items():
+        for name, model in {"Training images": None, **members}.items():
+            if model is None:
+                x, seconds = nearest[:n], 0.0
+            else:
+                started = time.perf_counter()
+                z = model.sample(n, random_state=0, sigma_min=0.004 * unit, sigma_max=160 * unit)
+                x, seconds = decode(np.asarray(z, np.float32)), time.perf_counter() - started
+                drawn[f"{name}, {space}"] = x
             rows.append(
                 {
                     "space": space,
@@ -179,38 +197,43 @@ def samples(models, pixel_models, codec, X, images, test_images, scale, n):
     return drawn, rows
 
 
-def mirrored(codec, images, X, held_out, sigmas):
-    """Yield errors with mirror images of latents, and with latents of mirror images."""
+def mirrored(codec, images, X, held_out, clean, sigmas):
+    """Yield errors of ``clean`` with mirror images of latents, and with latents of mirror images.
+
+    Sizes are chosen on ``held_out`` for each of them.
+    """
     flipped = codec.encode(scaled(images[..., ::-1].copy()))
     off = np.square(X[..., ::-1] - flipped).mean()
-    sizes, _ = calibrate_patch_size(PSPCDenoiser(), X, sigmas, held_out=held_out)
-    noise = draw_noise(held_out.shape[1:], len(held_out), random_state=0).numpy()
-    fitted = {
-        "none": PSPCDenoiser(sizes).fit(X),
-        "of latents": PSPCDenoiser(sizes, flip=True).fit(X),
-        "of images": PSPCDenoiser(sizes).fit(np.concatenate([X, flipped])),
-    }
-    for name, model in fitted.items():
+    noise = draw_noise(clean.shape[1:], len(clean), random_state=0).numpy()
+    both = np.concatenate([X, flipped])
+    for name, flip, fitted in (
+        ("none", False, X),
+        ("of latents", True, X),
+        ("of images", False, both),
+    ):
+        model = PSPCDenoiser(flip=flip)
+        sizes, _ = calibrate_patch_size(model, fitted, sigmas, held_out=held_out)
+        model.set_params(patch_size=sizes).fit(fitted)
         for sigma in sigmas:
-            z = (held_out + sigma * noise).astype(np.float32)
-            error = float(np.square(model.denoise(z, sigma) - held_out).mean())
+            z = (clean + sigma * noise).astype(np.float32)
+            error = float(np.square(model.denoise(z, sigma) - clean).mean())
             yield {"mirrors": name, "sigma": sigma, "error": error, "difference": float(off)}
 
 
-def main():
+def main(arguments=None):
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--train", required=True, help="CIFAR-10 as a zip in the layout of EDM")
     parser.add_argument("--test", required=True, help="test images in the same layout")
-    parser.add_argument("--work", type=Path, required=True, help="folder for latents and pictures")
-    parser.add_argument("--n-steps", type=int, default=3000, help="of training, 64 images each")
+    parser.add_argument("--work", type=Path, default=Path("latents"), help="folder of latents.npz")
+    parser.add_argument("--n-steps", type=int, default=1000, help="of training, 64 images each")
     parser.add_argument("--n-train", type=int, default=20_000, help="images of the denoisers")
     parser.add_argument("--n", type=int, default=256, help="held-out images, and samples")
     parser.add_argument("--threads", type=int, default=1)
     _results.add_argument(parser)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     archive, test = (load_edm_zip(path).images for path in (options.train, options.test))
@@ -228,23 +251,26 @@ def main():
         "n": options.n,
         "decoding_error": float(np.square(decoded - scaled(reported).numpy()).mean()),
     }
-    models = denoisers(X, held_out, SIGMAS)
-    latents = codec.encode(scaled(reported))
-    rows = _results.printed(
-        "Latents", errors(models, "latents", latents, reported, codec.decode, SIGMAS)
-    )
-    scale = float(scaled(images).std())
-    pixel_sigmas = [scale * sigma for sigma in SIGMAS]
-    pixel_models = denoisers(images, chosen, pixel_sigmas)
-    pixels = scaled(reported).numpy()
-    rows += _results.printed(
-        "Pixels",
-        errors(pixel_models, "pixels", pixels, reported, lambda x: np.asarray(x), SIGMAS, scale),
-    )
+    latents, scale = codec.encode(scaled(reported)), float(scaled(images).std())
+    spaces = {
+        "latents": (denoisers(X, held_out, SIGMAS), codec.decode, codec.decode(X), 1.0),
+        "pixels": (
+            denoisers(images, chosen, [scale * sigma for sigma in SIGMAS]),
+            lambda x: np.asarray(x).clip(-1, 1),
+            images,
+            scale,
+        ),
+    }
+    rows = []
+    for space, clean in (("latents", latents), ("pixels", scaled(reported).numpy())):
+        models, decode, _, unit = spaces[space]
+        measured = errors(models, space, clean, reported, decode, SIGMAS, unit)
+        rows += _results.printed(space, measured)
     write(options.out, "latents", rows, **facts)
-    rows = _results.printed("Mirror images", mirrored(codec, images, X, held_out, SIGMAS))
+    measured = mirrored(codec, images, X, held_out, latents, SIGMAS)
+    rows = _results.printed("Mirror images", measured)
     write(options.out, "latents-mirror", rows, **facts)
-    drawn, rows = samples(models, pixel_models, codec, X, images, test, scale, options.n)
+    drawn, rows = samples(spaces, test, options.n)
     write(options.out, "latents-samples", _results.printed("Samples", rows), **facts)
     shown = np.concatenate([decoded[:8], *(x[:8] for x in drawn.values())])
     show_images(shown, n_columns=8).figure_.savefig(options.work / "latents.png", dpi=150)

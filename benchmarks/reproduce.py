@@ -9,8 +9,8 @@ draws them. ``--only`` names some of the parts. The networks are the three for 3
     python benchmarks/reproduce.py --network tiny-imagenet --data path/to/tiny-imagenet-64x64.zip \
         --out docs/reproduction/tiny-imagenet
 
-``--only schedules`` chooses patch sizes for many noise levels, and ``--only classes`` draws samples
-of classes.
+measures all but samples. ``--only schedules`` chooses patch sizes for many noise levels, and
+``--only classes`` draws samples of classes.
 
 The tables follow Niedoba et al., "Towards a Mechanistic Explanation of Diffusion Model
 Generalization", ICML 2025, arXiv:2411.19339. Noisy images are training images with noise (the
@@ -59,12 +59,12 @@ SIZES = (2, 3, 4, 5, 6, 7, 9, 11, 13, 15, 19, 23, 27, 32, 39, 47, 64)
 LEVELS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)  # of schedules
 # Of the heat, in flexible windows. Finest where a step is a third of the pixels or more.
 FRACTIONS = (0.3, 0.325, 0.35, 0.375, 0.4, 0.45, 0.5, 0.6)
-N_HELD_OUT = 16  # training images on which sizes and fractions are chosen
+N_CHOOSING = 16  # training images on which sizes and fractions are chosen
 N_SEARCHED = 10_000  # training images of PSPC-Flex while fractions are chosen, for speed
 N_DRAWN = 10  # samples in the picture
 GUIDANCES = (1.0, 2.0)
 # Rows and columns of 32 x 32 images, of pixels whose heat represents all pixels: every place in
-# tokens of 4.
+# tokens of 4 pixels, in both halves.
 PLACES = (2, 5, 8, 11, 16, 19, 26, 29)
 SEEN = ((16, 16), (16, 6), (6, 16), (24, 24))  # whose heat maps are measured
 OPTIMAL, GAUSSIAN, PAPER = "Optimal", "Gaussian", "PSPC-Square, paper's sizes"
@@ -77,19 +77,21 @@ class Study:
     Attributes
     ----------
     train : ndarray of shape (N, C, H, W), uint8
-        The last N_HELD_OUT images choose sizes and fractions; errors are reported on others.
+        The last N_CHOOSING images choose sizes and fractions; errors are reported on others.
     out : Path
         Folder of the results.
     n : int
         Noisy images at each noise level.
     names : sequence of str
-        Networks, trained on ``train``.
+        Networks, trained on ``train`` or on an archive that it is a part of.
     labels : ndarray of shape (N,) or None
         Classes of the images.
     unseen : ndarray of shape (m, C, H, W) or None
         Images on which nothing is trained or fitted.
+    flexible : bool
+        Measure PSPC-Flex, which takes hours with large images.
     pictures : bool
-        False: only tables are written.
+        Write npz files.
     """
 
     train: np.ndarray
@@ -98,17 +100,19 @@ class Study:
     names: Sequence[str] = tuple(networks.ARCHITECTURES)
     labels: np.ndarray | None = None
     unseen: np.ndarray | None = None
+    flexible: bool = True
     pictures: bool = True
     weights: Path = networks.WEIGHTS
     device: str = "cpu"
 
     def __post_init__(self):
-        self.held_out, self.reported = self.train[-N_HELD_OUT:], self.train[:-N_HELD_OUT]
+        self.choosing, self.reported = self.train[-N_CHOOSING:], self.train[:-N_CHOOSING]
         self.networks = networks.denoisers(self.names, self.train[:1], self.weights, self.device)
 
-    def scaled(self, places):
-        """Return rows and columns of 32 x 32 images in these images, an int array."""
-        return np.array(places) * self.train.shape[-1] // 32
+    @property
+    def factor(self):
+        """How many times larger than 32 x 32 the images are."""
+        return self.train.shape[-1] // 32
 
     def square(self, patch_size="paper"):
         """Return PSPC-Square, not fitted."""
@@ -138,19 +142,26 @@ class Study:
             SIGMAS,
             sizes=self.sizes,
             against=network,
-            held_out=self.held_out,
+            held_out=self.choosing,
         )
-        pixels = list(product(self.scaled(PLACES).tolist(), repeat=2))
-        heat = heat_maps(network, self.held_out, SIGMAS, pixels=pixels)
-        heat = spread_heat_maps(heat, pixels)
         square = self.square(schedule).fit(self.train)
+        chosen = {f"PSPC-Square, sizes chosen for {name}": (square, [schedule(s) for s in SIGMAS])}
+        if not self.flexible:
+            return chosen
+        # a later place in PLACES is later in its block of pixels, so that all phases are measured
+        places = [
+            self.factor * place + k * self.factor // len(PLACES) for k, place in enumerate(PLACES)
+        ]
+        pixels = list(product(places, repeat=2))
+        heat = heat_maps(network, self.choosing, SIGMAS, pixels=pixels)
+        heat = spread_heat_maps(heat, pixels)
         return {
-            f"PSPC-Square, sizes chosen for {name}": (square, [schedule(s) for s in SIGMAS]),
-            f"PSPC-Flex, heat of the data, chosen for {name}": self._flexible("data", network),
-            f"PSPC-Flex, heat of {name}": self._flexible(heat, network),
+            **chosen,
+            f"PSPC-Flex, heat of the data, chosen for {name}": self._of_heat("data", network),
+            f"PSPC-Flex, heat of {name}": self._of_heat(heat, network),
         }
 
-    def _flexible(self, heat, network):
+    def _of_heat(self, heat, network):
         """Return PSPC-Flex of heat maps and its fractions, chosen as the sizes are."""
 
         def model(fractions):
@@ -162,13 +173,13 @@ class Study:
             self.train[-N_SEARCHED:],
             thresholds=FRACTIONS,
             against=network,
-            held_out=self.held_out,
+            held_out=self.choosing,
         )
         return model(fractions).fit(self.train), [float(fraction) for fraction in fractions]
 
-    def write(self, name, rows):
-        """Write a CSV file."""
-        _results.write(self.out, name, rows, n=self.n, n_train=len(self.train))
+    def write(self, name, rows, n=None):
+        """Write a CSV file. n images per noise level were measured; None: ``self.n``."""
+        _results.write(self.out, name, rows, n=n or self.n, n_train=len(self.train))
 
     def draw(self, name, images, n):
         """Write the first n images of each denoiser, unless no picture may leave."""
@@ -249,16 +260,31 @@ def difference_rows(network, process, errors, settings):
 
 
 def schedules(study):
-    """Choose patch sizes by the networks and by clean images that no denoiser is fitted on."""
-    held_out = {name: (network, study.held_out) for name, network in study.networks.items()}
+    """Choose patch sizes by the networks and by unseen clean images, and report others' errors."""
+    n = 2 * N_CHOOSING
+    cases = {
+        name: (network, study.choosing, study.reported[:n])
+        for name, network in study.networks.items()
+    }
     if study.unseen is not None:
-        held_out["clean images"] = "clean", study.unseen[: 2 * N_HELD_OUT]
+        cases["clean images"] = "clean", study.unseen[:n], study.unseen[n : 2 * n]
     paper, rows = paper_schedule(study.train.shape[1:]), []
-    sizes = sorted({*study.sizes, *map(paper, LEVELS)})
-    for name, (target, images) in held_out.items():
-        chosen, table = calibrate_patch_size(
-            study.square(), study.train, LEVELS, sizes=sizes, against=target, held_out=images
-        )
+    for name, (target, choosing, reported) in cases.items():
+
+        def calibrated(sizes, images, seed, target=target):
+            return calibrate_patch_size(
+                study.square(),
+                study.train,
+                LEVELS,
+                sizes=sizes,
+                against=target,
+                held_out=images,
+                random_state=seed,
+            )
+
+        chosen, _ = calibrated(study.sizes, choosing, 0)
+        sizes = sorted({*map(chosen, LEVELS), *map(paper, LEVELS)})
+        _, table = calibrated(sizes, reported, 1)
         rows += [
             {
                 "chosen_for": name,
@@ -270,17 +296,18 @@ def schedules(study):
             }
             for sigma, errors in zip(LEVELS, table.errors, strict=True)
         ]
-    study.write("schedules", rows)
+    study.write("schedules", rows, n)
 
 
-def locality(study, levels=(0.1, 0.3, 0.6, 1.1, 1.9, 3.3, 8.4)):
+def locality(study, levels=(0.1, 0.3, 0.6, 1.1, 1.9, 3.3, 8.4), n=8):
     """Measure heat maps of pixels, and their sizes at each noise level."""
-    pixels = study.scaled(SEEN).tolist()
+    f = study.factor
+    pixels = [(f * i + k // 2 % f, f * j + k % f) for k, (i, j) in enumerate(SEEN)]
     models = {**study.networks, PAPER: study.square().fit(study.train[:2000])}
     models[GAUSSIAN] = study.whole[GAUSSIAN]
     rows, maps = [], []
     for name, model in models.items():
-        heat = heat_maps(model, study.held_out, levels, pixels=pixels, n_images=8)
+        heat = heat_maps(model, study.choosing, levels, pixels=pixels, n_images=n)
         sides = locality_radius(heat, 0.5, pixels=pixels).mean(1)
         maps.append(heat[:, 0])
         rows += _results.printed(
@@ -290,7 +317,7 @@ def locality(study, levels=(0.1, 0.3, 0.6, 1.1, 1.9, 3.3, 8.4)):
                 for sigma, side in zip(levels, sides, strict=True)
             ),
         )
-    study.write("heat-maps", rows)
+    study.write("heat-maps", rows, n)
     scaled = np.stack(maps) / np.max(maps, axis=(2, 3), keepdims=True)
     if study.pictures:
         np.savez_compressed(
@@ -322,16 +349,16 @@ def samples(study, n=32):
         }
         for name, x in images.items()
     ]
-    study.write("samples", rows)
+    study.write("samples", rows, n)
     study.draw("samples", images, N_DRAWN)
 
 
-def classes(study, wanted=8, n=4):
-    """Draw images of classes, and compare them with their nearest training images.
+def classes(study, n_classes=8, n=4):
+    """Draw n images of each of the first n_classes classes, and compare them with training images.
 
-    Classes are the first ones, ``wanted`` of them, with ``n`` images each.
+    Of a denoiser that memorises no picture is written.
     """
-    y = np.tile(np.unique(study.labels)[:wanted], n)
+    y = np.tile(np.unique(study.labels)[:n_classes], n)
     models = {PAPER: study.square(), GAUSSIAN: GaussianDenoiser(device=study.device)}
     rows, images = [], {}
     for name, model in models.items():
@@ -342,18 +369,20 @@ def classes(study, wanted=8, n=4):
             x = np.asarray(drawn, np.float32).clip(-1, 1)
             print(name, guidance, f"{time.perf_counter() - started:.0f} s", flush=True)
             nearest = nearest_training_images(x, study.train)[1][:, 0]
+            memorised = float(memorised_fraction(x, study.train))
             rows.append(
                 {
                     "denoiser": name,
                     "guidance": guidance,
                     "distance": float(nearest_training_distance(x, study.train)),
-                    "memorised": float(memorised_fraction(x, study.train)),
+                    "memorised": memorised,
                     "of_class": float(np.mean(study.labels[nearest] == y)),
                     "n_samples": len(y),
                 }
             )
-            images[f"{name}, guidance {guidance:g}"] = x
-    study.write("classes", rows)
+            if memorised == 0:
+                images[f"{name}, guidance {guidance:g}"] = x
+    study.write("classes", rows, len(y))
     study.draw("classes", images, len(y))
 
 
@@ -361,7 +390,17 @@ PARTS = {part.__name__: part for part in (curve, tables, locality, samples)}
 ON_DEMAND = {part.__name__: part for part in (schedules, classes)}
 
 
-def main():
+def mixed(n_images, hold_out):
+    """Return the rows of the training images, and of unseen images if some are held out.
+
+    Both are in a random order, since an archive is sorted by class.
+    """
+    train, unseen = divided(np.arange(n_images)) if hold_out else (np.arange(n_images), None)
+    rng = np.random.default_rng(0)
+    return rng.permutation(train), unseen if unseen is None else rng.permutation(unseen)
+
+
+def main(arguments=None):
     """Command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -370,37 +409,34 @@ def main():
     parser.add_argument("--out", type=Path, required=True, help="folder for CSV and npz files")
     parser.add_argument("--network", choices=sorted(networks.LARGE), help="for 64 x 64 images")
     parser.add_argument("--only", choices=[*PARTS, *ON_DEMAND], action="append")
+    parser.add_argument("--no-flexible", action="store_true", help="leave PSPC-Flex out")
     parser.add_argument("--no-pictures", action="store_true", help="no npz files")
     parser.add_argument("--max-images", type=int, help="of the training images")
     parser.add_argument("--n", type=int, default=64, help="noisy images at each noise level")
     parser.add_argument("--weights", type=Path, default=networks.WEIGHTS)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    given = parser.parse_args()
+    given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
     given.out.mkdir(parents=True, exist_ok=True)
     data = load_edm_zip(given.data)
-    # the archive is sorted by class
-    order = np.random.default_rng(0).permutation(len(data.images))
-    unseen = None
-    if given.network:
-        of_training, of_others = divided(np.arange(len(order)))
-        unseen = data.images[order[np.isin(order, of_others)]]
-        order = order[np.isin(order, of_training)]
+    order, unseen = mixed(len(data.images), bool(given.network))
     order = order[: given.max_images]
     study = Study(
         data.images[order],
         given.out,
-        given.n,
-        [given.network] if given.network else tuple(networks.ARCHITECTURES),
-        data.target[order],
-        unseen,
-        not given.no_pictures,
-        given.weights,
-        given.device,
+        n=given.n,
+        names=[given.network] if given.network else tuple(networks.ARCHITECTURES),
+        labels=None if data.get("target") is None else data.target[order],
+        unseen=None if unseen is None else data.images[unseen],
+        flexible=not given.no_flexible,
+        pictures=not given.no_pictures,
+        weights=given.weights,
+        device=given.device,
     )
-    for name in given.only or PARTS:
-        {**PARTS, **ON_DEMAND}[name](study)
+    parts = (curve, tables, locality) if given.network else PARTS.values()
+    for part in [{**PARTS, **ON_DEMAND}[name] for name in given.only or []] or parts:
+        part(study)
 
 
 if __name__ == "__main__":

@@ -497,19 +497,22 @@ def test_held_out(photos, capsys, monkeypatch):
     bench = script("held_out")
     images = photos[:220, :, :8, :8]
     sigma = 0.452
-    monkeypatch.setattr(bench, "SIGMAS", (sigma,))
     monkeypatch.setattr(bench, "SIZES", {sigma: (2, 3)})
     monkeypatch.setattr(bench, "LOCAL_SIZES", {sigma: 3})
     monkeypatch.setattr(bench, "BLURS", {sigma: ((2, 0.5), (3, 0.5))})
-    monkeypatch.setattr(bench, "wide_blend", lambda: GaussianDenoiser(data_range=bench.UNIT))
     rows = list(bench.held_out(bench.Images(images[:160], images[160:170], images[170:]), [sigma]))
     assert [row["denoiser"] for row in rows] == list(bench.rows())
     assert rows[0]["ratio"] == 1
     for row in rows:
         assert row["error"] > 0 and row["standard_error"] < row["error"]
         assert row["ratio"] < 3, row
-    chosen = [row for row in rows if row["denoiser"] == "PSPC, squares"]
-    assert chosen[0]["setting"] in ("2", "3")
+    (chosen,) = (row for row in rows if row["denoiser"] == "PSPC, squares")
+    assert chosen["setting"] in ("2", "3")
+    clean = torch.from_numpy(images[170:]) / 255
+    z = clean + sigma * draw_noise(clean.shape[1:], len(clean), random_state=0).float()
+    model = PSPCDenoiser(int(chosen["setting"]), data_range=bench.UNIT).fit(images[:160])
+    expected = (model.denoise(z, sigma) - clean).square().sum() / len(clean)
+    assert chosen["error"] == pytest.approx(float(expected), rel=1e-4)
 
 
 def test_against_networks(photos, monkeypatch):
@@ -578,26 +581,32 @@ def test_latents(photos):
     lost = np.square(decoded[:5] - clean[:5]).mean()
     assert rows[1]["image_error"] == pytest.approx(lost, rel=1e-3)
 
-    pixel_models = {"Empirical": EmpiricalDenoiser().fit(images)}
-    drawn, rows = bench.samples(models, pixel_models, codec, X, images, others, 0.5, 6)
+    spaces = {
+        "latents": (models, codec.decode, decoded, 1.0),
+        "pixels": ({"Empirical": EmpiricalDenoiser().fit(images)}, np.asarray, images, 0.5),
+    }
+    drawn, rows = bench.samples(spaces, others, 6)
     assert {name: x.shape for name, x in drawn.items()} == dict.fromkeys(drawn, (6, 3, 16, 16))
     memorised = {(row["space"], row["denoiser"]): row["memorised"] for row in rows}
     assert memorised["latents", "Empirical"] == memorised["pixels", "Empirical"] == 1
+    assert memorised["latents", "Training images"] == memorised["pixels", "Training images"] == 1
     assert memorised["latents", "Gaussian"] < 1
 
 
 def test_mirror_images_of_latents(photos):
     bench = script("latents")
-    images, held_out = photos[:60], photos[60:70]
+    images, held_out, others = photos[:60], photos[60:70], photos[70:80]
 
     class Folded:  # mirror images of these latents differ from latents of mirror images
         def encode(self, x):
             return torch.nn.functional.pixel_unshuffle(torch.as_tensor(x), 4).numpy()
 
     codec = Folded()
-    X, Z = (codec.encode(bench.scaled(part)) for part in (images, held_out))
-    rows = list(bench.mirrored(codec, images, X, Z, [0.3]))
+    parts = [codec.encode(bench.scaled(part)) for part in (images, held_out, others)]
+    rows = list(bench.mirrored(codec, images, *parts, [0.3]))
     assert [row["mirrors"] for row in rows] == ["none", "of latents", "of images"]
-    assert len({row["difference"] for row in rows}) == 1 and rows[0]["difference"] > 0
+    flipped = codec.encode(bench.scaled(images[..., ::-1].copy()))
+    expected = np.square(parts[0][..., ::-1] - flipped).mean()
+    assert [row["difference"] for row in rows] == pytest.approx([expected] * 3)
     none, of_latents, of_images = (row["error"] for row in rows)
     assert of_images < none and of_images != of_latents

@@ -36,7 +36,8 @@ class AutoBlend(Blend):
 
     no_attribution = (
         "AutoDenoiser blends a Gaussian denoiser, which weighs images negatively, so it has no "
-        "attribution; call the method of a PSPCDenoiser with one of its patch_sizes_."
+        "attribution; call the method of PSPCDenoiser(size, response_taper=0.5) with one of its "
+        "patch_sizes_."
     )
 
 
