@@ -111,7 +111,7 @@ class Study:
 
     @property
     def factor(self):
-        """How many times larger than 32 x 32 the images are."""
+        """Side of the images, divided by 32."""
         return self.train.shape[-1] // 32
 
     def square(self, patch_size="paper"):
