@@ -239,6 +239,7 @@ def test_numbers_of_pages(docs_extension, value, expected):
         ("evidence", "evidence_results"),
         ("user_guide/clusters_cost", "cluster_results"),
         ("user_guide/choosing", "benchmark_results"),
+        ("user_guide/latents", "benchmark_results"),
     ],
 )
 def test_pages_have_their_tables_and_charts(docs_extension, page, name):

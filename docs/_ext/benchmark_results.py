@@ -422,6 +422,30 @@ def accuracy():
     return pd.DataFrame({"Denoiser": names, **body})
 
 
+def _of_spaces(file):
+    """Return the rows of a file of latents, with a column of names of space and denoiser."""
+    rows = read(file)
+    return rows.assign(name=rows.space.str.capitalize() + ": " + rows.denoiser)
+
+
+def latents():
+    """Return error ratios to the Gaussian denoiser, in latents and in pixels."""
+    rows = _of_spaces("latents").query("denoiser != 'Gaussian'")
+    return by_sigma(rows, "name", "Denoiser", "ratio", "{:.2f}".format)
+
+
+def latents_images():
+    """Return the errors of images, in thousandths."""
+    rows = _of_spaces("latents")
+    return by_sigma(rows, "name", "Denoiser", "image_error", thousandths)
+
+
+def latents_mirrors():
+    """Return errors with mirror images, in thousandths."""
+    rows = read("latents-mirror")
+    return by_sigma(rows, "mirrors", "Mirror images", "error", thousandths)
+
+
 def axes():
     """Return ratios to square patches: geometric means over the networks, at every noise level."""
     rows = read("axes")
@@ -582,6 +606,9 @@ TABLES = {
         for network in _NETWORKS
         for source, short in _SOURCES.items()
     },
+    "latents": Table("latents", latents),
+    "latents-images": Table("latents", latents_images),
+    "latents-mirrors": Table("latents-mirror", latents_mirrors),
     "axes": Table("axes", axes),
     "axes-errors": Table("axes", axes_errors),
     **{f"look-{network}": Table("locality", partial(look, network)) for network in _NETWORKS},
@@ -637,6 +664,7 @@ def numbers():
     torch_only = read("kernels").query("engine == 'torch' and windows != 'whole images'")
     at_one_sigma = kernels_at[kernels_at.sigma == 3.26].set_index("size").us_per_pair
     answers = read("index-tolerance")
+    of_latents = facts("latents")
     tolerance = answers.set_index("sigma").speedup
     drawn, kernel_facts = facts("kernels-sample"), facts("kernels")
     edges = read("memorisation")
@@ -650,6 +678,8 @@ def numbers():
     pair_ratios = read("denoisers").groupby("denoiser").over_pspc
     (whole_set, one_class), doubled = large_images(64).itertuples(), large_images(128)
     return {
+        "decoding error": thousandths(float(of_latents["decoding_error"])),
+        "mirror difference": text(read("latents-mirror").difference[0], 2),
         "squares time": span(kernels_at.us_per_pair),
         "published over squares": text(compiled.speedup.iloc[0]),
         "squares speed-up": span(kernels_at.speedup, 3),
