@@ -422,6 +422,47 @@ def accuracy():
     return pd.DataFrame({"Denoiser": names, **body})
 
 
+# Wang's public benchmark: CIFAR-10, squared errors summed over an image, at the noise levels of
+# held_out.py.
+_PUBLISHED = {
+    "Gaussian": (2.612, 8.408, 29.17, 47.50, 86.64),
+    "Local scores": (5.394, 9.820, 32.07, 51.05, 91.99),
+    "PCA locality": (3.416, 9.327, 29.73, 48.49, 87.84),
+    "A trained network (EDM)": (1.386, 4.625, 19.99, 37.72, 81.01),
+}
+
+
+def held_out():
+    """Return errors on held-out images, and in brackets their ratios to the Gaussian denoiser.
+
+    Rows with fewer images than the first have their number behind the name.
+    """
+    rows = read("held-out")
+    counts = [
+        name if n == rows.n[0] else f"{name}, {n} images"
+        for name, n in zip(rows.denoiser, rows.n, strict=True)
+    ]
+    rows = rows.assign(denoiser=counts)
+    shown = [f"{text(e)} ({r:.2f})" for e, r in zip(rows.error, rows.ratio, strict=True)]
+    here = by_sigma(rows.assign(shown=shown), "denoiser", "Denoiser", "shown", str)
+    sigmas = sorted(rows.sigma.unique())
+    base = _PUBLISHED["Gaussian"]
+    published = pd.DataFrame(
+        [
+            {"denoiser": f"published: {name}", "sigma": sigma, "shown": f"{text(e)} ({e / b:.2f})"}
+            for name, errors in _PUBLISHED.items()
+            for sigma, e, b in zip(sigmas, errors, base, strict=True)
+        ]
+    )
+    return pd.concat([here, by_sigma(published, "denoiser", "Denoiser", "shown", str)])
+
+
+def held_out_settings():
+    """Return the settings of the table `held_out`, of rows that have one."""
+    rows = read("held-out").dropna(subset="setting").assign(setting=lambda r: r.setting.map(plain))
+    return by_sigma(rows, "denoiser", "Denoiser", "setting", str)
+
+
 def _of_spaces(file):
     """Return the rows of a file of latents, with a column of names of space and denoiser."""
     rows = read(file)
@@ -606,6 +647,8 @@ TABLES = {
         for network in _NETWORKS
         for source, short in _SOURCES.items()
     },
+    "held-out": Table("held-out", held_out),
+    "held-out-settings": Table("held-out", held_out_settings),
     "latents": Table("latents", latents),
     "latents-images": Table("latents", latents_images),
     "latents-mirrors": Table("latents-mirror", latents_mirrors),
@@ -665,6 +708,7 @@ def numbers():
     at_one_sigma = kernels_at[kernels_at.sigma == 3.26].set_index("size").us_per_pair
     answers = read("index-tolerance")
     of_latents = facts("latents")
+    over_wiener = read("held-out").groupby("denoiser").ratio
     tolerance = answers.set_index("sigma").speedup
     drawn, kernel_facts = facts("kernels-sample"), facts("kernels")
     edges = read("memorisation")
@@ -678,6 +722,9 @@ def numbers():
     pair_ratios = read("denoisers").groupby("denoiser").over_pspc
     (whole_set, one_class), doubled = large_images(64).itertuples(), large_images(128)
     return {
+        "auto over Wiener": span(over_wiener.get_group("AutoDenoiser")),
+        "blend over Wiener": span(over_wiener.get_group("Blend with moved and blurred images")),
+        "held-out N": f"{int(facts('held-out')['n_train']):,}",
         "decoding error": thousandths(float(of_latents["decoding_error"])),
         "mirror difference": text(read("latents-mirror").difference[0], 2),
         "squares time": span(kernels_at.us_per_pair),
