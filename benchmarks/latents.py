@@ -8,11 +8,11 @@ for the 3,072 of an image, and mean 0 and standard deviation 1 in each channel.
 
 ``latents.csv`` has mean squared errors of denoised latents, and of their images, which are on
 [-1, 1]. In the rows "pixels", pixels are denoised instead. Noise levels are in standard deviations
-of a latent or of a pixel, and so is ``error``. ``latents-samples.csv`` compares samples with
-images: the Fréchet distance of features of the UNet of `networks.py` from those of the test images;
-the distance from the nearest training image; and the fraction of memorised samples. Training images
-of latents are decoded latents there. ``latents-mirror.csv`` has errors with mirror images of
-latents, and with latents of mirror images, and their mean squared difference.
+of a latent or of a pixel, and ``error`` is in their squares. ``latents-samples.csv`` compares
+samples with images: the Fréchet distance of features of the UNet of `networks.py` from those of the
+test images; the distance from the nearest training image; and the fraction of memorised samples.
+Training images of latents are decoded latents there. ``latents-mirror.csv`` has errors with mirror
+images of latents, and with latents of mirror images, and their mean squared difference.
 
 Patch sizes are chosen on 64 images of the training archive that are not fitted; errors are of ``n``
 test images.

@@ -356,7 +356,7 @@ def samples(study, n=32):
 def classes(study, n_classes=8, n=4):
     """Draw n images of each of the first n_classes classes, and compare them with training images.
 
-    Of a denoiser that memorises no picture is written.
+    The picture leaves out denoisers that memorise.
     """
     y = np.tile(np.unique(study.labels)[:n_classes], n)
     models = {PAPER: study.square(), GAUSSIAN: GaussianDenoiser(device=study.device)}
@@ -383,7 +383,8 @@ def classes(study, n_classes=8, n=4):
             if memorised == 0:
                 images[f"{name}, guidance {guidance:g}"] = x
     study.write("classes", rows, len(y))
-    study.draw("classes", images, len(y))
+    if images:
+        study.draw("classes", images, len(y))
 
 
 PARTS = {part.__name__: part for part in (curve, tables, locality, samples)}
@@ -434,9 +435,9 @@ def main(arguments=None):
         weights=given.weights,
         device=given.device,
     )
-    parts = (curve, tables, locality) if given.network else PARTS.values()
-    for part in [{**PARTS, **ON_DEMAND}[name] for name in given.only or []] or parts:
-        part(study)
+    default = ("curve", "tables", "locality") if given.network else PARTS
+    for name in given.only or default:
+        {**PARTS, **ON_DEMAND}[name](study)
 
 
 if __name__ == "__main__":

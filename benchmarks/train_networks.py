@@ -3,8 +3,8 @@
     python benchmarks/train_networks.py unet path/to/cifar10.zip --held-out path/to/a-test.zip
     python benchmarks/train_networks.py faces path/to/faces-64x64.zip
 
-Without ``--held-out``, every sixteenth image is held out. Training one of the networks for 32 x 32
-images took 32 to 41 minutes of one core (see the logs). The script writes the averaged weights in
+Without ``--held-out``, every sixteenth image is held out. Training took 32 to 41 minutes of one
+core (see the logs). The script writes the averaged weights in
 half precision, ``benchmarks/weights/NAME.safetensors``, and the log, ``NAME.csv``: images seen,
 seconds of CPU, and mean squared errors on [-1, 1] to 256 clean held-out images at LEVELS.
 

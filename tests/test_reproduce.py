@@ -141,20 +141,23 @@ def test_schedules_beside_the_sizes_of_the_paper(scripts, photos, tmp_path, monk
     )
 
 
-@pytest.mark.parametrize("pictures", [True, False])
-def test_classes_have_samples_near_their_images(scripts, photos, tmp_path, pictures, monkeypatch):
+@pytest.mark.parametrize(("pictures", "memorised"), [(True, 0.0), (False, 0.0), (True, 1.0)])
+def test_classes_have_samples_near_their_images(
+    scripts, photos, tmp_path, pictures, memorised, monkeypatch
+):
     reproduce = scripts("reproduce")
     monkeypatch.setattr(reproduce, "GUIDANCES", (1.0,))
     labels = (photos.mean((1, 2, 3)) > np.median(photos.mean((1, 2, 3)))).astype(int)
     study = reproduce.Study(photos, tmp_path, names=[], labels=labels, pictures=pictures)
-    monkeypatch.setattr(reproduce, "memorised_fraction", lambda x, train: 0.0)
+    monkeypatch.setattr(reproduce, "memorised_fraction", lambda x, train: memorised)
     reproduce.classes(study, n=2)
     rows = results(tmp_path, "classes")
     assert [row["denoiser"] for row in rows] == [reproduce.PAPER, reproduce.GAUSSIAN]
     assert float(rows[0]["of_class"]) == 1
     assert all(int(row["n_samples"]) == 4 for row in rows)
-    assert (tmp_path / "classes.npz").is_file() == pictures
-    if pictures:
+    # no picture of training images
+    assert (tmp_path / "classes.npz").is_file() == (pictures and memorised == 0)
+    if pictures and memorised == 0:
         assert np.load(tmp_path / "classes.npz")["images"].shape == (2, 4, 3, 32, 32)
 
 
