@@ -481,6 +481,20 @@ def latents_images():
     return by_sigma(rows, "name", "Denoiser", "image_error", thousandths)
 
 
+def latents_samples():
+    """Return distances of samples from images."""
+    rows = _of_spaces("latents-samples")
+    return pd.DataFrame(
+        {
+            "Samples": rows.name,
+            "Fréchet distance": rows.frechet.map(text),
+            "Distance": [f"{d:.3f}" for d in rows.distance],
+            "Memorised (%)": [f"{100 * m:.0f}" for m in rows.memorised],
+            "Time (s)": ["" if s == 0 else text(s, 2) for s in rows.seconds],
+        }
+    )
+
+
 def latents_mirrors():
     """Return errors with mirror images, in thousandths."""
     rows = read("latents-mirror")
@@ -651,6 +665,7 @@ TABLES = {
     "held-out-settings": Table("held-out", held_out_settings),
     "latents": Table("latents", latents),
     "latents-images": Table("latents", latents_images),
+    "latents-samples": Table("latents-samples", latents_samples),
     "latents-mirrors": Table("latents-mirror", latents_mirrors),
     "axes": Table("axes", axes),
     "axes-errors": Table("axes", axes_errors),
@@ -726,6 +741,7 @@ def numbers():
         "blend over Wiener": span(over_wiener.get_group("Blend with moved and blurred images")),
         "held-out N": f"{int(facts('held-out')['n_train']):,}",
         "decoding error": thousandths(float(of_latents["decoding_error"])),
+        "n samples": of_latents["n"],
         "mirror difference": text(read("latents-mirror").difference[0], 2),
         "squares time": span(kernels_at.us_per_pair),
         "published over squares": text(compiled.speedup.iloc[0]),

@@ -21,17 +21,21 @@ from measured import (
 from skpspc.inspection import ErrorCurveDisplay, ErrorTable, SensitivityDisplay, show_images
 
 _NETWORKS = {"unet": "UNet", "transformer": "Transformer", "mixer": "MLP-mixer"}
-_PAPER = "PSPC-Square, paper's sizes"
+PAPER = "PSPC-Square, paper's sizes"
 
 
 def curve_table(sigmas):
     """Return the networks' differences from the optimal denoiser, in thousandths."""
     rows = read("curve")
+    rows = nearest(rows.assign(denoiser=rows.denoiser.map(_NETWORKS)), sigmas)
+    return by_sigma(rows, "denoiser", "Network", "error", thousandths)
+
+
+def nearest(rows, sigmas):
+    """Return the rows at the noise levels nearest to ``sigmas``."""
     levels = rows.sigma.unique()
     chosen = [min(levels, key=lambda level, to=to: abs(np.log(level / to))) for to in sigmas]
-    rows = rows[rows.sigma.isin(chosen)]
-    rows = rows.assign(denoiser=rows.denoiser.map(_NETWORKS))
-    return by_sigma(rows, "denoiser", "Network", "error", thousandths)
+    return rows[rows.sigma.isin(chosen)]
 
 
 def curve_by_level():
@@ -103,7 +107,7 @@ def sample_grid(n=8):
     return figure
 
 
-def _of_kind(rows):
+def of_kind(rows):
     """Return rows whose denoisers are named by kind, not by network."""
     kinds = [
         name.replace(f" {network}", " the network")
@@ -114,7 +118,7 @@ def _of_kind(rows):
 
 def differences(process="forward"):
     """Return the differences from networks, in thousandths: means over the three networks."""
-    rows = _of_kind(read("differences").query("process == @process"))
+    rows = of_kind(read("differences").query("process == @process"))
     order = list(dict.fromkeys(rows.kind))
     means = rows.groupby(["kind", "sigma"]).error.mean().reset_index()
     return by_sigma(means, "kind", "Denoiser", "error", thousandths, order)
@@ -123,18 +127,23 @@ def differences(process="forward"):
 def differences_of(network, process):
     """Return the differences from one network, in thousandths, with the chosen settings."""
     rows = read("differences").query("network == @network and process == @process")
+    return by_sigma(with_settings(rows), "denoiser", "Denoiser", "shown", str)
+
+
+def with_settings(rows):
+    """Return rows with a column of errors, in thousandths, and chosen settings."""
     shown = [
         thousandths(error) if np.isnan(setting) else f"{thousandths(error)} ({setting:g})"
         for error, setting in zip(rows.error, rows.setting, strict=True)
     ]
-    return by_sigma(rows.assign(shown=shown), "denoiser", "Denoiser", "shown", str)
+    return rows.assign(shown=shown)
 
 
 def against_squares():
     """Return error ratios to PSPC-Square with the paper's sizes, ranges over networks."""
-    rows = _of_kind(read("differences"))
-    rows = rows.assign(ratio=over(rows, _PAPER, ["network", "process", "sigma"]))
-    rows = rows[rows.kind != _PAPER]
+    rows = of_kind(read("differences"))
+    rows = rows.assign(ratio=over(rows, PAPER, ["network", "process", "sigma"]))
+    rows = rows[rows.kind != PAPER]
     rows = rows.assign(name=rows.kind + ", " + rows.process)
     spans = rows.groupby(["name", "sigma"]).ratio.agg(lambda r: f"{min(r):.2f} to {max(r):.2f}")
     order = list(dict.fromkeys(rows.name))
@@ -219,7 +228,7 @@ def numbers():
     forward = read("differences").query("process == 'forward'")
     keys = ["network", "sigma"]
     optimal, squares = (
-        forward[forward.denoiser == name].set_index(keys).error for name in ("Optimal", _PAPER)
+        forward[forward.denoiser == name].set_index(keys).error for name in ("Optimal", PAPER)
     )
     times = (optimal / squares).groupby("sigma")
     samples = read("samples").set_index("denoiser")

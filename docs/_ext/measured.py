@@ -36,7 +36,12 @@ def _path(file):
 
 
 def source(file):
-    """Return the command of a file, with the threads and the date, as a paragraph."""
+    """Return the command of a file, with the threads and the date, as a paragraph.
+
+    Of several files, a tuple, the paragraphs.
+    """
+    if isinstance(file, tuple):
+        return "\n\n".join(map(source, file))
     about = facts(file)
     threads = f"{about['threads']} thread{'' if about['threads'] == '1' else 's'}"
     when = about["date"]
@@ -80,9 +85,9 @@ def span(values, digits=2):
 
 @dataclass(frozen=True)
 class Table:
-    """A table of text, a DataFrame, and the file it is made from."""
+    """A table of text, a DataFrame, and the file or files that it is made from."""
 
-    file: str
+    file: str | tuple[str, ...]
     make: Callable
 
 

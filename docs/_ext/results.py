@@ -45,7 +45,7 @@ class ResultsTable(SphinxDirective):
         ]
         lines += [f"   {line}" for line in frame.to_csv(index=False).splitlines()]
         if "no-source" not in self.options:
-            lines += ["", measured.source(table.file)]
+            lines += ["", *measured.source(table.file).splitlines()]
         return self.parse_text_to_nodes("\n".join(lines))
 
 
@@ -81,7 +81,7 @@ class ResultsChart(SphinxDirective):
 def _depend_on_results(env):
     """Build the page again when a file of results changes."""
     for folder in measured.FOLDERS:
-        for path in folder.glob("*.*"):
+        for path in folder.rglob("*.*"):
             env.note_dependency(str(path))
 
 
