@@ -9,7 +9,7 @@ from sklearn.utils._param_validation import Interval
 from .._typing import DataRange, Devices, ImageShape, RandomState
 from ..sampling import noise_seed
 from ..support import covariance
-from .auto_choice import choose, squares
+from .auto_choice import TAPER, choose, squares
 from .base import Denoiser
 from .blend import Blend
 from .gaussian import GaussianPrior
@@ -36,8 +36,8 @@ class AutoBlend(Blend):
 
     no_attribution = (
         "AutoDenoiser blends a Gaussian denoiser, which weighs images negatively, so it has no "
-        "attribution; call the method of PSPCDenoiser(size, response_taper=0.5) with one of its "
-        "patch_sizes_."
+        f"attribution; call the method of PSPCDenoiser(size, response_taper={TAPER}) with one of "
+        "its patch_sizes_."
     )
 
 

@@ -26,7 +26,7 @@ from .calibration import relative_weights
 # In standard deviations of a pixel. Below the first, all denoisers return about the noisy image; at
 # the last, about the mean image.
 _LEVELS = 0.05 * 2.0 ** np.arange(9)
-_TAPER = 0.5  # of responses: lowers errors, by 0.7 to 17 % against networks (benchmarks/axes.py)
+TAPER = 0.5  # of responses: lowers errors, by 0.7 to 17 % against networks (benchmarks/axes.py)
 _QUARTER = 4
 _BELOW, _ABOVE = 2, 3  # candidates around the best size of the first trial
 _EQUAL = 1e-9  # relative differences of errors that are rounding
@@ -136,7 +136,7 @@ def squares(training_set, sizes):
     """Return priors of a training set, one for tapered square patches of each size."""
     shape = training_set.image_shape
     return [
-        Prior(training_set, squares_of_side(size, shape, response_taper=_TAPER)) for size in sizes
+        Prior(training_set, squares_of_side(size, shape, response_taper=TAPER)) for size in sizes
     ]
 
 
