@@ -463,6 +463,17 @@ def held_out_settings():
     return by_sigma(rows, "denoiser", "Denoiser", "setting", str)
 
 
+def against_networks():
+    """Return differences from networks over those of the Gaussian denoiser: geometric means."""
+    rows = read("against-networks")
+    rows = rows.assign(ratio=over(rows, "Gaussian", ["network", "sigma"]))
+    means = np.exp(np.log(rows.ratio).groupby([rows.denoiser, rows.sigma], sort=False).mean())
+    means = means.reset_index()
+    total = np.exp(np.log(means.ratio).groupby(means.denoiser, sort=False).mean())
+    table = by_sigma(means, "denoiser", "Denoiser", "ratio", "{:.2f}".format)
+    return table.assign(**{"all levels": [f"{ratio:.2f}" for ratio in total]})
+
+
 def _of_spaces(file):
     """Return the rows of a file of latents, with a column of names of space and denoiser."""
     rows = read(file)
@@ -663,6 +674,7 @@ TABLES = {
     },
     "held-out": Table("held-out", held_out),
     "held-out-settings": Table("held-out", held_out_settings),
+    "against-networks": Table("against-networks", against_networks),
     "latents": Table("latents", latents),
     "latents-images": Table("latents", latents_images),
     "latents-samples": Table("latents-samples", latents_samples),
