@@ -95,10 +95,10 @@ for sigma, (gaussian, *of_sizes) in zip(
 print(f"mirror images: {'used' if auto.flip_ else 'not used'}")
 
 # %%
-# The error of ``AutoDenoiser`` is below the errors of the Gaussian denoiser and
-# of ``PSPCDenoiser()`` at all six noise levels: at sigma = 0.4 they are 1.5 and
-# 1.7 times as large. PSPC with calibrated sizes errs 8 to 15 % more up to
-# sigma = 0.8, and equally above. The blend uses single pixels at little noise
-# and nearly whole digits of 8 x 8 pixels at much noise. The
-# errors of two sizes differ, so their mean errs less. It costs a call of
-# PSPC for each size.
+# The errors of the Gaussian denoiser and of ``PSPCDenoiser()`` are larger than
+# the error of ``AutoDenoiser`` at all six noise levels: 1.5 and 1.7 times as
+# large at sigma = 0.4. PSPC with calibrated sizes errs 8 to 15 % more up to
+# sigma = 0.8, and equally above. The blend uses mostly single pixels at little
+# noise, and patches of 6 x 6 to 8 x 8 pixels, nearly whole digits, at much
+# noise. A blend is slower than a single denoiser: each patch size with weight
+# costs a call of PSPC.

@@ -108,9 +108,8 @@ plt.show()
 # %%
 # Mirrored and moved images lower the error at all three noise levels, most at
 # the lowest, and together they lower it more than either alone: by 36 % at
-# sigma = 0.1 and by 15 % at the others. Mirror images double the work,
-# and images moved by one pixel multiply it by up to nine. Neither helps where
-# it is wrong: mirrored digits are no digits.
+# sigma = 0.1 and by 15 % at the others. Mirror images double the work, and
+# images moved by one pixel multiply it by up to nine.
 #
 # Soft responses lower the errors of patches of 8 x 8 and 12 x 12 pixels in the
 # table, and raise the errors of smaller ones. At the chosen sizes they change

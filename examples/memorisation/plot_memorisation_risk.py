@@ -114,10 +114,11 @@ for name, images in (("once", X), ("20 times", repeated)):
     print(f"{name}: risk {own:.2f}, {drawn} of 400 samples")
 
 # %%
-# An image is at risk where few training images are near. The coffee crop is
-# such a stray, and three flower crops full of edges are at equal risk, although
-# they are no strays. The crop of dark sky has a lower risk, and smooth leaves
-# have the least: many crops resemble them. The risk predicts the sampler: it
-# returns 65 of 66 images with a risk above 0.9, and 6 of 209 with a risk below
-# 0.1. Copies in the training set raise the risk of an image, from 0.07 to 0.44,
-# and the number of samples that repeat it, from 1 to 10.
+# An image is at risk where few training images are near. The crop of coffee is
+# such a stray, and three flower crops full of edges are at equal risk without
+# being strays. The dark crop of galaxies has a lower risk, and the smooth
+# background of the flowers has the least: many crops resemble it. The risk
+# predicts the sampler, which returns 65 of 66 images with a risk above 0.9,
+# and 6 of 209 images with a risk below 0.1. Copies in the training set raise
+# the risk of an image from 0.07 to 0.44, and the number of samples that repeat
+# it from 1 to 10.
