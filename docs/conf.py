@@ -56,7 +56,14 @@ sphinx_gallery_conf = {
     "filename_pattern": r"plot_",
     "subsection_order": [
         f"../examples/{name}"
-        for name in ("basics", "denoisers", "inspection", "restoration", "data")
+        for name in (
+            "basics",
+            "denoisers",
+            "memorisation",
+            "inspection",
+            "restoration",
+            "data",
+        )
     ],
     "within_subsection_order": "gallery_order.GalleryOrder",
     "backreferences_dir": "api/backreferences",

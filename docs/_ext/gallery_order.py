@@ -7,18 +7,22 @@ ORDER = (
     "plot_quickstart",
     "plot_denoise_photograph",
     "plot_single_photograph",
-    "plot_memorisation",
+    "plot_auto",
     # examples/denoisers
     "plot_patch_size_search",
     "plot_flexible_windows",
     "plot_bandwidth",
-    "plot_error_curves",
+    "plot_soft_patches",
+    # examples/memorisation
+    "plot_memorisation",
+    "plot_memorisation_edge",
+    "plot_memorisation_risk",
+    "plot_leave_one_out",
     # examples/inspection
     "plot_attribution",
-    "plot_leave_one_out",
     "plot_network_sensitivity",
     "plot_local_equivalence",
-    "plot_memorisation_edge",
+    "plot_error_curves",
     # examples/restoration
     "plot_inverse_problems",
     "plot_gradients",
