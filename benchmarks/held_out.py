@@ -8,13 +8,14 @@ writes two tables. ``--only`` names one of them.
 10,000 training images, held-out images with noise of SIGMAS, squared errors summed over the 3,072
 values of an image. Where a row has several settings, the one with the least error is chosen on 64
 images of the training archive that are not in the training set. Local scores have the patch sizes
-of the published table, and the blends choose by themselves, on training images. ``error`` is a mean
-over ``n`` test images, fewer for slow denoisers, with its standard error. ``ratio`` is the error
-divided by that of the Gaussian denoiser on these images.
+of the published table. `AutoDenoiser` chooses on training images. The other blend has sizes and
+bandwidths set by hand, and weights chosen on training images. ``error`` is a mean over ``n`` test
+images, fewer for slow denoisers, with its standard error. ``ratio`` is the error divided by that of
+the Gaussian denoiser on these images.
 
-``against-networks.csv`` has mean squared differences from the networks of `networks.py` on 48 noisy
-test images, of pixels on [-1, 1]. `AutoDenoiser` sees no network. The rows "best size" have
-settings with the least difference from the network itself on 16 other test images.
+``against-networks.csv`` has mean squared differences from the networks of `networks.py`, of pixels
+on [-1, 1], with their standard errors. `AutoDenoiser` evaluates no network. The rows "best size"
+have settings with the least difference from the network itself on other test images.
 
 The first 200 test images in the order of this script are left out: denoisers were designed on them.
 """
@@ -66,7 +67,17 @@ FLEXIBLE = (0.3, 0.5, 0.7)  # fractions of the heat
 THRESHOLDS = (0.02, 0.05, 0.1, 0.2, 0.4)  # of PCA locality
 NETWORK_SIGMAS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)  # on [-1, 1]
 NETWORK_SIZES = (2, 3, 4, 5, 7, 9, 11, 13, 15, 19, 23, 27)
-GLOBAL = ((5, 0.7), (7, 0.85), (11, 0.85), (15, 0.85), (21, 0.85))
+NETWORK_BLURS = {  # patch sizes and bandwidths
+    0.1: ((2, 0.3), (3, 0.3), (3, 0.5), (5, 0.5), (5, 0.7)),
+    0.2: ((3, 0.3), (3, 0.5), (5, 0.5), (5, 0.7), (7, 0.7)),
+    0.4: ((3, 0.5), (5, 0.5), (5, 0.7), (7, 0.7), (9, 0.7)),
+    0.8: ((5, 0.5), (5, 0.7), (7, 0.7), (9, 0.7), (11, 0.85)),
+    1.6: ((7, 0.7), (7, 0.85), (11, 0.85), (15, 0.85), (15, 0.95)),
+    3.2: ((11, 0.85), (15, 0.85), (21, 0.85), (21, 0.95), (27, 0.95)),
+}
+NETWORK_MOVED_SIZES = (2, 3, 5, 7, 11, 15, 23)
+N_CHOSEN, N_REPORTED = 32, 48  # images of the second table
+MOVED = {"flip": True, "max_shift": 1, "response_taper": 0.5}
 GAUSSIAN, AUTO, WIDE = "Gaussian", "AutoDenoiser", "Blend with moved and blurred images"
 
 
@@ -99,12 +110,11 @@ def flexible(fraction):
 
 def wide_blend():
     """Return a blend of the Gaussian, PSPC with moved images of two sizes, and blurred PSPC."""
-    moved = {"flip": True, "max_shift": 1, "response_taper": 0.5}
     bandwidths = BandwidthSchedule(SIGMAS, [0.4, 0.4, 0.5, 0.7, 0.9])
     members = [
         ("gaussian", GaussianDenoiser()),
-        ("small", PSPCDenoiser(schedule([2, 3, 7, 9, 15]), **moved)),
-        ("large", PSPCDenoiser(schedule([3, 5, 9, 13, 23]), **moved)),
+        ("small", PSPCDenoiser(schedule([2, 3, 7, 9, 15]), **MOVED)),
+        ("large", PSPCDenoiser(schedule([3, 5, 9, 13, 23]), **MOVED)),
         (
             "blurred",
             PSPCDenoiser(schedule([3, 5, 11, 15, 23]), bandwidth=bandwidths, smoothing="global"),
@@ -151,16 +161,19 @@ class Images:
 
     def __init__(self, train, chosen, reported):
         self.train = train
-        self.noisy = {"c": self._noisy(chosen, seed=1), "r": self._noisy(reported, seed=0)}
+        self.noisy = {
+            "choice": self._noisy(chosen, seed=1),
+            "report": self._noisy(reported, seed=0),
+        }
 
     @staticmethod
     def _noisy(images, seed):
         clean = torch.from_numpy(images).float() / 255
         return clean, draw_noise(clean.shape[1:], len(clean), random_state=seed).to(clean)
 
-    def errors(self, model, sigma, which, n=None):
+    def errors(self, model, sigma, purpose, n=None):
         """Return the squared error of each of the first n images, or of all, summed over pixels."""
-        clean, noise = (images[:n] for images in self.noisy[which])
+        clean, noise = (images[:n] for images in self.noisy[purpose])
         return (model.denoise(clean + sigma * noise, sigma) - clean).square().sum((1, 2, 3))
 
 
@@ -176,15 +189,15 @@ def held_out(images, sigmas):
                 models[setting] = row.build(*setting).fit(images.train)
             return models[setting]
 
-        n = len(images.noisy["r"][0]) // row.one_in
+        n = len(images.noisy["report"][0]) // row.one_in
         for sigma in sigmas:
             candidates = row.settings(sigma)
             tried = [
-                float(images.errors(fitted(setting), sigma, "c").mean())
+                float(images.errors(fitted(setting), sigma, "choice").mean())
                 for setting in (candidates if len(candidates) > 1 else [])
             ]
             chosen = candidates[int(np.argmin(tried)) if tried else 0]
-            errors = images.errors(fitted(chosen), sigma, "r", n).double()
+            errors = images.errors(fitted(chosen), sigma, "report", n).double()
             gaussian.setdefault(sigma, errors)
             yield {
                 "denoiser": name,
@@ -197,8 +210,12 @@ def held_out(images, sigmas):
             }
 
 
-def against_networks(train, test, sigmas, named, n_chosen=16, n_reported=48):
+def against_networks(train, test, sigmas, named, n_chosen=N_CHOSEN, n_reported=N_REPORTED):
     """Yield the rows of the second table."""
+
+    def denoised(model):
+        return model.fit(train).denoise(z, sigma)
+
     auto = AutoDenoiser().fit(train)
     gaussian = GaussianDenoiser().fit(train)
     clean = torch.from_numpy(test[: n_chosen + n_reported]).float() / 127.5 - 1
@@ -206,31 +223,39 @@ def against_networks(train, test, sigmas, named, n_chosen=16, n_reported=48):
     choice, rest = slice(n_chosen), slice(n_chosen, None)
     for sigma in sigmas:
         z = clean + sigma * noise
-        squares = {size: PSPCDenoiser(size).fit(train).denoise(z, sigma) for size in NETWORK_SIZES}
-        blurred = {
-            setting: PSPCDenoiser(setting[0], bandwidth=setting[1], smoothing="global")
-            .fit(train)
-            .denoise(z, sigma)
-            for setting in GLOBAL
-        }
         answers = {
             GAUSSIAN: {"": gaussian.denoise(z, sigma)},
-            "PSPC, paper's sizes": {"": PSPCDenoiser().fit(train).denoise(z, sigma)},
-            "PSPC, best size": squares,
-            "PSPC, best size, blurred globally": blurred,
+            "PSPC, paper's sizes": {"": denoised(PSPCDenoiser())},
+            "PSPC, best size": {size: denoised(PSPCDenoiser(size)) for size in NETWORK_SIZES},
+            "PSPC, best size, moved, mirrored and tapered": {
+                size: denoised(PSPCDenoiser(size, **MOVED)) for size in NETWORK_MOVED_SIZES
+            },
+            "PSPC, best size, blurred globally": {
+                (size, bandwidth): denoised(
+                    PSPCDenoiser(size, bandwidth=bandwidth, smoothing="global")
+                )
+                for size, bandwidth in NETWORK_BLURS[sigma]
+            },
             AUTO: {"": auto.denoise(z, sigma)},
         }
         for (network, net), (name, tried) in product(named.items(), answers.items()):
             with torch.no_grad():
                 target = net.denoise(z, sigma)
-            off = {k: (answer - target).square().flatten(1).mean(1) for k, answer in tried.items()}
-            chosen = min(off, key=lambda setting: float(off[setting][choice].mean()))
+            differences = {
+                setting: (answer - target).square().flatten(1).mean(1)
+                for setting, answer in tried.items()
+            }
+            chosen = min(
+                differences, key=lambda setting: float(differences[setting][choice].mean())
+            )
+            reported = differences[chosen][rest]
             yield {
                 "network": network,
                 "denoiser": name,
                 "sigma": sigma,
                 "setting": "/".join(map(str, np.atleast_1d(chosen))),
-                "error": float(off[chosen][rest].mean()),
+                "error": float(reported.mean()),
+                "standard_error": float(reported.std() / n_reported**0.5),
             }
 
 
@@ -241,7 +266,7 @@ def main():
     parser.add_argument("--test", required=True, help="test images in the same layout")
     parser.add_argument("--only", choices=("held-out", "networks"), help="one table")
     parser.add_argument("--n-train", type=int, default=10_000)
-    parser.add_argument("--n", type=int, default=1000, help="images of the errors")
+    parser.add_argument("--n", type=int, default=1000, help="images of held-out.csv")
     parser.add_argument("--threads", type=int, default=1)
     _results.add_argument(parser)
     options = parser.parse_args()
@@ -251,19 +276,19 @@ def main():
     train, chosen = archive[order[: options.n_train]], archive[order[options.n_train :][:64]]
     test = test[np.random.default_rng(0).permutation(len(test))[N_SEEN:]]
 
-    def write(name, title, rows):
+    def write(name, title, rows, **facts):
         """Print rows, and write all rows so far after each."""
         table = []
         for row in rows:
             table += _results.printed(title, [row])
-            _results.write(options.out, name, table, n_train=len(train))
+            _results.write(options.out, name, table, n_train=len(train), **facts)
 
     if options.only != "networks":
         images = Images(train, chosen, test[: options.n])
         write("held-out", "Held-out image", held_out(images, SIGMAS))
     if options.only != "held-out":
-        rows_of = against_networks(train, test, NETWORK_SIGMAS, networks.denoisers())
-        write("against-networks", "Against a network", rows_of)
+        measured = against_networks(train, test, NETWORK_SIGMAS, networks.denoisers())
+        write("against-networks", "Against a network", measured, n_chosen=N_CHOSEN, n=N_REPORTED)
 
 
 if __name__ == "__main__":

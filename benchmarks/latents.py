@@ -15,7 +15,8 @@ Training images of latents are decoded latents there. ``latents-mirror.csv`` has
 images of latents, and with latents of mirror images, and their mean squared difference.
 
 Patch sizes are chosen on 64 images of the training archive that are not fitted; errors are of ``n``
-test images.
+test images, without the images on which denoisers were designed (`held_out.py`). The autoencoder is
+trained on the whole archive.
 """
 
 import argparse
@@ -27,6 +28,7 @@ import _results
 import networks
 import numpy as np
 import torch
+from held_out import N_SEEN
 from torch import nn
 
 from skpspc import AutoDenoiser, EmpiricalDenoiser, GaussianDenoiser, PSPCDenoiser
@@ -128,6 +130,7 @@ def denoisers(X, held_out, sigmas):
     members = {
         "Empirical": EmpiricalDenoiser(),
         "Gaussian": GaussianDenoiser(),
+        "PSPC, paper's sizes": PSPCDenoiser(),
         "PSPC, chosen sizes": PSPCDenoiser(sizes),
         "AutoDenoiser": AutoDenoiser(),
     }
@@ -238,7 +241,7 @@ def main(arguments=None):
     options.work.mkdir(parents=True, exist_ok=True)
     archive, test = (load_edm_zip(path).images for path in (options.train, options.test))
     archive = archive[np.random.default_rng(0).permutation(len(archive))]
-    test = test[np.random.default_rng(0).permutation(len(test))]
+    test = test[np.random.default_rng(0).permutation(len(test))[N_SEEN:]]
     codec = Codec(train(archive, options.n_steps), archive)
 
     images, chosen = archive[: options.n_train], archive[options.n_train :][:64]

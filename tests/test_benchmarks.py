@@ -519,13 +519,15 @@ def test_held_out(photos, capsys, monkeypatch):
 def test_against_networks(photos, monkeypatch):
     bench = script("held_out")
     monkeypatch.setattr(bench, "NETWORK_SIZES", (2, 3))
-    monkeypatch.setattr(bench, "GLOBAL", ((3, 0.5),))
+    monkeypatch.setattr(bench, "NETWORK_MOVED_SIZES", (2,))
+    monkeypatch.setattr(bench, "NETWORK_BLURS", {0.8: ((2, 0.5), (3, 0.5))})
     images = photos[:220, :, :8, :8]
     gaussian = GaussianDenoiser().fit(images[:160])
     named = {"linear": gaussian}
     rows = list(bench.against_networks(images[:160], images[160:], [0.8], named, 8, 16))
-    assert len(rows) == 5
+    assert len(rows) == 6
     assert rows[0]["denoiser"] == "Gaussian" and rows[0]["error"] < 1e-12
+    assert all(row["standard_error"] < row["error"] for row in rows[1:])
     assert all(row["error"] > 1e-6 for row in rows[1:])
 
 
