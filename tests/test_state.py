@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
 from skpspc import (
@@ -19,6 +20,7 @@ from skpspc import (
     PSPCDenoiser,
     SmoothedDenoiser,
 )
+from load import CALLED, EVERY, answer, difference, task
 from test_common import DENOISERS, SHAPE, LinearNetwork, SoftSquares, configure
 
 LIVE = {"sigma", "verbose", "random_state"}  # parameters that are read when the model is asked
@@ -261,6 +263,40 @@ def test_a_fit_never_shows_half_of_a_model(name, X, y, Z, device):
     type(model).watching = False
     assert seen
     np.testing.assert_array_equal(said(model), after)
+
+
+READ_ONCE = ["empirical", "gaussian", "pca", "smoothed", "network", "patch-all", "pspc-2"]
+READ_ONCE += ["local-zero", "single-image", "blended", "collection", "digits tol"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", READ_ONCE)
+def test_a_method_reads_the_state_once(name):
+    """Between two reads another thread may fit images of another shape, range and container."""
+    given = task(name)
+    others = torch.from_numpy(given.X[:9].reshape(9, 1, 8, -1) / 255.0)
+    model = given.fitted()
+    after = {
+        call: answer(call, clone(EVERY[name]).fit(others, given.y[:9]), given) for call in CALLED
+    }
+    before = {call: answer(call, model, given) for call in CALLED}
+
+    class Refitted(type(model)):
+        def _now(self):
+            now = super()._now()
+            if self is model and not reads:
+                model.fit(others, given.y[:9])
+            if self is model:
+                reads.append(now)
+            return now
+
+    Refitted.__name__ = type(model).__name__
+    for call in CALLED:
+        model, reads = given.fitted(), []
+        model.__class__ = Refitted
+        got = answer(call, model, given)
+        assert min(difference(got, right[call]) for right in (before, after)) < 2, call
+        assert reads or isinstance(got, str) or call in ("classes_", "repr"), call
 
 
 # ------------------------------------------------------------------- parameters act at fit
