@@ -35,13 +35,14 @@ from sklearn.base import clone
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from skpspc import EmpiricalDenoiser, LocalScoreDenoiser, PatchDenoiser, PSPCDenoiser  # noqa: E402
-from skpspc.datasets import load_digits_images  # noqa: E402
-from skpspc.inspection import attribute, leave_out  # noqa: E402
-from skpspc.posterior import cells, truncated  # noqa: E402
-from test_common import DENOISERS, SHAPE  # noqa: E402
+from skpspc import EmpiricalDenoiser, LocalScoreDenoiser, PatchDenoiser, PSPCDenoiser
+from skpspc.datasets import load_digits_images
+from skpspc.inspection import attribute, leave_out
+from skpspc.posterior import cells, truncated
+from test_common import DENOISERS, SHAPE
 
 THREADS, PROCESSES, CALLS = 8, 4, 12
+KINDS = ("alone", "refit", "loky", "spawn", "forkserver")
 GROWTH = 2**27
 """Most bytes by which the resident set may grow after the first visit of every denoiser."""
 SECONDS = 300
@@ -231,11 +232,13 @@ class Report:
         for call in CALLED:
             lines.append(f"{call:22s} {self.calls[call]:8d} {self.roundings[call]:11d}")
         lines.append(f"{'all':22s} {self.calls.total():8d} {self.roundings.total():11d}")
+        for kind, count in self.rounds.items():
+            lines.append(f"{kind}: {count} rounds")
         for kind, sizes in self.sizes.items():
             first, last, most = (size / 2**20 for size in (sizes[0], sizes[-1], max(sizes)))
             lines.append(
-                f"{kind}: {self.rounds[kind]} rounds; resident set after the first visits "
-                f"{first:.0f} MiB, at the end {last:.0f} MiB, at most {most:.0f} MiB"
+                f"{kind}: resident set after the first visits {first:.0f} MiB, "
+                f"at the end {last:.0f} MiB, at most {most:.0f} MiB"
             )
         lines.append(f"{len(self.mismatches)} mismatches")
         return "\n".join([*lines, *self.mismatches[:50]])
@@ -301,10 +304,10 @@ def in_process(model, given, calls):
     return [(call, answer(call, model, given)) for call in calls], os.getpid(), resident()
 
 
-def processes_round(given, expected, report, rng, starmap, kind, sizes):
+def processes_round(given, expected, report, rng, starmap, kind, sizes, processes):
     """Call a pickled model from all processes."""
     model = given.fitted()
-    tasks = [(model, given, random_calls(rng)) for _ in range(PROCESSES)]
+    tasks = [(model, given, random_calls(rng)) for _ in range(processes)]
     for answers, process, size in starmap(in_process, tasks):
         sizes[process].append(size)
         for call, got in answers:
@@ -315,7 +318,7 @@ def processes_round(given, expected, report, rng, starmap, kind, sizes):
 
 
 def _loky(function, tasks):
-    return joblib.Parallel(PROCESSES, backend="loky")(
+    return joblib.Parallel(len(tasks), backend="loky")(
         joblib.delayed(function)(*each) for each in tasks
     )
 
@@ -340,7 +343,14 @@ def visits(rng, rounds, names):
         rounds = None if rounds is None else rounds - 1
 
 
-def run(seconds, seed, *, rounds=None, kinds=("alone", "refit", "loky", "spawn", "forkserver")):
+def run(
+    seconds,
+    seed,
+    *,
+    rounds=None,
+    processes=PROCESSES,
+    kinds=("alone", "refit", "loky", "spawn", "forkserver"),
+):
     """Call denoisers for at most so many seconds, and ``rounds`` rounds of each kind.
 
     Returns
@@ -360,7 +370,9 @@ def run(seconds, seed, *, rounds=None, kinds=("alone", "refit", "loky", "spawn",
             elif kind == "loky":
                 pool, starmap = None, _loky
             else:
-                pool = multiprocessing.get_context(kind).Pool(PROCESSES)
+                if kind == "forkserver":  # one import for all processes
+                    multiprocessing.set_forkserver_preload(["tests.load"])
+                pool = multiprocessing.get_context(kind).Pool(processes)
                 starmap = pool.starmap
             of_workers = collections.defaultdict(list)
             for number, name in enumerate(visits(rng, rounds, names)):
@@ -374,7 +386,7 @@ def run(seconds, seed, *, rounds=None, kinds=("alone", "refit", "loky", "spawn",
                     if kind in ("alone", "refit"):
                         threads_round(*options, pool, kind)
                     else:
-                        processes_round(*options, starmap, kind, of_workers)
+                        processes_round(*options, starmap, kind, of_workers, processes)
                 report.rounds[kind] += 1
                 if number >= len(names) - 1:
                     report.sizes[kind].append(resident())
@@ -383,8 +395,11 @@ def run(seconds, seed, *, rounds=None, kinds=("alone", "refit", "loky", "spawn",
                     report.sizes[f"a worker of {kind}"] = sizes[len(names) :]
             if kind == "loky":
                 joblib.externals.loky.get_reusable_executor().shutdown()
-            elif pool is not None:
-                getattr(pool, "terminate", pool.shutdown if hasattr(pool, "shutdown") else None)()
+            elif isinstance(pool, ThreadPoolExecutor):
+                pool.shutdown()
+            else:
+                pool.terminate()
+                pool.join()
     return report
 
 
@@ -393,13 +408,14 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="for at most so long")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=PROCESSES, help="number of processes")
     parser.add_argument("--rounds", type=int, help="at most so many rounds of each kind")
-    parser.add_argument(
-        "--kinds", nargs="+", default=["alone", "refit", "loky", "spawn", "forkserver"]
-    )
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     given = parser.parse_args()
     faulthandler.enable()
-    report = run(given.seconds, given.seed, rounds=given.rounds, kinds=given.kinds)
+    report = run(
+        given.seconds, given.seed, rounds=given.rounds, processes=given.processes, kinds=given.kinds
+    )
     print(report)
     if report.grown > GROWTH:
         print(f"the resident set grew by {report.grown / 2**20:.0f} MiB")

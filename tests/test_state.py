@@ -9,6 +9,7 @@ import pytest
 import torch
 from sklearn.base import clone
 
+from load import CALLED, EVERY, answer, difference, task
 from skpspc import (
     BandwidthSchedule,
     BlendedDenoiser,
@@ -20,7 +21,6 @@ from skpspc import (
     PSPCDenoiser,
     SmoothedDenoiser,
 )
-from load import CALLED, EVERY, answer, difference, task
 from test_common import DENOISERS, SHAPE, LinearNetwork, SoftSquares, configure
 
 LIVE = {"sigma", "verbose", "random_state"}  # parameters that are read when the model is asked
@@ -359,8 +359,8 @@ def test_a_question_is_answered_by_one_model(X, y, Z, device):
         answers = [question.result() for question in asked]
         done.set()
         fitting.result()
-    for answer in answers:
-        assert any(np.array_equal(answer, one) for one in expected)
+    for got in answers:
+        assert any(np.array_equal(got, one) for one in expected)
 
 
 @pytest.mark.parametrize("name", [name for name in DENOISERS if name != "network"])
