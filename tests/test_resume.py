@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from helpers import FEW
+from skpspc._output import remove_unfinished
 from skpspc.cli import _state
 from skpspc.cli._commands import commands
 from skpspc.cli._state import read_state, write_state
@@ -208,6 +209,43 @@ def test_every_damaged_state_is_refused(tmp_path):
         path.write_bytes(mutant)
         with pytest.raises(ValueError, match="is damaged"):
             read_state(path, settings)
+
+
+@pytest.mark.parametrize(
+    ("done", "sigma", "shape"),
+    [
+        (10**30, 1.5, (3, 1, 8, 8)),
+        (13, 1.5, (3, 1, 8, 8)),
+        (-1, 1.5, (3, 1, 8, 8)),
+        (True, 1.5, (3, 1, 8, 8)),
+        ("x", 1.5, (3, 1, 8, 8)),
+        (2, "x", (3, 1, 8, 8)),
+        (2, -1.0, (3, 1, 8, 8)),
+        (2, float("nan"), (3, 1, 8, 8)),
+        (2, 1.5, (3, 1, 8, 7)),
+        (2, 1.5, (192,)),
+    ],
+)
+def test_a_state_of_other_values_with_a_right_checksum_is_refused(run, done, sigma, shape):
+    """A huge number of steps would be walked through for ever."""
+    killed_run(20)
+    remove_unfinished(STATE)
+    settings = metadata()
+    for name in ("done", "previous_sigma"):
+        del settings[name]
+    images = np.zeros(shape, np.float32)
+    for previous in ((sigma, images), (1.5, images[:1])) if done == 2 else ((sigma, images),):
+        write_state(STATE, images, done, settings, previous)
+        result = run(*SAMPLE, "--out", "x.npz", "--resume", status=2)
+        assert "'x.npz.partial' is " in result.stderr
+        assert "delete" in result.stderr
+
+
+@pytest.mark.parametrize("images", [np.zeros((3, 1, 8, 8), int), np.full((3, 1, 8, 8), np.nan)])
+def test_a_state_without_numbers_is_refused(tmp_path, images):
+    write_state(tmp_path / "state", images, 2, {})
+    with pytest.raises(ValueError, match="is damaged"):
+        read_state(tmp_path / "state", {})
 
 
 def test_a_name_that_leaves_no_room_for_the_state_is_refused_before_any_work(run, monkeypatch):

@@ -806,6 +806,33 @@ def test_other_trees(tree, good):
         load(good)
 
 
+@pytest.mark.parametrize(
+    "name", ["image_shape", "data_range", "n_images", "rows", "dtype", "sha256"]
+)
+@pytest.mark.parametrize("value", [None, 0.5, "ä", [], {"tuple": [1, "a", []]}, {"float": "nan"}])
+def test_hostile_fingerprints_are_refused(name, value, X, path):
+    PSPCDenoiser(2).fit(X, sample_weight=np.arange(14)).save(path, include_data=False)
+    load(path, X)
+    valid = {"data_range": [None], "dtype": ["ä"], "sha256": ["ä"]}
+
+    def change(tree, arrays, metadata):
+        pairs = dict(tree["data"]["dict"])
+        tree["data"]["dict"] = [*{**pairs, name: value}.items()]
+
+    rewritten(path, change)
+    if value in valid.get(name, []):
+        return
+    with pytest.raises(ValueError, match=r"model.safetensors' holds no denoiser"):
+        load(path, X)
+
+
+@pytest.mark.parametrize("data", [5, "a", [1], 0.5, True, {"tuple": [1, 2]}])
+def test_other_values_in_place_of_a_fingerprint(data, good, X):
+    rewritten(good, lambda tree, arrays, metadata: tree.update(data=data))
+    with pytest.raises(ValueError, match=r"model.safetensors' holds no denoiser"):
+        load(good, X)
+
+
 def test_a_prior_of_images_of_another_shape_is_refused(good):
     """Compiled kernels would read beyond the images."""
 
@@ -852,7 +879,7 @@ def test_devices(good):
         tree.update(json.loads(text))
 
     rewritten(good, change)
-    with pytest.raises(ValueError, match=r"device='cuda:7' is not available.* device='cpu'"):
+    with pytest.raises(ValueError, match=r"safetensors'.*device='cuda:7' is not available.*'cpu'"):
         load(good)
     load(good, device="cpu").denoise(np.zeros((1, *SHAPE)), 0.5)
     with pytest.raises(ValueError, match="device='nowhere' is not available"):

@@ -6,8 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 
+from load import CALLED, EVERY, answer, difference, task
 from skpspc import (
     BandwidthSchedule,
     BlendedDenoiser,
@@ -263,6 +265,40 @@ def test_a_fit_never_shows_half_of_a_model(name, X, y, Z, device):
     np.testing.assert_array_equal(said(model), after)
 
 
+READ_ONCE = ["empirical", "gaussian", "pca", "smoothed", "network", "patch-all", "pspc-2"]
+READ_ONCE += ["local-zero", "single-image", "blended", "collection", "digits tol"]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", READ_ONCE)
+def test_a_method_reads_the_state_once(name):
+    """Between two reads another thread may fit images of another shape, range and container."""
+    given = task(name)
+    others = torch.from_numpy(given.X[:9].reshape(9, 1, 8, -1) / 255.0)
+    model = given.fitted()
+    after = {
+        call: answer(call, clone(EVERY[name]).fit(others, given.y[:9]), given) for call in CALLED
+    }
+    before = {call: answer(call, model, given) for call in CALLED}
+
+    class Refitted(type(model)):
+        def _now(self):
+            now = super()._now()
+            if self is model and not reads:
+                model.fit(others, given.y[:9])
+            if self is model:
+                reads.append(now)
+            return now
+
+    Refitted.__name__ = type(model).__name__
+    for call in CALLED:
+        model, reads = given.fitted(), []
+        model.__class__ = Refitted
+        got = answer(call, model, given)
+        assert min(difference(got, right[call]) for right in (before, after)) < 2, call
+        assert reads or isinstance(got, str) or call in ("classes_", "repr"), call
+
+
 # ------------------------------------------------------------------- parameters act at fit
 
 
@@ -323,8 +359,8 @@ def test_a_question_is_answered_by_one_model(X, y, Z, device):
         answers = [question.result() for question in asked]
         done.set()
         fitting.result()
-    for answer in answers:
-        assert any(np.array_equal(answer, one) for one in expected)
+    for got in answers:
+        assert any(np.array_equal(got, one) for one in expected)
 
 
 @pytest.mark.parametrize("name", [name for name in DENOISERS if name != "network"])

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 
 import numpy as np
@@ -61,9 +62,10 @@ def read_state(path, settings):
         if metadata["sha256"] != _checksum(metadata["state"], arrays):
             raise ValueError("its checksum is wrong")
         state = json.loads(metadata["state"])
-        z, previous = arrays["z"], None
+        z, done, previous = arrays["z"], state["done"], None
         if "previous_x0" in arrays:
             previous = state["previous_sigma"], arrays["previous_x0"]
+        _check_values(z, done, previous)
         other = [name for name in settings if state[name] != settings[name]]
     if "images" in other:
         raise ValueError(
@@ -76,7 +78,31 @@ def read_state(path, settings):
             f"'{path}' is the state of a run with {differences}; give the options of that run, or "
             "delete the file to start anew."
         )
-    return z, state["done"], previous
+    return z, done, previous
+
+
+def _check_values(z, done, previous):
+    """Raise if values of a file have another type than `write_state` gives them."""
+    sigma, x0 = (1.0, z) if previous is None else previous
+    if type(done) is not int or done < 0:
+        raise ValueError(f"{done!r} steps are done")
+    if type(sigma) is not float or not 0 < sigma < math.inf:
+        raise ValueError(f"the last noise level is {sigma!r}")
+    for images in (z, x0):
+        if images.dtype.kind != "f" or not np.isfinite(images).all():
+            raise ValueError("its images are not finite numbers")
+
+
+def _check_fits(path, start, z, n_steps):
+    """Raise if a state has more steps or images of another shape than the run (z)."""
+    kept, done, previous = start
+    shapes = {kept.shape, kept.shape if previous is None else previous[1].shape}
+    if done > n_steps or shapes != {tuple(z.shape)}:
+        raise ValueError(
+            f"'{path}' is the state of a run with {done} steps done on images of shape "
+            f"{kept.shape}, and this run has {n_steps} steps and shape {tuple(z.shape)}; delete "
+            "the file to start anew."
+        )
 
 
 def _checksum(text, arrays):
@@ -95,6 +121,7 @@ def keeping_state(sampler, path, settings, start=None):
     def walk(denoise, z, sigmas, *, noise):
         done, previous = 0, None
         if start is not None:
+            _check_fits(path, start, z, len(sigmas))
             kept, done, previous = start
             z = torch.from_numpy(kept).to(z)
             if previous is not None:

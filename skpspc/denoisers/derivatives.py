@@ -283,6 +283,7 @@ class DifferentiableDenoiser:
         >>> model.vjp([[0.0, 0.0]], sigma=2.0, vectors=[[1.0, 0.0]])
         array([[0.25, 0.25]])
         """
+        self = self._now()
         call, z, levels, layout = self._called(Z, sigma, y, guidance)
         mean = _vectors(vectors, z, self._answer_shape_of(z))
         with torch.no_grad(), torch_threads():
@@ -349,6 +350,7 @@ class DifferentiableDenoiser:
         >>> model.jvp([[0.0, 0.0]], sigma=2.0, vectors=[[1.0, 0.0]])
         array([[0.25, 0.25]])
         """
+        self = self._now()
         call, z, levels, layout = self._called(Z, sigma, y, guidance)
         dz = _vectors(vectors, z, tuple(z.shape[1:]))
         with torch.no_grad(), torch_threads():
@@ -417,6 +419,7 @@ class DifferentiableDenoiser:
         >>> model.divergence([[0.0, 0.0]], sigma=2.0)
         Divergence(value=array([0.5]), standard_error=array([0.]))
         """
+        self = self._now()
         call, z, levels, layout = self._called(Z, sigma, y, guidance)
         probes = self._probes(z, n_probes, random_state)
         with torch.no_grad(), torch_threads():
@@ -511,7 +514,8 @@ class DifferentiableDenoiser:
         """
         if not (isinstance(rtol, numbers.Real) and 1e-10 <= rtol <= 0.1):
             raise ValueError(f"rtol must be a float between 1e-10 and 0.1, got {rtol!r}.")
-        ends = sampler_ends(self._now().data_range_, sigma_min, sigma_max)
+        self = self._now()
+        ends = sampler_ends(self.data_range_, sigma_min, sigma_max)
         edm_sigmas(2, *ends)  # raises unless the ends are in order
         call, z, _, layout = self._called(Z, ends[0], y, guidance)
         check_noise_range(z.dtype, sigma_min=ends[0], sigma_max=ends[1])
@@ -520,7 +524,7 @@ class DifferentiableDenoiser:
         with torch.no_grad(), torch_threads():
             for i, prior in enumerate(call.priors(len(z))):
                 own = None if probes is None else probes[:, i : i + 1]
-                options = z[i : i + 1], ends, own, middle(call.denoiser.data_range_)
+                options = z[i : i + 1], ends, own, middle(self.data_range_)
                 flow = prior.for_sampling()
                 value, error = _flow_likelihood(flow, *options, rtol)
                 rough, _ = _flow_likelihood(flow, *options, 10 * rtol)
@@ -530,7 +534,7 @@ class DifferentiableDenoiser:
 
     def _called(self, Z, sigma, y, guidance):
         """Return a `Call`, and noisy images, positive noise levels and layout."""
-        call = Call(self._now(), y, check_guidance(guidance, y))
+        call = Call(self, y, check_guidance(guidance, y))
         with torch.no_grad():
             return (call, *call.checked(Z, sigma))
 

@@ -323,6 +323,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
 
     def _of_gaussian(self, name):
         """Return an attribute of the Gaussian in the container of the training images."""
+        self = self._now()
         check_is_fitted(self)
         return self._given(getattr(self._prior.gaussian, name))
 
@@ -352,6 +353,7 @@ class GaussianDenoiser(TrainingSetDenoiser):
         ValueError
             If sigma is not a non-negative number, or rows lie outside the image.
         """
+        self = self._now()
         check_is_fitted(self)
         gaussian, n_values = self._prior.gaussian, self.n_features_in_
         level = float(check_sigma(sigma, 1))

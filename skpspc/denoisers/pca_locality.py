@@ -233,6 +233,7 @@ class PCALocalityDenoiser(TrainingSetDenoiser):
         ValueError
             If sigma is not a non-negative number.
         """
+        self = self._now()
         check_is_fitted(self)
         mask = self._prior.windows.matrix(float(check_sigma(sigma, 1)))
         return mask if self._layout.is_torch else mask.cpu().numpy()

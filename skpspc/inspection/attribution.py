@@ -150,8 +150,9 @@ def leave_out(
     (array([1., 0.]), array([0., 1.]))
     """
     _check_attributable(denoiser)
-    without = denoiser.denoise_without(Z, sigma, images, y)
-    answer = denoiser.denoise(Z, sigma, y)
+    now = denoiser._now()
+    without = now.denoise_without(Z, sigma, images, y)
+    answer = now.denoise(Z, sigma, y)
     difference = (without - answer).reshape(*without.shape[:2], -1)
     square = difference * difference
     change = square.mean(2).sqrt() if isinstance(square, torch.Tensor) else np.sqrt(square.mean(2))

@@ -21,36 +21,37 @@ from .classes import CLASSES
 _IMAGE_DTYPES = (torch.uint8, torch.float32, torch.float64)
 
 
-def _check(condition, fault):
+def check(condition, fault):
+    """Raise ValueError, with the words of a fault, if a condition does not hold."""
     if not condition:
         raise ValueError(fault)
 
 
 def _check_training_set(training_set):
     images, weight = training_set.images, training_set.sample_weight
-    _check(images.ndim == 4 and images.numel(), f"training images have shape {tuple(images.shape)}")
-    _check(images.dtype in _IMAGE_DTYPES, f"training images have dtype {images.dtype}")
+    check(images.ndim == 4 and images.numel(), f"training images have shape {tuple(images.shape)}")
+    check(images.dtype in _IMAGE_DTYPES, f"training images have dtype {images.dtype}")
     low, high = images.aminmax()
-    _check(math.isfinite(low) and math.isfinite(high), "training images are not finite")
+    check(math.isfinite(low) and math.isfinite(high), "training images are not finite")
     checked_range(training_set.data_range, "data_range")
     if weight is not None:
-        _check(weight.shape == images.shape[:1], "there is not one weight for each image")
-        _check(weight.dtype == torch.float64, f"the weights have dtype {weight.dtype}")
-        _check(weight.isfinite().all() and (weight > 0).all(), "a weight is not positive")
+        check(weight.shape == images.shape[:1], "there is not one weight for each image")
+        check(weight.dtype == torch.float64, f"the weights have dtype {weight.dtype}")
+        check(weight.isfinite().all() and (weight > 0).all(), "a weight is not positive")
 
 
 def _check_labels(labels):
     classes, codes = labels.classes, labels.codes
-    _check(classes.ndim == codes.ndim == 1 and codes.dtype.kind == "i", "labels have no codes")
-    _check(len(codes) and 0 <= codes.min() <= codes.max() < len(classes), "a label has no class")
+    check(classes.ndim == codes.ndim == 1 and codes.dtype.kind == "i", "labels have no codes")
+    check(len(codes) and 0 <= codes.min() <= codes.max() < len(classes), "a label has no class")
 
 
 def _check_gaussian(gaussian):
     n_kept = len(gaussian.eigenvalues)
-    _check(gaussian.components.shape == (n_kept, len(gaussian.mean)), "components do not fit")
-    _check(gaussian.sampled.shape == gaussian.eigenvalues.shape, "variances do not fit")
+    check(gaussian.components.shape == (n_kept, len(gaussian.mean)), "components do not fit")
+    check(gaussian.sampled.shape == gaussian.eigenvalues.shape, "variances do not fit")
     for tensor in (gaussian.mean, gaussian.components, gaussian.eigenvalues, gaussian.sampled):
-        _check(tensor.dtype == torch.float64, f"a Gaussian has dtype {tensor.dtype}")
+        check(tensor.dtype == torch.float64, f"a Gaussian has dtype {tensor.dtype}")
 
 
 def _check_prior(prior):
@@ -62,7 +63,7 @@ def _check_prior(prior):
         for level in prior.source.levels:
             _check_windows(prior.windows, level.image_shape)
     if prior.gaussian is not None:
-        _check(len(prior.gaussian.mean) == math.prod(shape), "mean and images differ in size")
+        check(len(prior.gaussian.mean) == math.prod(shape), "mean and images differ in size")
 
 
 def _check_windows(windows, shape):
@@ -71,43 +72,43 @@ def _check_windows(windows, shape):
     observed = getattr(windows, "observed", None)
     if observed is not None:
         fits = observed.shape == shape and observed.dtype == torch.bool
-        _check(fits, "the mask of observed pixels does not fit images")
+        check(fits, "the mask of observed pixels does not fit images")
     if isinstance(windows, (Squares, SquaresAnywhere)):
         sides = windows.h, windows.w
-        _check(all(isinstance(side, numbers.Integral) for side in sides), "squares have no sides")
-        _check(1 <= windows.h <= height and 1 <= windows.w <= width, "squares do not fit images")
+        check(all(isinstance(side, numbers.Integral) for side in sides), "squares have no sides")
+        check(1 <= windows.h <= height and 1 <= windows.w <= width, "squares do not fit images")
         for name in ("query_ramp", "response_ramp"):
             ramp = getattr(windows, name, (1, 1))
-            _check(all(isinstance(rise, int) for rise in ramp), "squares have no ramps")
+            check(all(isinstance(rise, int) for rise in ramp), "squares have no ramps")
             fits = (1 <= rise <= (own + 1) // 2 for rise, own in zip(ramp, sides, strict=True))
-            _check(all(fits), "ramps do not fit squares")
+            check(all(fits), "ramps do not fit squares")
         stride = getattr(windows, "stride", 1)
-        _check(isinstance(stride, int) and stride >= 1, "squares have no distance")
+        check(isinstance(stride, int) and stride >= 1, "squares have no distance")
     elif isinstance(windows, SquaresAnywhereBySigma):
         smallest = windows.smallest
         fits = all(1 <= own <= side for own, side in zip(smallest, shape, strict=True))
-        _check(fits and windows.stride >= 1, "windows are for images of another shape")
+        check(fits and windows.stride >= 1, "windows are for images of another shape")
     elif isinstance(windows, Centred):
         check_size(windows.size, windows.boundary, shape)
     elif isinstance(windows, Masks):
         _check_masks(windows, shape)
     elif isinstance(windows, ResolvedWindows):
-        _check(windows._shape == (height, width), "windows do not fit images")
+        check(windows._shape == (height, width), "windows do not fit images")
         for precision in windows._kept.values():
-            _check(precision.shape == (height * width, height, width), "windows do not fit images")
+            check(precision.shape == (height * width, height, width), "windows do not fit images")
     elif isinstance(windows, (SquaresBySigma, CentredBySigma)) or hasattr(windows, "image_shape"):
-        _check(windows.image_shape == shape, "windows are for images of another shape")
+        check(windows.image_shape == shape, "windows are for images of another shape")
 
 
 def _check_masks(masks, shape):
     channels, height, width = shape
     shapes = [tuple(part.shape[1:]) for part in (masks.query, masks.response) if part is not None]
-    _check(all(s in (shape, (1, height, width)) for s in shapes), "masks do not fit images")
+    check(all(s in (shape, (1, height, width)) for s in shapes), "masks do not fit images")
     if masks.response is None:
         sizes = height * width, channels * height * width
-        _check(len(masks.query) in sizes, "there is not one mask for each pixel")
+        check(len(masks.query) in sizes, "there is not one mask for each pixel")
     else:
-        _check(len(masks.query) == len(masks.response), "masks differ in number")
+        check(len(masks.query) == len(masks.response), "masks differ in number")
 
 
 def _check_schedule(schedule):
@@ -118,7 +119,7 @@ def _check_estimator(estimator):
     training_set = getattr(estimator, "training_set_", None)
     shapes = [] if training_set is None else [training_set.image_shape]
     shapes.extend(_source_shapes(getattr(estimator, "_prior", None)))
-    _check(all(s == estimator.image_shape_ for s in shapes), "images differ in shape")
+    check(all(s == estimator.image_shape_ for s in shapes), "images differ in shape")
 
 
 def _source_shapes(prior):

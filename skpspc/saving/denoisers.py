@@ -1,6 +1,7 @@
 """Save a denoiser, and load it."""
 
 import hashlib
+import numbers
 import os
 from typing import Any
 
@@ -11,9 +12,11 @@ from .._output import check_output
 from .._repr import dtype_name
 from .._state import PackedTensor
 from .._typing import ArrayLike, Device
+from .._units import checked_range
 from .._validation import check_device, check_training_images
 from ..denoisers import EmpiricalDenoiser
 from ..denoisers.base import Denoiser
+from .checks import check
 from .codec import Decoder, Encoder
 from .file import SUFFIX, array_bytes, read_file, write_file
 
@@ -130,8 +133,9 @@ def load(
     device = None if device is None else str(device)
     with reading(path, _FAILURE, _REMEDY):
         about = Decoder(tensors, None, device, max_bytes).decode(tree["data"])
+        _check_about(about)
         devices = [device] if device else [str(name) for name in tree["devices"]]
-    _check_devices(devices)
+    _check_devices(devices, None if device else path)
     images = _images_again(path, X, about)
     with reading(path, _FAILURE, _REMEDY):
         denoiser = Decoder(tensors, images, device, max_bytes, mmap).decode(tree["denoiser"])
@@ -140,14 +144,33 @@ def load(
     return denoiser
 
 
-def _check_devices(devices):
-    """Raise if a device is not available to torch."""
+def _check_about(about):
+    """Raise unless ``about`` is None or what `_about_data` returns."""
+    if about is None:
+        return
+    shape, n, rows = about["image_shape"], about["n_images"], np.asarray(about["rows"])
+    check(isinstance(shape, tuple) and len(shape) == 3, f"its images have shape {shape!r}")
+    for count in (n, *shape):
+        check(isinstance(count, numbers.Integral) and count >= 1, f"it counts {count!r}")
+    check(rows.ndim == 1 and rows.dtype.kind == "i" and rows.size, "its images have no rows")
+    check(0 <= rows.min() <= rows.max() < n, "its images have no rows")
+    if about["data_range"] is not None:
+        checked_range(about["data_range"], "data_range")
+    for name in ("dtype", "sha256"):
+        check(isinstance(about[name], str), f"its {name} is {about[name]!r}")
+
+
+def _check_devices(devices, path):
+    """Raise if a device is not available to torch; ``path`` is the file that names it, or None."""
     for name in devices:
         try:
             check_device(name, None)
         except ValueError as error:
             reason = str(error).partition("; pass")[0]
-            raise ValueError(f"{reason}; pass load a device such as device='cpu'.") from error
+            holder = "" if path is None else f"'{path}' names a device: "
+            raise ValueError(
+                f"{holder}{reason}; pass load a device such as device='cpu'."
+            ) from error
 
 
 def _images_again(path, X, about):

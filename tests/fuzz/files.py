@@ -1,5 +1,8 @@
 """Damage small files in many ways and load them: nothing but ValueError or OSError may come out.
 
+Commands of the command line with random options are inputs, too: each must end with status 0, 1 or
+2, a sentence instead of a traceback, no file but its output, and unchanged data.
+
 From the root of the repository::
 
     python -m tests.fuzz.files --count 120000 --seconds 3600 --seed 0
@@ -8,6 +11,7 @@ loads at most so many mutants for at most so many seconds and exits with status 
 
 - raised anything but `ValueError` or `OSError`, or an error that does not name the file,
 - changed a network that it refused to fill,
+- ended a command in another way than the one above,
 - or let the memory of the process (peak resident set) grow by more than ``GROWTH`` bytes.
 
 Mutant i of a seed is always the same: ``--start i --count 1 --keep FOLDER`` makes it again and
@@ -16,6 +20,7 @@ leaves its file in a folder.
 
 import argparse
 import collections
+import contextlib
 import faulthandler
 import io
 import json
@@ -33,12 +38,27 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.numpy import load as read_arrays
+from safetensors.numpy import save as save_arrays
 from safetensors.torch import save
 
-from skpspc import load_network
+from skpspc import (
+    BlendedDenoiser,
+    EmpiricalDenoiser,
+    GaussianDenoiser,
+    PatchDenoiser,
+    PatchSchedule,
+    PSPCDenoiser,
+    load_network,
+)
+from skpspc import load as load_denoiser
 from skpspc._input import load_arrays, map_array
 from skpspc.cli._schedule_file import read_schedule
+from skpspc.cli._state import _checksum, keeping_state, read_state, write_state
 from skpspc.datasets import load_edm_zip, load_image_folder, load_npz
+from skpspc.sampling import SAMPLERS
+from skpspc.saving import file as saving
+from tests.fuzz.commands import Commands
 
 MAX_BYTES = 2**26
 """Given to the loaders: 64 MiB, so 2 MiB for an image and 512 KiB for JSON."""
@@ -120,6 +140,16 @@ def _saved(content, **options):
     return stream.getvalue()
 
 
+SETTINGS = {"n": 2, "n_steps": 4, "seed": 5, "images": "abc"}
+
+
+def _written(write):
+    """Contents of the files that a function writes to a folder."""
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder))
+        return [path.read_bytes() for path in sorted(Path(folder).iterdir())]
+
+
 class Files:
     """Whole files, from which mutants are made."""
 
@@ -171,6 +201,30 @@ class Files:
             ("pt", _saved({"ema": weights, "step": 3})),
             ("pth", _saved(weights, _use_new_zipfile_serialization=False)),
         ]
+        self.noisy = rng.standard_normal((2, 1, 3, 3)).astype(np.float32)
+        self.training_images = rng.integers(0, 256, (8, 1, 4, 3), dtype=np.uint8)
+        self.states = _written(self._write_states)
+        self.denoisers = _written(self._write_denoisers)
+        self.commands = Commands(self)
+
+    def _write_states(self, folder):
+        write_state(folder / "a", self.noisy, 3, SETTINGS, (1.5, self.noisy))
+        write_state(folder / "b", self.noisy, 1, SETTINGS)
+
+    def _write_denoisers(self, folder):
+        X = self.training_images
+        members = [("a", EmpiricalDenoiser()), ("b", GaussianDenoiser(2))]
+        for number, denoiser in enumerate(
+            [
+                PSPCDenoiser(PatchSchedule([0.1, 1.0], [1, 3]), bandwidth=0.3),
+                PatchDenoiser(2, location="all", n_neighbors=3),
+                BlendedDenoiser(members, sigmas=[0.2, 1.0], n_images=2),
+            ]
+        ):
+            y = None if number == 2 else np.arange(8) % 2
+            denoiser.fit(X, y).save(folder / f"{number}.safetensors")
+        denoiser = EmpiricalDenoiser().fit(X, np.arange(8) % 2, sample_weight=np.arange(8))
+        denoiser.save(folder / "3.safetensors", include_data=False)
 
 
 # Damage
@@ -378,14 +432,82 @@ def _checkpoint(files, rng):
     return f"w.{suffix}", content, (load_network, None)
 
 
+def _resealed(rng, content, checksum):
+    """A file of safetensors with another JSON text or other arrays, and the right checksum."""
+    length = int.from_bytes(content[:8], "little")
+    metadata = json.loads(content[8 : 8 + length])["__metadata__"]
+    arrays = read_arrays(content)
+    if rng.random() < 0.8:
+        metadata["state"] = json.dumps(edited(rng, json.loads(metadata["state"])))
+    else:
+        name = str(rng.choice(list(arrays)))
+        arrays[name] = _another(rng, arrays[name])
+    metadata["sha256"] = checksum(metadata["state"], arrays)
+    return save_arrays(arrays, metadata)
+
+
+def _another(rng, array):
+    """An array of another shape, dtype or value."""
+    match int(rng.integers(5)):
+        case 0:
+            return array[..., :1].copy()
+        case 1:
+            return array.reshape(-1)
+        case 2:
+            return array.astype(rng.choice(["u1", "i8", "f4", "f8"]))
+        case 3:
+            return np.full_like(
+                array, rng.choice([np.nan, np.inf, 1e30, -1, 0]).astype(array.dtype)
+            )
+    return np.concatenate([array, array])
+
+
+def _state(files, rng):
+    content = files.states[int(rng.integers(len(files.states)))]
+    if rng.random() < 0.3:
+        content = damaged(rng, content, content)
+    else:
+        content = _resealed(rng, content, _checksum)
+    return "x.npz.partial", content, (resume, {"noisy": files.noisy})
+
+
+def _denoiser(files, rng):
+    number = int(rng.integers(len(files.denoisers)))
+    content, X = files.denoisers[number], files.training_images if number == 3 else None
+    if rng.random() < 0.2:
+        content = damaged(rng, content, content)
+    else:
+        content = _resealed(rng, content, lambda text, a: saving._checksum(text, a.items()))
+    return "x.safetensors", content, (load_denoiser, {"X": X})
+
+
+def _command(files, rng):
+    arguments, piped = files.commands.random(rng)
+    content = json.dumps(arguments).encode(errors="surrogateescape")
+    return "arguments.json", content, (files.commands.run, {"arguments": arguments, "piped": piped})
+
+
+def resume(path, noisy):
+    """Continue a run of a sampler from its state, as the command ``sample`` does."""
+    start = read_state(path, SETTINGS)
+    steps = keeping_state(SAMPLERS["dpmpp_2m"], path, SETTINGS, start)
+    levels = [4.0, 2.0, 1.0, 0.5]
+    reached = list(steps(lambda z, sigma: z / 2, torch.from_numpy(noisy), levels, noise=None))
+    assert len(reached) == 4
+    assert all(z.shape == noisy.shape for z in reached)
+
+
 KINDS = {
-    "image": (_image, 0.3),
-    "zip": (_archive, 0.17),
-    "labels": (_table, 0.1),
-    "npz": (_npz, 0.15),
+    "image": (_image, 0.25),
+    "zip": (_archive, 0.15),
+    "labels": (_table, 0.08),
+    "npz": (_npz, 0.13),
     "npy": (_npy, 0.05),
     "schedule": (_schedule, 0.05),
-    "checkpoint": (_checkpoint, 0.18),
+    "checkpoint": (_checkpoint, 0.15),
+    "state": (_state, 0.06),
+    "denoiser": (_denoiser, 0.06),
+    "command": (_command, 0.02),
 }
 
 
@@ -447,6 +569,12 @@ def _loaded(load, options, path):
             after = network.state_dict()
             assert all(torch.equal(after[name], value) for name, value in before.items())
             raise
+    elif load is resume or isinstance(getattr(load, "__self__", None), Commands):
+        load(path, **options)
+    elif load is load_denoiser:
+        denoiser = load(path, **options, max_bytes=MAX_BYTES)
+        with contextlib.suppress(Exception):  # its parameters may contradict each other
+            denoiser.denoise(np.zeros((1, 1, 4, 3), np.float32), 0.4)
     elif options is not None:
         load(path, **options, max_bytes=MAX_BYTES)
     elif load is load_arrays:
