@@ -157,7 +157,8 @@ def check_noisy_images(estimator, Z, shapes, device):
     Z is an array or tensor (n, *shape) with one of ``shapes`` (``image_shape_`` comes first), or
     flat (n, n_features_in_). Denoisers of any size also take images of other heights and widths.
     The tensor is float64 if Z is float64 or of an integer type other than
-    uint8, else float32. uint8 pixels are mapped to the data range.
+    uint8, else float32. uint8 pixels are mapped to the data range. Raises ValueError for values out
+    of the range of this dtype, in Z or in the training images, which may be float64.
     """
     given, Z = Z, as_container(Z, "Z")
     shape = _noisy_shape(estimator, Z, shapes)
@@ -168,7 +169,19 @@ def check_noisy_images(estimator, Z, shapes, device):
     flat, layout = _check_flat(estimator, Z, reset=reset, name="Z", given=given)
     z = to_compute(flat.to(device), layout.dtype, estimator.data_range_ or DEFAULT_RANGE)
     _check_magnitude(z, layout.dtype, "Z")
+    _check_fitted_magnitude(estimator, layout.dtype)
     return z.view(-1, *shape), layout
+
+
+def _check_fitted_magnitude(estimator, dtype):
+    """Raise if training images are too small or too large for the dtype of noisy images."""
+    low, high = _RANGES[dtype]
+    size = max(map(abs, estimator._noisy_limits() or (0.0,)))
+    if size and not low <= size <= high:
+        raise ValueError(
+            f"the training images reach a magnitude of {size:.3g}, which must be between {low:g} "
+            f"and {high:g} for noisy images in {dtype_name(dtype)}; {_SCALE}{_or_wider(dtype)}."
+        )
 
 
 def _axis_remedy(X):

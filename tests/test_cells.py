@@ -54,6 +54,7 @@ def test_errors_are_as_estimated(model, photos, sigma, held_out):
     error = np.abs(posterior.mean - truth.mean)
     assert (posterior.error_bound > 0).all()  # few patches were enough
     assert (posterior.error_bound <= 1e-3).all()
+    assert (posterior.standard_error == 0).all()  # no images were drawn; once the error bound
     # an estimate: it may fail where the nearest patch is in the outskirts of its cell
     assert (error <= posterior.error_bound[:, None, None, None] + 1e-5).mean() > 0.995
     np.testing.assert_allclose(posterior.log_evidence, truth.log_evidence, rtol=1e-2)

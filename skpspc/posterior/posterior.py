@@ -239,7 +239,8 @@ class PerWindow(NamedTuple):
         """Return the result with bounds; the bounds of an exact kernel are zero, and proved."""
         zero = torch.zeros_like(self.mean.flatten(1)[:, 0])
         bound = zero if self.error_bound is None else self.error_bound
-        error = zero if self.standard_error is None else self.standard_error
+        # of its own: kernels raise bounds in place
+        error = torch.zeros_like(zero) if self.standard_error is None else self.standard_error
         proved = bound >= 0 if self.bound_is_proved is None else self.bound_is_proved
         return self._replace(error_bound=bound, standard_error=error, bound_is_proved=proved)
 
