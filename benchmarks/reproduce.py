@@ -35,6 +35,7 @@ from skpspc import (
     EmpiricalDenoiser,
     FlexibleWindows,
     GaussianDenoiser,
+    PatchSchedule,
     PSPCDenoiser,
 )
 from skpspc.datasets import load_edm_zip
@@ -45,6 +46,7 @@ from skpspc.inspection import (
     cosine,
     error_curve,
     heat_maps,
+    information_curve,
     locality_radius,
     memorised_fraction,
     nearest_training_distance,
@@ -68,6 +70,7 @@ GUIDANCES = (1.0, 2.0)
 PLACES = (2, 5, 8, 11, 16, 19, 26, 29)
 SEEN = ((16, 16), (16, 6), (6, 16), (24, 24))  # whose heat maps are measured
 OPTIMAL, GAUSSIAN, PAPER = "Optimal", "Gaussian", "PSPC-Square, paper's sizes"
+EDGE = "PSPC-Square, sizes at the edge of memorisation"
 
 
 @dataclass
@@ -122,6 +125,12 @@ class Study:
     def sizes(self):
         """Patch sizes to choose from."""
         return [size for size in SIZES if size <= self.train.shape[-1]]
+
+    def edge_sizes(self, n):
+        """Return the largest sizes of windows that do not single out one of n training images."""
+        train, held_out = self.train[:n], self.train[-2 * N_CHOOSING :]
+        curve = information_curve(train, LEVELS, [1, *self.sizes], held_out=held_out)
+        return PatchSchedule(LEVELS, curve.edge_sizes)
 
     @cached_property
     def whole(self):
@@ -358,8 +367,13 @@ def classes(study, n_classes=8, n=4):
 
     The picture leaves out denoisers that memorise.
     """
+    of_class = len(study.train) // len(np.unique(study.labels))
     y = np.tile(np.unique(study.labels)[:n_classes], n)
-    models = {PAPER: study.square(), GAUSSIAN: GaussianDenoiser(device=study.device)}
+    models = {
+        PAPER: study.square(),
+        EDGE: study.square(study.edge_sizes(of_class)),
+        GAUSSIAN: GaussianDenoiser(device=study.device),
+    }
     rows, images = [], {}
     for name, model in models.items():
         model.fit(study.train, study.labels)

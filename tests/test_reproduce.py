@@ -152,13 +152,14 @@ def test_classes_have_samples_near_their_images(
     monkeypatch.setattr(reproduce, "memorised_fraction", lambda x, train: memorised)
     reproduce.classes(study, n=2)
     rows = results(tmp_path, "classes")
-    assert [row["denoiser"] for row in rows] == [reproduce.PAPER, reproduce.GAUSSIAN]
+    names = [reproduce.PAPER, reproduce.EDGE, reproduce.GAUSSIAN]
+    assert [row["denoiser"] for row in rows] == names
     assert float(rows[0]["of_class"]) == 1
     assert all(int(row["n_samples"]) == 4 for row in rows)
     # no picture of training images
     assert (tmp_path / "classes.npz").is_file() == (pictures and memorised == 0)
     if pictures and memorised == 0:
-        assert np.load(tmp_path / "classes.npz")["images"].shape == (2, 4, 3, 32, 32)
+        assert np.load(tmp_path / "classes.npz")["images"].shape == (3, 4, 3, 32, 32)
 
 
 def test_attention_is_dampened_by_displacement_alone(scripts):
