@@ -398,7 +398,7 @@ def classes(study, n_classes=8, n=4):
                 images[f"{name}, guidance {guidance:g}"] = x
     study.write("classes", rows, len(y))
     if images:
-        study.draw("classes", images, len(y))
+        study.draw("classes", images, 2 * n_classes)
 
 
 PARTS = {part.__name__: part for part in (curve, tables, locality, samples)}

@@ -237,6 +237,7 @@ def test_numbers_of_pages(docs_extension, value, expected):
     [
         ("benchmarks", "benchmark_results"),
         ("evidence", "evidence_results"),
+        ("evidence_64", "evidence_64_results"),
         ("user_guide/clusters_cost", "cluster_results"),
         ("user_guide/choosing", "benchmark_results"),
         ("user_guide/latents", "benchmark_results"),

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import benchmark_results
 import cluster_results
+import evidence_64_results
 import evidence_results
 import matplotlib.pyplot as plt
 import measured
@@ -20,7 +21,7 @@ from docutils.parsers.rst import directives
 from sphinx.util.docutils import SphinxDirective
 from themes import PIXELS_PER_INCH, save_for_themes
 
-_PAGES = (benchmark_results, cluster_results, evidence_results)
+_PAGES = (benchmark_results, cluster_results, evidence_results, evidence_64_results)
 _TABLES = {name: table for page in _PAGES for name, table in page.TABLES.items()}
 _CHARTS = {name: draw for page in _PAGES for name, draw in page.CHARTS.items()}
 
