@@ -422,14 +422,16 @@ def accuracy():
     return pd.DataFrame({"Denoiser": names, **body})
 
 
-# Wang's public benchmark: CIFAR-10, squared errors summed over an image, at the noise levels of
-# held_out.py.
-_PUBLISHED = {
-    "Gaussian": (2.612, 8.408, 29.17, 47.50, 86.64),
-    "Local scores": (5.394, 9.820, 32.07, 51.05, 91.99),
-    "PCA locality": (3.416, 9.327, 29.73, 48.49, 87.84),
-    "A trained network (EDM)": (1.386, 4.625, 19.99, 37.72, 81.01),
-}
+# Wang's public benchmark: CIFAR-10, squared errors summed over an image, by noise level.
+_PUBLISHED = pd.DataFrame(
+    {
+        "sigma": (0.05, 0.127, 0.452, 0.853, 2.212),
+        "Gaussian": (2.612, 8.408, 29.17, 47.50, 86.64),
+        "Local scores": (5.394, 9.820, 32.07, 51.05, 91.99),
+        "PCA locality": (3.416, 9.327, 29.73, 48.49, 87.84),
+        "A trained network (EDM)": (1.386, 4.625, 19.99, 37.72, 81.01),
+    }
+)
 
 
 def held_out():
@@ -438,28 +440,23 @@ def held_out():
     Rows with fewer images than the first have their number behind the name.
     """
     rows = read("held-out")
-    counts = [
+    names = [
         name if n == rows.n[0] else f"{name}, {n} images"
         for name, n in zip(rows.denoiser, rows.n, strict=True)
     ]
-    rows = rows.assign(denoiser=counts)
-    shown = [f"{text(e)} ({r:.2f})" for e, r in zip(rows.error, rows.ratio, strict=True)]
-    here = by_sigma(rows.assign(shown=shown), "denoiser", "Denoiser", "shown", str)
-    sigmas = sorted(rows.sigma.unique())
-    base = _PUBLISHED["Gaussian"]
-    published = pd.DataFrame(
-        [
-            {"denoiser": f"published: {name}", "sigma": sigma, "shown": f"{text(e)} ({e / b:.2f})"}
-            for name, errors in _PUBLISHED.items()
-            for sigma, e, b in zip(sigmas, errors, base, strict=True)
-        ]
+    published = _PUBLISHED.melt("sigma", var_name="denoiser", value_name="error")
+    of_gaussian = published.sigma.map(_PUBLISHED.set_index("sigma").Gaussian)
+    published = published.assign(
+        denoiser="published: " + published.denoiser, ratio=published.error / of_gaussian
     )
-    return pd.concat([here, by_sigma(published, "denoiser", "Denoiser", "shown", str)])
+    rows = pd.concat([rows.assign(denoiser=names), published])
+    shown = [f"{text(e)} ({r:.2f})" for e, r in zip(rows.error, rows.ratio, strict=True)]
+    return by_sigma(rows.assign(shown=shown), "denoiser", "Denoiser", "shown", str)
 
 
 def held_out_settings():
     """Return the settings of the table `held_out`, of rows that have one."""
-    rows = read("held-out").dropna(subset="setting").assign(setting=lambda r: r.setting.map(plain))
+    rows = read("held-out").dropna(subset="setting")
     return by_sigma(rows, "denoiser", "Denoiser", "setting", str)
 
 
@@ -469,12 +466,12 @@ def against_networks():
     rows = rows.assign(ratio=over(rows, "Gaussian", ["network", "sigma"]))
     means = np.exp(np.log(rows.ratio).groupby([rows.denoiser, rows.sigma], sort=False).mean())
     means = means.reset_index()
-    total = np.exp(np.log(means.ratio).groupby(means.denoiser, sort=False).mean())
+    all_levels = np.exp(np.log(means.ratio).groupby(means.denoiser, sort=False).mean())
     table = by_sigma(means, "denoiser", "Denoiser", "ratio", "{:.2f}".format)
-    return table.assign(**{"all levels": [f"{ratio:.2f}" for ratio in total]})
+    return table.assign(**{"all levels": [f"{ratio:.2f}" for ratio in all_levels]})
 
 
-def _of_spaces(file):
+def _named_by_space(file):
     """Return the rows of a file of latents, with a column of names of space and denoiser."""
     rows = read(file)
     return rows.assign(name=rows.space.str.capitalize() + ": " + rows.denoiser)
@@ -482,19 +479,19 @@ def _of_spaces(file):
 
 def latents():
     """Return error ratios to the Gaussian denoiser, in latents and in pixels."""
-    rows = _of_spaces("latents").query("denoiser != 'Gaussian'")
+    rows = _named_by_space("latents").query("denoiser != 'Gaussian'")
     return by_sigma(rows, "name", "Denoiser", "ratio", "{:.2f}".format)
 
 
 def latents_images():
     """Return the errors of images, in thousandths."""
-    rows = _of_spaces("latents")
+    rows = _named_by_space("latents")
     return by_sigma(rows, "name", "Denoiser", "image_error", thousandths)
 
 
 def latents_samples():
     """Return distances of samples from images."""
-    rows = _of_spaces("latents-samples")
+    rows = _named_by_space("latents-samples")
     return pd.DataFrame(
         {
             "Samples": rows.name,
