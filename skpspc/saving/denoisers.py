@@ -151,7 +151,7 @@ def _check_about(about):
     shape, n, rows = about["image_shape"], about["n_images"], np.asarray(about["rows"])
     check(isinstance(shape, tuple) and len(shape) == 3, f"its images have shape {shape!r}")
     for count in (n, *shape):
-        check(isinstance(count, numbers.Integral) and count >= 1, f"it counts {count!r}")
+        check(isinstance(count, numbers.Integral) and int(count) >= 1, f"it counts {count!r}")
     check(rows.ndim == 1 and rows.dtype.kind == "i" and rows.size, "its images have no rows")
     check(0 <= rows.min() <= rows.max() < n, "its images have no rows")
     if about["data_range"] is not None:
