@@ -93,14 +93,12 @@ def classes():
 def samples(n=8):
     """Draw samples of classes of Tiny ImageNet: two rows for each denoiser and guidance."""
     kept = np.load(REPRODUCTION / "tiny-imagenet" / "classes.npz")
-    names = [name.replace(", ", ",\n") for name in kept["denoisers"]]
-    size = 4.5, 1.25 * len(names)
+    names = kept["denoisers"]
+    size = 4.5, 1.4 * len(names)
     figure, axes = plt.subplots(len(names), figsize=size, layout="constrained")
-    figure.get_layout_engine().set(h_pad=0.02, hspace=0)
     for name, images, ax in zip(names, kept["images"], axes, strict=True):
         show_images(images[: 2 * n], n_columns=n, ax=ax)
-        beside = {"transform": ax.transAxes, "ha": "right", "va": "center"}
-        ax.text(-0.02, 0.5, name, fontsize=SMALL, **beside)
+        ax.set_title(name, fontsize=SMALL)
     return figure
 
 
