@@ -560,7 +560,9 @@ def rewritten(path, change, *, checksum=True):
         metadata.setdefault("state", "")
         metadata["state"] = json.dumps(tree)
     if checksum:
-        metadata["sha256"] = file._checksum(metadata["state"], arrays.items())
+        metadata["sha256"] = file._checksum(
+            metadata["skpspc_version"], metadata["state"], arrays.items()
+        )
     path.write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
@@ -612,7 +614,9 @@ def test_every_truncation_and_every_flipped_byte_is_found(good, rng):
         good.write_bytes(content[:end])
         with pytest.raises(ValueError, match="is damaged"):
             load(good)
-    for at in [*range(0, 40), *rng.choice(len(content), 200, replace=False)]:
+    version = content.index(b'"skpspc_version"')
+    places = [*range(40), *range(version, version + 30)]
+    for at in [*places, *rng.choice(len(content), 200, replace=False)]:
         changed = bytearray(content)
         changed[at] ^= 1 << rng.integers(8)
         good.write_bytes(changed)
@@ -795,7 +799,9 @@ def test_any_change_of_the_state_is_refused_or_loads(name, X, path, rng):
 def test_other_trees(tree, good):
     def change(old, arrays, metadata):
         metadata["state"] = json.dumps(tree)
-        metadata["sha256"] = file._checksum(metadata["state"], arrays.items())
+        metadata["sha256"] = file._checksum(
+            metadata["skpspc_version"], metadata["state"], arrays.items()
+        )
 
     with safe_open(good, "numpy") as opened:
         metadata = dict(opened.metadata())

@@ -73,7 +73,7 @@ def write_file(path, tree, arrays):
         "format_version": str(FORMAT_VERSION),
         "skpspc_version": __version__,
         "state": text,
-        "sha256": _checksum(text, arrays.items()),
+        "sha256": _checksum(__version__, text, arrays.items()),
     }
     encoded = json.dumps(header).encode()
     encoded += b" " * (-len(encoded) % 8)
@@ -100,7 +100,7 @@ def read_file(path, max_bytes):
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
         arrays = ((name, tensor.numpy()) for name, tensor in tensors.items())
-        if metadata["sha256"] != _checksum(text, arrays):
+        if metadata["sha256"] != _checksum(metadata["skpspc_version"], text, arrays):
             raise ValueError("its checksum is wrong")
         return parse_json(text.encode()), tensors
 
@@ -125,9 +125,9 @@ def _numbers(version):
     return tuple(map(int, re.findall(r"\d+", version)[:3]))
 
 
-def _checksum(text, arrays):
-    """Return the SHA-256 of a text and of (name, array) pairs, in the order of the names."""
-    digest = hashlib.sha256(text.encode())
+def _checksum(version, text, arrays):
+    """Return the SHA-256 of texts and of (name, array) pairs, in the order of the names."""
+    digest = hashlib.sha256(f"{version}\n{text}".encode())
     for name, array in sorted(arrays, key=lambda item: item[0]):
         digest.update(f"{name}{array.dtype.str}{array.shape}".encode())
         digest.update(array_bytes(array))

@@ -49,6 +49,7 @@ from skpspc import (
     PatchDenoiser,
     PatchSchedule,
     PSPCDenoiser,
+    __version__,
     load_network,
 )
 from skpspc import load as load_denoiser
@@ -471,13 +472,17 @@ def _state(files, rng):
     return "x.npz.partial", content, (resume, {"noisy": files.noisy})
 
 
+def _denoiser_checksum(text, arrays):
+    return saving._checksum(__version__, text, arrays.items())
+
+
 def _denoiser(files, rng):
     number = int(rng.integers(len(files.denoisers)))
     content, X = files.denoisers[number], files.training_images if number == 3 else None
     if rng.random() < 0.2:
         content = damaged(rng, content, content)
     else:
-        content = _resealed(rng, content, lambda text, a: saving._checksum(text, a.items()))
+        content = _resealed(rng, content, _denoiser_checksum)
     return "x.safetensors", content, (load_denoiser, {"X": X})
 
 
