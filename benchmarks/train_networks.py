@@ -4,9 +4,9 @@
     python benchmarks/train_networks.py faces path/to/faces-64x64.zip
 
 Without ``--held-out``, every sixteenth image is held out. Training took 32 to 41 minutes of one
-core (see the logs). The script writes the averaged weights in
-half precision, ``benchmarks/weights/NAME.safetensors``, and the log, ``NAME.csv``: images seen,
-seconds of CPU, and mean squared errors on [-1, 1] to 256 clean held-out images at LEVELS.
+core (see the logs). The script writes the averaged weights in half precision,
+``benchmarks/weights/NAME.safetensors``, and the log, ``NAME.csv``: images seen, seconds of CPU, and
+mean squared errors on [-1, 1] to 256 clean held-out images at LEVELS.
 
 Denoising score matching with the preconditioning and the weighting of Karras et al., 2022: the
 loss is the squared error of F. No image is mirrored or shifted, so that the best possible

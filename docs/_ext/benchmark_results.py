@@ -203,7 +203,7 @@ def large_images_table():
             "N": rows.n_train.map(plain),
             "Samples": rows.n_samples.map(plain),
             "Steps": rows.n_steps.map(plain),
-            "Time of all (s)": rows.seconds.map(text),
+            "Time (s)": rows.seconds.map(text),
             "Time per sample (s)": rows.s_per_sample.map(two_digits),
             "Time per sample and step (ms)": rows.ms_per_image_and_step.map(two_digits),
         }
@@ -702,7 +702,7 @@ TABLES = {
             {
                 "Denoised by": ("denoised by", text),
                 "PSNR (dB)": ("PSNR_dB", text),
-                "Time of all (s)": ("seconds", "{:.0f}".format),
+                "Time (s)": ("seconds", "{:.0f}".format),
                 "Processor time (s)": ("processor_s", "{:.0f}".format),
             },
         )
