@@ -349,7 +349,7 @@ def run(
     *,
     rounds=None,
     processes=PROCESSES,
-    kinds=("alone", "refit", "loky", "spawn", "forkserver"),
+    kinds=KINDS,
 ):
     """Call denoisers for at most so many seconds, and ``rounds`` rounds of each kind.
 

@@ -26,7 +26,7 @@ from .calibration import relative_weights
 # In standard deviations of a pixel. Below the first, all denoisers return about the noisy image; at
 # the last, about the mean image.
 _LEVELS = 0.05 * 2.0 ** np.arange(9)
-TAPER = 0.5  # of responses: up to 2 % less error on held-out images (benchmarks/held_out.py)
+TAPER = 0.5  # of responses: from 0.1 % more to 2 % less error (benchmarks/held_out.py)
 _QUARTER = 4
 _BELOW, _ABOVE = 2, 3  # candidates around the best size of the first trial
 _EQUAL = 1e-9  # relative differences of errors that are rounding
