@@ -10,7 +10,7 @@ import numpy as np
 from .._input import MAX_BYTES, check_max_bytes, reading
 from .._output import check_output
 from .._repr import dtype_name
-from .._state import PackedTensor
+from .._state import PackedTensor, TorchName
 from .._typing import ArrayLike, Device
 from .._units import checked_range
 from .._validation import check_device, check_training_images
@@ -158,6 +158,7 @@ def _check_about(about):
         checked_range(about["data_range"], "data_range")
     for name in ("dtype", "sha256"):
         check(isinstance(about[name], str), f"its {name} is {about[name]!r}")
+    TorchName("dtype", about["dtype"]).value()
 
 
 def _check_devices(devices, path):
@@ -184,6 +185,16 @@ def _images_again(path, X, about):
             f"'{path}' was saved without its {about['n_images']} training images of shape "
             f"{about['image_shape']}, {about['dtype']}; pass them, load(path, X)."
         )
+    try:
+        return _same_images(X, about)
+    except ValueError as error:
+        raise ValueError(
+            f"'{path}' was saved without its training images, and X does not give them: {error}"
+        ) from error
+
+
+def _same_images(X, about):
+    """Return X as images (N, C, H, W); raise unless they are those that `_about_data` describes."""
     stub = EmpiricalDenoiser(image_shape=about["image_shape"], data_range=about["data_range"])
     images, _ = check_training_images(stub, X, reset=True)
     if len(images) != about["n_images"]:

@@ -441,7 +441,7 @@ def _resealed(rng, content, checksum):
     if rng.random() < 0.8:
         metadata["state"] = json.dumps(edited(rng, json.loads(metadata["state"])))
     else:
-        name = str(rng.choice(list(arrays)))
+        name = str(rng.choice(sorted(arrays)))  # safetensors gives them in any order
         arrays[name] = _another(rng, arrays[name])
     metadata["sha256"] = checksum(metadata["state"], arrays)
     return save_arrays(arrays, metadata)
