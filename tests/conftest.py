@@ -26,6 +26,10 @@ hypothesis.settings.register_profile(
         hypothesis.HealthCheck.differing_executors,
     ],
 )
+# For about an hour by hand: pytest -n0 tests/test_at_scale.py --hypothesis-profile long
+hypothesis.settings.register_profile(
+    "long", hypothesis.settings.get_profile("skpspc"), max_examples=1200, derandomize=False
+)
 hypothesis.settings.load_profile("skpspc")
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
