@@ -628,7 +628,8 @@ def compared(posterior, problem, kernel):
     n_seen = problem.X[0].size if expected.shape[1] == problem.X[0].size else expected.shape[1]
     log_p, log_p_error = slow.evidence(n_seen)
     fewest, most = slow.sample_sizes
-    for k in np.flatnonzero(bound[:, 0] == 0):
+    left_out = kernel.truncates and np.ptp(problem.X, axis=0).max() == 0  # equal images: mean exact
+    for k in [] if left_out else np.flatnonzero(bound[:, 0] == 0):
         assert fewest[k] <= size[k] <= most[k] or not kernel.has_sizes
         assert abs(float(posterior.log_evidence[k]) - log_p[k]) <= log_p_error[k]
     if not kernel.truncates:

@@ -51,6 +51,17 @@ def test_float32_oracle(device, photos, rng, source, sigma):
     np.testing.assert_allclose(posterior.log_evidence, expected.log_evidence[:, 0], rtol=1e-5)
 
 
+def test_float32_of_many_equal_images(device, rng):
+    """Rounding errors of equal terms have one sign, and do not average out."""
+    X = rng.uniform(-1, 1, (3, 1, 7, 4)).astype(np.float32)[rng.integers(3, size=5000)]
+    model = EmpiricalDenoiser(device=device).fit(X)
+    mean, exact = (model.denoise(X[:1].astype(dtype), 1.0) for dtype in (np.float32, np.float64))
+    assert np.abs(mean - exact).max() < 5e-6
+    ones = np.ones_like(X[:1])
+    product, exact = (model.vjp(X[:1].astype(d), 1.0, ones.astype(d)) for d in ("f4", "f8"))
+    assert np.abs(product - exact).max() < 5e-6
+
+
 @pytest.mark.parametrize("sigma", [1e-3, 5e-3, 0.02, 0.1])
 def test_float32_with_near_ties_among_large_distances(sigma):
     # Halfway between two images, far from both: |z|^2 + |x|^2 - 2 z.x would be all rounding

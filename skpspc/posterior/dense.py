@@ -47,7 +47,7 @@ def _sums(z, sigma, training_set, windows, engine):
     softmax = Softmax.of(nearest, top, total, weight.square().sum(1))
     mean = torch.zeros_like(rows)
     for images, x in _chunks(training_set, rows, used=weight.amax(0) > 0):
-        mean.addmm_(weight[:, images], x)
+        mean += weight[:, images] @ x  # addmm_ would round a growing total N times
     mean /= training_set.unit * total[:, None]
     return softmax, (softmax, mean.add_(training_set.centre).view(z.shape))
 
@@ -186,7 +186,7 @@ def _values(z, sigma, training_set, windows, direction, tilts, state):
     weight = weight.to(z.dtype)
     values = torch.zeros_like(z).flatten(1)
     for rows, x in _chunks(training_set, z.flatten(1), used=used):
-        values.addmm_(weight[:, rows], x)
+        values += weight[:, rows] @ x
     values = values.div_(training_set.unit).view(z.shape)
     return values + total[:, :, None, None] * (training_set.centre - z), level
 
