@@ -181,6 +181,15 @@ def test_what_does_not_suit_the_coordinates(points):
         faiss_index("PCA30,Flat", 20).train(points)
 
 
+@pytest.mark.parametrize("factory", ["IVF4,Flat", "PCA2,IVF4,SQ8", "SQ8"])
+def test_squares_that_overflow_do_not_end_the_process(factory, rng):
+    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    X = 1e30 * rng.standard_normal((200, 1, 4, 4))
+    model = EmpiricalDenoiser(n_neighbors=5, index=factory).fit(X)
+    with pytest.raises(ValueError, match=r"overflow for training images of norm .*divide the im"):
+        model.denoise(X[:1], 1e30)
+
+
 def test_more_cells_than_points(points):
     index = faiss_index("IVF1000,Flat", 20)
     with pytest.raises(ValueError, match="1000 cells, but there are 600 training images"):
