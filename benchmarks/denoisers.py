@@ -46,6 +46,9 @@ DENOISERS = {
     "PSPC-Square, global bandwidth": lambda size, *_: PSPCDenoiser(
         size, bandwidth=0.5, smoothing="global"
     ),
+    "PSPC-Square, stationary bandwidth": lambda size, *_: PSPCDenoiser(
+        size, bandwidth=0.5, smoothing="stationary"
+    ),
     "PSPC-Square, bandwidth by window": lambda size, *_: PSPCDenoiser(size, bandwidth=0.5),
     "PSPC-Flex from data": lambda size, sigma, shape: PSPCDenoiser(
         windows=FlexibleWindows("data", FRACTION, [sigma])

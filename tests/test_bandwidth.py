@@ -4,6 +4,7 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.fft
 import sklearn
 import torch
 from hypothesis import given
@@ -69,9 +70,24 @@ def windows_oracle(Z, X, sigma, bandwidth, masks):
     return total / count, z.shape[1] * np.mean(evidence, 0)
 
 
-def global_oracle(Z, X, sigma, bandwidth, masks):
+def stationary(cov, shape):
+    """Return a covariance without covariances of different frequencies."""
+    images = np.eye(len(cov)).reshape(-1, *shape)
+    transform = scipy.fft.dctn(images, axes=(2, 3), norm="ortho").reshape(cov.shape).T
+    frequency = np.tile(np.arange(shape[1] * shape[2]), shape[0])
+    kept = (transform @ cov @ transform.T) * (frequency == frequency[:, None])
+    return transform.T @ kept @ transform
+
+
+def stationary_oracle(Z, X, sigma, bandwidth, masks):
+    """As `global_oracle`, with a matrix without covariances of different frequencies."""
+    return global_oracle(Z, X, sigma, bandwidth, masks, lambda cov: stationary(cov, X.shape[1:]))
+
+
+def global_oracle(Z, X, sigma, bandwidth, masks, change=lambda cov: cov):
     """Windows compare images that one matrix has filtered, and it filters what they compose."""
     mean, cov, y, prior = smoothed_bootstrap(X, bandwidth)
+    cov = change(cov)
     values, vectors = np.linalg.eigh(cov)
     means, evidence = [], []
     for z, level in zip(oracle.as_float(Z), np.broadcast_to(sigma, len(Z)), strict=True):
@@ -115,14 +131,28 @@ def test_windows_oracle(device, case, bandwidth):
     agree(posterior, windows_oracle(case.Z, case.X, case.sigma, bandwidth, masks))
 
 
+OF_IMAGES = {"global": global_oracle, "stationary": stationary_oracle}
+
+
+@pytest.mark.parametrize("smoothing", OF_IMAGES)
 @given(generators.cases(low=0.05, high=50), bandwidths)
-def test_global_oracle(device, case, bandwidth):
+def test_filtered_images_oracle(smoothing, device, case, bandwidth):
     model = PSPCDenoiser(
-        lambda sigma: case.size, bandwidth=bandwidth, smoothing="global", device=device
+        lambda sigma: case.size, bandwidth=bandwidth, smoothing=smoothing, device=device
     )
     posterior = model.fit(case.X).posterior(case.Z, case.sigma)
     masks = oracle.square_masks(case.size, case.shape)
-    agree(posterior, global_oracle(case.Z, case.X, case.sigma, bandwidth, masks))
+    agree(posterior, OF_IMAGES[smoothing](case.Z, case.X, case.sigma, bandwidth, masks))
+
+
+def test_stationary_covariances_need_no_matrix_of_all_pixels(rng, monkeypatch):
+    """White noise is stationary; images may be larger than a covariance matrix allows."""
+    monkeypatch.setattr(covariance, "LARGEST_PROBLEM", 50)
+    X = rng.standard_normal((400, 2, 16, 20))
+    model = PSPCDenoiser(3, bandwidth=1.0, smoothing="stationary").fit(X)
+    Z = rng.standard_normal((2, 2, 16, 20))
+    white = X.mean(0) + (Z - X.mean(0)) * X.var() / (X.var() + 4)
+    assert np.abs(model.denoise(Z, 2.0) - white).max() < 0.15
 
 
 def assert_single_precision_serves(model, X, digits):
@@ -203,7 +233,7 @@ def test_windows_as_large_as_the_image(digits):
     generators.cases(low=0.05, high=50),
     bandwidths,
     st.booleans(),
-    st.sampled_from(["window", "global"]),
+    st.sampled_from(["window", "global", "stationary"]),
 )
 def test_mirror_images_are_training_images(device, case, bandwidth, weighted, smoothing):
     """Mean and covariance too are those of images and mirror images."""
@@ -218,7 +248,7 @@ def test_mirror_images_are_training_images(device, case, bandwidth, weighted, sm
     np.testing.assert_allclose(posterior.mean, other.mean, rtol=0, atol=1e-8)
     np.testing.assert_allclose(posterior.effective_sample_size, other.effective_sample_size)
     if not weighted:
-        oracles = {"window": windows_oracle, "global": global_oracle}
+        oracles = {"window": windows_oracle, **OF_IMAGES}
         masks = oracle.square_masks(case.size, case.shape)
         agree(posterior, oracles[smoothing](case.Z, both, case.sigma, bandwidth, masks))
 
@@ -236,20 +266,21 @@ def test_mirror_images_one_by_one_and_together(digits, dtype):
         np.testing.assert_allclose(mean, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.parametrize("smoothing", OF_IMAGES)
 @given(generators.cases(low=0.05, high=50), bandwidths)
-def test_windows_of_any_shape_in_filtered_images(device, case, bandwidth):
+def test_windows_of_any_shape_in_filtered_images(smoothing, device, case, bandwidth):
     channels, height, width = case.shape
     heat = np.random.default_rng(0).random((1, height, width, height, width))
     heat += np.eye(height * width).reshape(heat.shape)  # every pixel is in a window
     model = PSPCDenoiser(
         windows=FlexibleWindows(heat, 0.7, [1.0]),
         bandwidth=bandwidth,
-        smoothing="global",
+        smoothing=smoothing,
         device=device,
     ).fit(case.X)
     masks = [np.tile(mask, channels) for mask in model.windows_.at(0).flatten(1).cpu().numpy()]
     posterior = model.posterior(case.Z, case.sigma)
-    agree(posterior, global_oracle(case.Z, case.X, case.sigma, bandwidth, masks))
+    agree(posterior, OF_IMAGES[smoothing](case.Z, case.X, case.sigma, bandwidth, masks))
 
 
 def test_tweedie(digits, rng):
@@ -348,7 +379,7 @@ def test_windows_at_a_bandwidth_of_one_are_gaussian_denoisers(digits):
 )
 def test_no_nan_leaves(case, bandwidth, sigma, offset, dtype):
     X, Z = (case.x + offset).astype(dtype), (case.Z + offset).astype(dtype)
-    for smoothing in ("window", "global"):
+    for smoothing in ("window", "global", "stationary"):
         model = PSPCDenoiser(lambda s: case.size, bandwidth=bandwidth, smoothing=smoothing)
         posterior = model.fit(X).posterior(Z, sigma)
         assert np.isfinite(posterior.mean).all()
@@ -360,12 +391,12 @@ def test_no_nan_leaves(case, bandwidth, sigma, offset, dtype):
 def test_images_that_do_not_vary(rng):
     one, Z = rng.standard_normal((1, 2, 4, 4)), rng.standard_normal((4, 2, 4, 4))
     for X in (one, one.repeat(5, 0)):
-        for smoothing in ("window", "global"):
+        for smoothing in ("window", "global", "stationary"):
             model = PSPCDenoiser(3, bandwidth=0.5, smoothing=smoothing).fit(X)
             mean = model.denoise(Z, [0.0, 0.4, 1e6, np.inf])
             np.testing.assert_allclose(mean, one.repeat(4, 0), rtol=0, atol=1e-12)
     assert EmpiricalDenoiser(bandwidth="calibrated").fit(one).bandwidth_schedule_(1.0) == 0
-    # pixels that never vary are answered by their value
+    # pixels that never vary are answered by their value; stationary covariances vary everywhere
     X = rng.standard_normal((20, 1, 5, 5))
     X[:, 0, :2] = 0.7
     for smoothing in ("window", "global"):
@@ -376,7 +407,7 @@ def test_images_that_do_not_vary(rng):
 # ------------------------------------------------------------------------- one for each sigma
 
 
-@pytest.mark.parametrize("smoothing", ["window", "global"])
+@pytest.mark.parametrize("smoothing", ["window", "global", "stationary"])
 def test_a_schedule_serves_every_sigma(digits, smoothing):
     digits = digits[:300]
     Z = digits[:5] / 127.5 - 1 + 0.2
@@ -399,6 +430,7 @@ def test_a_schedule_serves_every_sigma(digits, smoothing):
         PatchDenoiser(3, location="all", bandwidth=0.5),
         PSPCDenoiser(3, bandwidth=0.5),
         PSPCDenoiser(3, bandwidth=0.5, smoothing="global"),
+        PSPCDenoiser(3, bandwidth=0.5, smoothing="stationary"),
     ],
 )
 def test_without_noise_no_answer_depends_on_the_other_images(model, digits):
@@ -419,6 +451,7 @@ def test_more_images_change_the_covariance(digits):
         EmpiricalDenoiser(bandwidth=0.5),
         PatchDenoiser(4, location="all", bandwidth=0.5),
         PSPCDenoiser(4, bandwidth=0.5),
+        PSPCDenoiser(4, bandwidth=0.5, smoothing="stationary"),
     ):
         parts = model.fit(digits[:100]).partial_fit(digits[100:300]).denoise(Z, 0.5)
         np.testing.assert_array_equal(parts, model.fit(digits[:300]).denoise(Z, 0.5))
@@ -554,7 +587,9 @@ def test_bad_schedules(digits):
 def test_no_covariance_of_other_windows(digits):
     windows = FlexibleWindows("data", 0.9, [0.5])
     for bandwidth in (0.5, "calibrated"):
-        with pytest.raises(ValueError, match=r"are given; pass smoothing='global', or bandwidth=0"):
+        with pytest.raises(
+            ValueError, match=r"are given; pass smoothing='global' or 'stationary', or"
+        ):
             PSPCDenoiser(windows=windows, bandwidth=bandwidth).fit(digits)
 
 

@@ -146,6 +146,7 @@ DENOISERS = {
     "patch-bandwidth": PatchDenoiser(3, bandwidth=BANDWIDTHS, location="all"),
     "pspc-bandwidth": PSPCDenoiser(SCHEDULE, bandwidth=BANDWIDTHS),
     "pspc-global": PSPCDenoiser(SCHEDULE, bandwidth=0.6, smoothing="global"),
+    "pspc-stationary": PSPCDenoiser(SCHEDULE, bandwidth=0.6, smoothing="stationary"),
     "pspc-bandwidth-flip": PSPCDenoiser(2, bandwidth=0.4, flip=True),
     "pspc-bandwidth-flexible": PSPCDenoiser(
         windows=FlexibleWindows("data", 0.9, [0.5]), bandwidth=BANDWIDTHS, smoothing="global"

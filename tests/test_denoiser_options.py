@@ -222,7 +222,7 @@ def test_samples_of_several_patches(run):
         ),
         (["--bandwidth", "wide"], "for the denoiser pspc it must be a number or 'calibrated', got"),
         (["--bandwidth", "-1"], "of at least 0 and at most 1 or 'calibrated', got -1"),
-        (["--smoothing", "0"], "it must be 'window' or 'global', got '0'"),
+        (["--smoothing", "0"], "it must be 'window', 'global' or 'stationary', got '0'"),
         (
             ["--denoiser", "patch", "--location", "1,2,3"],
             "location",

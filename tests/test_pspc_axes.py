@@ -248,7 +248,10 @@ def test_calibrated_sizes_are_for_tapered_patches(digits):
     ("options", "message"),
     [
         (dict(query_taper=0.5, windows=FlexibleWindows("data", 0.9, [0.5])), "leave query_taper"),
-        (dict(response_taper=0.5, bandwidth=0.5), "smoothing='global', or response_taper=0"),
+        (
+            dict(response_taper=0.5, bandwidth=0.5),
+            "smoothing='global' or 'stationary', or response_taper=0",
+        ),
         (dict(response_taper=0.5, tol=0.1), "response_taper=0.5 is given; leave tol at None"),
         (dict(max_shift=1, windows=FlexibleWindows("data", 0.9, [0.5])), "source='translates'"),
         (dict(max_shift=1, bandwidth=0.5), "lack pixels at their edges"),

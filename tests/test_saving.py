@@ -71,6 +71,7 @@ DENOISERS = {
     "pspc-moved": PSPCDenoiser(SCHEDULE, response_taper=0.5, flip=True, max_shift=1),
     "pspc-calibrated": PSPCDenoiser("calibrated", bandwidth="calibrated"),
     "pspc-global": PSPCDenoiser(SCHEDULE, bandwidth=0.6, smoothing="global", flip=True),
+    "pspc-stationary": PSPCDenoiser(SCHEDULE, bandwidth=0.6, smoothing="stationary"),
     "pspc-flexible": PSPCDenoiser(windows=FlexibleWindows("data", [0.6, 0.9], [0.1, 1.0])),
     "pspc-soft": PSPCDenoiser(windows=FlexibleWindows(HEAT, 0.9, (0.1, 1.0), soft=True)),
     "local": LocalScoreDenoiser(SCHEDULE),

@@ -245,6 +245,7 @@ def families(rng, X):
         "pspc": PSPCDenoiser(2),
         "global": PSPCDenoiser(2, bandwidth=lambda s: 0.6 if s < 1 else 0.0, smoothing="global"),
         "flip": PSPCDenoiser(2, flip=True, bandwidth=0.3, smoothing="global"),
+        "stationary": PSPCDenoiser(2, bandwidth=0.3, smoothing="stationary"),
         "whole": PSPCDenoiser(9, bandwidth=0.5),
         "flexible": PSPCDenoiser(windows=FlexibleWindows(heat, 0.7, [1.0])),
         "local": LocalScoreDenoiser(3),

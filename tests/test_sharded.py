@@ -77,6 +77,7 @@ LEARNT = {
     "blurred patch": PatchDenoiser(3, bandwidth=0.4, location=(2, 2)),
     "blurred patches": PatchDenoiser(7, bandwidth=0.4, location="all"),
     "blurred globally": PSPCDenoiser(3, bandwidth=0.4, smoothing="global"),
+    "stationary": PSPCDenoiser(3, bandwidth=0.4, smoothing="stationary"),
     "blurred windows": PSPCDenoiser(3, bandwidth=0.4),
     "blurred windows and mirror images": PSPCDenoiser(3, bandwidth=0.4, flip=True),
     "blend": BlendedDenoiser(

@@ -21,6 +21,7 @@ from .jacobian import jacobian
 from .location_trees import TreeCache
 from .posterior import Posterior
 from .prior import BasePrior, Prior
+from .stationary import StationaryGaussian
 from .tree import TreeSearch
 from .truncated import NeighbourSearch
 from .weights import window_weights
@@ -35,6 +36,7 @@ __all__ = [
     "NeighbourSearch",
     "Posterior",
     "Prior",
+    "StationaryGaussian",
     "TreeCache",
     "TreeSearch",
     "attribution",

@@ -27,7 +27,8 @@ windows smaller than the image there are two variants:
 - *globally*: one filter serves the whole image, and the sum over i becomes the composite of windows
   in the filtered images, ``D = mu + A (z - mu) + F composite(F (y - mu); F (z - mu))``. The
   composite of unfiltered images, ``(I - A) composite(y - mu)``, also lies between empirical and
-  Gaussian denoiser; on natural images it differs more from networks.
+  Gaussian denoiser; on natural images it differs more from networks. Sigma may be the covariance of
+  the data or a stationary covariance, see `StationaryGaussian`.
 """
 
 import math
@@ -50,6 +51,7 @@ from .softmax import floored_sigma
 # a fiftieth of it (CIFAR-10, sigma 0.1 to 10), as the errors of logits are smaller and average out.
 _TOLERANCE = {torch.float32: 2e-4, torch.float64: 1e-10}
 _NEGLIGIBLE = 0.01  # fraction of it for the directions in which a filter is left out
+_CHUNK_ROWS = 128  # images filtered at a time: they stay in the cache
 _EPS64 = torch.finfo(torch.float64).eps
 # At noise levels beyond this multiple of the data, posterior weights equal sample weights.
 _FLAT = 1e12
@@ -72,8 +74,8 @@ class Blur:
 
     Attributes
     ----------
-    gaussian : Gaussian
-        Mean and covariance of the training set.
+    gaussian : Gaussian or StationaryGaussian
+        Mean and covariance of the training set; the latter only if ``by_window`` is False.
     bandwidth : float
         h, in (0, 1].
     by_window : bool, default False
@@ -119,14 +121,13 @@ class Filter:
 
     def apply(self, rows):
         """Return F applied to rows (m, D)."""
-        basis = self.gaussian.basis(rows.dtype)
-        return rows + ((rows @ basis.T) * (self._remainder - 1).to(rows)) @ basis
+        along = self.gaussian.along(rows)
+        return rows + self.gaussian.combined(along * (self._remainder - 1).to(rows))
 
     def linear(self, rows):
         """Return A applied to rows (m, D)."""
-        basis = self.gaussian.basis(rows.dtype)
         gain = (self._ratio * self._remainder).square()
-        return ((rows @ basis.T) * gain.to(rows)) @ basis
+        return self.gaussian.combined(self.gaussian.along(rows) * gain.to(rows))
 
     def query(self, z):
         """Return the filtered deviations ``F (z - mu)`` of noisy images (n, C, H, W)."""
@@ -159,7 +160,8 @@ def _filtered(source, gaussian, bandwidth, sigma, dtype):
     rows_that_fit(n * image_bytes, 1, what="The filtered training set")
     out = torch.empty(n, n_values, dtype=dtype, device=source.device)
     shrink = math.sqrt((1 - bandwidth) * (1 + bandwidth))
-    n_rows = rows_that_fit(16 * n_values + 2 * image_bytes, n, what="One training image")
+    most = min(n, _CHUNK_ROWS)
+    n_rows = rows_that_fit(16 * n_values + 2 * image_bytes, most, what="One training image")
     for rows in source.slices(n_rows):
         x = source.take(rows, torch.float64).flatten(1)
         out[rows] = filtering.apply(((x - filtering.gaussian.mean) * shrink).to(dtype))

@@ -66,6 +66,14 @@ class Gaussian(NumpyState):
         """Return the components in a float dtype, (r, D)."""
         return self.components if dtype == torch.float64 else self._single
 
+    def along(self, rows):
+        """Return the coordinates (m, r) of rows (m, D) along the components."""
+        return rows @ self.basis(rows.dtype).T
+
+    def combined(self, along):
+        """Return the rows (m, D) with coordinates ``along`` (m, r)."""
+        return along @ self.basis(along.dtype)
+
     @classmethod
     def of(cls, training_set):
         """Return the Gaussian with the mean and covariance of a training set.

@@ -54,6 +54,15 @@ def _check_gaussian(gaussian):
         check(tensor.dtype == torch.float64, f"a Gaussian has dtype {tensor.dtype}")
 
 
+def _check_stationary(gaussian):
+    mean, mixing = gaussian.mean, gaussian.mixing
+    check(mixing.ndim == 4 and mixing.shape[0] == mixing.shape[1], "channels are not mixed")
+    n_values = mixing.shape[1:].numel()
+    check(mean.shape == gaussian.eigenvalues.shape == (n_values,), "variances do not fit")
+    for tensor in (mean, mixing, gaussian.eigenvalues):
+        check(tensor.dtype == torch.float64, f"a StationaryGaussian has dtype {tensor.dtype}")
+
+
 def _check_prior(prior):
     if prior.source is None:  # crops, which `CropPriors` adds
         return
@@ -142,6 +151,7 @@ CHECKS = {
     "NearestStep": _check_schedule,
     "PatchSchedule": _check_schedule,
     "Prior": _check_prior,
+    "StationaryGaussian": _check_stationary,
     "TrainingSet": _check_training_set,
     **{name: _check_estimator for name, each in CLASSES.items() if issubclass(each, Denoiser)},
 }

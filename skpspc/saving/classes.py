@@ -29,7 +29,15 @@ from ..denoisers.pca_locality import Neighbourhoods
 from ..denoisers.pspc import SquaresBySigma
 from ..denoisers.single_image import SquaresAnywhereBySigma
 from ..denoisers.smoothed import SmoothedPrior
-from ..posterior import CellSearch, Gaussian, NeighbourSearch, Prior, TreeCache, TreeSearch
+from ..posterior import (
+    CellSearch,
+    Gaussian,
+    NeighbourSearch,
+    Prior,
+    StationaryGaussian,
+    TreeCache,
+    TreeSearch,
+)
 from ..sampling import BandwidthSchedule, PatchSchedule
 from ..sampling.convert import NearestStep
 from ..support import (
@@ -103,6 +111,7 @@ CLASSES: dict[str, type] = {
         SquaresAnywhere,
         SquaresAnywhereBySigma,
         SquaresBySigma,
+        StationaryGaussian,
         TreeCache,
         TreeSearch,
         StoredHeat,

@@ -94,8 +94,8 @@ def spectrum_of_rows(training_set):
     Images in shards are fetched: there are fewer than values, so the components are as large.
     """
     training_set = training_set.together()
-    weights = _weights(training_set)
-    mean = _mean(training_set)
+    weights = image_weights(training_set)
+    mean = mean_image(training_set)
     gram = mean.new_zeros(len(weights), len(weights))
     for _, block in _columns(training_set, weights, mean):
         gram.addmm_(block, block.T)
@@ -133,7 +133,7 @@ def spectrum_by_iteration(training_set, rank):
     -------
     Spectrum
     """
-    mean = _mean(training_set)
+    mean = mean_image(training_set)
     n_values = training_set.n_values
     width = min(rank + max(20, rank // 4), n_values, len(training_set))
     generator = torch.Generator().manual_seed(0)
@@ -174,7 +174,7 @@ class Moments(NumpyState):
         self.unit, self.zero = training_set.unit, training_set.zero
         n_values, device = training_set.n_values, training_set.device
         zeros = torch.zeros(n_values, dtype=torch.float64, device=device)
-        self.shift = zeros + 128 if self._is_integer else _mean(training_set)
+        self.shift = zeros + 128 if self._is_integer else mean_image(training_set)
         self._set_zero()
         self.add(training_set)
 
@@ -301,7 +301,7 @@ def _rows(training_set):
     return rows_that_fit(24 * training_set.n_values, len(training_set), what="One training image")
 
 
-def _weights(training_set):
+def image_weights(training_set):
     """Return weights that sum to one over all shards, (N,) float64."""
     if training_set.log_weight is not None:
         return training_set.log_weight.exp()
@@ -320,7 +320,7 @@ def _counts(training_set):
     return float(weight.sum()), 1 / float(training_set.log_weight.exp().square().sum())
 
 
-def _mean(training_set):
+def mean_image(training_set):
     """Return the weighted mean, (D,) float64; exact at pixels where all images are equal."""
     # in stored units, as sums of integers are exact
     first = training_set.fetched(slice(0, 1)).flatten(1).to(torch.float64)
@@ -332,7 +332,7 @@ def _mean(training_set):
 def _total_offset(training_set, first):
     """Return the sum of the stored images minus ``first`` (1, D); with weights, the mean."""
     first, uniform = first.to(training_set.device), training_set.log_weight is None
-    weights, total = _weights(training_set), torch.zeros_like(first[0])
+    weights, total = image_weights(training_set), torch.zeros_like(first[0])
     for rows in training_set.slices(_rows(training_set)):
         offset = training_set.stored(rows).flatten(1).to(torch.float64) - first
         total += offset.sum(0) if uniform else weights[rows] @ offset
@@ -354,7 +354,7 @@ def _columns(training_set, weights, mean):
 def _covariance_times(training_set, mean, basis):
     """Return Sigma @ basis, (D, k), in one pass over the images; of a shard, its summand."""
     mean, basis = mean.to(training_set.device), basis.to(training_set.device)
-    weights, out = _weights(training_set), torch.zeros_like(basis)
+    weights, out = image_weights(training_set), torch.zeros_like(basis)
     for rows in training_set.slices(_rows(training_set)):
         centred = training_set.take(rows, torch.float64).flatten(1) - mean
         out.addmm_(centred.T, weights[rows, None] * (centred @ basis))
@@ -363,7 +363,7 @@ def _covariance_times(training_set, mean, basis):
 
 def _centred_moments(training_set, mean):
     """Return the means of |x - mu|^2 and of |x - mu|^4; of a shard, their summands."""
-    mean, weights = mean.to(training_set.device), _weights(training_set)
+    mean, weights = mean.to(training_set.device), image_weights(training_set)
     parts = [
         (training_set.take(rows, torch.float64).flatten(1) - mean).square().sum(1)
         for rows in training_set.slices(_rows(training_set))
@@ -374,7 +374,7 @@ def _centred_moments(training_set, mean):
 
 def pixel_variance(training_set):
     """Return the mean variance of a value of the images."""
-    square, _ = training_set.reduced(_centred_moments, added, _mean(training_set))
+    square, _ = training_set.reduced(_centred_moments, added, mean_image(training_set))
     return float(square) / training_set.n_values
 
 
