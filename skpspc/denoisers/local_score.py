@@ -103,10 +103,11 @@ class LocalScoreDenoiser(TrainingSetDenoiser):
         True: compare a window with all locations in the training images. False: compare a window
         with its own location.
     boundary : {"zero", "circular", "broken"}, default "zero"
-        Padding of the noisy image. ``equivariant=False`` requires "zero". In ELS, "zero" and
-        "circular" pad the noisy image only, and compare all coordinates of a window, padding
-        included, with inner patches of the training images. The published ELS code is "circular".
-        "broken" pads both images; with windows at least as large as the image it equals LS.
+        Padding of the noisy image. ``equivariant=False`` requires "zero". In ELS, "zero" pads with
+        the middle of ``data_range``, and with zeros without it. "zero" and "circular" pad the noisy
+        image only, and compare all coordinates of a window, padding included, with inner patches of
+        the training images. The published ELS code is "circular". "broken" pads both images; with
+        windows at least as large as the image it equals LS.
     operator : callable or array, default None
         Measurement A. A callable, linear or not, maps images, float tensors (m, C, H, W), to
         measurements, float tensors (m, c, h, w) without noise. h must divide H, and w divide W: a

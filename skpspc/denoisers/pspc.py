@@ -223,9 +223,9 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     ``smoothing="stationary"`` replaces :math:`\Sigma` by the matrix without covariances between
     different coefficients of the cosine transform (DCT-II) of rows and columns. Channels remain
-    correlated. The mean and the variance of every coefficient remain those of the training set, but
-    a pixel that never varies gets the variance of its neighbourhood. A product with this matrix
-    needs 2 (H + W + C) multiplications per value instead of C H W.
+    correlated. Every coefficient keeps its mean and its variance, but a pixel that never varies
+    gets the variance of its neighbourhood. A product with this matrix needs 2 (H + W + C)
+    multiplications per value instead of C H W.
 
     ``patch_size="calibrated"`` draws 1,016 different training images with ``random_state``, holds
     out 16 images and fits the others (see `EmpiricalDenoiser`). At nine noise levels, 0.05 to 32

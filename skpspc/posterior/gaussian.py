@@ -67,11 +67,11 @@ class Gaussian(NumpyState):
         return self.components if dtype == torch.float64 else self._single
 
     def along(self, rows):
-        """Return the coordinates (m, r) of rows (m, D) along the components."""
+        """Return the coordinates (..., r) of rows (..., D) along the components."""
         return rows @ self.basis(rows.dtype).T
 
     def combined(self, along):
-        """Return the rows (m, D) with coordinates ``along`` (m, r)."""
+        """Return the rows (..., D) with coordinates ``along`` (..., r)."""
         return along @ self.basis(along.dtype)
 
     @classmethod

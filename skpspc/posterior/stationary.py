@@ -82,16 +82,16 @@ class StationaryGaussian(NumpyState):
         return replace(self, **{name: getattr(self, name).to(device) for name in names})
 
     def along(self, rows):
-        """Return the coordinates (m, D) of rows (m, D) along the components."""
+        """Return the coordinates (..., D) of rows (..., D) along the components."""
         down, across, mixing = self._bases[rows.dtype]
-        images = rows.view(-1, *mixing.shape[1:])
-        return _mixed(down @ images @ across.T, mixing.transpose(0, 1)).flatten(1)
+        images = rows.reshape(-1, *mixing.shape[1:])
+        return _mixed(down @ images @ across.T, mixing.transpose(0, 1)).view(rows.shape)
 
     def combined(self, along):
-        """Return the rows (m, D) with coordinates ``along`` (m, D)."""
+        """Return the rows (..., D) with coordinates ``along`` (..., D)."""
         down, across, mixing = self._bases[along.dtype]
-        coordinates = along.view(-1, *mixing.shape[1:])
-        return (down.T @ _mixed(coordinates, mixing) @ across).flatten(1)
+        coordinates = along.reshape(-1, *mixing.shape[1:])
+        return (down.T @ _mixed(coordinates, mixing) @ across).view(along.shape)
 
 
 def _cosines(height, width, like):
