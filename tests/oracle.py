@@ -10,6 +10,7 @@ direct differences, and none of the library's code.
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.fft
 
 
 @dataclass
@@ -50,6 +51,15 @@ def square_masks(size, shape):
         for top in range(height - h + 1)
         for left in range(width - w + 1)
     ]
+
+
+def stationary(cov, shape):
+    """A covariance (D, D) of images without its covariances of different cosine frequencies."""
+    images = np.eye(len(cov)).reshape(-1, *shape)
+    transform = scipy.fft.dctn(images, axes=(2, 3), norm="ortho").reshape(cov.shape).T
+    frequency = np.tile(np.arange(shape[1] * shape[2]), shape[0])
+    kept = (transform @ cov @ transform.T) * (frequency == frequency[:, None])
+    return transform.T @ kept @ transform
 
 
 def window_weights(z, x, sigma, mask, prior):

@@ -18,9 +18,9 @@ import numpy as np
 from scipy.special import logsumexp
 
 # Roundings of the values (three of each, of half a unit), and of the sums over a window (up to 18).
-_OPERATIONS = 12
+OPERATIONS = 12
 # Rounding errors of logits that the matrix products of patches admit, see `posterior/patches.py`.
-_ADMITTED = {np.float32: 3e-5, np.float64: 1e-12}
+ADMITTED = {np.float32: 3e-5, np.float64: 1e-12}
 _NEGLIGIBLE = 46.0  # nats: a relative weight of 1e-20
 # Operations of a mean besides the sum over images.
 _FEW = 12
@@ -78,7 +78,7 @@ class Bounded:
             self._evidence(k, n_counted, 0.0)
 
     def _deviation(self, condition):
-        return _ADMITTED[self.dtype] + _OPERATIONS * self.eps * condition
+        return ADMITTED[self.dtype] + OPERATIONS * self.eps * condition
 
     def _posterior(self, k, logit, deviation, values, at, response, every):
         relative = logit - logit.max()  # first, as large logits would round the sum
@@ -107,7 +107,7 @@ class Bounded:
         if n_counted == 0:
             return
         constant = n_counted / 2 * np.log(2 * np.pi * self.sigma[k] ** 2) + log_det
-        error = self._spread + _OPERATIONS * self.eps * (abs(constant) + abs(self._log_norm))
+        error = self._spread + OPERATIONS * self.eps * (abs(constant) + abs(self._log_norm))
         self.log_p[k] += (self._log_norm - constant) / n_counted
         self.log_p_error[k] += error / n_counted
 
@@ -125,7 +125,7 @@ class Bounded:
         """Composite log evidence (n,) and the bound of its rounding errors."""
         scale = n_total / self.windows
         own = self.windows * np.finfo(np.float64).eps / 2  # of the sum over windows, here
-        error = self.log_p_error + (_OPERATIONS * self.eps + own) * np.abs(self.log_p)
+        error = self.log_p_error + (OPERATIONS * self.eps + own) * np.abs(self.log_p)
         return scale * self.log_p, scale * error
 
     @property
@@ -171,9 +171,9 @@ class Blurred(Bounded):
             gain = vectors * (values * precision)
             self.total[k, at] += gain @ (vectors.T @ (z[k] - centre))
             pull = np.linalg.norm((z[k] - centre) @ vectors * precision)
-            error += _OPERATIONS * n_values * self.eps * (self.size + values[-1] * pull)
+            error += OPERATIONS * n_values * self.eps * (self.size + values[-1] * pull)
             self.error[k, at] = before[1] + error
             log_det = -np.log(sigma**2 * precision).sum() / 2
             self._evidence(k, n_values, log_det)
-            condition = _OPERATIONS * self.eps * values[-1] * precision.sum()
+            condition = OPERATIONS * self.eps * values[-1] * precision.sum()
             self.log_p_error[k] += condition / n_values

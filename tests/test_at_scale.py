@@ -185,12 +185,15 @@ def blurred(problem, bandwidth, masks):
     return bounded
 
 
-def filtered(problem, bandwidth, masks):
+def filtered(problem, bandwidth, masks, smoothing):
     """Windows that compare images filtered by one matrix, which filters the composite again."""
     prior = problem.prior / problem.prior.sum()
     mean = prior @ problem.x
     deviation = problem.x - mean
-    values, vectors = np.linalg.eigh(deviation.T @ (prior[:, None] * deviation))
+    cov = deviation.T @ (prior[:, None] * deviation)
+    if smoothing == "stationary":
+        cov = oracle.stationary(cov, problem.shape)
+    values, vectors = np.linalg.eigh(cov)
     values = bandwidth**2 * values.clip(0)
     z, answers = problem.z, problem.bounded()
     for k, sigma in enumerate(problem.sigma):
@@ -474,15 +477,18 @@ KERNELS = {
         lambda *a: of_squares(*a) * n_squares(*a)[1],
         limit=150,
     ),
-    "filtered squares": Kernel(
-        lambda p: PSPCDenoiser(
-            p.size, bandwidth=bandwidth(p), smoothing="global", engine=p.options["engine"]
-        ),
-        lambda p: filtered(p, bandwidth(p), squares(p)),
-        lambda *a: of_squares(*a) + np.prod(a[0]) ** 2,
-        True,
-        limit=150,
-    ),
+    **{
+        f"{smoothing} blur": Kernel(
+            lambda p, smoothing=smoothing: PSPCDenoiser(
+                p.size, bandwidth=bandwidth(p), smoothing=smoothing, engine=p.options["engine"]
+            ),
+            lambda p, smoothing=smoothing: filtered(p, bandwidth(p), squares(p), smoothing),
+            lambda *a: of_squares(*a) + np.prod(a[0]) ** 2,
+            True,
+            limit=150,
+        )
+        for smoothing in ("global", "stationary")
+    },
 }
 
 

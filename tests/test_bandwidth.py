@@ -4,7 +4,6 @@ import pickle
 
 import numpy as np
 import pytest
-import scipy.fft
 import sklearn
 import torch
 from hypothesis import given
@@ -70,18 +69,11 @@ def windows_oracle(Z, X, sigma, bandwidth, masks):
     return total / count, z.shape[1] * np.mean(evidence, 0)
 
 
-def stationary(cov, shape):
-    """Return a covariance without covariances of different frequencies."""
-    images = np.eye(len(cov)).reshape(-1, *shape)
-    transform = scipy.fft.dctn(images, axes=(2, 3), norm="ortho").reshape(cov.shape).T
-    frequency = np.tile(np.arange(shape[1] * shape[2]), shape[0])
-    kept = (transform @ cov @ transform.T) * (frequency == frequency[:, None])
-    return transform.T @ kept @ transform
-
-
 def stationary_oracle(Z, X, sigma, bandwidth, masks):
     """As `global_oracle`, with a matrix without covariances of different frequencies."""
-    return global_oracle(Z, X, sigma, bandwidth, masks, lambda cov: stationary(cov, X.shape[1:]))
+    return global_oracle(
+        Z, X, sigma, bandwidth, masks, lambda cov: oracle.stationary(cov, X.shape[1:])
+    )
 
 
 def global_oracle(Z, X, sigma, bandwidth, masks, change=lambda cov: cov):

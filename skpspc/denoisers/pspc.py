@@ -115,9 +115,9 @@ class PSPCDenoiser(TrainingSetDenoiser):
     smoothing : {"window", "global", "stationary"}, default "window"
         Blur of ``bandwidth``. "window": by the covariance of each window, which costs a product of
         its matrix with all training images. "global": by the covariance of whole images, so that
-        windows compare filtered images. "stationary": as "global", without the correlations between
-        different spatial frequencies (see Notes). The last is by far the fastest. With ``windows``
-        and with tapers it must be "global" or "stationary".
+        windows compare filtered images. "stationary": like "global", without the correlations
+        between different spatial frequencies (see Notes), which is by far the fastest. With
+        ``windows`` and with tapers it must be "global" or "stationary".
     algorithm : {"auto", "exact", "kd_tree"}, default "auto"
         "exact": compare every patch with the patches of all training images. "kd_tree": compare it
         only with nearby training patches, which k-d trees find, for square patches and float32 on
@@ -217,7 +217,7 @@ class PSPCDenoiser(TrainingSetDenoiser):
 
     with :math:`\mu, \Sigma` the mean and covariance of the training set, and C the composite above
     of the images :math:`F y_i` at sigma. D is globally linear and locally nonlinear. At h = 1 it is
-    the `GaussianDenoiser`. With windows as large as the image, both kinds of smoothing equal the
+    the `GaussianDenoiser`. With windows as large as the image, "window" and "global" equal the
     `EmpiricalDenoiser` of this bandwidth. One filtered copy of the training set, or of its crops to
     a few windows, is held for one sigma at a time.
 

@@ -10,8 +10,8 @@ stationary, up to the edges, if all correlations between different frequencies a
     \Sigma_{uv} = \sum_i v_i (c_{i,uv} - \bar c_{uv}) (c_{i,uv} - \bar c_{uv})^T
     = U_{uv} \operatorname{diag}(S_{uv}) U_{uv}^T.
 
-It is the nearest matrix of this form to the covariance. Products with it take
-2 (H + W + C) multiplications per value instead of C H W.
+It is the nearest matrix of this form to the covariance. Products with it take 2 (H + W + C)
+multiplications per value instead of C H W.
 """
 
 from dataclasses import dataclass, replace
@@ -26,6 +26,8 @@ from .._state import NumpyState
 from ..support.covariance import image_weights, mean_image, rounding_variance
 from ..support.devices import added
 from ..support.memory import rows_that_fit
+
+_CHUNK_ROWS = 128  # images transformed at a time: they stay in the cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +54,8 @@ class StationaryGaussian(NumpyState):
     def of(cls, training_set):
         """Return the distribution with the mean and these covariances of a training set."""
         mean = mean_image(training_set)
-        second = training_set.reduced(_second_moments, added, mean)  # (H, W, C, C)
-        variances, vectors = torch.linalg.eigh(second)
+        second = training_set.reduced(_second_moments, added, mean)
+        variances, vectors = torch.linalg.eigh(second.permute(2, 3, 0, 1))
         eigenvalues = variances.permute(2, 0, 1).flatten()
         least = max(rounding_variance(mean), float(eigenvalues.max()) * np.finfo(np.float64).eps)
         eigenvalues = eigenvalues.where(eigenvalues > least, torch.zeros_like(eigenvalues))
@@ -112,20 +114,16 @@ def _mixed(images, mixing):
 
 
 def _second_moments(training_set, mean):
-    """Return the covariances of channels at each frequency, (H, W, C, C); of a shard, a summand."""
+    """Return the covariances of channels at each frequency, (C, C, H, W); of a shard, a summand."""
     mean, weights = mean.to(training_set.device), image_weights(training_set)
     channels, height, width = training_set.image_shape
     down, across = _cosines(height, width, mean)
-    total = mean.new_zeros(height, width, channels, channels)
-    n_rows = rows_that_fit(32 * training_set.n_values, len(training_set), what="One training image")
-    for rows in training_set.slices(n_rows):
+    total = mean.new_zeros(channels, channels, height, width)
+    row_bytes = 8 * training_set.n_values * (4 + channels)
+    most = min(len(training_set), _CHUNK_ROWS)
+    for rows in training_set.slices(rows_that_fit(row_bytes, most, what="One training image")):
         centred = training_set.take(rows, torch.float64).flatten(1) - mean
         c = down @ centred.view(-1, channels, height, width) @ across.T
         weighted = c * weights[rows, None, None, None]
-        for one in range(channels):
-            for other in range(one, channels):
-                product = (weighted[:, one] * c[:, other]).sum(0)
-                total[:, :, one, other] += product
-                if other != one:
-                    total[:, :, other, one] += product
+        total += (weighted[:, :, None] * c[:, None]).sum(0)
     return total

@@ -28,12 +28,13 @@ from sklearn.datasets import load_digits
 
 from skpspc import EmpiricalDenoiser, LocalScoreDenoiser, PatchDenoiser, PSPCDenoiser
 from skpspc.posterior import cells, truncated
+from tests.oracle import square_masks
+from tests.rounding import ADMITTED, OPERATIONS, n_operations
 
 PIXELS = 0.99
 """Smallest fraction of pixels that keep an estimated bound."""
 SQUARES = 0.8, 1.25
 """Mean squared error of random remainders over the mean squared standard error."""
-_OPERATIONS = 12  # see tests/rounding.py
 _DIFFERENCES = 2**22  # differences of values in memory
 
 
@@ -90,18 +91,6 @@ def problem(rng, n, n_noisy, shape, dtype):
     return one
 
 
-def squares(shape, size):
-    """Return the squares of an image as masks (K, D)."""
-    h, w = (min(size, side) for side in shape[1:])
-    masks = []
-    for top in range(shape[1] - h + 1):
-        for left in range(shape[2] - w + 1):
-            mask = np.zeros(shape)
-            mask[:, top : top + h, left : left + w] = 1
-            masks.append(mask.ravel())
-    return np.array(masks)
-
-
 def formula(one, masks):
     """Return composite means (n, D) in float64, and bounds (n,) of rounding errors.
 
@@ -112,15 +101,14 @@ def formula(one, masks):
     prior = np.ones(len(x)) if one.weight is None else one.weight
     log_prior = np.log(prior / prior.sum())
     eps, size = np.finfo(one.Z.dtype).eps, max(np.abs(x).max(), np.abs(z).max(), 1.0)
-    admitted = 3e-5 if one.Z.dtype == np.float32 else 1e-12
+    admitted = ADMITTED[one.Z.dtype.type]
     span = np.ptp(x, axis=0).max()
-    n_operations = _OPERATIONS + (min(len(x), 256) + len(x) / 256) / 2
     means, errors = [], []
     block = max(1, _DIFFERENCES // (len(x) * max(x.shape[1], len(masks))))
     for start in range(0, len(z), block):
         scaled = np.abs(z[start : start + block, None] - x) / one.sigma  # (b, N, D)
         condition = size / one.sigma * (scaled @ masks.T) + 1 - log_prior[:, None]
-        deviation = np.minimum(admitted + _OPERATIONS * eps * condition, 50.0)  # (b, N, K)
+        deviation = np.minimum(admitted + OPERATIONS * eps * condition, 50.0)  # (b, N, K)
         logit = -0.5 * np.square(scaled, out=scaled) @ masks.T + log_prior[:, None]
         weight = np.exp(logit - logit.max(1, keepdims=True))
         weight /= weight.sum(1, keepdims=True)
@@ -132,7 +120,7 @@ def formula(one, masks):
         )
         lost = (weight * np.exp(-deviation)).sum(1)
         error = span * np.minimum(1, moved / lost).max(1)
-        errors.append(error + eps * size * n_operations)
+        errors.append(error + eps * size * n_operations(len(x)))
     return np.concatenate(means), np.concatenate(errors)
 
 
@@ -201,7 +189,7 @@ def trees(rng):
     size = int(rng.integers(1, 4))
     model = PSPCDenoiser(size, algorithm="kd_tree", tol=tol, flip=False)
     model.fit(one.X, sample_weight=one.weight)
-    return one, model, squares(shape, size)
+    return one, model, np.array(square_masks(size, shape), float)
 
 
 def cells_of_patches(rng):

@@ -124,12 +124,14 @@ class FaissIndex:
 
     def _check_norms(self, points):
         """Raise ValueError if squared distances overflow: k-means would end the process."""
+        if self.cheap:  # nothing is learnt
+            return
         largest = float(np.linalg.norm(points.astype(np.float64), axis=1).max(initial=0.0))
-        if not self.cheap and not (2 * largest) ** 2 < np.finfo(np.float32).max:
+        if (2 * largest) ** 2 > np.finfo(np.float32).max:
             raise ValueError(
-                f"index={self.factory!r} is learnt from squared distances in float32, which "
-                f"overflow for training images of norm {largest:.1e}; divide the images by a "
-                "number, or use index='Flat'."
+                f"index={self.factory!r} needs squared distances in float32, which overflow for "
+                f"training images of norm {largest:.1e}; divide the images by a number, or use "
+                "index='Flat'."
             )
 
     @faiss_threads()
