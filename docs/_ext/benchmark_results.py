@@ -165,7 +165,7 @@ def denoisers_at(size, sigma):
 def denoisers():
     """Draw the time per pair of every denoiser at one patch size and noise level."""
     rows = denoisers_at(SIZE, SIGMA).sort_values("us_per_pair")
-    figure, ax = plt.subplots(figsize=(4.5, 3.5), layout="constrained")
+    figure, ax = plt.subplots(figsize=(4.5, 4.0), layout="constrained")
     colours = [BLUE if name == PSPC_SQUARE else SKY for name in rows.index]
     names = rows.index.str.replace(", ", ",\n")
     bars = ax.barh(names, rows.us_per_pair, height=0.65, color=colours)

@@ -48,7 +48,8 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
     n_remainder : int, default 0
         With ``n_neighbors``: number of further training images, drawn with ``random_state``, that
         represent all others. Useful where the posterior is flat, at large sigma. ``standard_error``
-        of the posterior measures the effect of the draw.
+        of the posterior estimates the effect of the draw; it is too small where few of the drawn
+        images have most of the weight.
     bandwidth : float, callable or "calibrated", default 0.0
         h in [0, 1] interpolates between the empirical denoiser (0) and the `GaussianDenoiser` (1).
         The training images shrink towards their mean by sqrt(1 - h^2) and are blurred by h^2 times

@@ -49,7 +49,8 @@ class Posterior:
         which single pixels may exceed. NaN: there is no bound, as for a network.
     standard_error : array of shape (n,)
         Root mean square, over the pixels of ``mean``, of the standard error from drawing training
-        images at random; 0 where no images were drawn.
+        images at random; 0 where no images were drawn. To first order: it is too small where few of
+        the drawn images have most of the weight.
     bound_is_proved : array of shape (n,), bool
         True where no pixel can exceed ``error_bound``, up to rounding. False where there is no
         bound, and where the bound is an estimate: with ``tol`` of `LocalScoreDenoiser`, and with an

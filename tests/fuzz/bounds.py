@@ -34,7 +34,7 @@ from tests.rounding import ADMITTED, OPERATIONS, n_operations
 PIXELS = 0.99
 """Smallest fraction of pixels that keep an estimated bound."""
 SQUARES = 0.8, 1.25
-"""Mean squared error of random remainders over the mean squared standard error."""
+"""Squared errors of random remainders over squared standard errors, both in units of the span."""
 _DIFFERENCES = 2**22  # differences of values in memory
 
 
@@ -229,10 +229,11 @@ class Count:
     pixels: int = 0  # of estimated bounds
     kept: int = 0
     closest: float = 0.0  # largest error over bound
-    square: float = 0.0  # of standardised errors of random remainders
+    square: float = 0.0  # of errors of random remainders, in units of the span
+    stated: float = 0.0  # the same of their standard errors
     drawn: int = 0
 
-    def add(self, posterior, mean, rounding, tol):
+    def add(self, posterior, mean, rounding, tol, span):
         """Count noisy images; return the faults."""
         error = np.abs(posterior.mean.reshape(mean.shape) - mean)
         bound = posterior.error_bound.astype(np.float64)
@@ -250,10 +251,10 @@ class Count:
         if binds.any():
             excess = (error.max(1) - rounding)[binds] / bound[binds]
             self.closest = max(self.closest, float(excess.max()))
-        spread = posterior.standard_error.astype(np.float64)
-        clear = spread > 10 * rounding
-        self.drawn += int(clear.sum())
-        self.square += float((np.square(error).mean(1)[clear] / spread[clear] ** 2).sum())
+        drawn = posterior.standard_error > 0
+        self.drawn += int(drawn.sum())
+        self.square += float(np.square(error[drawn] / span).mean(1).sum())
+        self.stated += float(np.square(posterior.standard_error[drawn] / span).sum())
         return np.flatnonzero(broken)
 
 
@@ -270,7 +271,7 @@ def checked(kind, draw, seed, i, count):
         rounding = np.full(len(mean), 1e-5)
     else:
         mean, rounding = formula(one, masks)
-    broken = count.add(posterior, mean, rounding, model.tol)
+    broken = count.add(posterior, mean, rounding, model.tol, np.ptp(one.x, axis=0).max() or 1.0)
     return [f"{kind} {i}: noisy image {row}" for row in broken]
 
 
@@ -296,7 +297,7 @@ def run(n, seconds, seed, kinds=None):
             faults.append(f"{kind}: {count.kept} of {count.pixels} pixels keep the estimated bound")
     remainder = counts.get("neighbours, remainder")
     if remainder is not None and remainder.drawn > 10_000:
-        ratio = remainder.square / remainder.drawn
+        ratio = remainder.square / remainder.stated
         if not SQUARES[0] <= ratio <= SQUARES[1]:
             faults.append(f"squared errors are {ratio:.2f} of the squared standard errors")
     return counts, faults
@@ -311,7 +312,9 @@ def table(counts):
         if count.pixels:
             line += f"   estimated: {count.kept / count.pixels:.4%} of {count.pixels} pixels kept"
         if count.drawn:
-            line += f"   (error / standard error)^2: {count.square / count.drawn:.3f}"
+            line += (
+                f"   squared errors / squared standard errors: {count.square / count.stated:.3f}"
+            )
         lines.append(line)
     proved = [counts[kind] for kind in counts if kind in PROVED]
     n, broken = (sum(getattr(c, a) for c in proved) for a in ("n", "violations"))
