@@ -241,7 +241,8 @@ class PatchDenoiser(ClassNamePrefixFeaturesOutMixin, TrainingSetDenoiser):
     n_remainder : int, default 0
         With ``n_neighbors``: number of further training crops, drawn with ``random_state``, that
         represent all others. Useful where the posterior is flat, at large sigma. ``standard_error``
-        of the posterior measures the effect of the draw.
+        of the posterior estimates the effect of the draw; it is too small where few of the drawn
+        crops have most of the weight.
     bandwidth : float, callable or "calibrated", default 0.0
         h in [0, 1] interpolates between the posterior mean over crops (0) and the Gaussian denoiser
         of the crops (1): the crops are blurred along their covariance (see `EmpiricalDenoiser`). A
