@@ -27,6 +27,7 @@ from skpspc import (
     PSPCDenoiser,
     denoise_tiled,
 )
+from skpspc.distributed.travel import Traveller
 from skpspc.posterior.posterior import ARRAYS
 from test_sharded import DENOISERS
 
@@ -94,6 +95,18 @@ def test_blocks_are_the_whole(digits, noisy, name, dtype):
     assert lazy.mean.chunks[0] == (4, 4, 1) == lazy.log_evidence.chunks[0]
     tolerance = 5e-6 if getattr(model, "equivariant", False) else 1e-6
     assert_same(lazy, model.posterior(Z, sigma), 1e-12 if dtype == np.float64 else tolerance)
+
+
+def test_a_pickle_asks_the_cluster_nothing(client, digits, monkeypatch):
+    """Dask pickles graphs under a lock for which its answers may wait: both would wait for ever."""
+    model = PSPCDenoiser(3).fit(da.from_array(digits[:40], chunks=(20, 1, 8, 8)))
+
+    def asked(*_, **__):
+        raise AssertionError("a pickle asked the cluster")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Client, "sync", asked)
+        pickle.dumps(Traveller(model))
 
 
 @pytest.mark.parametrize("name", ["empirical", "patch", "squares", "equivariant", "smoothed"])

@@ -43,10 +43,14 @@ class Cluster:
     check : callable, default None
         Called while a step waits for its values; it raises to end the step. None: warn of silent
         workers.
+    scheduler : str, default None
+        Name of the scheduler, unique. None: ask for it.
     """
 
-    def __init__(self, client, shards, homes=None, check=None):
+    def __init__(self, client, shards, homes=None, check=None, scheduler=None):
         self.client, self.shards, self._check = client, list(shards), check
+        # not when it is needed: Dask pickles a graph under a lock that its answers may wait for
+        self.scheduler = client.scheduler_info()["id"] if scheduler is None else scheduler
         self._homes = [()] * len(self.shards) if homes is None else list(homes)
         self.device = torch.device("cpu")
         self._kept: dict[int, Any] = {}
@@ -73,7 +77,8 @@ class Cluster:
             shards = step.map(function, *given(step, args))
             keep = range(len(shards)) if keep is None else keep
             homes = [step.homes[i] for i in keep]
-            return Cluster(self.client, [shards[i] for i in keep], homes, self._check)
+            shards = [shards[i] for i in keep]
+            return Cluster(self.client, shards, homes, self._check, self.scheduler)
 
     def kept(self, value):
         """Return a future of a value that stays on the workers for the next steps."""

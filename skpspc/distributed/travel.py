@@ -73,8 +73,7 @@ def _pickled(denoiser):
 
     def keys_of(cluster):
         clusters.append(cluster)
-        scheduler = cluster.client.scheduler_info()["id"]
-        return _cluster_here, (scheduler, [shard.key for shard in cluster.shards])
+        return _cluster_here, (cluster.scheduler, [shard.key for shard in cluster.shards])
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[name-defined]
         dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(
@@ -110,7 +109,7 @@ def _cluster_here(scheduler, keys):
             "is computed, or fit again."
         )
     shards = [distributed.Future(key, client=client) for key in keys]
-    return Cluster(client, shards, check=_check_wanted)
+    return Cluster(client, shards, check=_check_wanted, scheduler=scheduler)
 
 
 def _check_wanted():
