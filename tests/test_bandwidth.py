@@ -25,6 +25,7 @@ from skpspc import (
     PSPCDenoiser,
 )
 from skpspc.denoisers import calibration
+from skpspc.posterior import blur
 from skpspc.sampling import draw_noise
 from skpspc.support import TrainingSet, covariance
 from skpspc.support.holdout import different
@@ -496,14 +497,16 @@ def test_calibrated_bandwidths_are_the_best_on_held_out_images(
 
 
 def test_calibration_in_blocks_of_held_out_images(rng):
-    """The schedule does not depend on the working memory."""
+    """Other chunks of training images change the sums of the variance by rounding alone."""
     X = rng.integers(0, 256, (170, 3, 32, 32)).astype(np.uint8)
     model = PSPCDenoiser(30, bandwidth="calibrated", smoothing="global")
     schedules = []
     for memory in (1024, 4):
         with config_context(working_memory=memory):
             schedules.append(model.fit(X).bandwidth_schedule_)
-    assert schedules[0] == schedules[1]
+    expected, in_blocks = schedules
+    assert in_blocks.bandwidths == expected.bandwidths
+    np.testing.assert_allclose(in_blocks.sigmas, expected.sigmas, rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -603,12 +606,76 @@ def test_large_problems(digits, monkeypatch):
         assert np.isfinite(few).all()
 
 
-def test_a_copy_that_does_not_fit(rng):
-    X = rng.standard_normal((2000, 1, 8, 10)).astype(np.float32)
-    model = EmpiricalDenoiser(bandwidth=0.5).fit(X[:100]).partial_fit(X[100:])
-    sentence = r"The filtered training set needs 0\.61 MiB"
-    with config_context(working_memory=0.5), pytest.raises(MemoryError, match=sentence):
-        model.denoise(X[:1], 0.5)
+SMOOTHED = [
+    EmpiricalDenoiser(bandwidth=0.5),
+    PSPCDenoiser(4, bandwidth=0.3, smoothing="stationary", flip=True, response_taper=0.5),
+    PSPCDenoiser(3, bandwidth=0.5, smoothing="global", flip=True),
+    PSPCDenoiser(windows=FlexibleWindows("data", 0.9, [0.5]), bandwidth=0.5, smoothing="global"),
+]
+
+
+@pytest.mark.filterwarnings("ignore:the filtered training images")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("model", SMOOTHED, ids=repr)
+def test_filtered_images_that_do_not_fit(digits, rng, model, weighted, dtype):
+    """Filtering in parts gives the same answers as one filtered copy."""
+    X = digits[:400] / 127.5 - 1
+    weight = rng.random(400) * (np.arange(400) % 5 > 0) if weighted else None
+    sigma = np.array([0.0, 0.1, 0.4, 3.0, np.inf])
+    noise = rng.standard_normal((5, *X.shape[1:]))
+    noisy = (X[:5] + noise * np.minimum(sigma, 9).reshape(5, 1, 1, 1)).astype(dtype)
+    model.fit(X.astype(dtype), sample_weight=weight)
+    vector = rng.standard_normal(noisy.shape).astype(dtype)
+
+    def answers():
+        posterior = model.posterior(noisy, sigma)
+        # without noise, rounding decides about ties of filtered windows
+        others = posterior.log_evidence[1:], posterior.effective_sample_size[1:]
+        summary = posterior.mean, *others
+        own = noisy[1:4], sigma[1:4], vector[1:4]
+        products = model.vjp(*own), model.jvp(*own)
+        return [*summary, *products, model.jacobian(noisy[2:3], 0.4, pixels=[(2, 3)])]
+
+    expected = answers()
+    tolerance = 2e-5 if dtype == "float32" else 1e-9
+    with config_context(working_memory=0.05):  # 320 images have 0.08 MiB in float32
+        for answer, value in zip(answers(), expected, strict=True):
+            scale = np.abs(value[np.isfinite(value)]).max(initial=1)
+            np.testing.assert_allclose(answer, value, rtol=tolerance, atol=tolerance * scale)
+
+
+def test_filtered_parts_fit_in_memory(rng, monkeypatch):
+    """Three passes serve 100 noisy images; a part is small in each."""
+    X = rng.integers(0, 256, (300, 3, 12, 12)).astype(np.uint8)
+    noisy = rng.standard_normal((100, 3, 12, 12)).astype(np.float32)
+    rows = []
+
+    def spy(source, *args, filtered=blur._filtered, **options):
+        rows.append(len(source))
+        return filtered(source, *args, **options)
+
+    monkeypatch.setattr(blur, "_filtered", spy)
+    model = PSPCDenoiser(3, bandwidth=0.5, smoothing="stationary", flip=True).fit(X)
+    model.denoise(noisy, 0.4)
+    assert rows == [600, 300]  # mirror images need no filter
+    rows.clear()
+    with (
+        config_context(working_memory=0.3),
+        pytest.warns(UserWarning, match=r"need 0.494 MiB, and 0.3 MiB are allowed: parts"),
+    ):
+        model.denoise(noisy, 0.4)
+    assert max(rows) * X[0].size * 4 <= 0.3 * 2**20
+    examples, *parts = rows
+    assert (examples, sum(parts)) == (64, 3 * 300)
+
+
+def test_crops_to_a_window_that_do_not_fit(digits):
+    model = PSPCDenoiser(4, bandwidth=0.5).fit(digits[:1600])
+    noisy = digits[1600:1602].astype(np.float32) / 127.5 - 1
+    sentence = "A filtered crop of every training image needs 0.0977 MiB"
+    with config_context(working_memory=0.05), pytest.raises(MemoryError, match=sentence):
+        model.denoise(noisy, 0.4)
 
 
 @pytest.mark.parametrize("random_state", [None, 3, np.random.default_rng(0)])

@@ -120,7 +120,10 @@ class EmpiricalDenoiser(TrainingSetDenoiser):
         (h^2 \Sigma + \sigma^2)^{-1} (z - \mu - y_i) + \log v_i\bigr).
 
     D and ``log_evidence`` are the posterior mean and the evidence of a mixture of Gaussians. One
-    filtered copy of the training set is held for one sigma at a time, in the float dtype of Z.
+    filtered copy of the training set, in the float dtype of Z, is computed for each sigma of a
+    call. If it does not fit scikit-learn's working memory, a warning says so, and parts of it are
+    filtered anew in every pass: three times for each sigma, and twice more for each further batch
+    of noisy images.
 
     "calibrated" draws 1,016 different training images with ``random_state`` (all, if there are
     fewer). It holds out 16 images (a tenth, of fewer than 160) and fits the others. An integer

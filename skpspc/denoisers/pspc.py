@@ -219,7 +219,9 @@ class PSPCDenoiser(TrainingSetDenoiser):
     of the images :math:`F y_i` at sigma. D is globally linear and locally nonlinear. At h = 1 it is
     the `GaussianDenoiser`. With windows as large as the image, "window" and "global" equal the
     `EmpiricalDenoiser` of this bandwidth. One filtered copy of the training set, or of its crops to
-    a few windows, is held for one sigma at a time.
+    a few windows, is computed for each sigma of a call. If the copy of the training set does not
+    fit scikit-learn's working memory, a warning says so, and parts of it are filtered anew in every
+    pass: three times for each sigma, and twice more for each further batch of noisy images.
 
     ``smoothing="stationary"`` replaces :math:`\Sigma` by the matrix without covariances between
     different coefficients of the cosine transform (DCT-II) of rows and columns. Channels remain

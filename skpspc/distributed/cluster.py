@@ -18,7 +18,7 @@ from sklearn import config_context, get_config
 
 from .._optional import load
 from .._warnings import warn
-from ..support.devices import Each, columns, given
+from ..support.devices import Devices, Each, columns, given
 
 _PATIENCE = 60.0  # seconds without an answer after which silent workers are named
 _MERGED = 8  # results that one call merges, of as many workers
@@ -46,6 +46,8 @@ class Cluster:
     scheduler : str, default None
         Name of the scheduler, unique. None: ask for it.
     """
+
+    largest_batch = Devices.largest_batch
 
     def __init__(self, client, shards, homes=None, check=None, scheduler=None):
         self.client, self.shards, self._check = client, list(shards), check

@@ -4,7 +4,7 @@ This package does not depend on the estimators.
 """
 
 from .attribution import Attribution, attribution, means_without
-from .blur import Blur
+from .blur import Blur, filtered_bytes, filtered_images_kept
 from .cells import CellSearch
 from .dense import dense_shard_weights, dense_weights
 from .derivative import jvp_by_torch, vjp_by_torch
@@ -42,6 +42,8 @@ __all__ = [
     "attribution",
     "dense_shard_weights",
     "dense_weights",
+    "filtered_bytes",
+    "filtered_images_kept",
     "gaussian_jacobian",
     "gaussian_jvp",
     "gaussian_posterior",

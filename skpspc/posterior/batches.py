@@ -3,8 +3,6 @@
 from ..support import Masks, SquaresAnywhere
 from ..support.memory import working_bytes
 
-_NOISY_IMAGES = 64  # of one batch
-
 
 def batches(source, state_bytes, *tensors):
     """Return lists of the rows of tensors (n, ...) in batches of noisy images.
@@ -14,7 +12,7 @@ def batches(source, state_bytes, *tensors):
     """
     n_of_worker = -(-len(source) // source.executor.n_workers)
     n_images = int(working_bytes() // (state_bytes * n_of_worker))
-    n_images = min(max(1, n_images), _NOISY_IMAGES)
+    n_images = min(max(1, n_images), source.executor.largest_batch)
     batches = zip(*(tensor.split(n_images) for tensor in tensors), strict=True)
     return [[rows.clone() for rows in batch] for batch in batches]  # views pickle as wholes
 

@@ -32,16 +32,23 @@ windows smaller than the image there are two variants:
 """
 
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import groupby
 from operator import itemgetter
 
 import torch
+from sklearn import get_config
 
 from .._repr import short_repr
-from ..support import overlap_counts, square_corners
+from .._warnings import warn
+from ..support import MirroredTrainingSet, overlap_counts, square_corners
+from ..support.devices import RemadeShards
 from ..support.memory import fits, rows_that_fit
+from ..support.sharded import N_EXAMPLES, ShardedTrainingSet
+from ..support.training_set import evenly_spaced
 from .dense import dense
 from .gaussian import Gaussian
 from .posterior import PerWindow
@@ -55,6 +62,20 @@ _CHUNK_ROWS = 128  # images filtered at a time: they stay in the cache
 _EPS64 = torch.finfo(torch.float64).eps
 # At noise levels beyond this multiple of the data, posterior weights equal sample weights.
 _FLAT = 1e12
+_kept: ContextVar[dict | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def filtered_images_kept():
+    """Keep the filtered training images of the last call for the next one, within the context.
+
+    Windows of several sizes are then compared with one filtered copy.
+    """
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
 
 
 def shared_levels(z, sigma, gaussian):
@@ -75,7 +96,8 @@ class Blur:
     Attributes
     ----------
     gaussian : Gaussian or StationaryGaussian
-        Mean and covariance of the training set; the latter only if ``by_window`` is False.
+        Mean and covariance of the training set, mirror images included; the latter class only if
+        ``by_window`` is False.
     bandwidth : float
         h, in (0, 1].
     by_window : bool, default False
@@ -136,10 +158,36 @@ class Filter:
     def training_set(self, source, dtype):
         """Return the filtered deviations ``F (y_i - mu)`` of all images, a `TrainingSet` of floats.
 
-        Raises MemoryError if the N * D filtered numbers, of a shard if the images are in shards,
-        exceed the working memory.
+        If the filtered numbers exceed the working memory, the result is a `ShardedTrainingSet`
+        whose shards are filtered anew in every pass over the training set, with a warning.
+
+        Raises
+        ------
+        MemoryError
+            If ``source`` is in shards, and the filtered numbers of a shard exceed the working
+            memory.
         """
-        return source.mapped(_filtered, self.gaussian, self.bandwidth, self.sigma, dtype)
+        kept = _kept.get()
+        if kept is None:
+            return self._training_set(source, dtype)
+        key = id(source), id(self.gaussian), self.bandwidth, self.sigma, dtype
+        if key not in kept:
+            kept.clear()  # before the next copy is made
+            kept[key] = source, self, self._training_set(source, dtype)  # ids of living objects
+        return kept[key][-1]
+
+    def _training_set(self, source, dtype):
+        """Return the result of `training_set`, computed."""
+        common = self.gaussian, self.bandwidth, self.sigma, dtype
+        if isinstance(source, ShardedTrainingSet) or fits(filtered_bytes(source, dtype)):
+            return source.mapped(_filtered, *common)
+        needed = filtered_bytes(source, dtype) / 2**20
+        warn(
+            f"the filtered training images (bandwidth) need {needed:.3g} MiB, and "
+            f"{get_config()['working_memory']} MiB are allowed: parts of them are filtered anew in "
+            f"every pass. sklearn.set_config(working_memory={int(needed) + 1}) makes calls faster."
+        )
+        return _in_parts(source, *common)
 
     def answer(self, z, result):
         """Convert the `PerWindow` of filtered deviations to the result for noisy images z."""
@@ -152,16 +200,41 @@ class Filter:
         return (z.flatten(1).double() - self.gaussian.mean).to(z.dtype)
 
 
-def _filtered(source, gaussian, bandwidth, sigma, dtype):
-    """Return the filtered deviations of a training set in one place; see `Filter.training_set`."""
+def filtered_bytes(training_set, dtype):
+    """Return the bytes of the filtered images of the largest shard, without mirror images."""
+    return max(training_set.sizes) * training_set.n_values * dtype.itemsize
+
+
+def _in_parts(source, gaussian, bandwidth, sigma, dtype):
+    """Return filtered images in shards that are filtered anew in every pass; see `_filtered`."""
+    common = gaussian, bandwidth, sigma, dtype
+    if isinstance(source, MirroredTrainingSet):
+        return _in_parts(source.plain, *common).mirrored()
+    image_bytes = source.n_values * dtype.itemsize
+    n_rows = rows_that_fit(image_bytes, len(source), what="One filtered training image")
+    parts = [partial(source.subset, rows) for rows in source.slices(n_rows)]
+    executor = RemadeShards(parts, source.device).derived(_filtered, *common)
+    few = source.subset(torch.from_numpy(evenly_spaced(len(source), N_EXAMPLES)))
+    examples = _filtered(few, *common).images.cpu()
+    return ShardedTrainingSet.of(executor, source.sample_weight, source.data_range, examples)
+
+
+def _filtered(source, gaussian, bandwidth, sigma, dtype, what="The filtered training set"):
+    """Return the filtered deviations of a training set that is not in shards; see `Filter`.
+
+    ``what`` is the subject of the MemoryError if they exceed the working memory.
+    """
+    if isinstance(source, MirroredTrainingSet):
+        # mean and covariance include the mirror images: a filtered mirror image is the mirror image
+        # of a filtered image
+        return _filtered(source.plain, gaussian, bandwidth, sigma, dtype).mirrored()
     filtering = Filter(gaussian.to(source.device), bandwidth, sigma)
     n, n_values = len(source), source.n_values
-    image_bytes = n_values * dtype.itemsize
-    rows_that_fit(n * image_bytes, 1, what="The filtered training set")
+    rows_that_fit(filtered_bytes(source, dtype), 1, what=what)
     out = torch.empty(n, n_values, dtype=dtype, device=source.device)
     shrink = math.sqrt((1 - bandwidth) * (1 + bandwidth))
     most = min(n, _CHUNK_ROWS)
-    n_rows = rows_that_fit(16 * n_values + 2 * image_bytes, most, what="One training image")
+    n_rows = rows_that_fit((16 + 2 * dtype.itemsize) * n_values, most, what="One training image")
     for rows in source.slices(n_rows):
         x = source.take(rows, torch.float64).flatten(1)
         out[rows] = filtering.apply(((x - filtering.gaussian.mean) * shrink).to(dtype))
@@ -413,7 +486,9 @@ class Crops:
             in_rows = index.view(w, -1, h).permute(1, 2, 0).flatten()
             filtering = Filter(self._gaussian.marginal(in_rows), bandwidth, sigma)
             noisy = z[..., top : top + h, left : left + w]
-            query, source = filtering.query(noisy), filtering.training_set(crop, z.dtype)
+            query = filtering.query(noisy)
+            common = filtering.gaussian, bandwidth, sigma, z.dtype
+            source = _filtered(crop, *common, what="A filtered crop of every training image")
             level = torch.full((len(z),), sigma, dtype=torch.float64, device=z.device)
             result = dense(query, floored_sigma(level, query, source), source)
             mean = filtering.answer(noisy, result).mean.permute(0, 3, 1, 2).flatten(1)

@@ -18,9 +18,10 @@ import torch
 
 from .._progress import progress
 from ..support import Centred, Masks, Squares, SquaresAnywhere, TranslatedTrainingSet
-from ..support.memory import rows_that_fit
+from ..support.memory import fits, rows_that_fit
 from ..support.sharded import ShardedTrainingSet
 from . import derivative
+from .blur import filtered_bytes
 from .weights import window_weights
 
 _CHUNK_ROWS = 4096  # training images in a chunk
@@ -48,7 +49,8 @@ def jacobian(z, sigma, source, windows, pixels, blur=None, operator=None):
     Tensor of shape (n, m, C, c, h, w)
         C is the channel of the denoised image, and (c, h, w) a coordinate of z.
     """
-    if _has_no_covariance(source, windows, blur):
+    in_parts = blur is not None and not fits(filtered_bytes(source, z.dtype))
+    if in_parts or _has_no_covariance(source, windows, blur):
         return _jacobian_by_products(z, sigma, source, windows, pixels, blur, operator)
     masks = windows.masks(z.shape[1:], z.device)
     if blur is None:

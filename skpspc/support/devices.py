@@ -1,11 +1,13 @@
 """Calls of functions of shards of a training set, on several devices of one machine.
 
 Functions are called on all shards, and their results are merged: an executor does both.
-`skpspc.distributed.Cluster` is another executor, with the methods of `Devices`.
+`RemadeShards` and `skpspc.distributed.Cluster` are other executors, with the methods of `Devices`.
 """
 
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial, reduce
 
 import torch
 from sklearn import config_context, get_config
@@ -38,12 +40,16 @@ def added(results):
     return sum(result.to(first.device) for result in results)
 
 
-class Devices:
-    """Shards on devices of this machine, which compute at the same time.
+class _Local:
+    """An executor of this machine, whose handles are the values themselves.
+
+    A subclass has the methods `map`, `reduced` and `derived`, and the attributes ``device``,
+    ``n_workers`` and ``largest_batch``, the number of noisy images to compare together.
 
     Parameters
     ----------
-    shards : list of TrainingSet
+    shards : list
+        One entry for every shard.
     """
 
     def __init__(self, shards):
@@ -51,6 +57,36 @@ class Devices:
 
     def __len__(self):
         return len(self.shards)
+
+    @contextmanager
+    def step(self):
+        """Yield an object that calls functions of the shards; it is of use in the block only."""
+        yield self
+
+    def give(self, value):
+        """Return a handle of a value, to pass to several calls."""
+        return value
+
+    kept = give
+
+    def merged(self, function, results):
+        """Return a handle of ``function(list of results)``; the function must be associative."""
+        return function(list(results))
+
+    def values(self, handles):
+        """Return the values of a list of handles."""
+        return list(handles)
+
+
+class Devices(_Local):
+    """Shards on devices of this machine, which compute at the same time.
+
+    Parameters
+    ----------
+    shards : list of TrainingSet
+    """
+
+    largest_batch = 64
 
     def __repr__(self):
         return f"{len(self)} shards on {', '.join(str(s.device) for s in self.shards)}"
@@ -64,17 +100,6 @@ class Devices:
     def device(self):
         """Device of noisy images and of merged results."""
         return self.shards[0].device
-
-    @contextmanager
-    def step(self):
-        """Yield an object that calls functions of the shards; it is of use in the block only."""
-        yield self
-
-    def give(self, value):
-        """Return a handle of a value, to pass to several calls."""
-        return value
-
-    kept = give
 
     def map(self, function, *args):
         """Return handles of ``function(shard, *args)``, one for every shard.
@@ -94,10 +119,6 @@ class Devices:
         with ThreadPoolExecutor(len(self)) as pool:
             return Each(pool.map(call, self.shards, *columns(args, len(self))))
 
-    def merged(self, function, results):
-        """Return a handle of ``function(list of results)``; the function must be associative."""
-        return function(list(results))
-
     def reduced(self, function, merge, *args):
         """Return a handle of the merged results of `map`, which may be large.
 
@@ -106,10 +127,6 @@ class Devices:
         results = self.map(function, *args)
         return results[0] if len(results) == 1 else self.merged(merge, results)
 
-    def values(self, handles):
-        """Return the values of a list of handles."""
-        return list(handles)
-
     def derived(self, function, *args, keep=None):
         """Return an executor for the shards ``function(shard, *args)``; see `map`.
 
@@ -117,3 +134,48 @@ class Devices:
         """
         shards = self.map(function, *args)
         return Devices(shards if keep is None else [shards[i] for i in keep])
+
+
+class RemadeShards(_Local):
+    """Shards that every call makes anew, one after the other, as they do not fit in memory.
+
+    Parameters
+    ----------
+    shards : list of callable
+        Each returns a shard.
+    device : torch.device
+        Device of the shards, of noisy images and of merged results.
+    """
+
+    n_workers = 1
+    largest_batch = sys.maxsize  # every batch of noisy images makes all shards
+
+    def __init__(self, shards, device):
+        super().__init__(shards)
+        self.device = device
+
+    def __repr__(self):
+        return f"{len(self)} shards on {self.device}, one at a time"
+
+    def _calls(self, function, args):
+        """Return partial objects that make a shard and return ``function(shard, *args)``."""
+        rows = zip(self.shards, *columns(args, len(self)), strict=True)
+        return [partial(_made, function, *row) for row in rows]
+
+    def map(self, function, *args):
+        """Return handles of ``function(shard, *args)``, all in memory; see `Devices.map`."""
+        return Each(call() for call in self._calls(function, args))
+
+    def reduced(self, function, merge, *args):
+        """Return the merged results of `map`, of which two are in memory at a time."""
+        calls = self._calls(function, args)
+        return reduce(lambda total, call: merge([total, call()]), calls[1:], calls[0]())
+
+    def derived(self, function, *args, keep=None):
+        """Return an executor for the shards ``function(shard, *args)``; see `Devices.derived`."""
+        shards = self._calls(function, args)
+        return RemadeShards(shards if keep is None else [shards[i] for i in keep], self.device)
+
+
+def _made(function, make, *args):
+    return function(make(), *args)

@@ -10,6 +10,8 @@ from .._state import NumpyState
 from .devices import Devices, Each
 from .training_set import MirroredTrainingSet, TrainingSet, evenly_spaced, example_moments
 
+N_EXAMPLES = 64  # images of all shards that are kept in one place
+
 
 class ShardedImages:
     """Images in shards: shape, dtype, device and limits. The pixels stay in the shards.
@@ -141,7 +143,7 @@ class ShardedTrainingSet(TrainingSet):
         Of shards that are training sets of their own, whose posterior weights do not yet refer to
         all images.
     examples : Tensor of shape (m, C, H, W)
-        At most 64 evenly spaced images, on the CPU, as stored.
+        At most N_EXAMPLES evenly spaced images, on the CPU, as stored.
     sizes : list of int
         Numbers of images in the shards, mirror images included.
     sample_weight : Tensor of shape (N,) or None
@@ -166,8 +168,11 @@ class ShardedTrainingSet(TrainingSet):
         images.executor = executor.derived(TrainingSet.as_shard, Facts.of(self))
 
     @classmethod
-    def of(cls, executor, sample_weight, data_range):
-        """Return the training set of the shards of an executor; see the class."""
+    def of(cls, executor, sample_weight, data_range, examples=None):
+        """Return the training set of the shards of an executor; see the class.
+
+        ``examples`` are read from the shards if they are None.
+        """
         with executor.step() as step:
             sizes, extremes, means = zip(*step.values(step.map(_summary)), strict=True)
         low, high = (torch.stack(ends) for ends in zip(*extremes, strict=True))
@@ -175,7 +180,8 @@ class ShardedTrainingSet(TrainingSet):
         if means[0] is not None:
             cached["abs_max"] = max(float(low.min().abs()), float(high.max().abs()))
             cached["centre"] = float(np.average(means, weights=sizes))
-        examples = _stored_rows(executor, sizes, evenly_spaced(sum(sizes), 64))
+        if examples is None:
+            examples = _stored_rows(executor, sizes, evenly_spaced(sum(sizes), N_EXAMPLES))
         return cls(executor, examples, sizes, sample_weight, data_range, cached)
 
     @property
@@ -224,7 +230,7 @@ class ShardedTrainingSet(TrainingSet):
         """Do nothing: images of files are read once."""
 
     def examples(self, n):
-        """Return at most 64 evenly spaced images, a `TrainingSet` on the CPU."""
+        """Return at most N_EXAMPLES evenly spaced images, a `TrainingSet` on the CPU."""
         return TrainingSet(self._examples, None, self.data_range)
 
     def crop(self, top, left, height, width):

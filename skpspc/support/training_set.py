@@ -464,6 +464,11 @@ class MirroredTrainingSet(TrainingSet):
         if "facts" in state:
             self._pin(state["facts"])
 
+    @property
+    def plain(self):
+        """The training set without mirror images."""
+        return self._plain
+
     def __len__(self):
         return 2 * len(self.images)
 
