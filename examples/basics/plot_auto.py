@@ -2,10 +2,11 @@
 Denoise without choosing a patch size
 =====================================
 
-``AutoDenoiser`` blends the Gaussian denoiser and PSPC of a few patch sizes.
-Held-out training images choose sizes and weights. The first figure shows its
-error beside the errors of three single denoisers, the second one denoised
-digits, and the third one the weights at each noise level.
+``AutoDenoiser`` blends the Gaussian denoiser and PSPC of a few patch sizes,
+with or without blurred training images. Held-out training images choose
+sizes, bandwidths and weights. The first figure shows its error beside the
+errors of three single denoisers, the second one denoised digits, and the
+third one the weights at each noise level.
 """
 
 # %%
@@ -72,12 +73,17 @@ plt.show()
 # %%
 # The choice at each noise level
 # ------------------------------
-# ``sigmas_``, ``patch_sizes_`` and ``weights_`` describe the blend.
-# ``n_sizes=2``, the default, limits it to two patch sizes at each of the nine
-# noise levels.
+# ``sigmas_``, ``patch_sizes_``, ``bandwidths_`` and ``weights_`` describe the
+# blend. ``n_sizes=2``, the default, limits it to two sizes at each of the nine
+# noise levels. A member with a bandwidth of 0.5 compares blurred training
+# images.
 sizes = auto.patch_sizes_
-labels = ["Gaussian", *[f"{size} x {size}" for size in sizes]]
-colors = ["0.6", *plt.get_cmap("viridis_r")(np.linspace(0, 1, len(sizes)))]
+names = [
+    f"{size} x {size}" + (", blurred" if bandwidth else "")
+    for size, bandwidth in zip(sizes, auto.bandwidths_, strict=True)
+]
+labels = ["Gaussian", *names]
+colors = ["0.6", *plt.get_cmap("viridis_r")(np.linspace(0, 1, len(names)))]
 fig, ax = plt.subplots(figsize=(5.5, 3.6), layout="constrained")
 ax.stackplot(auto.sigmas_, auto.weights_.T, labels=labels, colors=colors)
 ax.set(xscale="log", xlabel=r"noise level $\sigma$", ylabel="weight")
@@ -86,12 +92,9 @@ fig.legend(loc="outside right center", frameon=False, reverse=True)
 plt.show()
 
 # %%
-for sigma, (gaussian, *of_sizes) in zip(
-    auto.sigmas_, auto.weights_, strict=True
-):
-    used = np.flatnonzero(of_sizes)
-    parts = [f"{of_sizes[k]:.2f} of size {sizes[k]}" for k in used]
-    print(f"sigma {sigma:.2f}: {gaussian:.2f} Gaussian", *parts, sep=", ")
+for sigma, weights in zip(auto.sigmas_, auto.weights_, strict=True):
+    parts = [f"{weights[k]:.2f} {labels[k]}" for k in np.flatnonzero(weights)]
+    print(f"sigma {sigma:.2f}: {', '.join(parts)}")
 print(f"mirror images: {'used' if auto.flip_ else 'not used'}")
 
 # %%

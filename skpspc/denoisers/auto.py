@@ -1,4 +1,4 @@
-"""A denoiser whose patch sizes, flips and weights the training images choose."""
+"""A denoiser whose sizes, bandwidths, mirror images and weights the training images choose."""
 
 import numbers
 from dataclasses import dataclass
@@ -7,9 +7,10 @@ import numpy as np
 from sklearn.utils._param_validation import Interval
 
 from .._typing import DataRange, Devices, ImageShape, RandomState
+from ..posterior import filtered_images_kept
 from ..sampling import noise_seed
 from ..support import covariance
-from .auto_choice import TAPER, choose, squares
+from .auto_choice import TAPER, PatchPriors, choose
 from .base import Denoiser
 from .blend import Blend
 from .gaussian import GaussianPrior
@@ -21,24 +22,33 @@ _RANK = 512  # of the Gaussian, where all directions are too many
 
 @dataclass(frozen=True, eq=False)
 class AutoBlend(Blend):
-    """The Gaussian denoiser and PSPC of several patch sizes, blended.
+    """The Gaussian denoiser and PSPC of several patch sizes and bandwidths, blended.
 
     Attributes
     ----------
     sizes : ndarray of shape (S,), int
         Patch sizes of the members after the first.
+    bandwidths : ndarray of shape (S,)
+        Bandwidth of each of these members.
     flip : bool
         True if mirror images are training images, too.
     """
 
     sizes: np.ndarray
+    bandwidths: np.ndarray
     flip: bool
 
     no_attribution = (
         "AutoDenoiser blends a Gaussian denoiser, which weighs images negatively, so it has no "
-        f"attribution; call the method of PSPCDenoiser(size, response_taper={TAPER}) with one of "
-        "its patch_sizes_."
+        f"attribution; call the method of PSPCDenoiser(size, response_taper={TAPER}) with a size "
+        "of its patch_sizes_."
     )
+
+    # one filtered copy of the training images serves the blurred members of all sizes
+    posterior = filtered_images_kept()(Blend.posterior)
+    jacobian = filtered_images_kept()(Blend.jacobian)
+    vjp = filtered_images_kept()(Blend.vjp)
+    jvp = filtered_images_kept()(Blend.jvp)
 
 
 class AutoDenoiser(TrainingSetDenoiser):
@@ -47,19 +57,22 @@ class AutoDenoiser(TrainingSetDenoiser):
     .. math::
 
         D(z; \sigma) = w_0(\sigma)\, D^{\text{Gauss}}(z; \sigma)
-        + \sum_s w_s(\sigma)\, D^{\text{PSPC}(s)}(z; \sigma),
-        \qquad w \ge 0, \quad w_0(\sigma) + \sum_s w_s(\sigma) = 1
+        + \sum_{s, h} w_{s, h}(\sigma)\, D^{\text{PSPC}(s, h)}(z; \sigma),
+        \qquad w \ge 0, \quad w_0(\sigma) + \sum_{s, h} w_{s, h}(\sigma) = 1
 
-    Patch sizes s and weights w have the least error on held-out training images at nine noise
-    levels. No network and no choice of the user is needed. Responses of patches are tapered
-    (``response_taper=0.5`` of `PSPCDenoiser`).
+    Patch sizes s, bandwidths h (0 or 0.5) and weights w have the least error on held-out training
+    images at nine noise levels. No network and no choice of the user is needed. Responses of
+    patches are tapered, and members of bandwidth 0.5 compare training images that are blurred along
+    their stationary covariance (``response_taper=0.5`` and ``smoothing="stationary"`` of
+    `PSPCDenoiser`).
 
     Parameters
     ----------
     n_sizes : int, default 2
-        Largest number of patch sizes with weight at each of the nine noise levels. A noise level
-        between two of them uses the sizes of both. Each size costs a call of `PSPCDenoiser`, with
-        mirror images if ``flip_``.
+        Largest number of pairs of a patch size and a bandwidth that have weight at each of the nine
+        noise levels. A noise level between two of them uses the pairs of both. Each pair costs a
+        call of `PSPCDenoiser`, with mirror images if ``flip_``. A bandwidth of 0.5 adds a filter of
+        the training set for each noise level of a call.
     n_images : int, default 64
         Largest number of different training images to hold out, at most a tenth of them, rounded
         up.
@@ -86,13 +99,17 @@ class AutoDenoiser(TrainingSetDenoiser):
     Attributes
     ----------
     sigmas_ : ndarray of shape (L,)
-        Noise levels at which sizes and weights were chosen, increasing: 0.05, 0.1, 0.2, ..., 12.8
-        standard deviations of a pixel.
+        Noise levels at which sizes, bandwidths and weights were chosen, increasing: 0.05, 0.1, 0.2,
+        ..., 12.8 standard deviations of a pixel.
     patch_sizes_ : ndarray of shape (S,), int
-        Patch sizes with weight at a noise level, increasing.
+        Patch sizes with weight at a noise level, in increasing order. A size that has weight with
+        both bandwidths occurs twice.
+    bandwidths_ : ndarray of shape (S,)
+        Bandwidth of each patch size in ``patch_sizes_``: 0 or 0.5.
     weights_ : ndarray of shape (L, S + 1)
-        Weights of the Gaussian denoiser and of the patch sizes, non-negative; each row sums to
-        one. Between two levels, weights are linear in log sigma; beyond the ends they are constant.
+        Weights of the Gaussian denoiser and of the pairs of a size and a bandwidth, non-negative;
+        each row sums to one. Between two levels, weights are linear in log sigma; beyond the ends
+        they are constant.
     flip_ : bool
         True if the left-right mirror images are training images, too.
     image_shape_ : tuple of (C, H, W)
@@ -120,9 +137,13 @@ class AutoDenoiser(TrainingSetDenoiser):
     -----
     *The choice.* A quarter of ``n_fitted`` training images denoises the held-out images through
     patches of all sizes (1, 2, 3, 4, 6, 7, 9, 12, ... pixels). Then all ``n_fitted`` images denoise
-    them through up to six sizes around the best, with new noise at each noise level. Both are done
-    with and without mirror images, which are used if they lower the geometric mean over noise
-    levels of the error of the blends. Mirror images of held-out images are never fitted.
+    them through the best size, with and without mirror images, and with new noise at each noise
+    level. Mirror images are used if they lower the geometric mean of the error over noise levels;
+    mirror images of held-out images are never fitted. Candidates for the blend at a noise level are
+    six sizes around the best (``n_sizes``, if that is more) with bandwidth 0, and the best and the
+    next two larger sizes with bandwidth 0.5. Where the training images are in shards, on several
+    devices or workers, and the filtered images of a shard exceed scikit-learn's working memory,
+    bandwidth 0.5 is left out with a warning.
 
     More training images favour larger patches, and more weight of PSPC. Let :math:`A_{mn}(n)` be
     the mean product of the errors of two members fitted on n images. It is measured for n and for
@@ -136,11 +157,12 @@ class AutoDenoiser(TrainingSetDenoiser):
     Sizes and weights minimise :math:`w^T A(N)\, w`. The Gaussian denoiser is fitted on all images
     but the held-out ones.
 
-    For images of 32 x 32 pixels and at least 4,096 images, :meth:`fit` compares about 75 million
-    pairs of images; `PSPCDenoiser` compares N pairs for every noisy image. A smaller ``n_fitted``
-    makes it faster. :meth:`partial_fit` chooses again, and so does every class on its
-    own images, at its first use. With fewer than about 100 images the choice rests on a few
-    held-out images. Without two different images the result is the Gaussian denoiser.
+    For images of 32 x 32 pixels and at least 4,160 images, :meth:`fit` compares up to 41 million
+    pairs of images, or 67 million with mirror images; `PSPCDenoiser` compares N pairs for every
+    noisy image. A smaller ``n_fitted`` makes it faster. :meth:`partial_fit` chooses again, and so
+    does every class on its own images, at its first use. With fewer than about 100 images the
+    choice rests on a few held-out images. Without two different images the result is the Gaussian
+    denoiser.
 
     ``log_evidence`` and ``effective_sample_size`` are weighted means of the members' values. Where
     both the number of images and of values exceed 12,288, the Gaussian denoiser has rank 512.
@@ -152,22 +174,25 @@ class AutoDenoiser(TrainingSetDenoiser):
 
     Examples
     --------
-    Patch sizes for digits, and weights at a noise level of 0.8 standard deviations of a pixel. The
-    first weight is the weight of the Gaussian denoiser.
+    Patch sizes for digits with their bandwidths, and weights at a noise level of 0.8 standard
+    deviations of a pixel. The first weight is the weight of the Gaussian denoiser.
 
     >>> from skpspc import AutoDenoiser
     >>> from skpspc.datasets import load_digits_images
     >>> X = load_digits_images().images
     >>> model = AutoDenoiser().fit(X[100:])
     >>> model.patch_sizes_.tolist()
-    [1, 2, 3, 4, 5, 6, 8]
+    [1, 2, 3, 4, 5, 6, 8, 8]
+    >>> model.bandwidths_.tolist()
+    [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5]
     >>> model.weights_[4].round(1).tolist()
-    [0.1, 0.0, 0.0, 0.0, 0.6, 0.0, 0.3, 0.0]
+    [0.1, 0.0, 0.0, 0.0, 0.6, 0.0, 0.3, 0.0, 0.0]
     """
 
     weights_: np.ndarray
     sigmas_: np.ndarray
     patch_sizes_: np.ndarray
+    bandwidths_: np.ndarray
     flip_: bool
 
     _parameter_constraints = {
@@ -207,12 +232,13 @@ class AutoDenoiser(TrainingSetDenoiser):
         choice = choose(training_set, _gaussian, self.n_sizes, self.n_images, self.n_fitted, rng)
         source = training_set.mirrored() if choice.flip else training_set
         return AutoBlend(
-            [_gaussian(training_set), *squares(source, choice.sizes.tolist())],
+            [_gaussian(training_set), *PatchPriors(source).priors(choice.settings)],
             choice.sigmas,
             choice.weights,
             None,
             training_set.device,
-            choice.sizes,
+            np.array([size for size, _ in choice.settings], int),
+            np.array([bandwidth for _, bandwidth in choice.settings], float),
             choice.flip,
         )
 
@@ -220,6 +246,7 @@ class AutoDenoiser(TrainingSetDenoiser):
         return {
             "sigmas_": prior.sigmas,
             "patch_sizes_": prior.sizes,
+            "bandwidths_": prior.bandwidths,
             "weights_": prior.weights,
             "flip_": prior.flip,
         }
