@@ -5,8 +5,7 @@
 writes ``denoisers.csv``. Its columns are the time per pair of a noisy held-out image and a training
 image, and that time divided by the time of ``PSPCDenoiser(patch_size)`` at the same sigma. All
 denoisers of one sigma and patch size take turns on the same noisy images, and the shortest time
-counts. A first call, which is not timed, loads compiled code and prepares the noise level:
-windows, covariances, and filtered training images where they are kept.
+counts. A first call, which is not timed, loads compiled code and prepares windows and covariances.
 
 Equivariant local scores compare all positions; ``index.py --only equivariant`` times them.
 """
@@ -23,6 +22,7 @@ import torch
 from index import noisy
 
 from skpspc import (
+    AutoDenoiser,
     EmpiricalDenoiser,
     FlexibleWindows,
     LocalScoreDenoiser,
@@ -60,6 +60,7 @@ DENOISERS = {
         tapered_windows(shape, size)
     ),
     "PCA locality": lambda *_: PCALocalityDenoiser(),
+    "AutoDenoiser": lambda *_: AutoDenoiser(),
 }
 FEW = (PSPC, "Empirical", "Local score (LS)")
 # Patch size, sigma and names of the denoisers that take turns.

@@ -129,8 +129,8 @@ def rows():
     def pspc(**parameters):
         return lambda size: PSPCDenoiser(size, data_range=UNIT, **parameters)
 
-    def blurred(size, bandwidth):
-        return pspc(bandwidth=bandwidth, smoothing="global")(size)
+    def blurred(smoothing):
+        return lambda size, h: pspc(bandwidth=h, smoothing=smoothing)(size)
 
     fractions = dict.fromkeys(SIGMAS, FLEXIBLE)
     return {
@@ -150,7 +150,8 @@ def rows():
         "PSPC, moved by a pixel": Row(pspc(max_shift=1), sizes_at(SIZES), one_in=4),
         "PSPC, tapered averages": Row(pspc(response_taper=0.5), sizes_at(SIZES)),
         "PSPC, flexible": Row(flexible, sizes_at(fractions), one_in=2),
-        "PSPC, blurred globally": Row(blurred, BLURS.get, one_in=2),
+        "PSPC, blurred globally": Row(blurred("global"), BLURS.get, one_in=2),
+        "PSPC, stationary blur": Row(blurred("stationary"), BLURS.get, one_in=2),
         AUTO: Row(lambda: AutoDenoiser(data_range=UNIT), one_in=2),
         WIDE: Row(wide_blend, one_in=10),
     }
@@ -216,6 +217,12 @@ def against_networks(train, test, sigmas, named, n_chosen=N_CHOSEN, n_reported=N
     def denoised(model):
         return model.fit(train).denoise(z, sigma)
 
+    def blurred(smoothing):
+        return {
+            (size, h): denoised(PSPCDenoiser(size, bandwidth=h, smoothing=smoothing))
+            for size, h in NETWORK_BLURS[sigma]
+        }
+
     auto = AutoDenoiser().fit(train)
     gaussian = GaussianDenoiser().fit(train)
     clean = torch.from_numpy(test[: n_chosen + n_reported]).float() / 127.5 - 1
@@ -230,12 +237,8 @@ def against_networks(train, test, sigmas, named, n_chosen=N_CHOSEN, n_reported=N
             "PSPC, best size, moved, mirrored and tapered": {
                 size: denoised(PSPCDenoiser(size, **MOVED)) for size in NETWORK_MOVED_SIZES
             },
-            "PSPC, best size, blurred globally": {
-                (size, bandwidth): denoised(
-                    PSPCDenoiser(size, bandwidth=bandwidth, smoothing="global")
-                )
-                for size, bandwidth in NETWORK_BLURS[sigma]
-            },
+            "PSPC, best size, blurred globally": blurred("global"),
+            "PSPC, best size, stationary blur": blurred("stationary"),
             AUTO: {"": auto.denoise(z, sigma)},
         }
         for (network, net), (name, tried) in product(named.items(), answers.items()):

@@ -526,7 +526,7 @@ def test_against_networks(photos, monkeypatch):
     gaussian = GaussianDenoiser().fit(images[:160])
     named = {"linear": gaussian}
     rows = list(bench.against_networks(images[:160], images[160:], [0.8], named, 8, 16))
-    assert len(rows) == 6
+    assert len(rows) == 7
     assert rows[0]["denoiser"] == "Gaussian" and rows[0]["error"] < 1e-12
     assert all(row["standard_error"] < row["error"] for row in rows[1:])
     assert all(row["error"] > 1e-6 for row in rows[1:])
