@@ -37,6 +37,15 @@ def test_every_listed_name_is_public():
         assert inspect.ismodule(found) or inspect.getdoc(found), name
 
 
+def test_no_number_is_in_bold_text():
+    """reStructuredText has no markup within markup: it would print the name of the number."""
+    numbers = re.compile(r"\|[^|\n]+\|")
+    for path in DOCS.rglob("*.rst"):
+        for paragraph in path.read_text().split("\n\n"):
+            for bold in re.findall(r"\*\*(.+?)\*\*", paragraph, re.DOTALL):
+                assert not numbers.search(bold), f"{path}: {bold}"
+
+
 def test_every_page_is_in_a_table_of_contents():
     contents = " ".join(path.read_text() for path in DOCS.rglob("*.rst"))
     made = {"generated", "gallery", "reproduction", "_build", "_templates"}
