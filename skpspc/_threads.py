@@ -1,9 +1,9 @@
-"""Number of threads, locks that survive a fork, and calls that Ctrl-C cannot interrupt."""
+"""Number of threads, pools and locks that survive a fork, calls that Ctrl-C cannot interrupt."""
 
 import os
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 import joblib
@@ -13,6 +13,7 @@ from threadpoolctl import threadpool_limits
 
 _forked = False
 _locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
+_of_thread = threading.local()  # the pool of every calling thread
 
 
 class ForkSafeLock:
@@ -38,8 +39,8 @@ def _survive_fork():
 
     The child inherits thread pools without their threads, and would wait for these for ever.
     """
-    global _forked
-    _forked = True
+    global _forked, _of_thread
+    _forked, _of_thread = True, threading.local()
     for lock in _locks:
         lock.renew()
     threadpool_limits(1, "openmp")  # scikit-learn and faiss have pools of their own
@@ -91,3 +92,30 @@ def undisturbed(function, *args):
     """
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(function, *args).result()
+
+
+class ThreadPool(Executor):
+    """Context that calls functions in ``n`` threads, and ends after the last call.
+
+    An exception cancels the calls that have not begun. Ctrl-C raises in the calling thread alone,
+    so it cannot interrupt the loading of compiled code. Every calling thread keeps its threads for
+    its next pool of ``n`` threads, because starting threads takes longer than a small call.
+    """
+
+    def __init__(self, n):
+        if getattr(_of_thread, "n", None) != n:
+            _of_thread.n, _of_thread.executor = n, ThreadPoolExecutor(n)
+        self._executor, self._futures = _of_thread.executor, []
+
+    def submit(self, fn, /, *args, **kwargs):
+        """Return the future of a call."""
+        future = self._executor.submit(fn, *args, **kwargs)
+        self._futures.append(future)
+        return future
+
+    def __exit__(self, exception, *_):
+        if exception is not None:
+            _of_thread.__dict__.clear()  # Ctrl-C may have stopped the start of a thread
+        for future in self._futures:
+            future.cancel()
+        wait(self._futures)

@@ -27,14 +27,13 @@ below all others in the first pass, and zero weight in the second.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 
 from .._progress import progress
+from .._threads import ThreadPool
 from ..support.training_set import steps_per_unit
 from ._box_kernels import (
     CHUNK,
@@ -146,7 +145,7 @@ def compiled_box_sums(z, x, sigma, size, *, centred=False, n_threads=1, **option
         With ``centred``, the means over the training set x alone.
     """
     job = _Job.of(x, size, centred, **options)
-    with _pool(n_threads) as pool:
+    with ThreadPool(n_threads) as pool:
         return job.sums(z, sigma, pool)
 
 
@@ -166,7 +165,7 @@ def compiled_box_means(z, x, sigma, size, *, softmax, state, n_threads=1, **opti
     -------
     float64 array (B, C, H, W)
     """
-    with _pool(n_threads) as pool:
+    with ThreadPool(n_threads) as pool:
         return _Job.of(x, size, False, **options).composite(softmax, state, pool)
 
 
@@ -189,7 +188,7 @@ def compiled_box_tilts(z, x, sigma, size, vector, *, n_threads=1, **options):
         Means of t, with uint8 images shifted so that the pixel 0 is 0.
     """
     job = _Job.of(x, size, False, **options)
-    with _pool(n_threads) as pool:
+    with ThreadPool(n_threads) as pool:
         *sums, state = job.sums(z, sigma, pool)
         return *sums, state, job.mean_tilts(state, vector, pool)
 
@@ -214,7 +213,7 @@ def compiled_box_tilted(z, x, sigma, size, vector, mean, *, softmax, state, n_th
         ``sum_i W_i^k l_i^k``, with the logits l, of which ``state.left_out`` is left out.
     """
     job = _Job.of(x, size, False, **options)
-    with _pool(n_threads) as pool:
+    with ThreadPool(n_threads) as pool:
         return job.tilted(vector, mean, softmax, state, pool)
 
 
@@ -234,7 +233,7 @@ def compiled_box_information(z, x, sigma, size, *, n_threads=1, **options):
         all 1 without ``log_weight``.
     """
     job = _Job.of(x, size, False, **options)
-    with _pool(n_threads) as pool:
+    with ThreadPool(n_threads) as pool:
         *sums, state = job.sums(z, sigma, pool)
         return *sums, job.information(state, pool)
 
@@ -249,16 +248,6 @@ def _sources(x, log_weight, flip, moves, pad):
     n_tile = int(np.clip(_TILE_BYTES // (x.itemsize * n_values), 1, 16))
     moves = np.array(moves, dtype=np.int64).reshape(-1, 2)
     return Sources(x, log_weight.astype(np.float32), 2 if flip else 1, moves, n_tile, pad)
-
-
-@contextmanager
-def _pool(n_threads):
-    """Yield a pool of threads; compiled code runs there, so that Ctrl-C does not break loading."""
-    pool = ThreadPoolExecutor(max(1, int(n_threads)))
-    try:
-        yield pool
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 class State(NamedTuple):

@@ -12,12 +12,12 @@ so that nothing cancels.
 """
 
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 from scipy.sparse import coo_array, csr_array
 
+from .._threads import ThreadPool
 from ..support.training_set import steps_per_unit
 from ._masks_kernels import (
     GROUP,
@@ -114,7 +114,7 @@ def compiled_masked_sums(z, x, windows, sigma, *, moments, n_threads=1, **option
     sources, unit, middle = _sources(x, **options)
     root = np.sqrt(0.5) / np.asarray(sigma, dtype=np.float64)
     queries = _queries((z - middle) * unit, root / unit, sources, windows.query.shape[1], moments)
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPool(n_threads) as pool:
         if windows.response is None:
             sums, mean = _coordinates(sources, queries, windows.precision, _cut(sources), pool)
             state = (mean / unit + middle).reshape(z.shape)
@@ -149,7 +149,7 @@ def compiled_masked_means(z, x, windows, softmax, state, *, n_threads=1, **optio
     with np.errstate(divide="ignore"):
         excess = state.excess + np.log(share.max(1, keepdims=True)).astype(np.float32)
     weights = Normalised(nearest.astype(np.float32), (1 / total).astype(np.float32))
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPool(n_threads) as pool:
         sums = _composite(sources, state.queries, plan, weights, excess > plan.cut, pool)
     mean = (sums / unit).reshape(z.shape)
     if middle:

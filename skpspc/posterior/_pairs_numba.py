@@ -1,10 +1,10 @@
 """Squared distances of pairs of images, compiled for the CPU."""
 
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 
+from .._threads import ThreadPool
 from ._jit import jit
 
 _PAIRS = 2048  # pairs that one thread computes at a time
@@ -48,7 +48,6 @@ def compiled_pair_squares(z, x, query, ids, n_threads=1):
         pairs = slice(start, start + _PAIRS)
         _squares(z, x, query[pairs], ids[pairs], out[pairs])
 
-    # Compiled code runs in the pool only, so that Ctrl-C does not interrupt its loading.
-    with ThreadPoolExecutor(n_threads) as pool:
+    with ThreadPool(n_threads) as pool:
         list(pool.map(write, range(0, len(ids), _PAIRS)))
     return out

@@ -9,14 +9,13 @@ bound: similar patches at the edge of a cell may be missed.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
-from .._threads import n_threads
+from .._threads import ThreadPool, n_threads
 from ..support.cells import CellsByWindow
 from ..support.memory import rows_that_fit
 from .engines import compiled_serves
@@ -126,7 +125,7 @@ class _Visits:
         bound = np.zeros(len(rows))
         with (
             threadpool_limits(1, "blas"),
-            ThreadPoolExecutor(n_threads()) as pool,
+            ThreadPool(n_threads()) as pool,
             np.errstate(divide="ignore"),
         ):
             for rounds in (range(_FIRST_ROUNDS), range(_FIRST_ROUNDS, len(_FRACTIONS))):

@@ -12,14 +12,13 @@ memory of the images if windows are much smaller than images.
 
 import math
 import weakref
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
 from .._progress import progress
-from .._threads import ForkSafeLock, n_threads
+from .._threads import ForkSafeLock, ThreadPool, n_threads
 from ..support.memory import available_bytes
 from ..support.windows import square_corners
 from ._tree_sizes import LANES, TreeSizes
@@ -77,17 +76,12 @@ class LocationTrees:
         self.basis = np.empty((n_locations, sizes.d, r), np.float32)
         self.centre = np.empty((n_locations, sizes.d), np.float32)
         self.log_weight = np.empty((n_locations, n_cells if len(weight) else 0, LANES), np.float32)
-        # Compiled code runs in the pool only, so that Ctrl-C does not interrupt its loading.
-        pool = ThreadPoolExecutor(n_threads())
-        try:
-            with threadpool_limits(1, "blas"):
-                for top in progress(np.unique(corners[:, 0]), "indexing rows of patches"):
-                    strip = training_set.crop(int(top), 0, window[0], training_set.image_shape[2])
-                    strip = np.ascontiguousarray(strip.stored(slice(0, sizes.n)).numpy())
-                    locations = np.flatnonzero(corners[:, 0] == top)
-                    list(pool.map(partial(self._build, strip, weight), locations))
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
+        with ThreadPool(n_threads()) as pool, threadpool_limits(1, "blas"):
+            for top in progress(np.unique(corners[:, 0]), "indexing rows of patches"):
+                strip = training_set.crop(int(top), 0, window[0], training_set.image_shape[2])
+                strip = np.ascontiguousarray(strip.stored(slice(0, sizes.n)).numpy())
+                locations = np.flatnonzero(corners[:, 0] == top)
+                list(pool.map(partial(self._build, strip, weight), locations))
 
     def _build(self, strip, weight, location):
         """Build the tree of one location from its strip of the images (N, C, h, W)."""

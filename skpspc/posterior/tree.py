@@ -9,7 +9,6 @@ the bounds of the windows that cover it.
 """
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,7 +16,7 @@ import numpy as np
 import torch
 
 from .._progress import progress
-from .._threads import n_threads
+from .._threads import ThreadPool, n_threads
 from .._warnings import warn
 from ..support import MirroredTrainingSet, Squares, TrainingSet
 from ..support.memory import rows_that_fit
@@ -175,13 +174,9 @@ def _visited(trees, z, sigma, training_set, tol):
     n_workers = n_threads()
     ends = np.linspace(0, len(trees), min(len(trees), _TASKS * n_workers) + 1).astype(int).tolist()
     tasks = list(pairwise(ends))
-    # Compiled code runs in the pool only, so that Ctrl-C does not interrupt its loading.
-    pool = ThreadPoolExecutor(n_workers)
-    try:
+    with ThreadPool(n_workers) as pool:
         for _ in progress(pool.map(visit, tasks), "searching patches", len(tasks)):
             pass
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
     return visited
 
 
