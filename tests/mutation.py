@@ -9,11 +9,12 @@ Then, from the root of the repository with all changes committed::
 
     python -m tests.mutation --coverage .coverage --times tests.xml --count 300 --seed 0
 
-draws mutants of the modules in ``PACKAGES``, compiled kernels left out. A mutant replaces a
-comparison, an operator, a number, a constant True or False, a condition, a decorator or a loop. In
-a clone of the repository, the fastest tests that run the changed lines are called until one fails,
-at most ``SECONDS`` of them. A mutant that none of them notices survives. At the end, the tests that
-failed are called once more without a mutant, and have to pass.
+draws mutants of the modules in ``PACKAGES``. A mutant replaces a comparison, an operator, a number,
+a constant True or False, a condition, a decorator or a loop. In a clone of the repository, the
+fastest tests that run the changed lines are called until one fails, at most ``SECONDS`` of them.
+Coverage does not see the lines of compiled kernels: there, tests that run ``CALLERS`` are called. A
+mutant that no test notices survives. At the end, the tests that failed are called once more without
+a mutant, and have to pass.
 
 One line per mutant is added to ``--out`` (JSON), with the change as a diff. The run continues where
 a file of the same name ends, and prints the mutants killed by module.
@@ -36,7 +37,13 @@ from cosmic_ray.mutating import mutate_code
 from cosmic_ray.plugins import get_operator, operator_names
 
 PACKAGES = ("posterior", "support", "sampling", "denoisers")
-COMPILED = ("_numba.py", "_kernels.py")
+CALLERS = {  # of compiled kernels
+    "posterior/_box_kernels.py": "posterior/_box_numba.py",
+    "posterior/_masks_kernels.py": "posterior/_masks_numba.py",
+    "posterior/_math_numba.py": "posterior/_box_numba.py",
+    "posterior/_cells_numba.py": "posterior/cells.py",
+    "posterior/_tree_numba.py": "posterior/location_trees.py",
+}
 SKIPPED_OPERATORS = ("VariableInserter", "VariableReplacer")  # they need a list of names
 SECONDS = 60  # of tests for one mutant, by the times of the run with coverage
 
@@ -87,6 +94,8 @@ class Tests:
 
     def of(self, module, first, last):
         """Return the fastest tests that run one of the lines, at most SECONDS of them."""
+        if module in CALLERS:
+            module, last = CALLERS[module], 0
         contexts = self._data.contexts_by_lineno(self._paths.get(module, ""))
         found = {test for line in range(first, last + 1) for test in contexts.get(line, ()) if test}
         if not found:  # lines that run at import
@@ -169,7 +178,7 @@ def main():
     code = {
         path.relative_to(root / "skpspc").as_posix(): path.read_text()
         for path in paths
-        if not path.name.endswith(COMPILED) and options.only in path.as_posix()
+        if options.only in path.as_posix()
     }
     drawn = drawn_mutants(code, options.count, options.seed)
     lines = options.out.read_text().splitlines() if options.out.exists() else []

@@ -3,6 +3,7 @@
 import copy
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 
 import numpy as np
 import pytest
@@ -302,6 +303,20 @@ def test_a_method_reads_the_state_once(name):
 # ------------------------------------------------------------------- parameters act at fit
 
 
+@pytest.fixture(scope="module")
+def as_fitted(X, y, Z, device):
+    """A fitted denoiser that no class was asked for, its answers, and those of two classes."""
+
+    @cache
+    def as_fitted(name):
+        model, asked = fresh(name, device).fit(X, y), fresh(name, device).fit(X, y)
+        labels = (0, 1) if answers_by_class(model) else ()
+        by_class = [asked.denoise(Z, SIGMA, y=label) for label in labels]
+        return model, answers(asked, Z), by_class
+
+    return as_fitted
+
+
 def other_value(model, parameter):
     present = getattr(model, parameter)
     return next(value for value in OTHER_VALUES[parameter] if repr(value) != repr(present))
@@ -316,17 +331,15 @@ def other_value(model, parameter):
         if parameter not in LIVE
     ],
 )
-def test_parameters_act_at_fit(name, parameter, X, y, Z, device):
-    model = fresh(name, device).fit(X, y)
-    expected = answers(model, Z)
-    by_class = answers_by_class(model)
+def test_parameters_act_at_fit(name, parameter, as_fitted, Z):
+    fitted, expected, by_class = as_fitted(name)
+    model = copy.deepcopy(fitted)
     if by_class:  # the other class is asked for the first time after the change
         model.denoise(Z, SIGMA, y=0)
-        classes = [fresh(name, device).fit(X, y).denoise(Z, SIGMA, y=label) for label in (0, 1)]
     model.set_params(**{parameter: other_value(model, parameter)})
     assert_same(answers(model, Z), expected)
     if by_class:
-        assert_same([model.denoise(Z, SIGMA, y=label) for label in (0, 1)], classes)
+        assert_same([model.denoise(Z, SIGMA, y=label) for label in (0, 1)], by_class)
 
 
 @pytest.mark.parametrize("name", DENOISERS)
