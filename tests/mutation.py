@@ -51,9 +51,9 @@ SECONDS = 60  # of tests for one mutant, by the times of the run with coverage
 def sites(code):
     """Return the places to change: lists of operators with their occurrences, by place and kind.
 
-    A place is (first line, column, last line). Annotations are left out.
+    A place is (first line, column, last line). Annotations and ``strict=True`` are left out.
     """
-    nodes = [(node, not _is_annotation(node)) for node in ast_nodes(get_ast(code))]
+    nodes = [(node, not _changes_nothing(node)) for node in ast_nodes(get_ast(code))]
     found = collections.defaultdict(list)
     for name in sorted(operator_names()):
         kind = name.rpartition("/")[2].partition("_")[0]
@@ -68,13 +68,15 @@ def sites(code):
     return found
 
 
-def _is_annotation(node):
-    """Return True if a node is part of the annotation of a parameter, variable or result."""
+def _changes_nothing(node):
+    """Return True if a node is part of an annotation, or of an argument strict of zip."""
     while node.parent is not None:
         parent = node.parent
         if parent.type in ("tfpdef", "annassign"):
             return True
         if parent.type == "funcdef" and node is parent.annotation:
+            return True
+        if parent.type == "argument" and parent.get_code().strip().startswith("strict="):
             return True
         node = parent
     return False
