@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import skpspc
 from helpers import ROOT, docs_script
@@ -35,6 +36,34 @@ def test_every_listed_name_is_public():
     for name in re.findall(r"^   ([\w.]+)$", text, re.MULTILINE):
         found = pkgutil.resolve_name(f"skpspc.{name}")
         assert inspect.ismodule(found) or inspect.getdoc(found), name
+
+
+def documented_functions():
+    """Functions and classes on the pages of the API, and methods of these classes, by name."""
+    text = (DOCS / "api" / "index.rst").read_text()
+    for name in re.findall(r"^   ([\w.]+)$", text, re.MULTILINE):
+        listed = pkgutil.resolve_name(f"skpspc.{name}")
+        if callable(listed):
+            yield name, listed
+        if inspect.isclass(listed):
+            for method, function in inspect.getmembers(listed, inspect.isfunction):
+                if not method.startswith("_"):
+                    yield f"{name}.{method}", function
+
+
+def test_documented_defaults_are_those_of_the_signature():
+    known, checked = {"inf": np.inf, "torch": torch}, 0
+    for where, function in documented_functions():
+        section = (inspect.getdoc(function) or "").partition("Parameters\n-------")[2]
+        section = re.split(r"\n\w+\n---", section)[0]
+        parameters = inspect.signature(function).parameters
+        for names, default in re.findall(r"^([\w, ]+) : .*\bdefault (.+)$", section, re.MULTILINE):
+            names, values = names.split(", "), default.split(" and ")
+            values *= len(names) // len(values)
+            for name, value in zip(names, values, strict=True):
+                assert parameters[name].default == eval(value, known), f"{where}: {name}"
+                checked += 1
+    assert checked > 300
 
 
 def test_no_number_is_in_bold_text():

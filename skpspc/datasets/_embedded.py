@@ -60,14 +60,14 @@ def load_photo_patches(
 
     Parameters
     ----------
-    size : int, default=32
+    size : int, default 32
         Height and width of a crop, at most 143 pixels.
-    n_images : int, default=2000
+    n_images : int, default 2000
         Number of crops, taken from the photographs in turn.
-    photos : list of str, default=None
+    photos : list of str, default None
         Names of the photographs: "china", "flower", "cat", "coffee", "galaxies", "rocket". None:
         all six.
-    random_state : int, RandomState instance or None, default=0
+    random_state : int, RandomState instance or None, default 0
         Draws the positions. With an int, crop i does not depend on ``n_images``.
 
     Returns

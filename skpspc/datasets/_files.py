@@ -74,24 +74,24 @@ def load_edm_zip(
     ----------
     path : str or path
         The archive.
-    size : int or None, default=None
+    size : int or None, default None
         Crop each image to its centre square and resize it to (size, size) by Lanczos
         resampling. None: keep the images, which must have equal sizes.
-    channels : {"auto", 1, 3}, default="auto"
+    channels : {"auto", 1, 3}, default "auto"
         Convert all images to gray (1, by their luma) or to colour (3). "auto": keep the images,
         which must be all gray or all in colour.
-    max_images : int or None, default=None
+    max_images : int or None, default None
         Number of images to read, evenly spaced over the sorted names. (The first images of an
         archive are often all of one class.) None: read all images.
-    max_bytes : int, default=2**33
+    max_bytes : int, default 2**33
         Largest memory for the images in bytes, by default 8 GiB. One image may take 1/32 of it
         (256 MiB), encoded and decoded, and ``dataset.json`` 1/128 (64 MiB).
-    out : str or path, default=None
+    out : str or path, default None
         File ``.npy`` to which the images are written one by one, in place of memory; ``images`` is
         then a read-only map of the file. Decode once, and pass the file to ``fit`` afterwards. An
         existing file is replaced when all images are written. ``max_bytes`` limits single images
         only.
-    verbose : int, default=0
+    verbose : int, default 0
         Above 0, show a progress bar.
 
     Returns
@@ -187,23 +187,23 @@ def load_image_folder(
     ----------
     path : str or path
         The folder.
-    size : int or None, default=None
+    size : int or None, default None
         Crop each image to its centre square and resize it to (size, size) by Lanczos
         resampling. None: keep the images, which must have equal sizes.
-    channels : {"auto", 1, 3}, default="auto"
+    channels : {"auto", 1, 3}, default "auto"
         Convert all images to gray (1, by their luma) or to colour (3). "auto": keep the images,
         which must be all gray or all in colour.
-    max_images : int or None, default=None
+    max_images : int or None, default None
         Number of images to read, evenly spaced over the sorted paths. None: read all images.
-    max_bytes : int, default=2**33
+    max_bytes : int, default 2**33
         Largest memory for the images in bytes, by default 8 GiB. One image may take 1/32 of it
         (256 MiB), encoded and decoded, and ``dataset.json`` 1/128 (64 MiB).
-    out : str or path, default=None
+    out : str or path, default None
         File ``.npy`` to which the images are written one by one, in place of memory; ``images`` is
         then a read-only map of the file. Decode once, and pass the file to ``fit`` afterwards. An
         existing file is replaced when all images are written. ``max_bytes`` limits single images
         only.
-    verbose : int, default=0
+    verbose : int, default 0
         Above 0, show a progress bar.
 
     Returns
@@ -376,12 +376,12 @@ def load_npz(
     ----------
     path : str or path
         The file, read without pickle.
-    key : str or None, default=None
+    key : str or None, default None
         Name of the array of images. None: the first of "images", "arr_0", "x", "X", "x_train",
         "X_train", "train_images" in the file, or else the only array with four axes.
-    max_images : int or None, default=None
+    max_images : int or None, default None
         Number of images to keep, evenly spaced over the file. None: keep all images.
-    max_bytes : int, default=2**33
+    max_bytes : int, default 2**33
         Largest size of an array in bytes, by default 8 GiB.
 
     Returns
