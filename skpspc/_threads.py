@@ -13,7 +13,7 @@ from threadpoolctl import threadpool_limits
 
 _forked = False
 _locks: "weakref.WeakSet[ForkSafeLock]" = weakref.WeakSet()
-_of_thread = threading.local()  # the pool of every calling thread
+_of_thread = threading.local()  # n and executor of the last pool of every calling thread
 
 
 class ForkSafeLock:
@@ -97,9 +97,10 @@ def undisturbed(function, *args):
 class ThreadPool(Executor):
     """Context that calls functions in ``n`` threads, and ends after the last call.
 
-    An exception cancels the calls that have not begun. Ctrl-C raises in the calling thread alone,
-    so it cannot interrupt the loading of compiled code. Every calling thread keeps its threads for
-    its next pool of ``n`` threads, because starting threads takes longer than a small call.
+    An exception in the context cancels the calls that have not begun. Ctrl-C raises in the calling
+    thread alone, so it cannot interrupt the loading of compiled code. Every calling thread keeps
+    its threads for its next pool of ``n`` threads, because starting threads takes longer than a
+    small call.
     """
 
     def __init__(self, n):
@@ -116,6 +117,6 @@ class ThreadPool(Executor):
     def __exit__(self, exception, *_):
         if exception is not None:
             _of_thread.__dict__.clear()  # Ctrl-C may have stopped the start of a thread
-        for future in self._futures:
-            future.cancel()
+            for future in self._futures:
+                future.cancel()
         wait(self._futures)

@@ -11,7 +11,7 @@ Then, from the root of the repository with all changes committed::
 
 draws mutants of the modules in ``PACKAGES``. A mutant replaces a comparison, an operator, a number,
 a constant True or False, a condition, a decorator or a loop. In a clone of the repository, the
-fastest tests that run the changed lines are called until one fails, at most ``SECONDS`` of them.
+fastest tests that run the changed lines are called until one fails, for ``SECONDS`` at most.
 Coverage does not see the lines of compiled kernels: there, tests that run ``CALLERS`` are called. A
 mutant that no test notices survives. At the end, the tests that failed are called once more without
 a mutant, and have to pass.
@@ -98,12 +98,12 @@ class Tests:
             self._seconds[f"{path}.py::{case.get('name')}"] = float(case.get("time"))
 
     def of(self, module, first, last):
-        """Return the fastest tests that run one of the lines, at most SECONDS of them."""
-        if module in CALLERS:
-            module, last = CALLERS[module], 0
-        contexts = self._data.contexts_by_lineno(self._paths.get(module, ""))
-        found = {test for line in range(first, last + 1) for test in contexts.get(line, ()) if test}
-        if not found:  # lines that run at import
+        """Return the fastest tests that run one of the lines, for SECONDS at most."""
+        runs = CALLERS.get(module, module)
+        contexts = self._data.contexts_by_lineno(self._paths.get(runs, ""))
+        lines = range(first, last + 1) if runs == module else ()
+        found = {test for line in lines for test in contexts.get(line, ()) if test}
+        if not found:  # compiled lines, and lines that run at import
             found = {test for tests in contexts.values() for test in tests if test}
         tests = {context.partition("|")[0] for context in found} & set(self._seconds)
         ordered, total = [], 0.0

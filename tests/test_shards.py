@@ -133,12 +133,17 @@ def check(windows, engine, training_set, shards, z, sigma):
     worst = (mean - expected.mean.double()).abs().amax((1, 2, 3))
     np.testing.assert_allclose(mean, expected.mean, rtol=0, atol=atol, err_msg=str(worst))
     np.testing.assert_allclose(log_norm, expected.log_norm, rtol=atol, atol=atol)
-    # Logits round as their log normaliser does, and errors of e are at most 4 e in log(ess).
-    # Without noise, ties are exact.
-    logits = np.where(sigma[:, None] < 1e-9, 0, abs(log_norm).clip(max=1e3))
-    log_ess = softmax.effective_sample_size.double().log(), expected.effective_sample_size.log()
-    difference = abs(log_ess[0] - log_ess[1].double()).numpy()
-    assert (difference <= 4 * atol * (1 + logits)).all(), difference.max()
+    if getattr(windows, "boundary", None):
+        # logits of patches are products, exact to 3e-5 in float32
+        limit = torch.tensor(1e-5 if z.dtype == torch.float32 else atol)
+    else:
+        # shards may sum the terms of a logit in another order, which changes its last bit; changes
+        # of at most e in all logits change log(ess) by at most 4 e; without noise, ties are exact
+        limit = 4 * torch.finfo(z.dtype).eps * log_norm.abs()
+        limit = torch.where(sigma[:, None] < 1e-9, 0, limit).clamp(min=atol)
+    ess, of_all = softmax.effective_sample_size, expected.effective_sample_size
+    error = (ess.double().log() - of_all.double().log()).abs()
+    assert (error <= limit).all(), (error - limit).max()
 
 
 @pytest.mark.parametrize("weighted", ["equal", "moderate", "decades"])

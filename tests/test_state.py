@@ -305,7 +305,7 @@ def test_a_method_reads_the_state_once(name):
 
 @pytest.fixture(scope="module")
 def as_fitted(X, y, Z, device):
-    """A fitted denoiser that no class was asked for, its answers, and those of two classes."""
+    """Return a fitted denoiser without a call for a class, its answers, and answers by class."""
 
     @cache
     def as_fitted(name):

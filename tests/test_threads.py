@@ -64,6 +64,15 @@ def test_threads_end_with_their_caller():
     assert not set(threading.enumerate()) - before
 
 
+def test_the_end_waits_for_all_calls():
+    calls = []
+    with ThreadPool(1) as pool:
+        pool.submit(time.sleep, 0.05)
+        for i in range(3):
+            pool.submit(calls.append, i)
+    assert calls == [0, 1, 2]
+
+
 def test_an_exception_cancels_calls_and_waits_for_those_that_run():
     begun, leave, calls = threading.Event(), threading.Event(), []
 

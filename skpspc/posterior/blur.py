@@ -177,7 +177,7 @@ class Filter:
         return kept[key][-1]
 
     def _training_set(self, source, dtype):
-        """Return the result of `training_set`, computed."""
+        """Return `training_set`, filtered anew."""
         common = self.gaussian, self.bandwidth, self.sigma, dtype
         if isinstance(source, ShardedTrainingSet) or fits(filtered_bytes(source, dtype)):
             return source.mapped(_filtered, *common)
