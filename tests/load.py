@@ -10,14 +10,16 @@ or fits the same denoiser again. In other rounds, four processes of joblib (loky
 `multiprocessing` (spawn, forkserver) call one pickled denoiser. The run exits with status 1 if
 
 - an answer differs from the answers of one caller alone by more than rounding,
-- the resident set after the first visit of every denoiser grows by more than ``GROWTH`` bytes,
+- a resident set grows by more than ``GROWTH`` bytes in the second half of a kind of rounds,
 - or a round takes longer than ``SECONDS``: all threads then print where they are.
 """
 
 import argparse
 import collections
+import contextlib
 import faulthandler
 import gc
+import itertools
 import multiprocessing
 import os
 import sys
@@ -26,6 +28,7 @@ import time
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import partial
 from pathlib import Path
 
 import joblib
@@ -44,7 +47,7 @@ from test_common import DENOISERS, SHAPE
 THREADS, PROCESSES, CALLS = 8, 4, 12
 KINDS = ("alone", "refit", "loky", "spawn", "forkserver")
 GROWTH = 2**27
-"""Most bytes by which the resident set may grow after the first visit of every denoiser."""
+"""Most bytes by which a resident set may grow in the second half of the rounds."""
 SECONDS = 300
 
 LARGE = {
@@ -209,15 +212,17 @@ class Report:
         Calls, and answers with other bits that agree to rounding, by the name of the call.
     mismatches : list of str
         Answers of nobody who calls alone.
+    rounds : Counter
+        Rounds of each kind.
     sizes : dict
-        Resident sets in bytes, a list for each kind of round.
+        Resident sets in bytes after the rounds of (kind, process).
     """
 
     calls: collections.Counter = field(default_factory=collections.Counter)
     roundings: collections.Counter = field(default_factory=collections.Counter)
     mismatches: list = field(default_factory=list)
-    sizes: dict = field(default_factory=lambda: collections.defaultdict(list))
     rounds: collections.Counter = field(default_factory=collections.Counter)
+    sizes: dict = field(default_factory=lambda: collections.defaultdict(list))
 
     def count(self, where, call, got, *expected):
         """Compare an answer with every answer that would be right."""
@@ -233,20 +238,28 @@ class Report:
             lines.append(f"{call:22s} {self.calls[call]:8d} {self.roundings[call]:11d}")
         lines.append(f"{'all':22s} {self.calls.total():8d} {self.roundings.total():11d}")
         for kind, count in self.rounds.items():
-            lines.append(f"{kind}: {count} rounds")
-        for kind, sizes in self.sizes.items():
-            first, last, most = (size / 2**20 for size in (sizes[0], sizes[-1], max(sizes)))
+            half, last = (size / 2**20 for size in self.half_and_end(kind))
             lines.append(
-                f"{kind}: resident set after the first visits {first:.0f} MiB, "
-                f"at the end {last:.0f} MiB, at most {most:.0f} MiB"
+                f"{kind}: {count} rounds, resident set {half:.0f} MiB after half of them, "
+                f"{last:.0f} MiB at the end"
             )
         lines.append(f"{len(self.mismatches)} mismatches")
         return "\n".join([*lines, *self.mismatches[:50]])
 
+    def half_and_end(self, kind):
+        """Return two resident sets of the process that grew most in the second half of a kind."""
+        ends = [
+            (sizes[len(sizes) // 2], sizes[-1])
+            for (of_kind, _), sizes in self.sizes.items()
+            if of_kind == kind
+        ]
+        return max(ends, key=lambda pair: pair[1] - pair[0])
+
     @property
     def grown(self):
-        """Bytes by which the resident set grew, in the kind of round where it grew most."""
-        return max((sizes[-1] - sizes[0] for sizes in self.sizes.values()), default=0)
+        """Bytes by which a resident set grew in the second half of a kind, at most."""
+        pairs = (self.half_and_end(kind) for kind in self.rounds)
+        return max((last - half for half, last in pairs), default=0)
 
 
 def _shown(answer):
@@ -265,7 +278,7 @@ def random_calls(rng):
     return rng.choice(list(CALLED), CALLS).tolist()
 
 
-def threads_round(given, expected, report, rng, pool, kind):
+def threads_round(pool, kind, given, expected, report, rng):
     """Call a fresh model from all threads, while another thread fits."""
     model, done = given.fitted(), threading.Event()
     barrier = threading.Barrier(THREADS + 1)
@@ -295,6 +308,7 @@ def threads_round(given, expected, report, rng, pool, kind):
     finally:
         done.set()
     fitting.result()
+    report.sizes[kind, os.getpid()].append(resident())
 
 
 def in_process(model, given, calls):
@@ -304,14 +318,31 @@ def in_process(model, given, calls):
     return [(call, answer(call, model, given)) for call in calls], os.getpid(), resident()
 
 
-def processes_round(given, expected, report, rng, starmap, kind, sizes, processes):
+def processes_round(starmap, processes, kind, given, expected, report, rng):
     """Call a pickled model from all processes."""
     model = given.fitted()
     tasks = [(model, given, random_calls(rng)) for _ in range(processes)]
     for answers, process, size in starmap(in_process, tasks):
-        sizes[process].append(size)
+        report.sizes[kind, process].append(size)
         for call, got in answers:
             report.count(f"{given.name}, {kind}", call, got, expected[call])
+
+
+@contextlib.contextmanager
+def rounds_of(kind, processes):
+    """Yield the function for one round of a kind, while its threads or processes run."""
+    if kind in ("alone", "refit"):
+        with ThreadPoolExecutor(THREADS + 1) as pool:
+            yield partial(threads_round, pool, kind)
+    elif kind == "loky":
+        yield partial(processes_round, _loky, processes, kind)
+        joblib.externals.loky.get_reusable_executor().shutdown()
+    else:
+        if kind == "forkserver":  # one import for all processes
+            multiprocessing.set_forkserver_preload(["tests.load"])
+        with multiprocessing.get_context(kind).Pool(processes) as pool:
+            yield partial(processes_round, pool.starmap, processes, kind)
+        pool.join()
 
 
 # The run
@@ -334,72 +365,39 @@ class Watchdog:
         faulthandler.cancel_dump_traceback_later()
 
 
-def visits(rng, rounds, names):
-    """Yield denoisers in random order, all before any again, ``rounds`` of them or for ever."""
-    left = []
-    while rounds is None or rounds > 0:
-        left = left or rng.permutation(names).tolist()
-        yield left.pop()
-        rounds = None if rounds is None else rounds - 1
+def visits(rng):
+    """Yield the names of denoisers in random order, all before any again, for ever."""
+    while True:
+        yield from rng.permutation(list(EVERY)).tolist()
 
 
-def run(
-    seconds,
-    seed,
-    *,
-    rounds=None,
-    processes=PROCESSES,
-    kinds=KINDS,
-):
-    """Call denoisers for at most so many seconds, and ``rounds`` rounds of each kind.
+def run(seconds, seed, *, rounds=None, processes=PROCESSES, kinds=KINDS):
+    """Run rounds of all kinds for so many seconds, or at most ``rounds`` of each kind.
+
+    The answers of one caller alone take further seconds.
 
     Returns
     -------
     Report
     """
     report, expected = Report(), {}
-    names = list(EVERY)
     use_indexes()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for kind in kinds:
-            end = time.monotonic() + seconds / len(kinds)
-            rng = np.random.default_rng([seed, len(kind)])
-            if kind in ("alone", "refit"):
-                pool = ThreadPoolExecutor(THREADS + 1)
-            elif kind == "loky":
-                pool, starmap = None, _loky
-            else:
-                if kind == "forkserver":  # one import for all processes
-                    multiprocessing.set_forkserver_preload(["tests.load"])
-                pool = multiprocessing.get_context(kind).Pool(processes)
-                starmap = pool.starmap
-            of_workers = collections.defaultdict(list)
-            for number, name in enumerate(visits(rng, rounds, names)):
-                if time.monotonic() > end:
-                    break
-                given = task(name)
-                with Watchdog():
-                    if name not in expected:
-                        expected[name] = alone(given)
-                    options = given, expected[name], report, rng
-                    if kind in ("alone", "refit"):
-                        threads_round(*options, pool, kind)
-                    else:
-                        processes_round(*options, starmap, kind, of_workers, processes)
-                report.rounds[kind] += 1
-                if number >= len(names) - 1:
-                    report.sizes[kind].append(resident())
-            for sizes in of_workers.values():
-                if len(sizes) > len(names):
-                    report.sizes[f"a worker of {kind}"] = sizes[len(names) :]
-            if kind == "loky":
-                joblib.externals.loky.get_reusable_executor().shutdown()
-            elif isinstance(pool, ThreadPoolExecutor):
-                pool.shutdown()
-            else:
-                pool.terminate()
-                pool.join()
+            rng, left = np.random.default_rng([seed, len(kind)]), seconds / len(kinds)
+            with rounds_of(kind, processes) as one_round:
+                for name in itertools.islice(visits(rng), rounds):
+                    given = task(name)
+                    with Watchdog():
+                        if name not in expected:
+                            expected[name] = alone(given)
+                        begin = time.monotonic()
+                        one_round(given, expected[name], report, rng)
+                    report.rounds[kind] += 1
+                    left -= time.monotonic() - begin
+                    if left < 0:
+                        break
     return report
 
 
