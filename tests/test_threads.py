@@ -9,18 +9,18 @@ import pytest
 from skpspc._threads import ThreadPool
 
 
-def identity(barrier=None):
-    """Number of the thread; with a barrier, every thread of a pool has to call it."""
+def own_thread(barrier=None):
+    """Return the thread; with a barrier, every thread of a pool has to call it."""
     if barrier is not None:
         barrier.wait(10)
-    return threading.get_ident()
+    return threading.current_thread()
 
 
-def identities(n):
-    """Numbers of the threads of the pool of n threads."""
+def threads_of_pool(n):
+    """Return the threads of the pool of n threads."""
     barrier = threading.Barrier(n)
     with ThreadPool(n) as pool:
-        return set(pool.map(identity, [barrier] * n))
+        return set(pool.map(own_thread, [barrier] * n))
 
 
 def in_a_thread(function, *args):
@@ -33,21 +33,21 @@ def in_a_thread(function, *args):
 
 
 def test_threads_serve_several_pools():
-    first = identities(3)
-    assert len(first) == 3 and threading.get_ident() not in first
-    assert identities(3) == first
+    first = threads_of_pool(3)
+    assert len(first) == 3 and threading.current_thread() not in first
+    assert threads_of_pool(3) == first
     with ThreadPool(3) as outer, ThreadPool(3) as inner:
-        assert {outer.submit(identity).result(), inner.submit(identity).result()} <= first
+        assert {outer.submit(own_thread).result(), inner.submit(own_thread).result()} <= first
 
 
 def test_every_caller_has_its_own_threads():
     """Callers that ask for one thread each must not wait for one another."""
-    own = identities(1)
+    own = threads_of_pool(1)
     barrier = threading.Barrier(2)
 
     def call():
         with ThreadPool(1) as pool:
-            return pool.submit(identity, barrier).result()
+            return pool.submit(own_thread, barrier).result()
 
     with ThreadPool(2) as callers:
         others = [future.result(10) for future in [callers.submit(call) for _ in range(2)]]
@@ -56,7 +56,7 @@ def test_every_caller_has_its_own_threads():
 
 def test_threads_end_with_their_caller():
     before = set(threading.enumerate())
-    in_a_thread(identities, 3)
+    in_a_thread(threads_of_pool, 3)
     gc.collect()
     end = time.monotonic() + 10
     while set(threading.enumerate()) - before and time.monotonic() < end:
@@ -93,7 +93,7 @@ def test_an_exception_cancels_calls_and_waits_for_those_that_run():
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert calls == [0, "end"]
-    assert len(identities(1)) == 1  # the next pool works
+    assert len(threads_of_pool(1)) == 1  # the next pool works
 
 
 def test_errors_of_calls_are_raised():
