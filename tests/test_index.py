@@ -181,15 +181,6 @@ def test_what_does_not_suit_the_coordinates(points):
         faiss_index("PCA30,Flat", 20).train(points)
 
 
-@pytest.mark.parametrize("factory", ["IVF4,Flat", "PCA2,IVF4,SQ8", "SQ8"])
-def test_squares_that_overflow_do_not_end_the_process(factory, rng):
-    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
-    X = 1e30 * rng.standard_normal((200, 1, 4, 4))
-    model = EmpiricalDenoiser(n_neighbors=5, index=factory).fit(X)
-    with pytest.raises(ValueError, match=r"overflow for training images of norm .*divide the im"):
-        model.denoise(X[:1], 1e30)
-
-
 def test_more_cells_than_points(points):
     index = faiss_index("IVF1000,Flat", 20)
     with pytest.raises(ValueError, match="1000 cells, but there are 600 training images"):
@@ -355,7 +346,8 @@ def test_coordinates_never_lengthens(case):
         coordinates = Coordinates(training_set, n_leading)
         (points,) = coordinates.of(training_set)
         assert points.shape == (len(case.X), coordinates.n_dims)
-        apart = true_distances(coordinates(torch.from_numpy(case.Z)), points)
+        assert np.log2(coordinates.unit).is_integer()
+        apart = coordinates.unit * true_distances(coordinates(torch.from_numpy(case.Z)), points)
         true = true_distances(
             torch.from_numpy(case.Z).flatten(1), torch.from_numpy(case.x).flatten(1)
         )
@@ -369,13 +361,61 @@ def test_coordinates_keeps_what_varies(photos):
     """A quarter of the coordinates keep most of what tells photographs apart."""
     training_set = TrainingSet(torch.from_numpy(np.array(photos)))
     coordinates = Coordinates(training_set, n_leading=photos[0].size // 4)
-    points = torch.cat(list(coordinates.of(training_set)))
+    points = coordinates.unit * torch.cat(list(coordinates.of(training_set)))
     flat = training_set.take(slice(None), torch.float64).flatten(1)
     kept = true_distances(points, points).square() / true_distances(flat, flat).square()
     assert kept[~torch.eye(len(photos), dtype=torch.bool)].quantile(0.1) > 0.9
 
 
 # Neighbours
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+@pytest.mark.parametrize("scale", [2.0**-180, 2.0**-70, 2.0**70, 2.0**180])
+def test_any_magnitude(digits, z, factory, scale):
+    """Squares of distances in float32 would be infinite or zero."""
+    if factory != "Flat":
+        pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    images = torch.from_numpy(digits[:1000] / 127.5 - 1)
+    expected = Neighbours(TrainingSet(images), factory)
+    neighbours = Neighbours(TrainingSet(images * scale), factory)
+    radius = torch.full((60,), 2.0, dtype=torch.float64)
+    ids, *distances = expected.search(z.double(), 30)
+    found_ids, *found = neighbours.search(z.double() * scale, 30)
+    assert torch.equal(found_ids, ids)
+    for one, other in zip(found, distances, strict=True):
+        assert torch.equal(one, other * scale)
+    query, ids, radius = expected.within(z.double(), lambda rows, ids: radius[rows], 900)
+    within = neighbours.within(z.double() * scale, lambda rows, ids: radius[rows] * scale, 900)
+    assert equal(within, (query, ids, radius * scale))
+    points = expected.coordinates(z.double())
+    assert torch.equal(neighbours.coordinates(z.double() * scale), points * scale)
+
+
+@pytest.mark.parametrize("factory", FACTORIES)
+def test_far_noisy_images(digits, factory):
+    """Floors are lower bounds, however far a noisy image is."""
+    if factory != "Flat":
+        pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    images = torch.from_numpy(digits[:1000] / 127.5 - 1)
+    neighbours = Neighbours(TrainingSet(images), factory)
+    for far in (1e12, 1e17, 1e25, 1e50):
+        z = far * torch.from_numpy(np.random.default_rng(0).standard_normal((4, 1, 8, 8)))
+        ids, distances, floor = neighbours.search(z, 30)
+        true = true_distances(z.flatten(1), images.flatten(1))
+        assert (distances <= true.gather(1, ids) * (1 + 1e-6)).all()
+        assert ((ids >= 0) & (ids < 1000)).all()
+        if neighbours.rigorous:
+            assert (floor <= true.scatter(1, ids, torch.inf).amin(1) * (1 + 1e-6)).all()
+
+
+def test_an_index_is_built_again_for_far_larger_images(digits):
+    images = torch.from_numpy(digits[:100] / 127.5 - 1)
+    old = Neighbours(TrainingSet(images))
+    old.build()
+    whole = TrainingSet(torch.cat([images, 1e30 * images]))
+    new = old.extended(whole)
+    assert torch.equal(new.search(1e30 * images, 1).ids.squeeze(1), torch.arange(100, 200))
 
 
 @pytest.mark.parametrize("factory", ["Flat", "IVF16,Flat"])

@@ -5,12 +5,16 @@ distances. The first coordinates are the coefficients that vary most over the tr
 other coefficients are grouped in bands, and each band gives one coordinate, its Euclidean norm. As
 ``|norm(a) - norm(b)| <= norm(a - b)``,
 
-    |phi(z) - phi(x)| <= |z - x|.
+    unit |phi(z) - phi(x)| <= |z - x|.
+
+The unit, about the largest value of the training images, keeps squared distances in the range of
+float32.
 
 The bands make this bound tight for a noisy image: most of the noise is in coefficients in which
 training images hardly differ, and the norms measure that noise.
 """
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -23,6 +27,7 @@ from ..memory import rows_that_fit
 _LEADING = 256  # coefficients that are coordinates
 _GROWTH = 2.0  # ratio of the end of a band to its start
 _SAMPLE = 4096  # training images from which variances are estimated
+_FARTHEST = 1e15  # largest coordinate of a noisy image, whose square is finite in float32
 
 
 class Coordinates(NumpyState):
@@ -38,9 +43,12 @@ class Coordinates(NumpyState):
     ----------
     n_dims : int
         Number of coordinates of one image.
+    unit : float
+        A power of two: distances of coordinates are in this unit.
     """
 
     def __init__(self, training_set, n_leading=_LEADING):
+        self.unit = 2.0 ** (math.frexp(training_set.abs_max)[1] - 1)
         self._bases = [
             torch.from_numpy(scipy.fft.dct(np.eye(side), axis=0, norm="ortho"))
             for side in training_set.image_shape
@@ -48,7 +56,7 @@ class Coordinates(NumpyState):
         total = torch.zeros(training_set.n_values, dtype=torch.float64, device=training_set.device)
         squares = torch.zeros_like(total)
         for rows in row_blocks(training_set, spaced_rows(training_set, _SAMPLE)):
-            spectra = self._transform(training_set.take(rows, torch.float32)).double()
+            spectra = self._transform(_taken(training_set, rows)).double() / self.unit
             total += spectra.sum(0)
             squares += spectra.square().sum(0)
         n = min(len(training_set), _SAMPLE)
@@ -61,14 +69,19 @@ class Coordinates(NumpyState):
         """Return the coordinates (n, n_dims), float32, of images (n, C, H, W)."""
         if not images.is_floating_point() or images.dtype == torch.float16:
             images = images.float()
-        spectra = self._transform(images)
+        spectra = self._transform(images) / self.unit
         spectra = (spectra - self._mean.to(spectra))[:, self._order.to(spectra.device)]
-        return band_norms(spectra, self._ends).float()
+        # clamping lowers distances to points within the limits, as all training images are
+        return band_norms(spectra, self._ends).clamp(max=_FARTHEST, min=-_FARTHEST).float()
+
+    def serve(self, training_set):
+        """Return True if the coordinates of a training set are within the limits."""
+        return training_set.abs_max * training_set.n_values < _FARTHEST * self.unit
 
     def of(self, training_set, rows=None):
         """Yield coordinates of the training images ``rows`` (int64; None: all), in blocks."""
         for block in row_blocks(training_set, rows):
-            yield self(training_set.take(block, torch.float32))
+            yield self(_taken(training_set, block))
 
     def _transform(self, images):
         """Return the cosine transforms (n, D) of images (n, C, H, W)."""
@@ -78,11 +91,21 @@ class Coordinates(NumpyState):
         return spectra.flatten(1)
 
 
+def _taken(training_set, rows):
+    """Return training images in the dtype of their transform: float64 may exceed float32."""
+    return training_set.take(rows, _dtype(training_set))
+
+
+def _dtype(training_set):
+    return torch.float64 if training_set.images.dtype == torch.float64 else torch.float32
+
+
 def row_blocks(training_set, rows=None):
     """Split indices of training images (int64; None: all) into blocks that fit in memory."""
     if rows is None:
         rows = torch.arange(len(training_set), device=training_set.device)
-    row_bytes = 24 * training_set.n_values  # float32 images, intermediate copies, float64 spectra
+    # images, intermediate copies, float64 spectra
+    row_bytes = (8 + 4 * _dtype(training_set).itemsize) * training_set.n_values
     return rows.split(
         rows_that_fit(row_bytes, len(training_set), what="Transforming one training image")
     )

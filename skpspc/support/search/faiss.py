@@ -122,24 +122,11 @@ class FaissIndex:
                 f"{n} training images; use fewer cells, or index='Flat'."
             )
 
-    def _check_norms(self, points):
-        """Raise ValueError if squared distances overflow: k-means would end the process."""
-        if self.cheap:  # nothing is learnt
-            return
-        largest = float(np.linalg.norm(points.astype(np.float64), axis=1).max(initial=0.0))
-        if (2 * largest) ** 2 > np.finfo(np.float32).max:
-            raise ValueError(
-                f"index={self.factory!r} needs squared distances in float32, which overflow for "
-                f"training images of norm {largest:.1e}; divide the images by a number, or use "
-                "index='Flat'."
-            )
-
     @faiss_threads()
     def train(self, points):
         """Learn cells, codes and projections from points (m, n_dims)."""
         points = _as_float32(points)
         self.check_size(len(points))
-        self._check_norms(points)
         n_points, n_dims = points.shape
         _silence_training(self._transforms, self._empty_index)
         try:

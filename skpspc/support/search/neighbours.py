@@ -46,12 +46,15 @@ class Neighbours:
         Training images are sorted by lower bounds of their distances.
         """
         coordinates, index = self._built()
-        return index.search(coordinates(z), k)
+        unit, found = coordinates.unit, index.search(coordinates(z), k)
+        return found._replace(distances=found.distances * unit, floor=found.floor * unit)
 
     def within(self, z, radius_of, most):
         """Return all training images that may be within a radius of images z; see `Within`."""
         coordinates, index = self._built()
-        return index.within(coordinates(z), radius_of, most)
+        unit = coordinates.unit
+        found = index.within(coordinates(z), lambda *pairs: radius_of(*pairs) / unit, most)
+        return found._replace(radius=found.radius * unit)
 
     def recall(self, z, k):
         """Return the fraction of the k nearest training images that the index finds, (n,).
@@ -69,8 +72,9 @@ class Neighbours:
         return (near & (ids >= 0)).sum(1) / k
 
     def coordinates(self, z):
-        """Return the search coordinates (n, n_dims) of images (n, C, H, W)."""
-        return self._built()[0](z)
+        """Return the search coordinates (n, n_dims), float64, of images, in the images' unit."""
+        coordinates = self._built()[0]
+        return coordinates(z).double() * coordinates.unit
 
     @property
     def rigorous(self):
@@ -84,6 +88,8 @@ class Neighbours:
         keeps searching the present images.
         """
         other = Neighbours(training_set, self.factory, fallback=self.fallback)
+        if self._coordinates is None or not self._coordinates.serve(training_set):
+            return other
         other._coordinates, other._n_trained = self._coordinates, self._n_trained
         if self._index is not None:
             other._coordinates, index = self._built()
@@ -114,9 +120,10 @@ class Neighbours:
                     if self.fallback is None:
                         raise
                     index = _trained(self.fallback, coordinates, learnt_from)
-                blocks = row_blocks(self.training_set)
-                for rows in tqdm(blocks, "indexing", disable=verbose <= 0):
-                    index.add(coordinates(self.training_set.take(rows, torch.float32)))
+                blocks = coordinates.of(self.training_set)
+                n_blocks = len(row_blocks(self.training_set))
+                for points in tqdm(blocks, "indexing", n_blocks, disable=verbose <= 0):
+                    index.add(points)
                 self._coordinates, self._index = coordinates, index
                 self._n_trained = len(learnt_from)
             return self._coordinates, self._index
