@@ -106,7 +106,8 @@ def framed(problem, precisions, responses=None, copies=None, prior=None):
         at = (precision > 0) | (response > 0)
         x = copies[:, :, at]
         covers = ~np.isnan(x[:, 0]).any(1)
-        x, v = x[covers].reshape(-1, at.sum()), np.tile(prior, covers.sum())
+        v = np.tile(prior, covers.sum())
+        x = x[covers].reshape(len(v), at.sum())
         bounded.add(bounded.z[:, at], x, precision[at] * 1.0, v, None, at, response[at] * 1.0)
     return bounded
 
@@ -342,7 +343,7 @@ def slow_pca(problem):
     """Compare through the neighbourhoods of the model: they depend on a threshold."""
     bounded = problem.bounded()
     (level,) = np.unique(problem.sigma)
-    B = problem.model.neighbours(level)
+    B = np.asarray(problem.model.neighbours(level))
     for m in range(len(B)):
         at = B[:, m] > 0
         x = problem.x

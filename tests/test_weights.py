@@ -108,6 +108,30 @@ def blurred_in_squares(Z, X, sigma, bandwidth, weight, size):
 
 HEAT = np.random.default_rng(5).uniform(0, 1, (12, 12)) ** 4 + np.eye(12)
 HEAT = HEAT.reshape(1, 4, 3, 4, 3)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        EmpiricalDenoiser(),
+        PatchDenoiser(2, location="all"),
+        PSPCDenoiser(2),
+        PSPCDenoiser(2, flip=True, max_shift=1),
+        PSPCDenoiser(windows=FlexibleWindows(HEAT, 0.5, [1.0])),
+        PosteriorMeanCollection(),
+        LocalScoreDenoiser(3),
+        LocalScoreDenoiser(3, equivariant=True, boundary="broken"),
+    ],
+    ids=["empirical", "patch", "squares", "moves", "masks", "collection", "local", "everywhere"],
+)
+def test_the_weights_sum_to_one(model):
+    """Equal images are the answer, although images of tiny weight are left out."""
+    weight = [1.0] + [4e-14] * 19
+    model.fit(np.full((20, 2, *SHAPE[1:]), 0.7), sample_weight=weight)
+    answer = model.denoise(np.random.default_rng(1).standard_normal((3, 2, *SHAPE[1:])), 0.5)
+    np.testing.assert_allclose(answer, 0.7, rtol=0, atol=1e-14)
+
+
 WHOLE = oracle.whole_mask(SHAPE)
 KERNELS = {
     "dense": (EmpiricalDenoiser(), WHOLE, None),

@@ -18,7 +18,7 @@ from .softmax import RunningSoftmax, exact_scale, floored_sigma, precision_root
 # Training images in a chunk, which stay in the cache.
 _CHUNK_ROWS = 512
 # Fraction of a window's mass that the second pass may leave out.
-_SKIPPED_MASS = {torch.float32: 1e-8, torch.float64: 1e-12}
+_SKIPPED_MASS = {torch.float32: 1e-8, torch.float64: 1e-17}
 
 
 class Weights:
