@@ -10,7 +10,7 @@ import torch
 from skpspc import LocalScoreDenoiser
 from skpspc.datasets import load_photo_patches
 from skpspc.posterior import CellSearch, patches
-from skpspc.posterior.cells import visiting_posterior
+from skpspc.posterior.cells import _dtype_that_serves, visiting_posterior
 from skpspc.posterior.patches import PatchDictionary, sliding_patches
 from skpspc.support import TrainingSet
 from skpspc.support.cells import PatchCells
@@ -265,3 +265,15 @@ def test_pixels_that_differ_more_by_place_than_by_image():
     posterior = model.posterior(X[:1], 0.05)
     assert ((posterior.error_bound > 0) & (posterior.error_bound <= 1e-3)).all()
     assert np.abs(posterior.mean - exact(model).denoise(X[:1], 0.05)).max() < 1e-2
+
+
+@pytest.mark.parametrize("sigma", [0.003, 0.03, 0.3])
+@pytest.mark.parametrize("unit", [2.0**-20, 2.0**20])
+def test_the_dtype_of_distances_does_not_depend_on_the_unit(photos, sigma, unit):
+    images = torch.from_numpy(photos[:20] / 127.5 - 1)
+
+    def dtype(unit):
+        dictionary = PatchDictionary(TrainingSet(images * unit), (3, 3), (1, 1))
+        return _dtype_that_serves(torch.tensor([sigma]) * unit, dictionary, 1e-3 * unit)
+
+    assert dtype(unit) == dtype(1.0)

@@ -15,7 +15,7 @@ import oracle
 from skpspc import EmpiricalDenoiser, LocalScoreDenoiser, PatchSchedule
 from skpspc.posterior import patches
 from skpspc.sampling import local_score_schedule
-from skpspc.support import TrainingSet
+from skpspc.support import Centred, TrainingSet
 from test_reference import images
 
 KINDS = {
@@ -390,3 +390,10 @@ def test_no_published_case_is_left_out(published):
     assert {f"{name}_sigma{sigma}_patch{size}" for name, sigma, size in CASES} == {
         name for name in arrays if "_patch" in name
     }
+
+
+def test_padded_windows_compare_all_of_their_pixels():
+    """Also where the image is smaller; along an axis of one pixel there is no padding."""
+    assert Centred(3, "zero").n_values((5, 2, 4)) == 45
+    assert Centred(3, "circular").n_values((5, 1, 2)) == 15
+    assert Centred(3, "zero").n_values((5, 1, 1)) == 5

@@ -897,3 +897,16 @@ def test_bad_displays(plt, rng):
         show(heat[:, 0], [0.5, 1.0], pixels=[(0, 0)])
     with pytest.raises(ValueError, match="ax must hold 2 x 2 axes"):
         show(heat, [0.5, 1.0], ax=plt.figure().subplots(1, 3))
+
+
+@pytest.mark.parametrize(
+    "model", [EmpiricalDenoiser(), PSPCDenoiser(3), LocalScoreDenoiser(3)], ids=repr
+)
+def test_rows_do_not_depend_on_images_of_one_training_image(model, rng):
+    """At the first noise level all weight is on one training image, and the rows are zero."""
+    X = rng.standard_normal((9, 1, 5, 4))
+    Z, sigma, pixels = X[:2] + 0.01, [1e-3, 3.0], [(0, 0), (2, 3)]
+    rows = model.fit(X).jacobian(Z, sigma, pixels)
+    np.testing.assert_allclose(rows[0], 0, rtol=0, atol=1e-12)
+    assert np.abs(rows[1]).max() > 1e-3
+    np.testing.assert_allclose(rows[1:], model.jacobian(Z[1:], 3.0, pixels), rtol=0, atol=1e-12)

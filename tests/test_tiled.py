@@ -53,6 +53,15 @@ def test_slow_formula(overlap, sides, rng):
         np.testing.assert_allclose(answer, slow(model, z, 0.7, overlap), rtol=0, atol=1e-12)
 
 
+def test_tiles_of_one_pixel(rng):
+    """They have nothing to share, in any number of channels."""
+    X, Z = rng.standard_normal((20, 3, 1, 1)), rng.standard_normal((2, 3, 4, 5))
+    model = EmpiricalDenoiser().fit(X)
+    pixels = Z.transpose(0, 2, 3, 1).reshape(-1, 3, 1, 1)
+    expected = model.denoise(pixels, 0.5).reshape(2, 4, 5, 3).transpose(0, 3, 1, 2)
+    np.testing.assert_allclose(denoise_tiled(model, Z, 0.5), expected, rtol=0, atol=1e-12)
+
+
 def test_a_single_tile_is_the_denoiser(rng):
     X, Z = rng.standard_normal((8, 2, 6, 5)), rng.standard_normal((3, 2, 6, 5))
     for model in (PSPCDenoiser(3), EmpiricalDenoiser(), GaussianDenoiser()):
