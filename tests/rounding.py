@@ -90,8 +90,8 @@ class Bounded:
         slack = self.eps * n_operations(every)
         self.fewest[k] += max(1, np.exp(np.clip(2 * low - highs, 0, 99))) * (1 - slack)
         self.most[k] += min(every, np.exp(np.clip(2 * high - lows, 0, 99))) * (1 + slack)
-        weight = np.exp(relative)
-        mean = weight @ values
+        weight, nearest = np.exp(relative), values[relative.argmax()]
+        mean = nearest + weight @ (values - nearest) / weight.sum()  # equal values have no error
         plausible = relative + deviation >= (relative - deviation).max() - _NEGLIGIBLE
         apart = np.abs(values[plausible] - mean)
         error = apart.max(0)

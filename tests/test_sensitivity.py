@@ -2,6 +2,7 @@
 
 import importlib.util
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -902,11 +903,13 @@ def test_bad_displays(plt, rng):
 @pytest.mark.parametrize(
     "model", [EmpiricalDenoiser(), PSPCDenoiser(3), LocalScoreDenoiser(3)], ids=repr
 )
-def test_rows_do_not_depend_on_images_of_one_training_image(model, rng):
+def test_rows_of_images_with_weight_in_different_chunks(model, rng, monkeypatch):
     """At the first noise level all weight is on one training image, and the rows are zero."""
+    monkeypatch.setattr(sys.modules["skpspc.posterior.jacobian"], "_CHUNK_ROWS", 2)
     X = rng.standard_normal((9, 1, 5, 4))
     Z, sigma, pixels = X[:2] + 0.01, [1e-3, 3.0], [(0, 0), (2, 3)]
     rows = model.fit(X).jacobian(Z, sigma, pixels)
     np.testing.assert_allclose(rows[0], 0, rtol=0, atol=1e-12)
     assert np.abs(rows[1]).max() > 1e-3
+    monkeypatch.undo()
     np.testing.assert_allclose(rows[1:], model.jacobian(Z[1:], 3.0, pixels), rtol=0, atol=1e-12)
