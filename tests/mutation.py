@@ -25,6 +25,7 @@ import collections
 import difflib
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,9 @@ CALLERS = {  # of compiled kernels
     "posterior/_tree_numba.py": "posterior/location_trees.py",
 }
 SKIPPED_OPERATORS = ("VariableInserter", "VariableReplacer")  # they need a list of names
+# Assignments to names with "bytes", calls of `rows_that_fit` and the like, functions of sizes.
+MEMORY = re.compile(r"\w*bytes\b[^(=]*=|(rows_that_fit|block_sizes|fits)\(|def \w*bytes\(")
+MEMORY_NODES = ("expr_stmt", "atom_expr", "power", "funcdef")
 SECONDS = 120  # of tests for one mutant, by the times of the run with coverage, which are long
 
 
@@ -70,7 +74,11 @@ def sites(code):
 
 
 def _changes_nothing(node):
-    """Return True for ``@overload``, and parts of annotations and of the argument strict of zip."""
+    """Return True for what changes no answer.
+
+    This is ``@overload``, parts of annotations, the argument strict of zip, and estimates of
+    memory, which change the number of images in a block.
+    """
     if node.type == "decorator" and node.get_code().strip() == "@overload":
         return True
     while node.parent is not None:
@@ -80,6 +88,8 @@ def _changes_nothing(node):
         if parent.type == "funcdef" and node is parent.annotation:
             return True
         if parent.type == "argument" and parent.get_code().strip().startswith("strict="):
+            return True
+        if parent.type in MEMORY_NODES and MEMORY.match(parent.get_code(include_prefix=False)):
             return True
         node = parent
     return False
