@@ -164,7 +164,9 @@ def local(problem, boundary):
 def single_image(problem, stride, scales):
     """Squares compared with patches at all positions and scales."""
     bounded = problem.bounded()
-    levels = [[one if s == 1 else reduced(one, s) for one in problem.X] for s in scales]
+    levels = [
+        [one if s == 1 else rounded(problem, reduced(one, s)) for one in problem.X] for s in scales
+    ]
     h, w = (min(problem.size, *(level[0].shape[axis] for level in levels)) for axis in (1, 2))
     patches = [patches_of(one, h, w) for level in levels for one in level]
     prior = np.repeat(np.tile(problem.prior, len(levels)), [len(own) for own in patches])
@@ -176,6 +178,13 @@ def single_image(problem, stride, scales):
             at = oracle.patch_mask(i, j, h, w, problem.shape)
             bounded.add(bounded.z[:, at], patches, np.ones(at.sum()), prior, None, at)
     return bounded
+
+
+def rounded(problem, x):
+    """Return an image in the values that the dtype of the training images holds."""
+    if "uint8" not in str(problem.given.dtype):
+        return x
+    return np.round((x + 1) * 127.5, 6).round() / 127.5 - 1  # ties first: x has rounding errors
 
 
 def blurred(problem, bandwidth, masks):
