@@ -10,7 +10,7 @@ or fits the same denoiser again. In other rounds, four processes of joblib (loky
 `multiprocessing` (spawn, forkserver) call one pickled denoiser. The run exits with status 1 if
 
 - an answer differs from the answers of one caller alone by more than rounding,
-- a resident set grows by more than ``GROWTH`` bytes in the second half of a kind of rounds,
+- a resident set grows by more than ``GROWTH`` bytes in the second half of the rounds of a kind,
 - or a round takes longer than ``SECONDS``: all threads then print where they are.
 """
 
@@ -404,7 +404,7 @@ def run(seconds, seed, *, rounds=None, processes=PROCESSES, kinds=KINDS):
 def main():
     """Parse the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=60.0, help="for at most so long")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of rounds of all kinds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=PROCESSES, help="number of processes")
     parser.add_argument("--rounds", type=int, help="at most so many rounds of each kind")

@@ -385,11 +385,21 @@ def test_any_magnitude(digits, z, factory, scale):
     assert torch.equal(found_ids, ids)
     for one, other in zip(found, distances, strict=True):
         assert torch.equal(one, other * scale)
-    query, ids, radius = expected.within(z.double(), lambda rows, ids: radius[rows], 900)
+    plain = expected.within(z.double(), lambda rows, ids: radius[rows], 900)
     within = neighbours.within(z.double() * scale, lambda rows, ids: radius[rows] * scale, 900)
-    assert equal(within, (query, ids, radius * scale))
+    assert equal(within, plain._replace(radius=plain.radius * scale))
+    assert len(plain.query) or not expected.rigorous
     points = expected.coordinates(z.double())
     assert torch.equal(neighbours.coordinates(z.double() * scale), points * scale)
+
+
+@pytest.mark.parametrize("scale", [2.0**-180, 2.0**180])
+def test_recall_of_any_magnitude(digits, scale):
+    pytest.importorskip("faiss", reason="faiss is not installed (extra cpu)")
+    images = digits[:300] / 127.5 - 1
+    model = EmpiricalDenoiser(n_neighbors=5, index="IVF4,SQ8")
+    expected = model.fit(images).index_recall(k=3, sigma=0.3)
+    assert model.fit(images * scale).index_recall(k=3, sigma=0.3 * scale) == expected > 0.5
 
 
 @pytest.mark.parametrize("factory", FACTORIES)

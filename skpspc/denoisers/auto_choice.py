@@ -128,8 +128,7 @@ def choose(training_set, gaussian_of, n_sizes, n_images, n_fitted, rng):
 
 def _can_be_blurred(training_set):
     """Return True if the training images can be filtered; warn if they cannot."""
-    is_float64 = training_set.images.dtype == torch.float64
-    needed = filtered_bytes(training_set, torch.float64 if is_float64 else torch.float32)
+    needed = filtered_bytes(training_set, training_set.float_dtype)
     if not isinstance(training_set, ShardedTrainingSet) or fits(needed):
         return True
     warn(

@@ -249,7 +249,7 @@ class FlexibleWindows(NumpyState, BaseEstimator):
             )
         seed = noise_seed(self.random_state)
         chosen = different(training_set, self.n_images, np.random.default_rng(seed))
-        dtype = torch.float64 if chosen.images.dtype == torch.float64 else torch.float32
+        dtype = chosen.float_dtype
         noise = draw_noise(shape, len(chosen), seed).to(chosen.device, dtype)
         clean = chosen.take(slice(0, len(chosen)), dtype)
         return MeasuredHeat(denoiser, clean, noise, chosen.sample_weight, self.soft)

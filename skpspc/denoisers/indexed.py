@@ -136,7 +136,8 @@ def index_recall(
     rows = torch.linspace(0, n - 1, min(n_images, n)).long().to(self._device)
     recalls = []
     for search in searches:
-        x = search.neighbours.training_set.take(rows, torch.float32)
+        training_set = search.neighbours.training_set
+        x = training_set.take(rows, training_set.float_dtype)
         noise = draw_noise(x.shape[1:], len(x), noise_seed(self.random_state)).to(x)
         recalls.append(float(search.neighbours.recall(x + level * noise, k).mean()))
     return float(np.mean(recalls))

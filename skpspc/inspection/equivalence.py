@@ -245,7 +245,7 @@ def local_equivalence(
     sizes = check_sizes(patch_sizes, shape, "patch_sizes")
     rng = np.random.default_rng([noise_seed(random_state), _EQUIVALENCE])
     drawn = different(training_set, n_images, rng)
-    dtype = torch.float64 if drawn.images.dtype == torch.float64 else torch.float32
+    dtype = drawn.float_dtype
     clean = drawn.take(slice(0, len(drawn)), dtype)
     noise = draw_noise(shape, len(drawn), noise_seed(rng)).to(clean)
     areas = [_central(shape, size) for size in sizes.tolist()]

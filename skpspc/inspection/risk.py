@@ -218,8 +218,7 @@ def _rows(images, training_rows, n_images, rng):
 
 def _maps(prior, training_set, clean, log_weight, sigmas, n_noise, seed):
     """Return the maps of the risk, (L, n, H, W)."""
-    is_double = training_set.images.dtype == torch.float64
-    dtype = torch.float64 if is_double else torch.float32
+    dtype = training_set.float_dtype
     exact = training_set.to_compute(clean, torch.float64)
     noise = draw_noise((n_noise, *clean.shape[1:]), len(clean), seed).to(exact)
     levels = []

@@ -89,7 +89,7 @@ def noisy_blocks(held_out, sigmas, seed, noise_per_level=False, measure=None):
         other, in the dtype of ``clean``.
     sigma : Tensor of shape (L * m,), float64
     """
-    dtype = torch.float64 if held_out.images.dtype == torch.float64 else torch.float32
+    dtype = held_out.float_dtype
     levels = torch.as_tensor(np.asarray(sigmas, dtype=np.float64), device=held_out.device)
     scale = levels.to(dtype).view(-1, 1, 1, 1, 1)
     row_bytes = 3 * 8 * held_out.n_values * len(levels)

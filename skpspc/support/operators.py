@@ -160,7 +160,7 @@ def checked_operator(operator, training_set):
     if operator is None:
         return None
     if callable(operator):
-        first = training_set.take(slice(0, 1), _dtype(training_set))
+        first = training_set.take(slice(0, 1), training_set.float_dtype)
         measured, again = _measurements(operator, first), _measurements(operator, first)
         if not torch.equal(measured, again):
             raise ValueError(
@@ -191,14 +191,9 @@ def _checked_mask(mask, image_shape):
     return torch.as_tensor(array != 0).expand(channels, *sides).contiguous()
 
 
-def _dtype(training_set):
-    """Return the dtype of measurements of a training set."""
-    return torch.float64 if training_set.images.dtype == torch.float64 else torch.float32
-
-
 def _all_measurements(operator, training_set, start):
     """Return the measurements of all training images from the index ``start`` on."""
-    n, dtype = len(training_set), _dtype(training_set)
+    n, dtype = len(training_set), training_set.float_dtype
     shape, device = operator.measured_shape, training_set.device
     row_bytes = 3 * 8 * (training_set.n_values + math.prod(shape))
     n_rows = rows_that_fit(row_bytes, _CHUNK_ROWS, what="One training image")

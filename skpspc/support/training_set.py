@@ -141,6 +141,11 @@ class TrainingSet(NumpyState):
         """True if the images are stored as uint8."""
         return self.images.dtype == torch.uint8
 
+    @property
+    def float_dtype(self):
+        """torch.float64 for images in float64, otherwise torch.float32, which holds all values."""
+        return torch.float64 if self.images.dtype == torch.float64 else torch.float32
+
     def to_compute(self, raw, dtype):
         """Convert stored pixels to floats of ``dtype``; never write to the result."""
         return to_compute(raw, dtype, self.data_range)

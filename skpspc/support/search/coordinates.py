@@ -56,7 +56,8 @@ class Coordinates(NumpyState):
         total = torch.zeros(training_set.n_values, dtype=torch.float64, device=training_set.device)
         squares = torch.zeros_like(total)
         for rows in row_blocks(training_set, spaced_rows(training_set, _SAMPLE)):
-            spectra = self._transform(_taken(training_set, rows)).double() / self.unit
+            spectra = self._transform(training_set.take(rows, training_set.float_dtype))
+            spectra = spectra.double() / self.unit
             total += spectra.sum(0)
             squares += spectra.square().sum(0)
         n = min(len(training_set), _SAMPLE)
@@ -81,7 +82,7 @@ class Coordinates(NumpyState):
     def of(self, training_set, rows=None):
         """Yield coordinates of the training images ``rows`` (int64; None: all), in blocks."""
         for block in row_blocks(training_set, rows):
-            yield self(_taken(training_set, block))
+            yield self(training_set.take(block, training_set.float_dtype))
 
     def _transform(self, images):
         """Return the cosine transforms (n, D) of images (n, C, H, W)."""
@@ -91,21 +92,12 @@ class Coordinates(NumpyState):
         return spectra.flatten(1)
 
 
-def _taken(training_set, rows):
-    """Return training images in the dtype of their transform: float64 may exceed float32."""
-    return training_set.take(rows, _dtype(training_set))
-
-
-def _dtype(training_set):
-    return torch.float64 if training_set.images.dtype == torch.float64 else torch.float32
-
-
 def row_blocks(training_set, rows=None):
     """Split indices of training images (int64; None: all) into blocks that fit in memory."""
     if rows is None:
         rows = torch.arange(len(training_set), device=training_set.device)
     # images, intermediate copies, float64 spectra
-    row_bytes = (8 + 4 * _dtype(training_set).itemsize) * training_set.n_values
+    row_bytes = (8 + 4 * training_set.float_dtype.itemsize) * training_set.n_values
     return rows.split(
         rows_that_fit(row_bytes, len(training_set), what="Transforming one training image")
     )

@@ -85,7 +85,8 @@ class Neighbours:
         """Return the search of a training set that begins with the present images.
 
         A built index is copied and the new images are added to the copy, so that this object
-        keeps searching the present images.
+        keeps searching the present images. If the new images are too large for its coordinates,
+        the next search builds an index of all images.
         """
         other = Neighbours(training_set, self.factory, fallback=self.fallback)
         if self._coordinates is None or not self._coordinates.serve(training_set):
