@@ -21,6 +21,8 @@ from scipy.special import logsumexp
 OPERATIONS = 12
 # Rounding errors of logits that the matrix products of patches admit, see `posterior/patches.py`.
 ADMITTED = {np.float32: 3e-5, np.float64: 1e-12}
+# The same of windows with filters of their own, see `posterior/blur.py`.
+ADMITTED_BLURRED = {np.float32: 2e-4, np.float64: 1e-10}
 _NEGLIGIBLE = 46.0  # nats: a relative weight of 1e-20
 # Operations of a mean besides the sum over images.
 _FEW = 12
@@ -77,8 +79,8 @@ class Bounded:
             self._posterior(k, logit, self._deviation(condition), values, at, response, every)
             self._evidence(k, n_counted, 0.0)
 
-    def _deviation(self, condition):
-        return ADMITTED[self.dtype] + OPERATIONS * self.eps * condition
+    def _deviation(self, condition, admitted=ADMITTED):
+        return admitted[self.dtype] + OPERATIONS * self.eps * condition
 
     def _posterior(self, k, logit, deviation, values, at, response, every):
         relative = logit - logit.max()  # first, as large logits would round the sum
@@ -141,7 +143,10 @@ class Blurred(Bounded):
 
         S |P (z - y)|_1 + h^2 |Sigma| |P (z - y)|^2,
 
-    the second term for the roundings of Sigma.
+    the second term for the roundings of Sigma. A window of the whole image compares images filtered
+    by F = (1 + h^2 Sigma / sigma^2)^(-1/2), whose roundings do not shrink with F: a third term,
+
+        |z - y| |F (z - y)| / sigma^2.
     """
 
     def add_blurred(self, z, x, prior, bandwidth, at=slice(None)):
@@ -163,9 +168,15 @@ class Blurred(Bounded):
             force = np.abs(pulled @ vectors.T).sum(1)
             condition = self.size * force + n_values * values[-1] * np.square(pulled).sum(1) + 1
             condition += np.abs(np.log(prior))
+            admitted = ADMITTED_BLURRED
+            if n_values == self.z.shape[1]:
+                distances = np.linalg.norm(z[k] - y, axis=1)
+                condition += distances * np.linalg.norm(white * np.sqrt(precision), axis=1) / sigma
+                admitted = ADMITTED
             before = self.total[k, at].copy(), self.error[k, at].copy()
             logit = np.log(prior) - distance
-            self._posterior(k, logit, self._deviation(condition), y, at, 1.0, len(x))
+            deviation = self._deviation(condition, admitted)
+            self._posterior(k, logit, deviation, y, at, 1.0, len(x))
             centre = self.total[k, at] - before[0]
             error = np.linalg.norm(self.error[k, at] - before[1])
             gain = vectors * (values * precision)
